@@ -1,0 +1,62 @@
+# make demo | test | test-all | lint | bench | findings     Each sets up .venv on its first call (4.7 GB, about a minute) and then goes on.
+SHELL := /bin/bash
+.ONESHELL:
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all lint bench findings lock
+unexport PYTHONDONTWRITEBYTECODE
+
+PYTHON ?= python3
+PY := .venv/bin/python
+UV_VERSION := 0.13.8
+READY := .venv/ready
+
+help:
+	@echo "make demo      build a small world of video and sound, train on it, evaluate, write runs/demo/report.html (about 5 minutes on 2 cores)"
+	echo "make test      everything but the slow and GPU tests          make test-all  the slow ones too"
+	echo "make lint      format and lint checks                         make bench     the measurements of tests/bench"
+	echo "make findings  one longer run (under 30 minutes)              make lock      pin the packages anew"
+
+$(READY): requirements.lock
+	@say() { echo "setup: $$1" >&2; exit 1; }
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null \
+	    || say "needs Python 3.11 or newer, '$(PYTHON)' is $$($(PYTHON) --version 2>&1 || true); name another with make PYTHON=/path/to/python3.11"
+	free_mb=$$(df -Pm . | awk 'NR==2 {print $$4}')
+	[ -f .venv/bin/python ] || [ "$$free_mb" -ge 8000 ] || say "needs 8000 MB of free room in $$PWD, there are $$free_mb MB"
+	.venv/bin/python -c '' 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv .venv >/dev/null || say "python3 cannot make virtual environments; on Debian: apt-get install python3-venv"; }
+	log=.venv/setup.log
+	echo "setup: installing the packages of requirements.lock into .venv (4.7 GB once, about a minute)"
+	.venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION) >$$log 2>&1 \
+	    || say "could not fetch the installer uv (no network?); run make again when there is one; details in $$log"
+	.venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock >$$log 2>&1 \
+	    || say "could not install the packages: $$(grep -iE 'no space|failed|error|dns' $$log | head -n 1); run make again to go on; details in $$log"
+	touch $@
+
+demo: $(READY)
+	@$(PY) -m pipelines.sources.toy_world out=data/toy
+	for split in train eval; do
+	    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=audioset source.root=data/toy/audioset source.split=$$split out=data/toy/shards/audioset_$$split
+	done
+	for split in train val; do
+	    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=places_audio source.root=data/toy/places_audio source.split=$$split out=data/toy/shards/places_audio_$$split
+	done
+	.venv/bin/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py config=configs/train/toy.yaml name=demo
+	$(PY) -m eval.run config=configs/eval/toy.yaml checkpoint=runs/demo out=runs/demo
+
+test: $(READY)
+	@$(PY) -m pytest -m "not slow and not gpu" tests
+
+test-all: $(READY)
+	@$(PY) -m pytest -m "not gpu" tests
+
+lint: $(READY)
+	@.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+
+bench: $(READY)
+	@for bench in tests/bench/bench_*.py; do $(PY) $$bench; done
+
+lock: $(READY)
+	@compile=".venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade --quiet"
+	$$compile --extra train --extra dev -o requirements.lock
+	$$compile -o requirements-build.lock

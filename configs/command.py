@@ -1,0 +1,57 @@
+"""A command's face: arguments into settings, `--help`, and exit codes 0 (yes), 1 (it ran, the answer is no), 2 (wrong use)."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+
+class UsageError(ValueError):
+    """A user's mistake, told in one line: the value, what is allowed, where it came from."""
+
+
+def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[str] | None = None, positional: Sequence[str] = ()) -> int:
+    """Parse `key=value` arguments, run `body(config, *positional values)`, and return the exit code.
+
+    Args:
+        schema: dataclass from configs.schema.
+        doc: the module docstring, shown by `--help`.
+        body: the command; its return value is the exit code (None: 0).
+        argv: arguments without the program name; None: sys.argv[1:].
+        positional: names of required arguments given without `key=`, passed to body in order.
+
+    Returns:
+        0, 1 or 2. A UsageError prints one line on stderr and gives 2; Ctrl-C gives 130; a closed pipe gives 0.
+    """
+    from configs.load import describe, load
+
+    argv = list(sys.argv[1:] if argv is None else argv)
+    if any(a in ("-h", "--help", "help") for a in argv):
+        print((doc or "").strip() + "\n\n" + describe(schema))
+        return 0
+    try:
+        named = [a for a in argv if "=" in a]
+        bare = [a for a in argv if "=" not in a]
+        if len(bare) != len(positional):
+            wanted = " ".join(p.upper() for p in positional) or "only key=value arguments"
+            raise UsageError(f"got {' '.join(map(repr, bare)) or 'nothing'}, wanted {wanted}, on the command line (--help lists the keys)")
+        return body(load(schema, named), *bare) or 0
+    except UsageError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: run the same command again to go on", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 0
+        if error.errno not in _MACHINE_ERRORS:
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}: make room or give another folder, then run the same command again", file=sys.stderr)
+        return 1
+
+
+_MACHINE_ERRORS = {28: "no space left", 30: "read-only file system", 122: "disk quota exceeded", 13: "permission denied"}

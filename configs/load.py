@@ -1,0 +1,154 @@
+"""Settings from three places, later ones winning: the schema's defaults, a YAML file (`config=PATH`), the command line (`key=value`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.command import UsageError
+
+
+def load(schema: type, arguments: Sequence[str] = ()) -> Any:
+    """Build the settings of a command.
+
+    Args:
+        schema: dataclass from configs.schema.
+        arguments: `key=value` strings; `config=PATH` names the YAML file; nested keys use dots, list items their number.
+
+    Returns:
+        An instance of `schema` (plain dataclasses, no OmegaConf objects).
+
+    Raises:
+        UsageError: a key that is not in the schema, a value of the wrong type, a missing or broken file, an argument given twice.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    merged = OmegaConf.structured(schema)
+    seen: dict[str, str] = {}
+    for argument in arguments:
+        key = argument.partition("=")[0]
+        if key in seen:
+            raise UsageError(f"{key} is given twice on the command line: {seen[key]} and {argument}")
+        seen[key] = argument
+    layers = [(path, _read_yaml(path)) for path in (a.partition("=")[2] for a in arguments if a.startswith("config="))]
+    for argument in arguments:
+        if not argument.startswith("config="):
+            layers.append(("the command line", _parse_argument(argument)))
+    for origin, layer in layers:
+        for key in _leaf_keys(layer):
+            _check_key(schema, key, origin)
+        try:
+            merged = _merge(merged, layer)
+        except OmegaConfBaseException as error:
+            key = getattr(error, "full_key", None) or next(iter(_leaf_keys(layer)), "")
+            raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {origin})") from None
+    return OmegaConf.to_object(merged)
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved settings as YAML that `load` reads back."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def describe(schema: type) -> str:
+    """The keys of a command as a table: key, default, unit and meaning."""
+    lines = ["keys (config=FILE.yaml sets many at once):"]
+    rows = [(key, f) for key, f in _fields(schema)]
+    width = max((len(key) for key, _ in rows), default=0)
+    for key, f in rows:
+        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
+        shown = "" if default in ("", [], {}) else f" [{default}{' ' + f.metadata['unit'] if f.metadata.get('unit') else ''}]"
+        lines.append(f"  {key:<{width}}  {f.metadata.get('meaning', '')}{shown}")
+    return "\n".join(lines)
+
+
+def _read_yaml(path: str) -> Any:
+    from omegaconf import OmegaConf
+
+    file = Path(path)
+    if not file.is_file():
+        near = sorted(str(p) for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
+        raise UsageError(f"config={path}: no such file" + (f"; there are {', '.join(near)}" if near else ""))
+    try:
+        layer = OmegaConf.load(file)
+    except Exception as error:  # PyYAML's error classes have no common base that OmegaConf keeps
+        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(layer) and len(layer):
+        raise UsageError(f"{path} must hold key: value lines, not a list")
+    return layer
+
+
+def _parse_argument(argument: str) -> Any:
+    from omegaconf import OmegaConf
+
+    try:
+        return OmegaConf.from_dotlist([argument])
+    except Exception as error:  # as above
+        raise UsageError(f"{argument}: {' '.join(str(error).split())} (from the command line)") from None
+
+
+def _merge(base: Any, layer: Any) -> Any:
+    """Merge a layer; `list.0.key=value` changes an item of a list that an earlier layer gave."""
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_dict(layer):
+        for key in list(layer):
+            node = OmegaConf.select(base, str(key))
+            if OmegaConf.is_list(node) and OmegaConf.is_dict(layer[key]):
+                for number, item in layer[key].items():
+                    if not str(number).isdigit() or int(number) >= len(node):
+                        raise UsageError(f"{key}.{number}: no such item, the list has {len(node)} (from the command line)")
+                    node[int(number)] = OmegaConf.merge(node[int(number)], item) if OmegaConf.is_config(node[int(number)]) else item
+                layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
+            elif OmegaConf.is_dict(node) and OmegaConf.is_dict(layer[key]):
+                base[key] = _merge(node, layer[key])
+                layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
+    return OmegaConf.merge(base, layer)
+
+
+def _leaf_keys(layer: Any, prefix: str = "") -> Iterator[str]:
+    from omegaconf import OmegaConf
+
+    if OmegaConf.is_dict(layer) and len(layer):
+        for key in layer:
+            yield from _leaf_keys(layer._get_node(key), f"{prefix}{key}.")
+    else:
+        yield prefix.rstrip(".")
+
+
+def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
+    hints = typing.get_type_hints(schema)
+    for f in dataclasses.fields(schema):
+        if dataclasses.is_dataclass(hints[f.name]):
+            yield from _fields(hints[f.name], f"{prefix}{f.name}.")
+        else:
+            yield prefix + f.name, f
+
+
+def _check_key(schema: type, key: str, origin: str) -> None:
+    """Walk a dotted key through the schema; lists of dataclasses take a number, dicts take anything."""
+    node: Any = schema
+    parts = key.split(".") if key else []
+    for depth, part in enumerate(parts):
+        if typing.get_origin(node) is list:
+            node = typing.get_args(node)[0]
+            if part.isdigit():
+                continue
+        if typing.get_origin(node) is dict:
+            return
+        if not dataclasses.is_dataclass(node):
+            raise UsageError(f"{key}: {'.'.join(parts[:depth])} has no keys below it (from {origin})")
+        hints = typing.get_type_hints(node)
+        names = [f.name for f in dataclasses.fields(node)]
+        if part not in names:
+            near = difflib.get_close_matches(part, names, n=1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            raise UsageError(f"{key}: unknown key {part!r}{hint} Allowed here: {', '.join(names)} (from {origin})")
+        node = hints[part]

@@ -1,0 +1,184 @@
+"""Every setting of every command: name, type, default, unit, meaning. YAML files in this folder hold differences only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+def setting(default: Any, meaning: str, unit: str = "") -> Any:
+    """A dataclass field with its meaning and unit attached, for `--help` and for error lines."""
+    metadata = {"meaning": meaning, "unit": unit}
+    if isinstance(default, (list, dict, type)):
+        make = default if isinstance(default, type) else lambda: type(default)(default)
+        return field(default_factory=make, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+# ---------------------------------------------------------------------------------------------- building shards
+
+
+@dataclass
+class SourceConfig:
+    kind: str = setting("folder", "layout of the raw data: audioset, places_audio, folder")
+    root: str = setting("", "folder that holds the raw data set")
+    split: str = setting("train", "which split to build; shards are named after it")
+    segments: str = setting("", "table of clips below root; empty: the published name for this layout and split")
+    media: str = setting("", "template of a media path below root, with {ytid} {start_s} {end_s} {start_ms} {end_ms} {id}; empty: the layout's own")
+    media_is_cut: bool = setting(False, "the media files are already cut to the segment, so a clip starts at 0")
+
+
+@dataclass
+class DecodeConfig:
+    frames_per_clip: int = setting(10, "frames kept of each video clip, evenly spaced by presentation time", "frames")
+    short_side_px: int = setting(256, "short side of a stored frame; larger frames are reduced, smaller ones kept", "px")
+    jpeg_quality: int = setting(90, "JPEG quality of stored frames, 1 to 100")
+    sample_rate_hz: int = setting(16000, "sample rate of the stored mono waveform", "Hz")
+    audio_format: str = setting("flac", "flac (lossless, small) or wav (PCM16, larger, needs no decoding)")
+    min_duration_s: float = setting(0.5, "shorter clips are rejected", "s")
+    max_duration_s: float = setting(30.0, "longer clips are cut to this from their start", "s")
+    cpu_limit_s: float = setting(120.0, "processor time one clip may take before it is rejected", "s")
+
+
+@dataclass
+class BuildConfig:
+    source: SourceConfig = setting(SourceConfig, "the raw data")
+    decode: DecodeConfig = setting(DecodeConfig, "from media to frames and waveform")
+    out: str = setting("", "folder the shards are written to")
+    clips_per_shard: int = setting(1000, "rows dealt to each shard", "clips")
+    seed: int = setting(0, "seed of the row order")
+    executor: str = setting("local", "where shards are built: local (a process pool)")
+    processes: int = setting(0, "processes of the local executor; 0: one for each core")
+
+
+# ---------------------------------------------------------------------------------------------- streaming
+
+
+@dataclass
+class StreamSourceConfig:
+    name: str = setting("", "short name of the source, shown in logs")
+    shards: str = setting("", "folder that holds the shards and their manifest.json")
+    weight: float = setting(1.0, "share of the positions this source gets, relative to the others")
+
+
+@dataclass
+class AugmentConfig:
+    crop_scale_min: float = setting(0.08, "smallest area of a random resized crop, as a share of the image; 1.0: centre crop only")
+    flip_probability: float = setting(0.5, "probability of a horizontal flip")
+    color_jitter: float = setting(0.2, "strength of brightness, contrast, saturation and hue jitter; 0: none")
+    grayscale_probability: float = setting(0.1, "probability of a grey image")
+    quad_mixup_probability: float = setting(0.1, "probability of a 2x2 grid of the image and three others")
+    splice_min_s: float = setting(1.0, "shortest stretch of another clip spliced into the waveform", "s")
+    splice_max_s: float = setting(4.0, "longest such stretch; 0: no splicing", "s")
+    splice_fade_min_s: float = setting(0.5, "shortest cross-fade of a splice; it is a quarter of the splice where that is longer, half at most", "s")
+    extra_mask_probability: float = setting(0.5, "probability of keeping only one random window of the waveform")
+    extra_mask_min_s: float = setting(0.5, "shortest such window", "s")
+
+
+@dataclass
+class StreamConfig:
+    sources: list[StreamSourceConfig] = setting([], "the data sets mixed into one stream")
+    image_size_px: int = setting(224, "side of the square training image", "px")
+    clip_duration_s: float = setting(10.2625, "length every waveform is cut or padded to", "s")
+    sample_rate_hz: int = setting(16000, "sample rate the shards must have", "Hz")
+    lanes: int = setting(64, "lanes the shards are dealt to; fewer when there are few shards")
+    window_clips: int = setting(2000, "clips of a lane shuffled together", "clips")
+    workers: int = setting(2, "loader processes of each rank; 0: load in the training process")
+    prefetch_batches: int = setting(4, "batches each worker keeps ready", "batches")
+    max_rejected_share: float = setting(0.01, "the run stops when more than this share of clips cannot be read")
+    augment: AugmentConfig = setting(AugmentConfig, "random changes of image and waveform in training")
+
+
+# ---------------------------------------------------------------------------------------------- model
+
+
+@dataclass
+class ModelConfig:
+    image_encoder: str = setting("tiny", "image encoder: tiny")
+    audio_encoder: str = setting("tiny", "audio encoder: tiny")
+    image_projection: str = setting("image_linear", "image_linear")
+    audio_projection: str = setting("audio_sa_3_3_pool_2", "audio_sa_3_3_pool_2 (published) or audio_linear")
+    channels: int = setting(384, "channels of both projected features, all heads together")
+    heads: int = setting(1, "K, groups of channels compared separately")
+    image_pool: int = setting(2, "average pooling of the image grid in training; 1: none")
+    aggregation: str = setting("misa", "score from a similarity volume: misa, mima, sisa, paired")
+    head_aggregation: str = setting("max_elementwise", "heads into one: max_elementwise, sum, max")
+    nonneg: bool = setting(False, "clamp similarities at 0")
+    use_cls: bool = setting(False, "add the class tokens' similarity to every cell of a head")
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+@dataclass
+class LossConfig:
+    nonneg_pressure: float = setting(0.01, "weight of the pressure on negative similarities")
+    silence: float = setting(0.01, "weight of the pressure on similarities of masked-out audio steps")
+    negative_audio: float = setting(0.01, "weight of the pressure where another clip was spliced in")
+    tv: float = setting(0.01, "weight of temporal smoothness")
+    calibration_floor: float = setting(0.1, "weight of the floor under the logit scale")
+    head_specialization: float = setting(0.05, "weight of the pressure on two heads active in one place (K > 1)")
+    image_mixup: float = setting(0.1, "weight of the pressure on the other images of a quad mixup")
+    disentangle: float = setting(0.0, "weight of the supervised split of heads by source (needs K even)")
+    random_positions: int = setting(250, "audio and image positions drawn for nonneg_pressure and silence")
+
+
+@dataclass
+class OptimConfig:
+    name: str = setting("adam", "adam or adamw")
+    lr: float = setting(5e-5, "learning rate after warm-up")
+    betas: list[float] = setting([0.9, 0.999], "decay of the two running means")
+    eps: float = setting(1e-7, "added to the root of the second running mean")
+    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)")
+    warmup_steps: int = setting(1000, "linear warm-up at the start of each phase", "steps")
+    schedule: str = setting("constant", "after warm-up: constant or cosine (to zero at the end of the phase)")
+    max_parameter_norm: float = setting(10.0, "each parameter's gradient norm is clipped to this")
+
+
+@dataclass
+class CheckpointConfig:
+    every_steps: int = setting(1000, "steps between checkpoints", "steps")
+    keep_last: int = setting(3, "older checkpoints are removed")
+
+
+@dataclass
+class TrainConfig:
+    name: str = setting("run", "name of the run: its folder below out")
+    out: str = setting("runs", "folder of runs")
+    seed: int = setting(0, "seed of initial weights, order, augmentation and random positions")
+    batch_size: int = setting(40, "global batch size: pairs over all ranks", "pairs")
+    projection_steps: int = setting(3000, "first phase: only projections, scale and class vector learn", "steps")
+    steps: int = setting(1000001, "total number of steps, both phases", "steps")
+    log_every_steps: int = setting(10, "steps between lines of the history", "steps")
+    tracker: str = setting("wandb", "experiment tracker: wandb (offline without a key), tensorboard, none")
+    stream: StreamConfig = setting(StreamConfig, "training data")
+    model: ModelConfig = setting(ModelConfig, "the model")
+    loss: LossConfig = setting(LossConfig, "weights of the objective's terms")
+    optim: OptimConfig = setting(OptimConfig, "the optimiser")
+    checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is kept")
+
+
+# ---------------------------------------------------------------------------------------------- evaluation
+
+
+@dataclass
+class RequirementConfig:
+    metric: str = setting("", "key in metrics.json")
+    at_least: float = setting(0.0, "smallest value that passes")
+    above: str = setting("", "key of a second metric the first must exceed by at_least; empty: none")
+    times: str = setting("", "key of a second metric the first must reach at_least times; empty: none")
+
+
+@dataclass
+class EvalConfig:
+    checkpoint: str = setting("", "run folder, step folder or from_pretrained folder")
+    out: str = setting("", "folder for metrics.json, report.html and pictures")
+    benchmarks: list[str] = setting([], "what to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement")
+    floors: list[str] = setting(["chance", "untrained", "shuffled_prompts"], "what to measure beside the model, in the same run")
+    prompted_ade20k: str = setting("", "folder in the prompted-ADE20K layout")
+    places_audio: str = setting("", "folder of Places Audio validation shards")
+    audioset: str = setting("", "folder of AudioSet evaluation shards")
+    gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items")
+    batch_size: int = setting(32, "items encoded at once", "items")
+    seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling")
+    require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
