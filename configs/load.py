@@ -12,12 +12,13 @@ from typing import Any
 from configs.command import UsageError
 
 
-def load(schema: type, arguments: Sequence[str] = ()) -> Any:
+def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
     """Build the settings of a command.
 
     Args:
         schema: dataclass from configs.schema.
         arguments: `key=value` strings; `config=PATH` names the YAML file; nested keys use dots, list items their number.
+        text: YAML settings below those files, such as `to_yaml` wrote.
 
     Returns:
         An instance of `schema` (plain dataclasses, no OmegaConf objects).
@@ -35,7 +36,8 @@ def load(schema: type, arguments: Sequence[str] = ()) -> Any:
         if key in seen:
             raise UsageError(f"{key} is given twice on the command line: {seen[key]} and {argument}")
         seen[key] = argument
-    layers = [(path, _read_yaml(path)) for path in (a.partition("=")[2] for a in arguments if a.startswith("config="))]
+    layers = [("stored settings", OmegaConf.create(text))] if text else []
+    layers += [(path, _read_yaml(path)) for path in (a.partition("=")[2] for a in arguments if a.startswith("config="))]
     for argument in arguments:
         if not argument.startswith("config="):
             layers.append(("the command line", _parse_argument(argument)))
@@ -55,6 +57,14 @@ def to_yaml(config: Any) -> str:
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def changed_keys(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[str]:
+    """Where two settings differ, as `key: old -> new`, without the keys in `ignore` and those below them."""
+    flat_old, flat_new = dict(_values(old)), dict(_values(new))
+    differing = [key for key in sorted(flat_old.keys() | flat_new.keys()) if flat_old.get(key, "unset") != flat_new.get(key, "unset")]
+    kept = [key for key in differing if not any(key == i or key.startswith(i + ".") for i in ignore)]
+    return [f"{key}: {flat_old.get(key, 'unset')} -> {flat_new.get(key, 'unset')}" for key in kept]
 
 
 def describe(schema: type) -> str:
@@ -94,7 +104,7 @@ def _parse_argument(argument: str) -> Any:
         raise UsageError(f"{argument}: {' '.join(str(error).split())} (from the command line)") from None
 
 
-def _merge(base: Any, layer: Any) -> Any:
+def _merge(base: Any, layer: Any, prefix: str = "") -> Any:
     """Merge a layer; `list.0.key=value` changes an item of a list that an earlier layer gave."""
     from omegaconf import OmegaConf
 
@@ -104,11 +114,11 @@ def _merge(base: Any, layer: Any) -> Any:
             if OmegaConf.is_list(node) and OmegaConf.is_dict(layer[key]):
                 for number, item in layer[key].items():
                     if not str(number).isdigit() or int(number) >= len(node):
-                        raise UsageError(f"{key}.{number}: no such item, the list has {len(node)} (from the command line)")
+                        raise UsageError(f"{prefix}{key}.{number}: no such item, the list has {len(node)} (from the command line)")
                     node[int(number)] = OmegaConf.merge(node[int(number)], item) if OmegaConf.is_config(node[int(number)]) else item
                 layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
             elif OmegaConf.is_dict(node) and OmegaConf.is_dict(layer[key]):
-                base[key] = _merge(node, layer[key])
+                base[key] = _merge(node, layer[key], f"{prefix}{key}.")
                 layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
     return OmegaConf.merge(base, layer)
 
@@ -121,6 +131,17 @@ def _leaf_keys(layer: Any, prefix: str = "") -> Iterator[str]:
             yield from _leaf_keys(layer._get_node(key), f"{prefix}{key}.")
     else:
         yield prefix.rstrip(".")
+
+
+def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if dataclasses.is_dataclass(node):
+        node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
+    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) and any(map(dataclasses.is_dataclass, node)) else None
+    if items is None:
+        yield prefix.rstrip("."), node
+        return
+    for key, value in items:
+        yield from _values(value, f"{prefix}{key}.")
 
 
 def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:

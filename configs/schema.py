@@ -51,6 +51,11 @@ class BuildConfig:
     processes: int = setting(0, "processes of the local executor; 0: one for each core")
 
 
+@dataclass
+class VerifyConfig:
+    """Verify has no settings: a data set is whole or it is not."""
+
+
 # ---------------------------------------------------------------------------------------------- streaming
 
 
@@ -182,3 +187,28 @@ class EvalConfig:
     batch_size: int = setting(32, "items encoded at once", "items")
     seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling")
     require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
+
+
+# ---------------------------------------------------------------------------------------------- the toy world
+
+
+@dataclass
+class ToyWorldConfig:
+    out: str = setting("data/toy", "folder the raw media are written to")
+    seed: int = setting(0, "seed of everything in the world")
+    audioset_train: int = setting(1500, "videos of the AudioSet-like training split", "clips")
+    audioset_eval: int = setting(200, "videos of the AudioSet-like evaluation split", "clips")
+    places_train: int = setting(1500, "spoken captions of the Places-Audio-like training split", "clips")
+    places_val: int = setting(200, "spoken captions of the Places-Audio-like validation split", "clips")
+    prompts: int = setting(192, "items of the prompted-ADE20K-like evaluation set, dealt to the 24 classes in turn", "items")
+    image_size_px: int = setting(128, "side of every picture, even", "px")
+    clip_duration_s: float = setting(2.0, "length of videos and of sound prompts", "s")
+    max_caption_s: float = setting(2.3, "longest spoken caption or prompt; longer ones are spoken faster", "s")
+    fps: int = setting(10, "frames a second of the videos", "Hz")
+    damaged_share: float = setting(0.01, "share of the training videos broken on purpose: missing, cut off or without sound")
+    processes: int = setting(0, "processes that draw and speak; 0: one for each core")
+
+
+@dataclass
+class ParityConfig:
+    """Parity has no settings: every case states its own."""

@@ -1,0 +1,209 @@
+"""Run golden cases of the reference and compare: `python -m eval.parity DIR`
+
+DIR holds cases as NAME.safetensors: tensors `in.*` and weights `state.*` go in, tensors `out.*` must come out, and the metadata entry `case` is JSON
+{"kind", "params"}. Prints the largest absolute difference of each case beside the tolerance of its kind; exit 1 on any miss. A kind that
+nothing here can compute yet is listed as skipped; it is not a miss, but a folder with nothing else in it is.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.command import UsageError, run
+from configs.schema import ParityConfig
+
+# Name -> torch.Tensor; torch is imported where it is needed, so that --help is quick.
+Tensors = dict[str, Any]
+
+# Largest absolute difference in fp32 (tests/golden/README.md).
+TOLERANCES = {
+    "scores": 1e-4,
+    "paired_volume": 1e-5,
+    "loss_terms": 1e-4,
+    "projection": 1e-4,
+    "audio_mask": 1e-6,
+    "mel": 2e-3,
+    "prompted_segmentation": 1e-4,
+    "retrieval": 1e-5,
+    "disentanglement": 1e-5,
+    "localization": 1e-5,
+    "released_checkpoint": 3e-2,
+}
+
+
+class Outcome(NamedTuple):
+    """One case: `difference` is None when its kind has no runner; inf when an output is missing or has another shape."""
+
+    kind: str
+    case: str
+    difference: float | None
+    tolerance: float
+
+    @property
+    def verdict(self) -> str:
+        """`ok`, `MISS` or `skipped`."""
+        if self.difference is None:
+            return "skipped"
+        return "ok" if self.difference <= self.tolerance else "MISS"
+
+
+def main(config: ParityConfig, folder: str) -> int:  # noqa: ARG001
+    """Print the table; 0 when every case that ran agrees and one did."""
+    outcomes = check_folder(Path(folder))
+    print(f"{'kind':<22} {'case':<30} {'largest difference':>18} {'tolerance':>10}")
+    for outcome in outcomes:
+        shown = "not built yet" if outcome.difference is None else f"{outcome.difference:.1e}"
+        print(f"{outcome.kind:<22} {outcome.case:<30} {shown:>18} {outcome.tolerance:>10.0e}  {outcome.verdict}")
+    counts = {verdict: sum(o.verdict == verdict for o in outcomes) for verdict in ("ok", "MISS", "skipped")}
+    print(f"\n{counts['ok']} agree, {counts['MISS']} miss, {counts['skipped']} skipped")
+    return 0 if counts["ok"] and not counts["MISS"] else 1
+
+
+def check_folder(folder: Path) -> list[Outcome]:
+    """Run every case of a folder, in the order of kind and name.
+
+    Raises:
+        UsageError: no case there, or a file that is not a case.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise UsageError(f"{folder}: no NAME.safetensors there; give a folder of golden cases")
+    return sorted((check_case(file) for file in files), key=lambda outcome: (list(TOLERANCES).index(outcome.kind), outcome.case))
+
+
+def check_case(file: Path) -> Outcome:
+    """Run one case.
+
+    Raises:
+        UsageError: not a case, or of an unknown kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt") as stored:
+            case = json.loads(stored.metadata()["case"])
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        kind, params = case["kind"], case["params"]
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{file}: not a golden case ({type(error).__name__}: {error})") from None
+    if kind not in TOLERANCES:
+        raise UsageError(f"{file}: kind {kind!r}, allowed are {', '.join(TOLERANCES)}")
+    if kind not in RUNNERS:
+        return Outcome(kind, file.stem, None, TOLERANCES[kind])
+    wanted = {name.removeprefix("out."): tensor for name, tensor in tensors.items() if name.startswith("out.")}
+    given = {name.removeprefix("in."): tensor for name, tensor in tensors.items() if not name.startswith("out.")}
+    differences = [_difference(computed.get(name), expected) for computed in RUNNERS[kind](params, given) for name, expected in wanted.items()]
+    return Outcome(kind, file.stem, max(differences), TOLERANCES[kind])
+
+
+def _difference(computed: Any, expected: Any) -> float:
+    import torch
+
+    if computed is None:
+        return float("inf")
+    computed = torch.as_tensor(computed).detach().double()
+    if computed.numel() != expected.numel():
+        return float("inf")
+    return (computed.reshape(expected.shape) - expected.double()).abs().nan_to_num(nan=float("inf")).max().item()
+
+
+def _features(params: dict[str, Any], given: Tensors) -> tuple[Any, Any]:
+    """Audio [B K C T] and image [B K C H W], both wanting a gradient, from the stored [B K*C ...]."""
+    audio, image = (given[name].unflatten(1, (params["num_heads"], -1)) for name in ("audio_features", "image_features"))
+    return audio.requires_grad_(), image.requires_grad_()
+
+
+def _scores(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from model.grounding import fused, similarity
+
+    for form in (similarity, fused):
+        audio, image = _features(params, given)
+        shared = {"mask": given["audio_mask"], "aggregation": params["aggregation"], "nonneg": params["nonneg"]}
+        scores = form.all_pairs_scores(audio, image, head_aggregation=params["head_aggregation"], **shared)
+        grad_audio, grad_image = torch.autograd.grad(scores, (audio, image), given["grad_scores"])
+        by_head = form.scores_by_head(audio, image, **shared)
+        yield {"scores": scores, "scores_by_head": by_head, "grad_audio_features": grad_audio, "grad_image_features": grad_image}
+
+
+def _paired_volume(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    from model.grounding.similarity import paired_volume
+
+    volume = paired_volume(*_features(params, given), given["audio_mask"])
+    yield {"volume": volume, "head_max": volume.max(dim=1).values}
+
+
+# Name of a term's weight in the reference -> our name of the term.
+LOSS_NAMES = {
+    "cal_balance_weight": "calibration_floor",
+    "mixup_weight": "image_mixup",
+    "neg_audio_weight": "negative_audio",
+    "specialization_weight": "head_specialization",
+    "tv_weight": "tv",
+    "disentangle_weight": "disentangle",
+}
+
+
+def _loss_terms(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from model.grounding.denseav import ScoreSettings
+    from model.grounding.losses import ObjectiveInputs, objective, total
+
+    audio, image = _features(params, given)
+    log_scale = given["log_scale"].squeeze().requires_grad_()
+    inputs = ObjectiveInputs(audio, image, given["audio_mask"], given["audio_positive_mask"], given["image_mask"][:, 0], given["source"], log_scale)
+    weights = {LOSS_NAMES[name]: weight for name, weight in params["weights"].items()}
+    terms = objective(inputs, ScoreSettings(), weights, random_positions=250, generator=torch.Generator())
+    loss = total(terms, weights)
+    grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio, image, log_scale))
+    # `term` is the added terms alone, or InfoNCE where that is the case's subject.
+    term = loss - terms["info_nce"] if weights else loss
+    gradients = {"grad_audio_features": grad_audio, "grad_image_features": grad_image, "grad_log_scale": grad_log_scale}
+    yield {"term": term, "total": loss, **gradients}
+
+
+def _projection(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from model.grounding.projection import AudioSelfAttentionPool, ImageLinear, reference_state
+
+    kinds = {"image_linear": ImageLinear, "audio_sa_3_3_pool_2": AudioSelfAttentionPool}
+    projection = kinds[params["aligner"]](params["in_dim"], params["out_dim"]).eval()
+    stored = {name.removeprefix("state."): tensor for name, tensor in given.items() if name.startswith("state.")}
+    projection.load_state_dict(reference_state(projection, stored))
+    # The reference's audio features carry a frequency axis, which its projection averages away.
+    dense = given["features"].mean(dim=2) if isinstance(projection, AudioSelfAttentionPool) else given["features"]
+    with torch.no_grad():
+        features, cls = projection(dense, given["cls"])
+    yield {"features": features, "cls": cls}
+
+
+def _audio_mask(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from model.grounding.masks import step_mask, step_weight
+
+    position = torch.arange(164_200)
+    first, end = given["mask_end"][:, :1], given["mask_end"][:, 1:]
+    mask = (position >= first) & (position < end)
+    steps = params["target_length"]
+    yield {"mask": step_mask(mask, steps) if params["discrete"] else step_weight(mask.float(), steps)}
+
+
+RUNNERS: dict[str, Callable[[dict[str, Any], Tensors], Iterator[Tensors]]] = {
+    "scores": _scores,
+    "paired_volume": _paired_volume,
+    "loss_terms": _loss_terms,
+    "projection": _projection,
+    "audio_mask": _audio_mask,
+}
+
+
+if __name__ == "__main__":
+    sys.exit(run(ParityConfig, __doc__, main, positional=("dir",)))

@@ -1,0 +1,1 @@
+"""Encoders: frames or waveforms in, dense features out. tiny.py states the interface all of them share."""

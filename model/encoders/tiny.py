@@ -1,0 +1,91 @@
+"""Small encoders with random weights: the demo and the tests train them in minutes on a laptop. Same interface as the full-size ones.
+
+An image encoder maps frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C] or None); an audio encoder maps waveforms [A S]
+to (dense features [A C T], None). Both state `channels`. Limits: no pre-trained weights, no class token.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+
+class TinyImageEncoder(nn.Module):
+    """A convolutional network with a cell for every 8 x 8 pixels and a view of about 60 pixels around it.
+
+    Args:
+        channels: channels of the features.
+        width: channels of the first layer, doubled twice.
+    """
+
+    patch_size_px = 8
+
+    def __init__(self, channels: int = 128, width: int = 32) -> None:
+        super().__init__()
+        self.channels = channels
+        self.layers = nn.Sequential(
+            _conv2d(3, width, stride=2),
+            _conv2d(width, 2 * width, stride=2),
+            _conv2d(2 * width, 2 * width),
+            _conv2d(2 * width, 4 * width, stride=2),
+            _Residual(_conv2d(4 * width, 4 * width)),
+            nn.Conv2d(4 * width, channels, 1),
+        )
+
+    def forward(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], None]:
+        """Encode ImageNet-normalised frames. H = H_px / 8, W = W_px / 8."""
+        return self.layers(frames.contiguous(memory_format=torch.channels_last)), None
+
+
+class TinyAudioEncoder(nn.Module):
+    """Log-mel bins as channels, then one-dimensional convolutions; one step for every 80 ms of sound.
+
+    Args:
+        channels: channels of the features.
+        width: channels inside.
+        sample_rate_hz: of the waveform.
+        mel_bins: F.
+    """
+
+    hop_ms = 80
+
+    def __init__(self, channels: int = 128, width: int = 128, sample_rate_hz: int = 16000, mel_bins: int = 64) -> None:
+        super().__init__()
+        from torchaudio.transforms import MelSpectrogram
+
+        self.channels = channels
+        self.hop_samples = sample_rate_hz * self.hop_ms // 1000
+        self.mel = MelSpectrogram(sample_rate_hz, n_fft=400, hop_length=sample_rate_hz // 100, n_mels=mel_bins, f_min=60.0, center=True)
+        self.layers = nn.Sequential(
+            _conv1d(mel_bins, width, stride=2),
+            _conv1d(width, width, stride=2),
+            _Residual(_conv1d(width, width)),
+            _conv1d(width, width, stride=2),
+            _Residual(_conv1d(width, width)),
+            nn.Conv1d(width, channels, 1),
+        )
+
+    def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
+        """Encode waveforms in -1..1. T = ceil(S / samples in 80 ms); a silent waveform gives finite features."""
+        with torch.autocast(waveform.device.type, enabled=False):
+            mel = torch.log(self.mel(waveform.float()) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
+        mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0
+        return self.layers(mel.to(self.layers[-1].weight.dtype)), None
+
+
+class _Residual(nn.Module):
+    def __init__(self, body: nn.Module) -> None:
+        super().__init__()
+        self.body = body
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.body(x)
+
+
+def _conv2d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU())
+
+
+def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(nn.Conv1d(inputs, outputs, 5, stride, 2, bias=False), nn.GroupNorm(8, outputs), nn.ReLU())

@@ -1,0 +1,68 @@
+"""A model as a folder: `config.json` (architecture and input sizes) beside `model.safetensors`. Nothing is unpickled."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import torch
+
+from configs.command import UsageError
+from configs.schema import ModelConfig
+from model.build import build_denseav
+from model.grounding.denseav import DenseAV, InputSpec
+
+
+def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
+    """Write the weights and what is needed to build the model again into an existing folder."""
+    from safetensors.torch import save_file
+
+    description = {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
+    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def from_pretrained(folder: str | Path) -> DenseAV:
+    """Load a model in evaluation mode.
+
+    Args:
+        folder: what `save_pretrained` wrote, a step folder of a run, or a run folder (its newest checkpoint).
+
+    Raises:
+        UsageError: nothing to load there, or the weights do not fit the stated architecture.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder, model = _build(folder)
+    try:
+        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise UsageError(f"checkpoint={folder}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from None
+    return model.eval()
+
+
+def untrained(folder: str | Path, seed: int) -> DenseAV:
+    """The architecture of `from_pretrained(folder)` with fresh weights drawn from `seed`: the floor of every benchmark."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return _build(folder)[1].eval()
+
+
+def _build(folder: str | Path) -> tuple[Path, DenseAV]:
+    found = _model_folder(Path(folder))
+    description = json.loads((found / "config.json").read_text())
+    try:
+        return found, build_denseav(ModelConfig(**description["model"]), InputSpec(**description["inputs"]))
+    except (KeyError, TypeError) as error:
+        raise UsageError(f"checkpoint={found}: config.json is not one of ours ({error})") from None
+
+
+def _model_folder(folder: Path) -> Path:
+    steps = sorted(folder.glob("checkpoints/step_*/model.safetensors"))
+    candidates = [folder / "model.safetensors", *reversed(steps)]
+    for weights in candidates:
+        if weights.is_file() and (weights.parent / "config.json").is_file():
+            return weights.parent
+    raise UsageError(f"checkpoint={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")

@@ -1,0 +1,78 @@
+"""AudioSet: its published tables of 10 s segments, and the videos you have collected.
+
+    ROOT/unbalanced_train_segments.csv        split train
+    ROOT/balanced_train_segments.csv          split balanced_train
+    ROOT/eval_segments.csv                    split eval
+    ROOT/class_labels_indices.csv             optional: labels become names ("Speech") instead of ids ("/m/09x0r")
+    ROOT/videos/YTID_STARTMS.mp4              or as source.media says, for example videos/{ytid}.mkv
+
+A table's line is `YTID, start_seconds, end_seconds, "/m/id,/m/id"`; lines that start with # are comments. A clip's id is YTID_STARTMS.
+`source.media_is_cut=true` says that a file holds its segment only; otherwise it is a whole video and the segment lies at its times.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.command import UsageError
+from configs.schema import SourceConfig
+from pipelines.manifest import Clip, Rejected
+
+TABLES = {"train": "unbalanced_train_segments.csv", "balanced_train": "balanced_train_segments.csv", "eval": "eval_segments.csv"}
+MEDIA = "videos/{ytid}_{start_ms}.mp4"
+
+
+def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
+    """The segments of one split, in the order of their table.
+
+    Raises:
+        UsageError: no such folder, split or table, or a media template that cannot be filled in.
+    """
+    root = Path(source.root)
+    table = root / (source.segments or TABLES.get(source.split, ""))
+    template = source.media or MEDIA
+    if not source.root or not root.is_dir():
+        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=audioset wants one with {', '.join(TABLES.values())} and videos/ in it")
+    if not source.segments and source.split not in TABLES:
+        raise UsageError(f"source.split={source.split!r} is none of {', '.join(TABLES)}; for a table of your own give source.segments=FILE too")
+    if not table.is_file():
+        raise UsageError(f"{table}: no such table; put the published {table.name} there, or name another with source.segments")
+    _fill(template, "ytid", 0.0, 10.0)
+    names = _label_names(root / "class_labels_indices.csv")
+    with table.open(newline="", encoding="utf-8", errors="replace") as file:
+        for line in csv.reader(file, skipinitialspace=True):
+            if line and not line[0].startswith("#"):
+                yield _row(line, template, names, source)
+
+
+def _row(line: list[str], template: str, names: dict[str, str], source: SourceConfig) -> Clip | Rejected:
+    ytid = line[0].strip()
+    try:
+        start_s, end_s = float(line[1]), float(line[2])
+        media, clip_id = _fill(template, ytid, start_s, end_s), f"{ytid}_{round(start_s * 1000)}"
+    except (IndexError, ValueError, OverflowError):
+        return Rejected(ytid[:100], "bad_row", f"wanted YTID, start, end, labels; found {', '.join(line)[:200]}")
+    labels = tuple(names.get(mid.strip(), mid.strip()) for mid in line[3].split(",") if mid.strip()) if len(line) > 3 else ()
+    if source.media_is_cut:
+        start_s, end_s = 0.0, max(0.0, end_s - start_s)
+    return Clip(id=clip_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels)
+
+
+def _fill(template: str, ytid: str, start_s: float, end_s: float) -> str:
+    """The media path of a segment; times are whole milliseconds, and seconds without trailing zeros (30, 12.5)."""
+    start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
+    fields = {"ytid": ytid, "start_s": f"{start_s:g}", "end_s": f"{end_s:g}", "start_ms": start_ms, "end_ms": end_ms, "id": f"{ytid}_{start_ms}"}
+    try:
+        return template.format(**fields)
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise UsageError(f"source.media={template!r} cannot be filled in ({error}); it may hold {{{'} {'.join(fields)}}}") from None
+
+
+def _label_names(table: Path) -> dict[str, str]:
+    """Label id -> name, from a table `index,mid,display_name`; empty when there is none."""
+    if not table.is_file():
+        return {}
+    with table.open(newline="", encoding="utf-8") as file:
+        return {line["mid"]: line["display_name"] for line in csv.DictReader(file)}

@@ -1,0 +1,43 @@
+"""A plain folder of videos: every video file below the root is one clip.
+
+A clip's id is its path below the root, with a short hash of that path, so that no two files share one. Subfolders are not classes: clips have no
+labels. Limits: links to folders are not followed; files are known by their ending.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from configs.command import UsageError
+from configs.schema import SourceConfig
+from pipelines.manifest import MAX_ID_LENGTH, Clip
+
+ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+
+
+def rows(source: SourceConfig) -> Iterator[Clip]:
+    """The videos below the root, in the order of their names, folder by folder.
+
+    Raises:
+        UsageError: there is no such folder.
+    """
+    root = Path(source.root)
+    if not source.root or not root.is_dir():
+        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})")
+    for folder, subfolders, files in os.walk(root):
+        subfolders.sort()
+        for name in sorted(files):
+            if name.lower().endswith(ENDINGS):
+                media = Path(folder, name).relative_to(root).as_posix()
+                yield Clip(id=safe_id(media), media=media, split=source.split, source="folder")
+
+
+def safe_id(path: str) -> str:
+    """An id for a relative path: its letters where they are allowed, and 8 hex digits of the path's SHA-256."""
+    digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.rpartition(".")[0])
+    return f"{stem[: MAX_ID_LENGTH - 9]}-{digest}"

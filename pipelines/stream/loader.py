@@ -1,0 +1,177 @@
+"""The stream of a training run: data sets, order, dataset and worker processes put together. Its state is one integer, the step."""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+from collections import Counter, deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from configs.command import UsageError
+from configs.schema import StreamConfig
+from pipelines.stream.batch import Batch
+from pipelines.stream.dataset import ClipDataset
+from pipelines.stream.index import DatasetIndex
+from pipelines.stream.order import ClipOrder, OrderSource
+from pipelines.stream.reader import ClipReader, UnreadableClip
+from pipelines.stream.worker import end_with_the_run
+
+# The share of clips that cannot be read is taken over at least this many.
+WATCHED_CLIPS = 1000
+
+
+class Stream:
+    """The batches of a run, from any step on, for any rank of any number of ranks. Made by `open_stream`.
+
+    Attributes:
+        order: which clip is at which position.
+        fingerprint: all the order depends on; goes into checkpoints. Another one gives other batches at the same step.
+    """
+
+    def __init__(self, dataset: ClipDataset, config: StreamConfig, fingerprint: dict[str, Any]) -> None:
+        self.dataset, self.order, self.fingerprint = dataset, dataset.order, fingerprint
+        self._config = config
+
+    def batches(self, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[Batch]:
+        """One rank's part of global batch `start_step`, of the next, and so on without end; the same bits for any number of workers.
+
+        Raises:
+            UsageError: more than max_rejected_share of the last clips could not be read, or what the dataset raises.
+        """
+        if self.order.batch_size % world_size:
+            raise UsageError(f"batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched")
+        watch = _RejectedShare(self._config.max_rejected_share)
+        for batch in self._loader(rank, world_size, start_step):
+            if isinstance(batch, UsageError):
+                raise batch
+            watch.add(len(batch), batch.rejected)
+            yield batch
+
+    def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader:
+        own_random_numbers = torch.Generator()  # a loader draws one number as it starts, by default from torch's own generator
+        steps = _Steps(self.order, rank, world_size, start_step)
+        if not self._config.workers:
+            return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_as_it_is, generator=own_random_numbers)
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["pipelines.stream.dataset"])
+        return DataLoader(
+            self.dataset,
+            batch_sampler=steps,
+            collate_fn=_as_it_is,
+            generator=own_random_numbers,
+            num_workers=self._config.workers,
+            prefetch_factor=self._config.prefetch_batches,
+            multiprocessing_context=context,
+            worker_init_fn=end_with_the_run,
+        )
+
+
+def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
+    """Open the data sets of a run and fix their order.
+
+    Args:
+        config: the `stream` settings.
+        seed: of order and augmentation.
+        batch_size: global.
+
+    Raises:
+        UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, settings out of range.
+    """
+    if not config.sources:
+        raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
+    _check(config, batch_size)
+    readers = [
+        ClipReader(DatasetIndex.open(source.shards), config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number)
+        for number, source in enumerate(config.sources)
+    ]
+    for reader in readers:
+        _check_sample_rate(reader)
+    names = [source.name or Path(source.shards).name for source in config.sources]
+    for what, values in (("name", names), ("data set", [reader.index.fingerprint for reader in readers])):
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise UsageError(
+                    f"stream.sources.{number} ({names[number]}): the same {what} as stream.sources.{values.index(value)}; use weight= for more of it"
+                )
+    sources = [
+        OrderSource(name, reader.index.fingerprint, source.weight, tuple(shard.clips for shard in reader.index.shards))
+        for name, reader, source in zip(names, readers, config.sources, strict=True)
+    ]
+    order = ClipOrder(sources, seed, config.lanes, config.window_clips, batch_size)
+    fingerprint = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "lanes": order.lanes,
+        "window_clips": config.window_clips,
+        "sources": {
+            source.name: {"number": number, "weight": weight, "data_set": source.fingerprint}
+            for number, (source, weight) in enumerate(zip(sources, order.weights, strict=True))
+        },
+    }
+    return Stream(ClipDataset(readers, order, config.augment, seed), config, fingerprint)
+
+
+def _check(config: StreamConfig, batch_size: int) -> None:
+    """Refuse settings out of range."""
+    augment = config.augment
+    shares = {name: getattr(augment, name) for name in vars(augment) if name.endswith("_probability")}
+    for name, value in (shares | {"crop_scale_min": augment.crop_scale_min, "color_jitter": augment.color_jitter}).items():
+        if not 0 <= value <= 1:
+            raise UsageError(f"stream.augment.{name}={value}: must be in 0 to 1")
+    if augment.splice_max_s and not 0 < augment.splice_min_s <= augment.splice_max_s:
+        raise UsageError(f"stream.augment.splice_min_s={augment.splice_min_s}: must be above 0 and at most splice_max_s={augment.splice_max_s}")
+    for name in ("image_size_px", "clip_duration_s", "sample_rate_hz", "lanes", "window_clips", "prefetch_batches"):
+        if getattr(config, name) <= 0:
+            raise UsageError(f"stream.{name}={getattr(config, name)}: must be above 0")
+    if batch_size < 1:
+        raise UsageError(f"batch_size={batch_size}: must be at least 1")
+    if config.workers < 0:
+        raise UsageError(f"stream.workers={config.workers}: must be at least 0")
+
+
+def _check_sample_rate(reader: ClipReader) -> None:
+    """Meet a wrong sample rate before the first batch: by the first clip, unless it cannot be read."""
+    with contextlib.suppress(UnreadableClip):
+        reader.waveform(0)
+
+
+class _Steps:
+    """The positions of one rank, step by step without end."""
+
+    def __init__(self, order: ClipOrder, rank: int, world_size: int, start_step: int) -> None:
+        self.order, self.rank, self.world_size, self.start_step = order, rank, world_size, start_step
+
+    def __iter__(self) -> Iterator[list[int]]:
+        step = self.start_step
+        while True:
+            yield self.order.positions(step, self.rank, self.world_size)
+            step += 1
+
+
+class _RejectedShare:
+    """Stops the run when too many of the last clips could not be read."""
+
+    def __init__(self, most: float) -> None:
+        self._most, self._batches = most, deque[tuple[int, Counter[str]]]()
+
+    def add(self, clips: int, rejected: Counter[str]) -> None:
+        unreadable = Counter({reason: count for reason, count in rejected.items() if reason in UnreadableClip.REASONS})
+        self._batches.append((clips + unreadable.total(), unreadable))
+        while sum(tried for tried, _ in self._batches) - self._batches[0][0] >= WATCHED_CLIPS:
+            self._batches.popleft()
+        tried, found = sum(tried for tried, _ in self._batches), sum((counts for _, counts in self._batches), Counter())
+        if found.total() > self._most * max(tried, WATCHED_CLIPS):
+            listed = ", ".join(f"{reason} {count}" for reason, count in found.most_common())
+            raise UsageError(
+                f"{found.total()} of the last {tried} clips could not be read ({listed}), more than stream.max_rejected_share={self._most}: "
+                "look at the shards with python -m pipelines.verify DIR, or allow more"
+            )
+
+
+def _as_it_is(batch: Batch | UsageError) -> Batch | UsageError:
+    return batch

@@ -1,0 +1,262 @@
+"""Which clip is at position p: a pure function of the data sets' fingerprints, the seed and the window settings, for any number of ranks and workers.
+
+Positions are dealt to L lanes, p mod L, and so are the shards of each source, by their number mod L. In a lane the sources alternate: of every W
+positions in a row, W the sum of the whole-numbered weights, source s gets exactly w_s, in random arrangement. Each source makes passes of its own through its
+shards of a lane: shards in a new random order, clips shuffled inside windows of that sequence, every clip once in each pass. The first quarter of
+a pass's first window has no clip of the last quarter of the last window before it, so a clip comes back after more than a quarter of a window.
+
+Global batch g is positions g * B to (g + 1) * B - 1; rank r of R takes those with p mod R = r: when R divides L, only shards of its own lanes.
+
+Limits: the random numbers are numpy's Philox streams, so another numpy version may give another order.
+"""
+
+from __future__ import annotations
+
+import bisect
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from functools import lru_cache
+from itertools import islice
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from configs.command import UsageError
+
+LONGEST_PERIOD = 10_000
+
+
+class OrderSource(NamedTuple):
+    """What the order needs to know of a source: name (for error lines), fingerprint, share of the positions, clips in each shard."""
+
+    name: str
+    fingerprint: str
+    weight: float
+    shard_clips: tuple[int, ...]
+
+
+class Place(NamedTuple):
+    """A position taken apart: which source, in which lane, and the how-manieth clip this source draws in this lane."""
+
+    source: int
+    lane: int
+    draw: int
+
+
+def keyed_generator(*key: Any) -> np.random.Generator:
+    """A random generator that is a function of its key alone; unequal keys give unrelated streams."""
+    digest = hashlib.blake2b(repr(key).encode(), digest_size=16).digest()
+    return np.random.Generator(np.random.Philox(key=int.from_bytes(digest, "little")))
+
+
+class ClipOrder:
+    """The endless order of the clips of one or more sources.
+
+    Args:
+        sources: at least one.
+        seed: of all random arrangements.
+        lanes: most lanes; reduced as `even_lanes` says.
+        window_clips: about how many clips are shuffled together (a lane is cut into windows of equal size).
+        batch_size: global. It sets no clip's position, only which clips must not meet.
+
+    Raises:
+        UsageError: a weight that is not above 0, or a lane with fewer clips than one batch takes from it.
+    """
+
+    def __init__(self, sources: Sequence[OrderSource], seed: int, lanes: int, window_clips: int, batch_size: int) -> None:
+        self._arguments = (tuple(sources), seed, lanes, window_clips, batch_size)
+        self.sources, self.seed, self.batch_size = tuple(sources), seed, batch_size
+        assert min(lanes, window_clips, batch_size) >= 1
+        self.lanes = even_lanes([source.shard_clips for source in sources], lanes)
+        self.weights = whole_weights(self.sources)
+        self._period = sum(self.weights)
+        self._passes = [[_Passes(source, seed, lane, self.lanes, window_clips) for lane in range(self.lanes)] for source in self.sources]
+        self._check_lanes_fill_a_batch()
+        self._mixture = lru_cache(maxsize=4 * self.lanes)(self._mixture_of_period)
+        self._lane_of_batch = lru_cache(maxsize=2 * self.lanes)(self._lane_clips_of_batch)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ClipOrder, self._arguments
+
+    def positions(self, step: int, rank: int, world_size: int) -> list[int]:
+        """The positions of one rank in global batch number `step`, ascending."""
+        first = step * self.batch_size
+        return [p for p in range(first, first + self.batch_size) if p % world_size == rank]
+
+    def place(self, position: int) -> Place:
+        """Source, lane and draw of a position."""
+        turn, lane = divmod(position, self.lanes)
+        period, slot = divmod(turn, self._period)
+        mixture = self._mixture(lane, period)
+        source = mixture[slot]
+        return Place(source, lane, period * self.weights[source] + mixture[:slot].count(source))
+
+    def clip(self, position: int) -> tuple[int, int]:
+        """(source number, clip number) at a position."""
+        source, lane, draw = self.place(position)
+        return source, self._passes[source][lane].clip(draw)
+
+    def assigned(self, position: int) -> int:
+        """The clip number to read at a position: `clip`'s, or another of the same source and lane where that one already is in the global batch.
+
+        That happens only where a batch takes more than a quarter of a window, at the end of a pass.
+        """
+        source, lane, _ = self.place(position)
+        return self._lane_of_batch(position // self.batch_size, lane)[source][position]
+
+    def replacement(self, position: int, attempt: int) -> int | None:
+        """The clip, of the same source and lane, that stands in for an unreadable one.
+
+        One pass of the lane, begun half a pass away and without the clips of this global batch, is dealt to the batch's positions in turn, so that
+        no two of them are ever given the same clip, nor one that is in the batch, whichever ranks hold them.
+
+        Args:
+            position: of the unreadable clip.
+            attempt: 0 for the first replacement, 1 for the one after that fails too, ...
+
+        Returns:
+            A clip number; None when the lane has no other clip left.
+        """
+        source, lane, _ = self.place(position)
+        peers = self._lane_of_batch(position // self.batch_size, lane)[source]
+        wanted = attempt * len(peers) + list(peers).index(position)
+        return next(islice(self._others(source, lane, peers), wanted, None), None)
+
+    def companions(self, position: int, count: int) -> list[int]:
+        """Distinct other clips of the same source and window, to be mixed into the clip here; fewer where the window has fewer."""
+        source, lane, draw = self.place(position)
+        window, own = self._passes[source][lane].window(draw)
+        drawn = keyed_generator(self.seed, "companions", position).choice(len(window) - 1, min(count, len(window) - 1), replace=False)
+        return [int(window[number + (number >= own)]) for number in drawn]
+
+    def _mixture_of_period(self, lane: int, period: int) -> list[int]:
+        sources = np.repeat(np.arange(len(self.weights)), self.weights)
+        return sources.tolist() if len(self.weights) == 1 else keyed_generator(self.seed, "mixture", lane, period).permutation(sources).tolist()
+
+    def _lane_clips_of_batch(self, step: int, lane: int) -> list[dict[int, int]]:
+        """For each source, position -> assigned clip of a lane's positions in one global batch, ascending."""
+        first = step * self.batch_size
+        peers: list[dict[int, int]] = [{} for _ in self.sources]
+        for position in range(first + (lane - first) % self.lanes, first + self.batch_size, self.lanes):
+            source, clip = self.clip(position)
+            peers[source][position] = clip
+        return [self._without_repeats(source, lane, found) for source, found in enumerate(peers)]
+
+    def _without_repeats(self, source: int, lane: int, peers: dict[int, int]) -> dict[int, int]:
+        if len(set(peers.values())) == len(peers):
+            return peers
+        others, seen, resolved = self._others(source, lane, peers), set[int](), {}
+        for position, clip in peers.items():
+            resolved[position] = next(others) if clip in seen else clip
+            seen.add(clip)
+        return resolved
+
+    def _others(self, source: int, lane: int, peers: dict[int, int]) -> Iterator[int]:
+        """The lane's clips that are not among `peers`, each once, from half a pass after the first of these."""
+        taken = set(peers.values())
+        draw = self.place(next(iter(peers))).draw
+        return (clip for clip in self._passes[source][lane].from_half_a_pass_away(draw) if clip not in taken)
+
+    def _check_lanes_fill_a_batch(self) -> None:
+        turns = math.ceil(self.batch_size / self.lanes)
+        for source, weight, passes in zip(self.sources, self.weights, self._passes, strict=True):
+            needed, fewest = min(turns, (turns // self._period + 2) * weight), min(p.clips for p in passes)
+            if fewest < needed:
+                raise UsageError(
+                    f"source {source.name}: a lane of its shards has {fewest} clips and a batch takes up to {needed} different ones from it: "
+                    f"batch_size={self.batch_size} must be smaller, stream.lanes={self.lanes} smaller, or the data set larger"
+                )
+
+
+class _Passes:
+    """The passes of one source through its shards of one lane, one after the other without end: draw number -> clip number."""
+
+    def __init__(self, source: OrderSource, seed: int, lane: int, lanes: int, window_clips: int) -> None:
+        counts = np.array(source.shard_clips)
+        self._firsts, self._counts = (np.cumsum(counts) - counts)[lane::lanes], counts[lane::lanes]
+        self._key = (seed, source.fingerprint, lane)
+        self.clips = int(self._counts.sum())
+        windows = max(1, round(self.clips / window_clips))
+        self._edges = [number * self.clips // windows for number in range(windows + 1)]
+        self._shuffled = lru_cache(maxsize=4)(self._shuffled_window)
+
+    def clip(self, draw: int) -> int:
+        window, number = self.window(draw)
+        return int(window[number])
+
+    def window(self, draw: int) -> tuple[np.ndarray, int]:
+        """The clips of the window that holds a draw, in their order, and the draw's number among them."""
+        number_of_pass, rest = divmod(draw, self.clips)
+        window = bisect.bisect_right(self._edges, rest) - 1
+        return self._shuffled(number_of_pass, window), rest - self._edges[window]
+
+    def from_half_a_pass_away(self, draw: int) -> Iterator[int]:
+        """Every clip of the pass that holds a draw, once, from half a pass after it round to there."""
+        start = draw - draw % self.clips
+        for step in range(self.clips):
+            yield self.clip(start + (draw - start + self.clips // 2 + step) % self.clips)
+
+    def _shuffled_window(self, number_of_pass: int, window: int) -> np.ndarray:
+        order = self._before_repair(number_of_pass, window)
+        if number_of_pass and not window:
+            last = self._before_repair(number_of_pass - 1, len(self._edges) - 2)
+            order = _keep_apart(order, last)
+        return order
+
+    def _before_repair(self, number_of_pass: int, window: int) -> np.ndarray:
+        shards = keyed_generator(*self._key, "shards", number_of_pass).permutation(len(self._counts))
+        ends = np.cumsum(self._counts[shards])
+        numbers = np.arange(self._edges[window], self._edges[window + 1])
+        at = np.searchsorted(ends, numbers, side="right")
+        clips = self._firsts[shards][at] + numbers - (ends - self._counts[shards])[at]
+        return keyed_generator(*self._key, "window", number_of_pass, window).permutation(clips)
+
+
+def _keep_apart(order: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Swap clips of the last quarter of `last` out of the first quarter of `order`, into its middle half; its last quarter stays as it is.
+
+    The middle half always has enough others: with `quarter` unwanted clips in all, b of them in the first quarter, it holds at most
+    quarter - b of them among its 2 * quarter or more. As the last quarter stays, the pass after this one needs to know only this pass, unrepaired.
+    """
+    quarter = min(len(order), len(last)) // 4
+    unwanted = np.isin(order, last[len(last) - quarter :])
+    head = np.flatnonzero(unwanted[:quarter])
+    middle = quarter + np.flatnonzero(~unwanted[quarter : len(order) - quarter])[: len(head)]
+    repaired = order.copy()
+    repaired[head], repaired[middle] = order[middle], order[head]
+    return repaired
+
+
+def even_lanes(shard_clips: Sequence[Sequence[int]], most: int) -> int:
+    """The largest power of two of lanes, at most `most`, that deals the shards of every source evenly.
+
+    Evenly: the lane with most clips has at most a quarter more than the one with fewest, as clips of a short lane come back sooner.
+
+    Args:
+        shard_clips: for each source, the clips in each shard.
+    """
+    lanes = 1 << (min(most, *map(len, shard_clips)).bit_length() - 1)
+    while any(max(clips) > 1.25 * min(clips) for clips in ([sum(shards[lane::lanes]) for lane in range(lanes)] for shards in shard_clips)):
+        lanes //= 2
+    return lanes
+
+
+def whole_weights(sources: Sequence[OrderSource]) -> tuple[int, ...]:
+    """The weights as the smallest whole numbers in the same proportion.
+
+    Raises:
+        UsageError: a weight that is not above 0, or weights with no small common measure.
+    """
+    for source in sources:
+        if not (math.isfinite(source.weight) and source.weight > 0):
+            raise UsageError(f"source {source.name}: weight={source.weight} must be above 0; leave the source out instead")
+    fractions = [Fraction(source.weight).limit_denominator(1000) for source in sources]
+    scale = math.lcm(*(fraction.denominator for fraction in fractions))
+    whole = [int(fraction * scale) for fraction in fractions]
+    weights = tuple(weight // math.gcd(*whole) for weight in whole)
+    if not all(weights) or sum(weights) > LONGEST_PERIOD:
+        given = ", ".join(f"{source.name} {source.weight}" for source in sources)
+        raise UsageError(f"weights of the sources ({given}) come to {' : '.join(map(str, weights))}: use round ones, whose sum is at most {LONGEST_PERIOD}")
+    return weights

@@ -1,0 +1,78 @@
+"""The shape of the house: which package may import which, what the build half must not need, file lengths, names."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("configs", "pipelines", "model", "eval")
+MAY_IMPORT = {
+    "configs": {"configs"},
+    "pipelines": {"configs", "pipelines"},
+    "model": {"configs", "model"},
+    "eval": {"configs", "pipelines", "model", "eval"},
+    "train.py": {"configs", "pipelines", "model", "eval"},
+}
+SOURCES = sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")) + [ROOT / "train.py"]
+
+
+def _imports(path: Path) -> set[str]:
+    """Names of all modules imported anywhere in a file, inside functions too."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names.add(node.module)
+    return names
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    top = path.relative_to(ROOT).parts[0]
+    ours = {name.split(".")[0] for name in _imports(path)} & {*PACKAGES, "train", "tests"}
+    assert ours <= MAY_IMPORT[top], f"{path} imports {ours - MAY_IMPORT[top]}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_every_file_says_what_it_is_and_stays_short(path):
+    tree = ast.parse(path.read_text())
+    assert len((ast.get_docstring(tree) or "").strip()) > 20, f"{path} has no module docstring"
+    assert len(path.read_text().splitlines()) <= 300
+    assert path.stem not in {"utils", "util", "common", "helpers", "misc"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if p.parts[-2] in ("sources", "build") or p.parent.name == "pipelines"], ids=lambda p: str(p.relative_to(ROOT)))
+def test_the_build_half_needs_no_torch(path):
+    heavy = {"torch", "torchvision", "torchaudio", "timm", "accelerate", "peft", "transformers"}
+    assert not {name.split(".")[0] for name in _imports(path)} & heavy
+    assert not any(name.startswith("pipelines.stream") for name in _imports(path))
+
+
+def test_tests_are_flat_and_no_package_so_that_none_hides_ours():
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+def test_every_public_function_of_the_model_and_the_evaluation_has_a_docstring():
+    missing = []
+    for path in SOURCES:
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node):
+                missing.append(f"{path.relative_to(ROOT)}: {node.name}")
+    assert not missing
+
+
+COMMANDS = ["pipelines.sources.toy_world", "pipelines.build", "pipelines.verify", "eval.run", "eval.render", "eval.parity", "train"]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_needs_no_heavy_import(command):
+    code = f"import runpy, sys; sys.argv = ['x', '--help']\ntry: runpy.run_module({command!r}, run_name='__main__')\nexcept SystemExit as e: assert not e.code\nprint('HEAVY', *sorted({{'torch', 'av', 'torchaudio', 'timm', 'matplotlib', 'decord'}} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1].strip() == "HEAVY"
+    assert "keys" in done.stdout

@@ -1,0 +1,84 @@
+"""Settings: layers, errors in one line, `--help`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from configs.command import UsageError, run
+from configs.load import changed_keys, load, to_yaml
+from configs.schema import BuildConfig, EvalConfig, TrainConfig
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_command_line_wins_over_the_file_which_wins_over_the_schema(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("optim: {lr: 0.5, eps: 0.25}\nstream: {sources: [{name: a, shards: x}, {name: b, shards: y}]}\n")
+    config = load(TrainConfig, [f"config={file}", "optim.lr=0.1", "stream.sources.1.shards=z"])
+    assert (config.optim.lr, config.optim.eps, config.optim.warmup_steps) == (0.1, 0.25, 1000)
+    assert [s.shards for s in config.stream.sources] == ["x", "z"]
+
+
+def test_resolved_settings_read_back_as_they_were(tmp_path):
+    config = load(TrainConfig, ["stream.sources=[{name: a, shards: x, weight: 2}]", "steps=7"])
+    (tmp_path / "c.yaml").write_text(to_yaml(config))
+    assert load(TrainConfig, [f"config={tmp_path}/c.yaml"]) == config
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["optm.lr=1"], ["optm", "did you mean optim?", "the command line"]),
+        (["optim.lrr=1"], ["optim.lrr", "did you mean lr?", "the command line"]),
+        (["optim.lr=fast"], ["optim.lr", "fast", "the command line"]),
+        (["optim.lr.x=1"], ["optim.lr has no keys below it"]),
+        (["stream.sources.4.shards=x"], ["stream.sources.4", "no such item", "has 0"]),
+        (["steps=1", "steps=2"], ["steps", "twice"]),
+        (["config=nowhere.yaml"], ["nowhere.yaml", "no such file"]),
+        (["steps"], ["'steps'", "key=value"]),
+        (["steps=[1"], ["steps=[1", "the command line"]),
+    ],
+)
+def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
+    assert run(TrainConfig, "A command.", lambda config: 0, arguments) == 2
+    message = capsys.readouterr().err
+    assert message.count("\n") == 1 and message.startswith("error: ")
+    for part in parts:
+        assert part in message
+
+
+def test_a_file_with_an_unknown_key_is_named(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {headz: 2}\n")
+    with pytest.raises(UsageError, match=r"model\.headz.*did you mean heads.*a\.yaml"):
+        load(TrainConfig, [f"config={tmp_path}/a.yaml"])
+
+
+@pytest.mark.parametrize("text", ["- a\n- b\n", "a: [1\n", "\tx: 1\n"])
+def test_a_file_that_is_not_settings_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "a.yaml").write_text(text)
+    with pytest.raises(UsageError, match=r"a\.yaml") as caught:
+        load(TrainConfig, [f"config={tmp_path}/a.yaml"])
+    assert "\n" not in str(caught.value)
+
+
+def test_changed_keys_are_named_with_both_values():
+    a, b = load(TrainConfig, []), load(TrainConfig, ["optim.lr=1", "steps=5", "model.heads=2"])
+    assert changed_keys(a, b, ignore=("steps",)) == ["model.heads: 1 -> 2", "optim.lr: 5e-05 -> 1.0"]
+
+
+@pytest.mark.parametrize(("schema", "folder"), [(BuildConfig, "build"), (TrainConfig, "train"), (EvalConfig, "eval")])
+def test_every_shipped_file_loads_and_is_headed_by_its_command(schema, folder):
+    files = sorted((ROOT / "configs" / folder).glob("*.yaml"))
+    assert files
+    for file in files:
+        load(schema, [f"config={file}"])
+        assert file.read_text().startswith("#"), file
+
+
+def test_a_command_in_a_real_process_shows_help_and_refuses_nonsense():
+    shown = subprocess.run([sys.executable, "train.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert shown.returncode == 0 and "optim.lr" in shown.stdout and "learning rate" in shown.stdout
+    wrong = subprocess.run([sys.executable, "train.py", "nonsense=1"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
