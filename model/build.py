@@ -12,9 +12,10 @@ from configs.schema import ModelConfig
 from model.encoders.tiny import TinyAudioEncoder, TinyImageEncoder
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
 from model.grounding.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
+from model.grounding.similarity import AGGREGATIONS, HEAD_AGGREGATIONS
 
 IMAGE_ENCODERS: dict[str, Callable[[InputSpec], nn.Module]] = {
-    "tiny": lambda inputs: TinyImageEncoder(),
+    "tiny": lambda _: TinyImageEncoder(),
 }
 AUDIO_ENCODERS: dict[str, Callable[[InputSpec], nn.Module]] = {
     "tiny": lambda inputs: TinyAudioEncoder(sample_rate_hz=inputs.sample_rate_hz),
@@ -31,6 +32,10 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     """
     if config.heads < 1 or config.channels % config.heads:
         raise UsageError(f"model.heads={config.heads} must divide model.channels={config.channels}")
+    _choose("model.aggregation", config.aggregation, AGGREGATIONS)
+    _choose("model.head_aggregation", config.head_aggregation, HEAD_AGGREGATIONS)
+    if config.audio_projection == "audio_sa_3_3_pool_2" and config.channels % 6:
+        raise UsageError(f"model.channels={config.channels}: audio_sa_3_3_pool_2 has 6 attention heads, so give a multiple of 6")
     image_encoder = _choose("model.image_encoder", config.image_encoder, IMAGE_ENCODERS)(inputs)
     audio_encoder = _choose("model.audio_encoder", config.audio_encoder, AUDIO_ENCODERS)(inputs)
     image_projection = _choose("model.image_projection", config.image_projection, IMAGE_PROJECTIONS)
@@ -38,7 +43,7 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     return DenseAV(
         image_encoder,
         audio_encoder,
-        image_projection(image_encoder.channels, config.channels),
+        image_projection(image_encoder.channels, config.channels, config.use_cls),
         audio_projection(audio_encoder.channels, config.channels),
         heads=config.heads,
         image_pool=config.image_pool,

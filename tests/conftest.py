@@ -2,14 +2,14 @@
 
 import os
 
-os.environ.setdefault("TRITON_INTERPRET", "1")
-
-from jaxtyping import install_import_hook
-
-hook = install_import_hook(["model", "eval"], "beartype.beartype")
-
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+os.environ.setdefault("TRITON_INTERPRET", "1")
+
+torch.set_num_threads(1)
+hook = install_import_hook(["model", "eval"], "beartype.beartype")
 
 
 @pytest.fixture(autouse=True)

@@ -42,7 +42,7 @@ def test_resolved_settings_read_back_as_they_were(tmp_path):
     ],
 )
 def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
-    assert run(TrainConfig, "A command.", lambda config: 0, arguments) == 2
+    assert run(TrainConfig, "A command.", lambda _: 0, arguments) == 2
     message = capsys.readouterr().err
     assert message.count("\n") == 1 and message.startswith("error: ")
     for part in parts:

@@ -184,7 +184,7 @@ def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):
     history = History(path, 0)
     for step in (10, 20, 30):
         history.add(step, {"loss/total": step / 7})
-    with open(path, "a") as file:
+    with path.open("a") as file:
         file.write('{"step": 40, "loss/to')
     History(path, 20).add(30, {"loss/total": 1.0})
     assert [(line["step"], line["loss/total"]) for line in read_history(path)] == [(10, round(10 / 7, 6)), (20, round(20 / 7, 6)), (30, 1.0)]

@@ -71,7 +71,7 @@ class TinyAudioEncoder(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             mel = torch.log(self.mel(waveform.float()) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
         mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0
-        return self.layers(mel.to(self.layers[-1].weight.dtype)), None
+        return self.layers(mel.to(next(self.parameters()).dtype)), None
 
 
 class _Residual(nn.Module):

@@ -82,9 +82,7 @@ class DenseAV(nn.Module):
             dense = functional.avg_pool2d(dense, self.image_pool)
         return ImageFeatures(dense.unflatten(1, (self.heads, -1)), None if cls is None else cls.unflatten(1, (self.heads, -1)))
 
-    def encode_audio(
-        self, waveform: Float[Tensor, "A S"], audio_mask: Bool[Tensor, "A S"], generator: torch.Generator | None = None
-    ) -> AudioFeatures:
+    def encode_audio(self, waveform: Float[Tensor, "A S"], audio_mask: Bool[Tensor, "A S"], generator: torch.Generator | None = None) -> AudioFeatures:
         """Features of waveforms in -1..1; a step is valid where `audio_mask` (True = sound) covers it.
 
         Args:

@@ -177,7 +177,7 @@ class _MaxOverCandidates(torch.autograd.Function):
         return grad_rows.view(K, P, N, C).permute(1, 0, 2, 3), grad_candidates, None
 
 
-def _weighted_sums(weight: Float[Tensor, E], table: Float[Tensor, "R C"], source: Int[Tensor, E], target: Int[Tensor, E], targets: int) -> Tensor:
+def _weighted_sums(weight: Float[Tensor, "E"], table: Float[Tensor, "R C"], source: Int[Tensor, "E"], target: Int[Tensor, "E"], targets: int) -> Tensor:
     """out[target[e]] += weight[e] * table[source[e]], always in the order of e, so that a run repeats to the bit."""
     if not len(weight):
         return table.new_zeros(targets, table.shape[1])

@@ -38,7 +38,7 @@ class ObjectiveInputs(NamedTuple):
     audio_mask: Bool[Tensor, "B T"]
     audio_positive_weight: Float[Tensor, "B T"]
     image_weight: Float[Tensor, "B H W"]
-    source: Int[Tensor, B]
+    source: Int[Tensor, "B"]
     log_scale: Float[Tensor, ""]
     audio_cls: Float[Tensor, "B K C"] | None = None
     image_cls: Float[Tensor, "B K C"] | None = None
@@ -190,7 +190,7 @@ def image_mixup(volume: Float[Tensor, "B K H W T"], image_weight: Float[Tensor, 
     return _weighted_mean(volume.square() * others, others)
 
 
-def disentangle(volume: Float[Tensor, "B K H W T"], source: Int[Tensor, B]) -> Float[Tensor, ""]:
+def disentangle(volume: Float[Tensor, "B K H W T"], source: Int[Tensor, "B"]) -> Float[Tensor, ""]:
     """Mean square of P summed over the heads of the other source: the first half of the heads belongs to source 0, the second to source 1.
 
     Source: reference 1.3.
@@ -201,18 +201,13 @@ def disentangle(volume: Float[Tensor, "B K H W T"], source: Int[Tensor, B]) -> F
 
 def _weighted_mean(
     values: Float[Tensor, "B K H W T"],
-    weight: Float[
-        Tensor,
-        (
-            B  # K #H #W #T
-        ),
-    ],
+    weight: Float[Tensor, "B #K #H #W #T"],
 ) -> Float[Tensor, ""]:
     """sum(values * weight) / sum(weight over all values), 0 where every weight is 0."""
     weight = weight.expand_as(values)
     return (values * weight).sum() / weight.sum().clamp(min=math.ulp(1.0))
 
 
-def _draw(count: int, wanted: int, generator: torch.Generator) -> Int[Tensor, N]:
+def _draw(count: int, wanted: int, generator: torch.Generator) -> Int[Tensor, "N"]:
     """min(count, wanted) different numbers below `count`."""
     return torch.randperm(count, generator=generator, device=generator.device)[:wanted]

@@ -29,7 +29,6 @@ from configs.schema import TrainConfig
 from model.grounding.denseav import DenseAV
 from model.hub import save_pretrained
 
-
 # A resumed run may change these: they move no number of the steps already made.
 FREE_KEYS = ("steps", "out", "name", "log_every_steps", "tracker", "checkpoint", "stream.workers", "stream.prefetch_batches", "stream.max_rejected_share")
 
@@ -77,7 +76,7 @@ def save(
         for path in [*temporary.iterdir(), temporary]:
             _sync(path)
         shutil.rmtree(final, ignore_errors=True)
-        os.replace(temporary, final)
+        temporary.replace(final)
         _sync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -168,7 +167,7 @@ def _optimizer_tensors(model: DenseAV, optimizer: torch.optim.Optimizer) -> dict
 
 
 def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

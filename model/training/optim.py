@@ -13,6 +13,7 @@ from configs.command import UsageError
 from configs.schema import OptimConfig
 from model.grounding.denseav import DenseAV
 
+
 class Phase(NamedTuple):
     """A stretch of the run with one set of learning parameters: steps `start` to `stop`, of which the first was `first`."""
 
@@ -74,7 +75,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
     return lr
 
 
-_SCHEDULES = {"constant": lambda share: 1.0, "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share))}
+_SCHEDULES = {"constant": lambda _: 1.0, "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share))}
 
 
 def clip_each_parameter(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:

@@ -44,7 +44,7 @@ class History:
 
     def add(self, step: int, values: dict[str, float]) -> None:
         """Append one step."""
-        with open(self.path, "a") as file:
+        with self.path.open("a") as file:
             file.write(json.dumps({"step": step, **{k: round(float(v), 6) for k, v in values.items()}}) + "\n")
 
 

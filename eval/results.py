@@ -1,0 +1,54 @@
+"""What an evaluation found, as plain data: made by `eval.run`, written to metrics.json, drawn by `eval.report`. It knows no model and no file format."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """One line the configuration demands: `wanted` in words (`>= 0.50`, `>= shuffled_prompts/... + 0.15`), beside what was measured."""
+
+    metric: str
+    wanted: str
+    value: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompted picture of a benchmark.
+
+    image: uint8 [H_px, W_px, 3]. heatmap: float32 [H_px, W_px], 0 to 1 over the whole set. heads: float32 [K, H_px, W_px], 0 to 1 over
+    the whole set, before the maximum over heads. target: bool [H_px, W_px], True where the prompted class is. prompt: its name in words.
+    average_precision: of this picture alone. waveform: float32 [S] in -1 to 1 at `sample_rate_hz`.
+    """
+
+    task: str
+    prompt: str
+    image: np.ndarray
+    heatmap: np.ndarray
+    heads: np.ndarray
+    target: np.ndarray
+    average_precision: float
+    waveform: np.ndarray
+    sample_rate_hz: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """All of one evaluation.
+
+    metrics: value by key `task/variant/metric`, with a prefix for floors. items: how many were used and left out, by `task/what`.
+    per_class: task -> class name -> {"ap", "iou", "items"}. about: command, config, commit, versions, date.
+    """
+
+    metrics: dict[str, float]
+    items: dict[str, int]
+    requirements: list[Requirement]
+    per_class: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    about: dict[str, Any] = field(default_factory=dict)
