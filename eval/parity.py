@@ -196,12 +196,63 @@ def _audio_mask(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     yield {"mask": step_mask(mask, steps) if params["discrete"] else step_weight(mask.float(), steps)}
 
 
+def _prompted_segmentation(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from eval.metrics.segmentation import average_precision, best_iou, heatmaps, to_pixels, word_window
+    from model.grounding.similarity import paired_volume
+
+    audio, image = (features.detach() for features in _features(params, given))
+    mask, labels = given["audio_mask"], given["labels"]
+    volume = paired_volume(audio, image, mask)
+    window = word_window(given["word_timing_s"], mask.shape[1], given["total_samples"] / params["sample_rate_hz"])
+    outputs = {}
+    for variant, steps in (("basic", mask), ("advanced", window)):
+        maps = heatmaps(volume, steps)
+        maps = to_pixels(maps, maps.min().item(), maps.max().item(), *labels.shape[-2:])
+        rows_of = [(number, given["prompt_class"] == number) for number in params["classes"]]
+        pixels = [(maps[rows].flatten(), (labels[rows] == number).flatten()) for number, rows in rows_of]
+        outputs[f"{variant}_ap"] = torch.tensor([average_precision(*of_class) for of_class in pixels])
+        outputs[f"{variant}_iou"] = torch.tensor([best_iou(*of_class) for of_class in pixels])
+    yield outputs
+
+
+def _retrieval(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:  # noqa: ARG001
+    from eval.metrics.retrieval import recall_at_k
+
+    by_row = {"I": given["scores"], "A": given["scores"].T}
+    yield {f"{name}_r{k}": recall_at_k(scores, k) for name, scores in by_row.items() for k in (1, 5, 10)}
+
+
+def _disentanglement(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:  # noqa: ARG001
+    from eval.metrics.disentanglement import disentanglement
+
+    yield disentanglement(given["speech_scores"], given["sound_scores"])._asdict()
+
+
+def _localization(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:  # noqa: ARG001
+    from eval.metrics import localization
+
+    maps, truth, group = given["maps"], given["ground_truth"], given["group"]
+    outputs = {}
+    for suffix, kept in (("", localization.above_median(maps)), ("_adaptive", localization.as_many_as_annotated(maps, truth))):
+        values = localization.ciou(kept, truth)
+        worst = localization.worst_of_group(values, group)
+        outputs |= {f"ciou{suffix}_per_image": values, f"ciou{suffix}": localization.success(values), f"auc{suffix}": localization.area_under_curve(values)}
+        outputs |= {f"iiou{suffix}": localization.success(worst), f"iauc{suffix}": localization.area_under_curve(worst)}
+    yield outputs
+
+
 RUNNERS: dict[str, Callable[[dict[str, Any], Tensors], Iterator[Tensors]]] = {
     "scores": _scores,
     "paired_volume": _paired_volume,
     "loss_terms": _loss_terms,
     "projection": _projection,
     "audio_mask": _audio_mask,
+    "prompted_segmentation": _prompted_segmentation,
+    "retrieval": _retrieval,
+    "disentanglement": _disentanglement,
+    "localization": _localization,
 }
 
 

@@ -85,11 +85,13 @@ def test_unknown_optimiser_and_schedule_are_refused():
         ({"heads": 3}, r"model\.heads=3 must divide model\.channels=16"),
         ({"image_encoder": "vgg"}, r"model\.image_encoder=vgg: allowed are tiny"),
         ({"audio_projection": "none"}, r"model\.audio_projection=none: allowed are"),
+        ({"audio_projection": "audio_sa_3_3_pool_2"}, r"model\.channels=16: .* multiple of 6"),
+        ({"aggregation": "mean"}, r"model\.aggregation=mean: allowed are misa, mima"),
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
     with pytest.raises(UsageError, match=message):
-        build_denseav(ModelConfig(**({"channels": 16} | change)), INPUTS)
+        build_denseav(ModelConfig(**({"channels": 16, "audio_projection": "audio_linear"} | change)), INPUTS)
 
 
 def _train_two_steps(root, config, model, optimizer, fingerprint):
@@ -132,7 +134,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     config = load(TrainConfig, TINY)
     model = _model(config)
     folder = _train_two_steps(tmp_path, config, model, make_optimizer(config.optim, model), {})
-    wide = _model(load(TrainConfig, [*TINY, "model.channels=32"]))
+    wide = _model(load(TrainConfig, ["model.channels=32", *TINY[1:]]))
     with pytest.raises(UsageError, match="holds another model"):
         checkpoint.restore(folder, wide, None, None)
 

@@ -2,6 +2,10 @@
 
 An image encoder maps frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C] or None); an audio encoder maps waveforms [A S]
 to (dense features [A C T], None). Both state `channels`. Limits: no pre-trained weights, no class token.
+
+Batch normalisation, also of the features themselves: what all clips have in common would otherwise decide which patch and which head wins,
+and the gradient, which flows through winners only, hardly moves it. On the toy world, 200 steps: mAP of words and sounds 0.54 and 0.60,
+with group normalisation 0.27 and 0.40, with instance normalisation nothing is learnt.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from model.encoders.batch_norm import GlobalBatchNorm
 
 
 class TinyImageEncoder(nn.Module):
@@ -30,7 +36,8 @@ class TinyImageEncoder(nn.Module):
             _conv2d(2 * width, 2 * width),
             _conv2d(2 * width, 4 * width, stride=2),
             _Residual(_conv2d(4 * width, 4 * width)),
-            nn.Conv2d(4 * width, channels, 1),
+            nn.Conv2d(4 * width, channels, 1, bias=False),
+            GlobalBatchNorm(channels),
         )
 
     def forward(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], None]:
@@ -63,7 +70,8 @@ class TinyAudioEncoder(nn.Module):
             _Residual(_conv1d(width, width)),
             _conv1d(width, width, stride=2),
             _Residual(_conv1d(width, width)),
-            nn.Conv1d(width, channels, 1),
+            nn.Conv1d(width, channels, 1, bias=False),
+            GlobalBatchNorm(channels),
         )
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
@@ -84,8 +92,8 @@ class _Residual(nn.Module):
 
 
 def _conv2d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.GroupNorm(8, outputs), nn.ReLU())
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
 
 
 def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(nn.Conv1d(inputs, outputs, 5, stride, 2, bias=False), nn.GroupNorm(8, outputs), nn.ReLU())
+    return nn.Sequential(nn.Conv1d(inputs, outputs, 5, stride, 2, bias=False), GlobalBatchNorm(outputs), nn.ReLU())

@@ -1,0 +1,116 @@
+"""Prompted segmentation: from similarity volumes to heatmaps, average precision and IoU over all pixels of a class."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional
+
+WINDOW_MARGIN_S = 0.2
+THRESHOLDS = 20
+
+
+def word_window(timing_s: Float[Tensor, "B 2"], steps: int, duration_s: Float[Tensor, "B"]) -> Bool[Tensor, "B T"]:
+    """The audio steps of a word and 0.2 s around it.
+
+    Args:
+        timing_s: start and end of the word in each clip.
+        steps: T, spread over `duration_s`.
+        duration_s: length of what was encoded.
+
+    Returns:
+        True inside. The window is cut at both ends of the clip and holds one step at least.
+
+    Source: reference 1.6. Differs from the reference: a window that starts before 0 or reaches the end of the clip works (fault 4).
+    """
+    per_s = steps / duration_s
+    first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * per_s).floor().clamp(0, steps - 1)
+    end = ((timing_s[:, 1] + WINDOW_MARGIN_S) * per_s).ceil().clamp(max=steps)
+    position = torch.arange(steps, device=timing_s.device)
+    return (position >= first[:, None]) & (position < torch.maximum(end, first + 1)[:, None])
+
+
+def heatmaps(volume: Float[Tensor, "B K H W T"], steps: Bool[Tensor, "B T"]) -> Float[Tensor, "B H W"]:
+    """Maximum over heads, mean over some of the steps.
+
+    Args:
+        volume: paired similarities, zeroed outside the audio mask.
+        steps: True at the steps that count: the audio mask (basic) or the window of a word (advanced; masked steps in it count as 0).
+
+    Returns:
+        Any range; 0 for a clip without such a step.
+
+    Source: reference 1.6.
+    """
+    return _mean_over(volume.max(dim=1).values, steps[:, None, None, :])
+
+
+def heatmaps_by_head(volume: Float[Tensor, "B K H W T"], steps: Bool[Tensor, "B T"]) -> Float[Tensor, "B K H W"]:
+    """As `heatmaps`, each head alone."""
+    return _mean_over(volume, steps[:, None, None, None, :])
+
+
+def to_pixels(maps: Float[Tensor, "B H W"], low: float, high: float, height_px: int, width_px: int) -> Float[Tensor, "B H_px W_px"]:
+    """Scale a whole set's maps by its smallest and largest value, then resize bilinearly to the size of the labels.
+
+    Scaling comes first: the other order changes the last bits, and with them the order of pixels that are equal at the borders.
+
+    Args:
+        low, high: smallest and largest value of the set's maps; equal ones give 0 everywhere.
+
+    Source: reference 1.6.
+    """
+    scaled = (maps - low) / (high - low) if high > low else torch.zeros_like(maps)
+    return functional.interpolate(scaled[:, None], size=(height_px, width_px), mode="bilinear")[:, 0]
+
+
+def average_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
+    """Area under the precision-recall steps, exact: equal scores enter together.
+
+    Args:
+        scores: any range.
+        relevant: True where the item is one to find.
+
+    Returns:
+        0 to 1; NaN when nothing is relevant.
+
+    Raises:
+        ValueError: NaN among the scores.
+    """
+    if scores.isnan().any():
+        raise ValueError(f"average precision: {int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
+    if not relevant.any():
+        return math.nan
+    scores, order = scores.sort(descending=True)
+    found = relevant[order].cumsum(0, dtype=torch.float64)
+    last_of_its_value = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
+    place = last_of_its_value.nonzero()[:, 0]
+    found = found[place]
+    precision = found / (place + 1)
+    return ((found - torch.cat([found.new_zeros(1), found[:-1]])) * precision).sum().item() / found[-1].item()
+
+
+def best_iou(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
+    """Intersection over union at the best of 20 thresholds, evenly spaced from the smallest to the largest score; scores strictly above count.
+
+    Returns:
+        0 to 1; an empty union gives 0.
+
+    Source: reference 1.6.
+    """
+    thresholds = torch.linspace(float(scores.min()), float(scores.max()), THRESHOLDS, device=scores.device, dtype=scores.dtype)
+    relevant_count = int(relevant.sum())
+    relevant_scores = scores[relevant]
+    best = 0.0
+    for threshold in thresholds:
+        kept, hit = int((scores > threshold).sum()), int((relevant_scores > threshold).sum())
+        union = relevant_count + kept - hit
+        best = max(best, hit / union if union else 0.0)
+    return best
+
+
+def _mean_over(values: Float[Tensor, "... T"], steps: Bool[Tensor, "... T"]) -> Float[Tensor, "..."]:
+    return (values * steps).sum(dim=-1) / steps.sum(dim=-1).clamp(min=1)

@@ -1,0 +1,39 @@
+"""Batch normalisation over the global batch: the same numbers and gradients on any number of ranks, on any device and backend.
+
+torch's SyncBatchNorm needs a GPU; the tiny encoders also train in several CPU processes. Limits: every rank has equally many rows, as the
+stream gives them; chunks of a batch encoded one after the other are normalised each on its own.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, distributed, nn
+from torch.distributed.nn.functional import all_reduce
+
+
+class GlobalBatchNorm(nn.BatchNorm1d):
+    """Normalise each channel by the mean and variance over rows and cells of all ranks; by running means in evaluation.
+
+    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.training.step.gather_pairs does.
+    """
+
+    def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
+        """Normalise over every axis but the second."""
+        if not self.training or not distributed.is_initialized() or distributed.get_world_size() == 1:
+            return super().forward(x.flatten(2)).view_as(x)
+        rows = x.flatten(2)
+        ranks = distributed.get_world_size()
+        sums = torch.stack([rows.mean(dim=(0, 2)), rows.square().mean(dim=(0, 2))])
+        mean, mean_square = all_reduce(sums) / ranks
+        variance = (mean_square - mean.square()).clamp(min=0)
+        with torch.no_grad():
+            count = ranks * rows.shape[0] * rows.shape[2]
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
+        normal = (rows - mean[:, None]) * (variance[:, None] + self.eps).rsqrt()
+        return (normal * self.weight[:, None] + self.bias[:, None]).view_as(x)
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        """Any number of cells will do."""
