@@ -183,6 +183,7 @@ class EvalConfig:
     prompted_ade20k: str = setting("", "folder in the prompted-ADE20K layout")
     places_audio: str = setting("", "folder of Places Audio validation shards")
     audioset: str = setting("", "folder of AudioSet evaluation shards")
+    video: str = setting("", "a video with sound, shown with its heatmap in the report")
     gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items")
     batch_size: int = setting(32, "items encoded at once", "items")
     seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling")

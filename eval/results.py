@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,6 +38,16 @@ class Example:
     average_precision: float
     waveform: np.ndarray
     sample_rate_hz: int
+
+
+class Measured(NamedTuple):
+    """What one benchmark found: values by `variant/metric`, the same by chance, counts of items, values of each class, pictures."""
+
+    metrics: dict[str, float]
+    chance: Mapping[str, float]
+    items: Mapping[str, int]
+    per_class: Mapping[str, dict[str, float]] = MappingProxyType({})
+    examples: Sequence[Example] = ()
 
 
 @dataclass(frozen=True)

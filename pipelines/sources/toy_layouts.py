@@ -38,6 +38,7 @@ TABLES = (
     "audioset/eval_segments.csv",
     "places_audio/metadata/train.json",
     "places_audio/metadata/val.json",
+    "prompted_ade20k/class_names.csv",
     "prompted_ade20k/prompted_segmentation.csv",
 )
 
@@ -82,6 +83,7 @@ def write_tables(config: ToyWorldConfig, rows: dict[str, list[dict[str, Any]]]) 
         "audioset/class_labels_indices.csv": _csv(["index", "mid", "display_name"], [[k, label_mid(k), name] for k, name in enumerate(CLASSES)]),
         "prompted_ade20k/prompted_segmentation.csv": _csv(list(rows["prompts"][0]), [list(row.values()) for row in rows["prompts"]]),
     }
+    files["prompted_ade20k/class_names.csv"] = _csv(["ade_class_id", "name"], [[ade_class_id(k), name] for k, name in enumerate(CLASSES)])
     for part, name in _SEGMENTS.items():
         files[f"audioset/{name}"] = _segments(rows[part])
     for part, split in (("places_train", "train"), ("places_val", "val")):

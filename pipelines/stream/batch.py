@@ -65,9 +65,8 @@ class Batch:
 
 def collate(items: Sequence[Item], rejected: Counter[str] | None = None) -> Batch:
     """Stack at least one item; pictures become float and ImageNet-normalised."""
-    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return Batch(
-        frames=torch.stack([item.frame for item in items]).float().sub_(mean).div_(std),
+        frames=normalized(torch.stack([item.frame for item in items])),
         waveform=torch.from_numpy(np.stack([item.waveform for item in items])),
         audio_mask=torch.from_numpy(np.stack([item.audio_mask for item in items])),
         audio_positive_weight=torch.from_numpy(np.stack([item.audio_positive_weight for item in items])),
@@ -77,3 +76,9 @@ def collate(items: Sequence[Item], rejected: Counter[str] | None = None) -> Batc
         position=[item.position for item in items],
         rejected=Counter() if rejected is None else rejected,
     )
+
+
+def normalized(frames: torch.Tensor) -> torch.Tensor:
+    """uint8 [..., 3, H_px, W_px] to float32, ImageNet-normalised."""
+    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return frames.float().sub_(mean).div_(std)
