@@ -190,6 +190,18 @@ class EvalConfig:
     require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
 
 
+@dataclass
+class RenderConfig:
+    checkpoint: str = setting("", "run folder, step folder or from_pretrained folder")
+    video: str = setting("", "a video with sound")
+    out: str = setting("", "the mp4 to write")
+
+
+@dataclass
+class ParityConfig:
+    """Parity has no settings: every case states its own."""
+
+
 # ---------------------------------------------------------------------------------------------- the toy world
 
 
@@ -208,8 +220,3 @@ class ToyWorldConfig:
     fps: int = setting(10, "frames a second of the videos", "Hz")
     damaged_share: float = setting(0.01, "share of the training videos broken on purpose: missing, cut off or without sound")
     processes: int = setting(0, "processes that draw and speak; 0: one for each core")
-
-
-@dataclass
-class ParityConfig:
-    """Parity has no settings: every case states its own."""

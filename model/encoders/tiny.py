@@ -115,8 +115,11 @@ class _Residual(nn.Module):
 
 
 def _conv2d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(StandardizedConv2d(inputs, outputs, 3, stride, 1, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
+    # With stride 2 and an even width, cell i sees its own pixels and as many on both sides; an odd one would look half a cell up and to the left.
+    kernel, padding = (4, 1) if stride == 2 else (3, 1)
+    return nn.Sequential(StandardizedConv2d(inputs, outputs, kernel, stride, padding, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
 
 
 def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    return nn.Sequential(StandardizedConv1d(inputs, outputs, 5, stride, 2, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
+    kernel, padding = (6, 2) if stride == 2 else (5, 2)
+    return nn.Sequential(StandardizedConv1d(inputs, outputs, kernel, stride, padding, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
