@@ -99,7 +99,7 @@ def _parse_argument(argument: str) -> Any:
     from omegaconf import OmegaConf
 
     try:
-        return OmegaConf.from_dotlist([argument])
+        return OmegaConf.from_dotlist([argument + "''" if argument.endswith("=") else argument])
     except Exception as error:  # as above
         raise UsageError(f"{argument}: {' '.join(str(error).split())} (from the command line)") from None
 

@@ -76,7 +76,7 @@ def data_address(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def curve(title: str, steps: Sequence[float], values: Sequence[float]) -> str:
+def curve(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> str:
     """A small line chart as inline SVG, with its smallest and largest value, and the last one in words; points that are no numbers leave a gap."""
     width, height, left, right, top, bottom = 300, 130, 44, 8, 8, 20
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)

@@ -24,7 +24,7 @@ METRICS = {"map": "mAP", "miou": "mIoU", "pred_dis": "pred-dis", "act_dis": "act
 PICTURE_WIDTH_PX = 192
 
 
-def write_report(results: Results, folder: Path, history: Sequence[Mapping[str, float]], video: Path | None) -> Path:
+def write_report(results: Results, folder: Path, history: Sequence[Mapping[str, float | int]], video: Path | None) -> Path:
     """Write `folder/report.html`, which appears whole or not at all.
 
     Args:
@@ -153,7 +153,7 @@ def _heads(examples: Sequence[Example]) -> str:
     return f"<h2>Each head alone</h2><p class=note>The same prompt seen by each head, on one scale.</p><div class=examples>{''.join(figures)}</div>"
 
 
-def _curves(history: Sequence[Mapping[str, float]]) -> str:
+def _curves(history: Sequence[Mapping[str, float | int]]) -> str:
     if not history:
         return "<h2>Training</h2><p class=note>No history.jsonl beside this checkpoint.</p>"
     names = list(dict.fromkeys(name for line in history for name in line if name != "step"))

@@ -21,6 +21,10 @@ def test_the_command_line_wins_over_the_file_which_wins_over_the_schema(tmp_path
     assert [s.shards for s in config.stream.sources] == ["x", "z"]
 
 
+def test_nothing_behind_the_equals_sign_is_an_empty_text():
+    assert load(EvalConfig, ["checkpoint=", "out=x"]).checkpoint == ""
+
+
 def test_resolved_settings_read_back_as_they_were(tmp_path):
     config = load(TrainConfig, ["stream.sources=[{name: a, shards: x, weight: 2}]", "steps=7"])
     (tmp_path / "c.yaml").write_text(to_yaml(config))

@@ -86,7 +86,7 @@ class PromptedADE20K:
     def labels(self, size_px: int) -> Tensor:
         """int32 [N, size_px, size_px]: the class of each pixel, in the geometry of the pictures; read once."""
         if size_px not in self._labels:
-            self._labels[size_px] = torch.stack([read_labels(item.annotation, size_px) for item in self.items])
+            self._labels[size_px] = torch.stack([read_labels(item, size_px) for item in self.items])
         return self._labels[size_px]
 
     def _encode_prompts(self, model: DenseAV, device: torch.device) -> AudioFeatures:

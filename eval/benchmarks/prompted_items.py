@@ -91,9 +91,19 @@ def read_frame(path: Path, size_px: int) -> Tensor:
     return evaluation_image(_read_rgb(path), size_px)
 
 
-def read_labels(path: Path, size_px: int) -> Tensor:
-    """int32 [size_px, size_px]: the class of each pixel, in the geometry of `read_frame`, nearest neighbour; 0 is no class."""
-    rgb = _read_rgb(path).to(torch.int32)
+def read_labels(item: PromptedPicture, size_px: int) -> Tensor:
+    """int32 [size_px, size_px]: the class of each pixel, in the geometry of `read_frame`, nearest neighbour; 0 is no class.
+
+    Raises:
+        UsageError: not a picture, or of another size than the frame.
+    """
+    from PIL import Image
+
+    rgb = _read_rgb(item.annotation).to(torch.int32)
+    with Image.open(item.frame) as frame:
+        width_px, height_px = frame.size
+    if rgb.shape[-2:] != (height_px, width_px):
+        raise UsageError(f"{item.annotation} is {rgb.shape[-1]} x {rgb.shape[-2]} px, its picture {item.frame} is {width_px} x {height_px}")
     classes = (rgb[0] // 10 * 256 + rgb[1])[None]
     resized = functional.resize(classes, [size_px], interpolation=InterpolationMode.NEAREST) if min(classes.shape[-2:]) != size_px else classes
     return functional.center_crop(resized, [size_px, size_px])[0]

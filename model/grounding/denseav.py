@@ -86,8 +86,11 @@ class DenseAV(nn.Module):
         """Features of waveforms in -1..1; a step is valid where `audio_mask` (True = sound) covers it.
 
         Args:
-            generator: draws the one step that stays valid in a row without any sound; None: torch's own.
+            generator: draws the one step that stays valid in a row without any sound; None: torch's own in training, and in evaluation a
+                fixed one, so that the same sound always gives the same features.
         """
+        if generator is None and not self.training:
+            generator = torch.Generator().manual_seed(0)
         dense, cls = self.audio_projection(*self.audio_encoder(waveform))
         mask = step_mask(audio_mask, dense.shape[-1], generator)
         return AudioFeatures(dense.unflatten(1, (self.heads, -1)), mask, None if cls is None else cls.unflatten(1, (self.heads, -1)))

@@ -1,0 +1,142 @@
+"""The command that measures a model, on small real data: files, floors, requirements, exit codes."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_media import write_video
+from small_shards import write_data_set
+from test_prompted_ade20k import _write
+
+from configs.command import UsageError, run
+from configs.load import load
+from configs.schema import EvalConfig, ModelConfig
+from eval.benchmarks.gallery import Gallery
+from eval.benchmarks.retrieval import Retrieval
+from eval.run import check, main
+from model.build import build_denseav
+from model.grounding.denseav import InputSpec
+from model.hub import from_pretrained, save_pretrained
+from model.training.tracking import History
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIG = ModelConfig(channels=16, heads=2, audio_projection="audio_linear", image_pool=1)
+ALL = ["ade20k_speech", "ade20k_sound", "places_retrieval", "audioset_retrieval", "disentanglement"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """A run folder with a model of random weights, prompted pictures, two evaluation splits, a video."""
+    root = tmp_path_factory.mktemp("world")
+    torch.manual_seed(0)
+    (root / "run").mkdir()
+    save_pretrained(build_denseav(CONFIG, InputSpec(64, 1.0, 16000)), CONFIG, root / "run")
+    history = History(root / "run/history.jsonl", 0)
+    for step in (10, 20):
+        history.add(step, {"loss/total": 4.0 / step, "scale": 1.0})
+    _write(root / "prompted")
+    rng = np.random.default_rng(0)
+    write_data_set(root / "places", [6, 5], duration_s=0.8, frames=1)
+    write_data_set(root / "audioset", [12], duration_s=1.0, prefix="video", changes={3: {"flac": rng.bytes(100)}})
+    write_video(root / "a.mp4", 1.0)
+    return root
+
+
+def _arguments(world, *more):
+    return [
+        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted", f"places_audio={world}/places", f"audioset={world}/audioset",
+        f"benchmarks={ALL}", "gallery_size=11", "batch_size=4", *more,
+    ]  # fmt: skip
+
+
+def test_one_command_writes_numbers_with_their_floors_and_a_report(world, capsys):
+    assert main(load(EvalConfig, _arguments(world, f"video={world}/a.mp4"))) == 0
+    written = json.loads((world / "out/metrics.json").read_text())
+    keys = set(written["metrics"])
+    assert {"ade20k_speech/advanced/miou", "ade20k_sound/basic/map", "places_retrieval/audio_to_image/recall_at_10"} <= keys
+    assert {"audioset_retrieval/image_to_audio/recall_at_1", "disentanglement/heads/pred_dis", "disentanglement/heads/share_of_head_1"} <= keys
+    assert {"chance/ade20k_speech/basic/map", "untrained/ade20k_speech/basic/map", "shuffled_prompts/ade20k_sound/basic/map"} <= keys
+    assert all(0 <= value <= 1 for value in written["metrics"].values())
+    assert written["metrics"]["chance/places_retrieval/audio_to_image/recall_at_5"] == pytest.approx(5 / 11)
+    assert written["metrics"]["disentanglement/heads/share_of_head_0"] + written["metrics"]["disentanglement/heads/share_of_head_1"] == pytest.approx(1)
+    assert written["items"]["audioset_retrieval/left_out_bad_audio"] == 1 and written["items"]["audioset_retrieval/items"] == 11
+    report = (world / "out/report.html").read_text()
+    assert "data:video/mp4" in report and "loss/total" in report and f"{written['metrics']['ade20k_sound/basic/map']:.3f}" in report
+    assert "ade20k_sound/basic/map" in capsys.readouterr().out
+
+
+def test_the_same_model_gives_the_same_numbers_again_whatever_the_batch(world):
+    arguments = [a for a in _arguments(world, "floors=[]") if not a.startswith("batch_size")]
+    numbers = []
+    for batch_size in (3, 11):
+        main(load(EvalConfig, [*arguments, f"batch_size={batch_size}"]))
+        numbers.append(json.loads((world / "out/metrics.json").read_text())["metrics"])
+    assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)
+
+
+def test_what_was_required_and_not_reached_is_said_and_ends_with_one(world, capsys):
+    floor = "chance/ade20k_sound/basic/map"
+    require = f"require=[{{metric: ade20k_sound/basic/map, at_least: 0.0}}, {{metric: ade20k_sound/basic/map, at_least: 50, times: {floor}}}]"
+    assert main(load(EvalConfig, _arguments(world, require))) == 1
+    printed = capsys.readouterr().out
+    assert "PASS  ade20k_sound/basic/map" in printed and f"wanted >= 50 x {floor}" in printed and "1 of 2 requirements met" in printed
+    assert [r["passed"] for r in json.loads((world / "out/metrics.json").read_text())["requirements"]] == [True, False]
+
+
+def test_a_requirement_compares_with_a_number_a_sum_or_a_multiple():
+    config = load(EvalConfig, ["require=[{metric: a, at_least: 0.2}, {metric: a, at_least: 0.1, above: b}, {metric: a, at_least: 3, times: b}, {metric: c}]"])
+    outcomes = [check(requirement, {"a": 0.5, "b": 0.2}) for requirement in config.require[:3]]
+    assert [o.passed for o in outcomes] == [True, True, False]
+    with pytest.raises(UsageError, match="'c' was not measured; measured were a, b"):
+        check(config.require[3], {"a": 0.5, "b": 0.2})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"checkpoint": "/nowhere"}, "checkpoint=/nowhere: no model there"),
+        ({"checkpoint": ""}, "checkpoint= is missing"),
+        ({"benchmarks": "[vggss]"}, "vggss.*allowed are ade20k_speech"),
+        ({"benchmarks": "[]"}, "allowed are ade20k_speech"),
+        ({"audioset": ""}, "audioset= is missing"),
+        ({"places_audio": "/nowhere"}, "/nowhere"),
+        ({"prompted_ade20k": "/nowhere"}, "prompted_ade20k=/nowhere: no prompted_segmentation.csv"),
+        ({"floors": "[luck]"}, "'luck', allowed are chance, untrained, shuffled_prompts"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_is_measured(world, change, message, capsys):
+    arguments = [a for a in _arguments(world) if a.partition("=")[0] not in change]
+    assert run(EvalConfig, "doc", main, [*arguments, *(f"{k}={v}" for k, v in change.items())]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    import re
+
+    assert re.search(message, error), error
+
+
+def test_a_gallery_is_drawn_by_its_seed_and_encoded_once_for_each_model(world):
+    model = from_pretrained(world / "run")
+    gallery, again, other = (Gallery(str(world / "audioset"), 5, 4, seed) for seed in (0, 0, 1))
+    features = gallery.encode(model)
+    assert gallery.encode(model) is features
+    assert torch.equal(again.encode(model).image, features.image) and not torch.equal(other.encode(model).image, features.image)
+    assert Retrieval("audioset_retrieval", gallery).evaluate(model).items["items"] == 5
+
+
+def test_one_head_has_no_disentanglement(world, tmp_path):
+    single = ModelConfig(**(vars(CONFIG) | {"heads": 1}))
+    save_pretrained(build_denseav(single, InputSpec(64, 1.0, 16000)), single, tmp_path)
+    arguments = [a for a in _arguments(world, "floors=[]") if not a.startswith(("checkpoint", "out"))]
+    assert main(load(EvalConfig, [*arguments, f"checkpoint={tmp_path}", f"out={tmp_path}"])) == 0
+    assert not any(key.startswith("disentanglement") for key in json.loads((tmp_path / "metrics.json").read_text())["metrics"])
+
+
+@pytest.mark.slow
+def test_the_command_runs_as_a_process_of_its_own(world):
+    done = subprocess.run([sys.executable, "-m", "eval.run", *_arguments(world, "floors=[chance]")], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert "report:" in done.stdout
