@@ -30,7 +30,7 @@ def main(config: TrainConfig) -> int:
 
     # ---- the parts
     folder = Path(config.out) / config.name
-    accelerator = Accelerator(log_with=tracker_names(config.tracker), project_dir=folder)
+    accelerator = Accelerator(log_with=tracker_names(config.tracker) or None, project_dir=folder)
     rank, world_size, on_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if config.batch_size % world_size:
         raise UsageError(f"batch_size={config.batch_size} (global) must be a multiple of the {world_size} processes launched")
@@ -93,7 +93,7 @@ def main(config: TrainConfig) -> int:
         accelerator.free_memory()
     bar.close()
     accelerator.end_training()
-    accelerator.print(f"trained {config.steps} steps: {folder}")
+    accelerator.print(f"trained {config.steps} steps on {world_size} process{'' if world_size == 1 else 'es'}: {folder}")
     return 0
 
 

@@ -78,7 +78,7 @@ def _statistics(inputs: ObjectiveInputs) -> dict[str, Tensor]:
     """Share of the valid audio steps whose most similar cell of their own image is one of each head's; all shares add up to 1."""
     volume = paired_volume(inputs.audio, inputs.image, inputs.audio_mask)
     winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[inputs.audio_mask]
-    return {f"heads/share/head_{k}": (winner == k).float().mean() for k in range(volume.shape[1])}
+    return {f"heads/share_of_head_{k}": (winner == k).float().mean() for k in range(volume.shape[1])}
 
 
 def seed_of(*parts: int) -> int:
