@@ -30,7 +30,8 @@ def main(config: TrainConfig) -> int:
 
     # ---- the parts
     folder = Path(config.out) / config.name
-    accelerator = Accelerator(log_with=tracker_names(config.tracker) or None, project_dir=folder)
+    on_cpu = not torch.accelerator.is_available()  # several processes on the CPU: the launcher tells its own kind of GPU processes only
+    accelerator = Accelerator(cpu=on_cpu, log_with=tracker_names(config.tracker) or None, project_dir=folder)
     rank, world_size, on_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
     if config.batch_size % world_size:
         raise UsageError(f"batch_size={config.batch_size} (global) must be a multiple of the {world_size} processes launched")

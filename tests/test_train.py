@@ -45,7 +45,9 @@ def settings(tmp_path_factory):
 
 def _command(settings, out, *more, accelerate=None):
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(accelerate)] if accelerate else [sys.executable]
-    return [*launch, "train.py", *settings, f"out={out}", "name=a", *more]
+    replaced = {text.split("=")[0] for text in more}
+    kept = [text for text in settings if text.split("=")[0] not in replaced]
+    return [*launch, "train.py", *kept, f"out={out}", "name=a", *more]
 
 
 def _run(*arguments, **keywords):
@@ -132,5 +134,5 @@ def test_two_processes_make_the_same_steps_as_one_and_either_goes_on_where_the_o
 @pytest.mark.slow
 def test_a_batch_that_the_processes_do_not_divide_is_refused(settings, tmp_path):
     (tmp_path / "two.yaml").write_text(TWO_PROCESSES)
-    done = _run([s for s in settings if not s.startswith("batch_size")], tmp_path, "batch_size=7", accelerate=tmp_path / "two.yaml")
+    done = _run(settings, tmp_path, "batch_size=7", accelerate=tmp_path / "two.yaml")
     assert done.returncode != 0 and "batch_size=7" in done.stderr

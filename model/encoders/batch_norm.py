@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, distributed, nn
-from torch.distributed.nn.functional import all_reduce
+from torch import Tensor, nn
+
+from model.collectives import sum_over_ranks, world_size
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
     """Normalise each channel by the mean and variance over rows and cells of all ranks; by running means in evaluation.
 
-    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.training.step.gather_pairs does.
+    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.collectives.gather_pairs does.
     """
 
     def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
         """Normalise over every axis but the second."""
-        if not self.training or not distributed.is_initialized() or distributed.get_world_size() == 1:
+        ranks = world_size()
+        if not self.training or ranks == 1:
             return super().forward(x.flatten(2)).view_as(x)
         rows = x.flatten(2)
-        ranks = distributed.get_world_size()
         sums = torch.stack([rows.mean(dim=(0, 2)), rows.square().mean(dim=(0, 2))])
-        mean, mean_square = all_reduce(sums) / ranks
+        mean, mean_square = sum_over_ranks(sums) / ranks
         variance = (mean_square - mean.square()).clamp(min=0)
         with torch.no_grad():
             count = ranks * rows.shape[0] * rows.shape[2]

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.schema import LossConfig
+from model.collectives import gather_pairs
 from model.grounding.denseav import ScoreSettings
 from model.grounding.losses import ObjectiveInputs, objective, scale_of, total
 from model.grounding.masks import step_weight
@@ -85,19 +86,3 @@ def seed_of(*parts: int) -> int:
     """A 63-bit seed from whole numbers such as (seed, step, rank); neighbours give unrelated streams."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
-
-
-def gather_pairs(local: Tensor) -> Tensor:
-    """All ranks' rows in the order of the global batch (row p lives on rank p mod R), with gradient; the input itself on one process."""
-    import torch.distributed as distributed
-
-    if not distributed.is_available() or not distributed.is_initialized() or distributed.get_world_size() == 1:
-        return local
-    if not local.requires_grad:
-        parts = [torch.empty_like(local) for _ in range(distributed.get_world_size())]
-        distributed.all_gather(parts, local.contiguous())
-    else:
-        from torch.distributed.nn.functional import all_gather
-
-        parts = all_gather(local)
-    return torch.stack(tuple(parts), dim=1).flatten(0, 1)
