@@ -103,6 +103,7 @@ class ModelConfig:
     audio_encoder: str = setting("tiny", "audio encoder: tiny")
     image_projection: str = setting("image_linear", "image_linear")
     audio_projection: str = setting("audio_sa_3_3_pool_2", "audio_sa_3_3_pool_2 (published) or audio_linear")
+    projection_gain: float = setting(1.0, "factor on the initial weights of linear projections: similarities start at its square")
     channels: int = setting(384, "channels of both projected features, all heads together")
     heads: int = setting(1, "K, groups of channels compared separately")
     image_pool: int = setting(2, "average pooling of the image grid in training; 1: none")

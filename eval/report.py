@@ -10,7 +10,7 @@ from typing import Any
 
 from eval.figures import curve, data_address, enlarged, image_tag, outlined, overlay
 from eval.results import Example, Requirement, Results
-from pipelines.build.shards import whole_file
+from pipelines.whole_file import whole_file
 
 FLOORS = {"shuffled_prompts": "prompts shuffled", "untrained": "untrained", "chance": "chance"}
 TASKS = {

@@ -106,7 +106,7 @@ def check(requirement: RequirementConfig, metrics: Mapping[str, float]) -> Requi
 
 def write_metrics(results: Results, path: Path) -> None:
     """metrics.json: values, counts, requirements, classes and where they come from; it appears whole or not at all."""
-    from pipelines.build.shards import whole_file
+    from pipelines.whole_file import whole_file
 
     content = {
         "metrics": dict(sorted(results.metrics.items())),

@@ -36,15 +36,18 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     _choose("model.head_aggregation", config.head_aggregation, HEAD_AGGREGATIONS)
     if config.audio_projection == "audio_sa_3_3_pool_2" and config.channels % 6:
         raise UsageError(f"model.channels={config.channels}: audio_sa_3_3_pool_2 has 6 attention heads, so give a multiple of 6")
+    if config.projection_gain != 1 and config.audio_projection != "audio_linear":
+        raise UsageError(f"model.projection_gain={config.projection_gain} is for model.audio_projection=audio_linear, here it is {config.audio_projection}")
     image_encoder = _choose("model.image_encoder", config.image_encoder, IMAGE_ENCODERS)(inputs)
     audio_encoder = _choose("model.audio_encoder", config.audio_encoder, AUDIO_ENCODERS)(inputs)
     image_projection = _choose("model.image_projection", config.image_projection, IMAGE_PROJECTIONS)
     audio_projection = _choose("model.audio_projection", config.audio_projection, AUDIO_PROJECTIONS)
+    gain = {} if config.projection_gain == 1 else {"gain": config.projection_gain}
     return DenseAV(
         image_encoder,
         audio_encoder,
-        image_projection(image_encoder.channels, config.channels, config.use_cls),
-        audio_projection(audio_encoder.channels, config.channels),
+        image_projection(image_encoder.channels, config.channels, config.use_cls, **gain),
+        audio_projection(audio_encoder.channels, config.channels, **gain),
         heads=config.heads,
         image_pool=config.image_pool,
         inputs=inputs,

@@ -1,5 +1,6 @@
 """One shard, and the process that decodes for it: what lies in the tar, what survives a decoder's death, what a limit does."""
 
+import contextlib
 import io
 import json
 import os
@@ -16,9 +17,10 @@ from small_media import write_video
 
 from configs.schema import DecodeConfig
 from pipelines.build.rows import write_rows
-from pipelines.build.shards import BuildJob, build_shard, file_sha256, temporary_path, whole_file
+from pipelines.build.shards import BuildJob, build_shard, file_sha256
 from pipelines.build.worker import DecodingProcess, Stopped
 from pipelines.manifest import Clip, RejectedClip
+from pipelines.whole_file import temporary_path, whole_file
 
 SETTINGS = DecodeConfig(frames_per_clip=3, short_side_px=48, cpu_limit_s=20)
 
@@ -130,8 +132,10 @@ def test_a_clip_that_kills_its_process_twice_is_rejected_as_crashed_and_the_next
 
     def kill_whoever_decodes():
         while not stop.is_set():
-            if process._process is not None:
-                os.kill(process._process.pid, signal.SIGSEGV)
+            current = process._process
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                if current is not None:
+                    os.kill(current.pid, signal.SIGSEGV)
             time.sleep(0.001)
 
     killer = threading.Thread(target=kill_whoever_decodes)
@@ -159,9 +163,10 @@ def test_a_process_that_does_not_answer_is_rejected_as_timed_out(media):
 
     def freeze():
         while not done.is_set():
-            if process._process is not None and process._process.pid not in stopped:
-                stopped.add(process._process.pid)
-                os.kill(process._process.pid, signal.SIGSTOP)
+            current = process._process
+            if current is not None and current.pid not in stopped:
+                stopped.add(current.pid)
+                os.kill(current.pid, signal.SIGSTOP)
             time.sleep(0.001)
 
     freezer = threading.Thread(target=freeze)

@@ -28,15 +28,17 @@ class ImageLinear(nn.Module):
         in_channels: of the encoder.
         out_channels: of the shared space, all heads together.
         use_cls: class tokens enter the scores; otherwise their map gets no gradient, so it is frozen.
+        gain: factor on the initial map.
 
     Source: reference 1.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, use_cls: bool = False) -> None:
+    def __init__(self, in_channels: int, out_channels: int, use_cls: bool = False, gain: float = 1.0) -> None:
         super().__init__()
         self.norm = ChannelNorm(in_channels, eps=EPS)
         self.patch_layer = nn.Conv2d(in_channels, out_channels, kernel_size=1)
         self.class_layer = nn.Linear(in_channels, out_channels).requires_grad_(use_cls)
+        _scale(self.patch_layer, gain)
 
     def forward(self, dense: Float[Tensor, "V C H W"], cls: Float[Tensor, "V C"] | None = None) -> tuple[Float[Tensor, "V D H W"], Float[Tensor, "V D"] | None]:
         """Project patches and class tokens; None stays None."""
@@ -44,12 +46,17 @@ class ImageLinear(nn.Module):
 
 
 class AudioLinear(nn.Module):
-    """`audio_linear`: normalise the channels, then one linear map for every step. For small encoders; it has no class token."""
+    """`audio_linear`: normalise the channels, then one linear map for every step. For small encoders; it has no class token.
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    Args:
+        in_channels, out_channels, gain: as of ImageLinear.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, gain: float = 1.0) -> None:
         super().__init__()
         self.norm = ChannelNorm(in_channels, eps=EPS)
         self.layer = nn.Conv1d(in_channels, out_channels, kernel_size=1)
+        _scale(self.layer, gain)
 
     def forward(self, dense: Float[Tensor, "A C T"], cls: None = None) -> tuple[Float[Tensor, "A D T"], None]:
         """Project every step; T stays."""
@@ -93,6 +100,12 @@ class AudioSelfAttentionPool(nn.Module):
         steps = self.reduce_again(self.reduce(self.norm(dense)))
         mixed = self.block(torch.cat([token[:, None], steps.transpose(1, 2)], dim=1))
         return mixed[:, 1:].transpose(1, 2), mixed[:, 0]
+
+
+@torch.no_grad()
+def _scale(layer: nn.Module, gain: float) -> None:
+    for parameter in layer.parameters():
+        parameter.mul_(gain)
 
 
 # Our name of a part -> the reference's, inside its "aligner". The class vector is `audio_cls` beside the aligner there.

@@ -25,9 +25,10 @@ from configs.load import changed_keys
 from configs.schema import BuildConfig
 from pipelines.build.executors import build_locally
 from pipelines.build.rows import RowTable, write_rows
-from pipelines.build.shards import BuildJob, temporary_path, whole_file
+from pipelines.build.shards import BuildJob
 from pipelines.manifest import is_id
 from pipelines.sources import audioset, folder, places_audio
+from pipelines.whole_file import temporary_path, whole_file
 
 FORMAT = 1
 SOURCES = {"audioset": audioset.rows, "places_audio": places_audio.rows, "folder": folder.rows}

@@ -6,13 +6,11 @@ after the tar is: both appear by write-to-temporary, fsync, rename.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +19,7 @@ from configs.schema import DecodeConfig
 from pipelines.build.rows import RowTable
 from pipelines.build.worker import DecodingProcess
 from pipelines.manifest import Rejected, RejectedClip
+from pipelines.whole_file import whole_file
 
 
 @dataclass(frozen=True)
@@ -91,31 +90,6 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file, in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears under its name only when it is complete and on disk; on an error nothing appears."""
-    temporary = temporary_path(path)
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; what a killed build left there is overwritten by the next."""
-    return path.with_name(f".{path.name}.tmp")
 
 
 def _add(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,6 @@ Codecs run on one thread, so the same input gives the same bytes. Limits: pictur
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from pipelines.sources.toy_sound import SAMPLE_RATE_HZ
+from pipelines.whole_file import whole_file
 
 
 def write_once(path: Path, make: Callable[[], bytes]) -> None:
@@ -24,13 +24,9 @@ def write_once(path: Path, make: Callable[[], bytes]) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file under another name and move it in place, so that `path` is whole at any time."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
+    """Write a file that is whole at any time."""
+    with whole_file(path) as file:
         file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def jpeg(image: np.ndarray, quality: int) -> bytes:

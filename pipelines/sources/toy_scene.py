@@ -124,7 +124,7 @@ def scene(rng: np.random.Generator, size_px: int = 128, kinds: tuple[int, ...] =
     chosen = [*kinds, *(int(k) for k in others[: count - len(kinds)])]
     placed: list[tuple[float, float, float]] = []
     things = [_named_thing(kind, rng, placed) for kind in chosen]
-    things += [_distractor(rng, placed) for _ in range(rng.integers(3, 6))]
+    things += [_distractor(rng, placed) for _ in range(rng.integers(2, 5))]
     texture = str(rng.choice(_UNSEEN_BACKGROUNDS if unseen_background else _BACKGROUNDS))
     light = _light(rng, size_px)
     return Scene(
@@ -178,7 +178,7 @@ _SHARE_OF_THREE = 0.8
 
 def _named_thing(kind: int, rng: np.random.Generator, placed: list[tuple[float, float, float]]) -> Thing:
     colour, shape = CLASSES[kind].split()
-    return _thing(kind, shape, COLOURS[colour], float(rng.uniform(0.12, 0.19)), rng, placed)
+    return _thing(kind, shape, COLOURS[colour], float(rng.uniform(0.15, 0.21)), rng, placed)
 
 
 def _distractor(rng: np.random.Generator, placed: list[tuple[float, float, float]]) -> Thing:
@@ -187,7 +187,7 @@ def _distractor(rng: np.random.Generator, placed: list[tuple[float, float, float
         shape, colour = str(rng.choice(_NAMELESS_SHAPES)), list(COLOURS.values())[rng.integers(len(COLOURS))]
     else:
         shape, colour = str(rng.choice(SHAPES)), _NAMELESS_COLOURS[rng.integers(len(_NAMELESS_COLOURS))]
-    return _thing(NO_CLASS, shape, colour, float(rng.uniform(0.08, 0.15)), rng, placed)
+    return _thing(NO_CLASS, shape, colour, float(rng.uniform(0.07, 0.13)), rng, placed)
 
 
 def _thing(kind: int, shape: str, colour: tuple[float, float, float], radius: float, rng: np.random.Generator, placed: list) -> Thing:
