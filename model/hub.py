@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import re
 from pathlib import Path
 
 import torch
@@ -16,11 +18,23 @@ from model.grounding.denseav import DenseAV, InputSpec
 
 def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
     """Write the weights and what is needed to build the model again into an existing folder."""
-    from safetensors.torch import save_file
-
     description = {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
     (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    """Write tensors on the CPU as safetensors; a disk that is full or refuses is an OSError, not the library's own error."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:
+        number = re.search(r"os error (\d+)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
 
 
 def from_pretrained(folder: str | Path) -> DenseAV:

@@ -12,6 +12,7 @@ from configs.load import load
 from configs.schema import ModelConfig, OptimConfig, TrainConfig
 from model.build import build_denseav
 from model.grounding.denseav import InputSpec
+from model.hub import save_tensors
 from model.training import checkpoint
 from model.training.optim import clip_each_parameter, freeze_for_phase, learning_rate, make_optimizer, phases_from
 from model.training.step import seed_of
@@ -195,3 +196,8 @@ def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):
 
 def test_seeds_of_neighbouring_steps_and_ranks_differ():
     assert len({seed_of(s, t, r) for s in range(4) for t in range(50) for r in range(4)}) == 800
+
+
+def test_a_disk_that_refuses_the_weights_is_an_error_of_the_disk(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        save_tensors({"a": torch.zeros(3)}, tmp_path / "no such folder" / "a.safetensors")

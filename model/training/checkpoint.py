@@ -27,7 +27,7 @@ from configs.command import UsageError
 from configs.load import changed_keys, load, to_yaml
 from configs.schema import TrainConfig
 from model.grounding.denseav import DenseAV
-from model.hub import save_pretrained
+from model.hub import save_pretrained, save_tensors
 
 # A resumed run may change these: they move no number of the steps already made.
 FREE_KEYS = ("steps", "out", "name", "log_every_steps", "tracker", "checkpoint", "stream.workers", "stream.prefetch_batches", "stream.max_rejected_share")
@@ -53,8 +53,6 @@ def save(
     Raises:
         OSError: no room, no rights; nothing half-written is left.
     """
-    from safetensors.torch import save_file
-
     final = root / f"step_{step:08d}"
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
@@ -69,7 +67,7 @@ def save(
     }
     try:
         save_pretrained(model, config.model, temporary)
-        save_file(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
+        save_tensors(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
         (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
         hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
         (temporary / "manifest.json").write_text(json.dumps(hashes, indent=2) + "\n")

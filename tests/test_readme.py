@@ -1,0 +1,85 @@
+"""README.md tells the truth: its tree is the one on disk, its commands exist with these settings, the files it names are there."""
+
+import importlib.util
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from configs import schema
+from configs.load import load
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+SCHEMAS = {
+    "pipelines.sources.toy_world": schema.ToyWorldConfig,
+    "pipelines.build": schema.BuildConfig,
+    "pipelines.verify": schema.VerifyConfig,
+    "train.py": schema.TrainConfig,
+    "eval.run": schema.EvalConfig,
+    "eval.render": schema.RenderConfig,
+    "eval.parity": schema.ParityConfig,
+}
+BARE_WORDS = {"pipelines.verify", "eval.parity"}  # take a folder
+
+
+def _tree() -> dict[str, str]:
+    """Paths of the tree with their descriptions."""
+    (block,) = [text for _, text in BLOCKS if text.startswith("train.py ")]
+    paths, folder = {}, ""
+    for line in block.splitlines():
+        name, _, text = line.strip().partition(" ")
+        if not line.startswith(" "):
+            folder = name if name.endswith("/") else ""
+        if name.endswith("/") and not text:
+            continue
+        paths[(folder + name) if line.startswith(" ") else name] = text.strip()
+    return paths
+
+
+def _commands() -> list[list[str]]:
+    """Words of every command in a bash block, comments left out."""
+    lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def test_every_path_of_the_tree_is_there_and_said_in_a_line():
+    for path, text in _tree().items():
+        assert (ROOT / path).exists(), path
+        assert len(text) >= 3, path
+
+
+def test_every_file_of_the_house_is_in_the_tree():
+    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    files = [path for path in listed.stdout.split() if (ROOT / path).exists()]
+    hidden = ("__init__.py", ".ci/", ".gitignore", "README.md", "tests/")
+    missing = [path for path in files if path not in _tree() and not path.endswith(hidden[0]) and not path.startswith(hidden[1:])]
+    assert not missing
+
+
+def test_there_are_commands_to_check():
+    assert {"make", "python", "accelerate"} <= {words[0] for words in _commands()}
+
+
+@pytest.mark.parametrize("words", _commands(), ids=" ".join)
+def test_every_command_exists_and_takes_its_settings(words):
+    if words[0] == "make":
+        assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        return
+    if words[:3] == ["accelerate", "launch", "--config_file"]:
+        assert (ROOT / words[3]).is_file()
+        words = ["python", *words[4:]]
+    assert words[0] == "python"
+    name, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
+    assert (ROOT / name).is_file() or importlib.util.find_spec(name)
+    load(SCHEMAS[name], arguments if name not in BARE_WORDS else [])
+
+
+def test_every_file_that_is_named_is_there():
+    names = set(re.findall(r"`([\w/]+\.(?:py|lock|css|md))`", README))
+    assert len(names) > 8
+    for name in names:
+        assert (ROOT / name).exists() or list(ROOT.glob(f"*/*/{name}")) or list(ROOT.glob(f"*/{name}")), name
