@@ -32,16 +32,26 @@ $(READY): requirements.lock
 	    || say "could not install the packages: $$(grep -iE 'no space|failed|error|dns' $$log | head -n 1); run make again to go on; details in $$log"
 	touch $@
 
+define TOY_SHARDS
+$(PY) -m pipelines.sources.toy_world out=data/toy
+for split in train eval; do
+    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=audioset source.root=data/toy/audioset source.split=$$split out=data/toy/shards/audioset_$$split
+done
+for split in train val; do
+    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=places_audio source.root=data/toy/places_audio source.split=$$split out=data/toy/shards/places_audio_$$split
+done
+endef
+LAUNCH := .venv/bin/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py
+
 demo: $(READY)
-	@$(PY) -m pipelines.sources.toy_world out=data/toy
-	for split in train eval; do
-	    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=audioset source.root=data/toy/audioset source.split=$$split out=data/toy/shards/audioset_$$split
-	done
-	for split in train val; do
-	    $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=places_audio source.root=data/toy/places_audio source.split=$$split out=data/toy/shards/places_audio_$$split
-	done
-	.venv/bin/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py config=configs/train/toy.yaml name=demo
+	@$(TOY_SHARDS)
+	$(LAUNCH) config=configs/train/toy.yaml name=demo
 	$(PY) -m eval.run config=configs/eval/toy.yaml checkpoint=runs/demo out=runs/demo
+
+findings: $(READY)
+	@$(TOY_SHARDS)
+	$(LAUNCH) config=configs/train/findings.yaml name=findings
+	$(PY) -m eval.run config=configs/eval/findings.yaml checkpoint=runs/findings out=runs/findings
 
 test: $(READY)
 	@$(PY) -m pytest -m "not slow and not gpu" tests
