@@ -18,11 +18,12 @@ def main(config: TrainConfig) -> int:
     """Build the parts, then load, step, log and save until the last step."""
     import torch
     from accelerate import Accelerator
+    from accelerate.utils import broadcast_object_list
     from tqdm import tqdm
 
     from model.build import build_denseav
     from model.grounding.denseav import InputSpec
-    from model.training.checkpoint import newest_checkpoint, prune, read_state, restore, save
+    from model.training.checkpoint import newest_checkpoint, prune, read_state, restore, save, set_aside_newer
     from model.training.optim import clip_each_parameter, freeze_for_phase, learning_rate, make_optimizer, phases_from, set_learning_rate
     from model.training.step import forward_loss, seed_of
     from model.training.tracking import History, Meter, tracker_names
@@ -41,7 +42,7 @@ def main(config: TrainConfig) -> int:
     learnable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
 
     # ---- where the run stands
-    newest = newest_checkpoint(folder / "checkpoints")
+    newest = broadcast_object_list([newest_checkpoint(folder / "checkpoints") if on_main else None])[0]
     state = read_state(newest, config, stream.fingerprint) if newest else {"step": 0, "phase": None}
     start = state["step"]
     if newest:
@@ -49,8 +50,9 @@ def main(config: TrainConfig) -> int:
     if on_main:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(to_yaml(config))
+        set_aside_newer(folder / "checkpoints", start)
     history = History(folder / "history.jsonl", start) if on_main else None
-    accelerator.init_trackers("denseav", config={"yaml": to_yaml(config)})
+    accelerator.init_trackers("denseav", config={"yaml": to_yaml(config)}, init_kwargs={"wandb": {"name": config.name, "dir": str(folder)}})
 
     # ---- the loop
     batches = stream.batches(rank, world_size, start_step=start)
@@ -70,6 +72,7 @@ def main(config: TrainConfig) -> int:
                 batch = next(batches).to(accelerator.device)
             torch.manual_seed(seed_of(config.seed, step, rank))
             output = forward_loss(wrapped, batch, model.score_settings, config.loss, seed_of(config.seed, step))
+            output.check_finite(step + 1, batch.id)
             accelerator.backward(output.loss)
             accelerator.unscale_gradients(prepared)
             grad_norm = clip_each_parameter(model.parameters(), config.optim.max_parameter_norm)
@@ -94,7 +97,7 @@ def main(config: TrainConfig) -> int:
         accelerator.free_memory()
     bar.close()
     accelerator.end_training()
-    accelerator.print(f"trained {config.steps} steps on {world_size} process{'' if world_size == 1 else 'es'}: {folder}")
+    accelerator.print(f"trained {max(start, config.steps)} steps on {world_size} process{'' if world_size == 1 else 'es'}: {folder}")
     return 0
 
 

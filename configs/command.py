@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import sys
 from collections.abc import Callable, Sequence
 
 
 class UsageError(ValueError):
     """A user's mistake, told in one line: the value, what is allowed, where it came from."""
+
+
+class RunFailed(RuntimeError):
+    """A run that cannot go on, through no mistake in its settings; told in one line, exit code 1."""
 
 
 def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[str] | None = None, positional: Sequence[str] = ()) -> int:
@@ -22,7 +28,7 @@ def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[
         positional: names of required arguments given without `key=`, passed to body in order.
 
     Returns:
-        0, 1 or 2. A UsageError prints one line on stderr and gives 2; Ctrl-C gives 130; a closed pipe gives 0.
+        0, 1 or 2. A UsageError prints one line on stderr and gives 2, a RunFailed 1; Ctrl-C gives 130; a closed pipe 141.
     """
     from configs.load import describe, load
 
@@ -40,18 +46,28 @@ def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[
     except UsageError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except RunFailed as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted: run the same command again to go on", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 0
+            return 128 + signal.SIGPIPE
         if error.errno not in _MACHINE_ERRORS:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(f"error: {error.strerror}{where}: make room or give another folder, then run the same command again", file=sys.stderr)
+        where = f": {error.filename}" if error.filename else ""
+        print(f"error: {error.strerror}{where}; {_MACHINE_ERRORS[error.errno]}, then run the same command again", file=sys.stderr)
         return 1
 
 
-_MACHINE_ERRORS = {28: "no space left", 30: "read-only file system", 122: "disk quota exceeded", 13: "permission denied"}
+_MACHINE_ERRORS = {
+    errno.ENOSPC: "make room or give another folder",
+    errno.EDQUOT: "make room or give another folder",
+    errno.EROFS: "give a folder that can be written",
+    errno.EACCES: "ask for the right to use it or give another folder",
+    errno.EEXIST: "a file is where a folder belongs: give another folder",
+    errno.ENOTDIR: "a file is where a folder belongs: give another folder",
+}

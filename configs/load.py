@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import math
 import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
         An instance of `schema` (plain dataclasses, no OmegaConf objects).
 
     Raises:
-        UsageError: a key that is not in the schema, a value of the wrong type, a missing or broken file, an argument given twice.
+        UsageError: a key that is not in the schema, a value of the wrong type or out of its range, a missing or broken file, an argument given twice.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -49,7 +50,12 @@ def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
         except OmegaConfBaseException as error:
             key = getattr(error, "full_key", None) or next(iter(_leaf_keys(layer)), "")
             raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {origin})") from None
-    return OmegaConf.to_object(merged)
+    try:
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}") from None
+    _check_ranges(config)
+    return config
 
 
 def to_yaml(config: Any) -> str:
@@ -151,6 +157,17 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.F
             yield from _fields(hints[f.name], f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, f
+
+
+def _check_ranges(config: Any, prefix: str = "") -> None:
+    for f in dataclasses.fields(config):
+        value, key = getattr(config, f.name), prefix + f.name
+        for item, name in [(value, key)] if not isinstance(value, list) else [(item, f"{key}.{number}") for number, item in enumerate(value)]:
+            if dataclasses.is_dataclass(item):
+                _check_ranges(item, name + ".")
+        least, most = f.metadata["least"], f.metadata["most"]
+        if least is not None and not least <= value <= (math.inf if most is None else most):  # NaN is in no range
+            raise UsageError(f"{key}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
 
 
 def _check_key(schema: type, key: str, origin: str) -> None:

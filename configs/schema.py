@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 
-def setting(default: Any, meaning: str, unit: str = "") -> Any:
-    """A dataclass field with its meaning and unit attached, for `--help` and for error lines."""
-    metadata = {"meaning": meaning, "unit": unit}
+def setting(default: Any, meaning: str, unit: str = "", least: float | None = None, most: float | None = None) -> Any:
+    """A dataclass field with its meaning, unit and range attached, for `--help` and for error lines; configs.load refuses what is out of range."""
+    metadata = {"meaning": meaning, "unit": unit, "least": least, "most": most}
     if isinstance(default, (list, dict, type)):
         make = default if isinstance(default, type) else lambda: type(default)(default)
         return field(default_factory=make, metadata=metadata)
@@ -30,14 +30,14 @@ class SourceConfig:
 
 @dataclass
 class DecodeConfig:
-    frames_per_clip: int = setting(10, "frames kept of each video clip, evenly spaced by presentation time", "frames")
-    short_side_px: int = setting(256, "short side of a stored frame; larger frames are reduced, smaller ones kept", "px")
-    jpeg_quality: int = setting(90, "JPEG quality of stored frames, 1 to 100")
-    sample_rate_hz: int = setting(16000, "sample rate of the stored mono waveform", "Hz")
+    frames_per_clip: int = setting(10, "frames kept of each video clip, evenly spaced by presentation time", "frames", least=1, most=1000)
+    short_side_px: int = setting(256, "short side of a stored frame; larger frames are reduced, smaller ones kept", "px", least=1, most=8192)
+    jpeg_quality: int = setting(90, "JPEG quality of stored frames, 1 to 100", least=1, most=100)
+    sample_rate_hz: int = setting(16000, "sample rate of the stored mono waveform", "Hz", least=1000, most=192000)
     audio_format: str = setting("flac", "flac (lossless, small) or wav (PCM16, larger, needs no decoding)")
-    min_duration_s: float = setting(0.5, "shorter clips are rejected", "s")
-    max_duration_s: float = setting(30.0, "longer clips are cut to this from their start", "s")
-    cpu_limit_s: float = setting(120.0, "processor time one clip may take before it is rejected", "s")
+    min_duration_s: float = setting(0.5, "shorter clips are rejected", "s", least=0.1, most=3600)
+    max_duration_s: float = setting(30.0, "longer clips are cut to this from their start", "s", least=0.1, most=3600)
+    cpu_limit_s: float = setting(120.0, "processor time one clip may take before it is rejected", "s", least=0.01, most=86400)
 
 
 @dataclass
@@ -45,10 +45,10 @@ class BuildConfig:
     source: SourceConfig = setting(SourceConfig, "the raw data")
     decode: DecodeConfig = setting(DecodeConfig, "from media to frames and waveform")
     out: str = setting("", "folder the shards are written to")
-    clips_per_shard: int = setting(1000, "rows dealt to each shard", "clips")
-    seed: int = setting(0, "seed of the row order")
+    clips_per_shard: int = setting(1000, "rows dealt to each shard", "clips", least=1)
+    seed: int = setting(0, "seed of the row order", least=0)
     executor: str = setting("local", "where shards are built: local (a process pool)")
-    processes: int = setting(0, "processes of the local executor; 0: one for each core")
+    processes: int = setting(0, "processes of the local executor; 0: one for each core", least=0)
 
 
 @dataclass
@@ -68,29 +68,29 @@ class StreamSourceConfig:
 
 @dataclass
 class AugmentConfig:
-    crop_scale_min: float = setting(0.08, "smallest area of a random resized crop, as a share of the image; 1.0: centre crop only")
-    flip_probability: float = setting(0.5, "probability of a horizontal flip")
-    color_jitter: float = setting(0.2, "strength of brightness, contrast, saturation and hue jitter; 0: none")
-    grayscale_probability: float = setting(0.1, "probability of a grey image")
-    quad_mixup_probability: float = setting(0.1, "probability of a 2x2 grid of the image and three others")
+    crop_scale_min: float = setting(0.08, "smallest area of a random resized crop, as a share of the image; 1.0: centre crop only", least=0, most=1)
+    flip_probability: float = setting(0.5, "probability of a horizontal flip", least=0, most=1)
+    color_jitter: float = setting(0.2, "strength of brightness, contrast, saturation and hue jitter; 0: none", least=0, most=0.5)
+    grayscale_probability: float = setting(0.1, "probability of a grey image", least=0, most=1)
+    quad_mixup_probability: float = setting(0.1, "probability of a 2x2 grid of the image and three others", least=0, most=1)
     splice_min_s: float = setting(1.0, "shortest stretch of another clip spliced into the waveform", "s")
-    splice_max_s: float = setting(4.0, "longest such stretch; 0: no splicing", "s")
-    splice_fade_min_s: float = setting(0.5, "shortest cross-fade of a splice; it is a quarter of the splice where that is longer, half at most", "s")
-    extra_mask_probability: float = setting(0.5, "probability of keeping only one random window of the waveform")
-    extra_mask_min_s: float = setting(0.5, "shortest such window", "s")
+    splice_max_s: float = setting(4.0, "longest such stretch; 0: no splicing", "s", least=0)
+    splice_fade_min_s: float = setting(0.5, "shortest cross-fade of a splice; it is a quarter of the splice where that is longer, half at most", "s", least=0)
+    extra_mask_probability: float = setting(0.5, "probability of keeping only one random window of the waveform", least=0, most=1)
+    extra_mask_min_s: float = setting(0.5, "shortest such window", "s", least=0)
 
 
 @dataclass
 class StreamConfig:
     sources: list[StreamSourceConfig] = setting([], "the data sets mixed into one stream")
-    image_size_px: int = setting(224, "side of the square training image", "px")
-    clip_duration_s: float = setting(10.2625, "length every waveform is cut or padded to", "s")
-    sample_rate_hz: int = setting(16000, "sample rate the shards must have", "Hz")
-    lanes: int = setting(64, "lanes the shards are dealt to; fewer when there are few shards")
-    window_clips: int = setting(2000, "clips of a lane shuffled together", "clips")
-    workers: int = setting(2, "loader processes of each rank; 0: load in the training process")
-    prefetch_batches: int = setting(4, "batches each worker keeps ready", "batches")
-    max_rejected_share: float = setting(0.01, "the run stops when more than this share of clips cannot be read")
+    image_size_px: int = setting(224, "side of the square training image", "px", least=1)
+    clip_duration_s: float = setting(10.2625, "length every waveform is cut or padded to", "s", least=0.05)
+    sample_rate_hz: int = setting(16000, "sample rate the shards must have", "Hz", least=1000, most=192000)
+    lanes: int = setting(64, "lanes the shards are dealt to; fewer when there are few shards", least=1)
+    window_clips: int = setting(2000, "clips of a lane shuffled together", "clips", least=1)
+    workers: int = setting(2, "loader processes of each rank; 0: load in the training process", least=0)
+    prefetch_batches: int = setting(4, "batches each worker keeps ready", "batches", least=1)
+    max_rejected_share: float = setting(0.01, "the run stops when more than this share of clips cannot be read", least=0, most=1)
     augment: AugmentConfig = setting(AugmentConfig, "random changes of image and waveform in training")
 
 
@@ -103,10 +103,10 @@ class ModelConfig:
     audio_encoder: str = setting("tiny", "audio encoder: tiny")
     image_projection: str = setting("image_linear", "image_linear")
     audio_projection: str = setting("audio_sa_3_3_pool_2", "audio_sa_3_3_pool_2 (published) or audio_linear")
-    projection_gain: float = setting(1.0, "factor on the initial weights of linear projections: similarities start at its square")
-    channels: int = setting(384, "channels of both projected features, all heads together")
-    heads: int = setting(1, "K, groups of channels compared separately")
-    image_pool: int = setting(2, "average pooling of the image grid in training; 1: none")
+    projection_gain: float = setting(1.0, "factor on the initial weights of linear projections: similarities start at its square", least=0)
+    channels: int = setting(384, "channels of both projected features, all heads together", least=1)
+    heads: int = setting(1, "K, groups of channels compared separately", least=1)
+    image_pool: int = setting(2, "average pooling of the image grid in training; 1: none", least=1)
     aggregation: str = setting("misa", "score from a similarity volume: misa, mima, sisa, paired")
     head_aggregation: str = setting("max_elementwise", "heads into one: max_elementwise, sum, max")
     nonneg: bool = setting(False, "clamp similarities at 0")
@@ -126,37 +126,37 @@ class LossConfig:
     head_specialization: float = setting(0.05, "weight of the pressure on two heads active in one place (K > 1)")
     image_mixup: float = setting(0.1, "weight of the pressure on the other images of a quad mixup")
     disentangle: float = setting(0.0, "weight of the supervised split of heads by source (needs K even)")
-    random_positions: int = setting(250, "audio and image positions drawn for nonneg_pressure and silence")
+    random_positions: int = setting(250, "audio and image positions drawn for nonneg_pressure and silence", least=1)
 
 
 @dataclass
 class OptimConfig:
     name: str = setting("adam", "adam or adamw")
-    lr: float = setting(5e-5, "learning rate after warm-up")
+    lr: float = setting(5e-5, "learning rate after warm-up", least=0)
     betas: list[float] = setting([0.9, 0.999], "decay of the two running means")
-    eps: float = setting(1e-7, "added to the root of the second running mean")
-    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)")
-    warmup_steps: int = setting(1000, "linear warm-up at the start of each phase", "steps")
+    eps: float = setting(1e-7, "added to the root of the second running mean", least=0)
+    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", least=0)
+    warmup_steps: int = setting(1000, "linear warm-up at the start of each phase", "steps", least=0)
     schedule: str = setting("constant", "after warm-up: constant or cosine (to zero at the end of the phase)")
-    max_parameter_norm: float = setting(10.0, "each parameter's gradient norm is clipped to this")
+    max_parameter_norm: float = setting(10.0, "each parameter's gradient norm is clipped to this", least=0)
 
 
 @dataclass
 class CheckpointConfig:
-    every_steps: int = setting(1000, "steps between checkpoints", "steps")
-    keep_last: int = setting(3, "older checkpoints are removed")
+    every_steps: int = setting(1000, "steps between checkpoints", "steps", least=1)
+    keep_last: int = setting(3, "older checkpoints are removed", least=1)
 
 
 @dataclass
 class TrainConfig:
     name: str = setting("run", "name of the run: its folder below out")
     out: str = setting("runs", "folder of runs")
-    seed: int = setting(0, "seed of initial weights, order, augmentation and random positions")
-    batch_size: int = setting(40, "global batch size: pairs over all ranks", "pairs")
-    projection_steps: int = setting(3000, "first phase: only projections, scale and class vector learn", "steps")
-    steps: int = setting(1000001, "total number of steps, both phases", "steps")
-    log_every_steps: int = setting(10, "steps between lines of the history", "steps")
-    tracker: str = setting("wandb", "experiment tracker: wandb (offline without a key), tensorboard, none")
+    seed: int = setting(0, "seed of initial weights, order, augmentation and random positions", least=0)
+    batch_size: int = setting(40, "global batch size: pairs over all ranks", "pairs", least=1)
+    projection_steps: int = setting(3000, "first phase: only projections, scale and class vector learn", "steps", least=0)
+    steps: int = setting(1000001, "total number of steps, both phases", "steps", least=1)
+    log_every_steps: int = setting(10, "steps between lines of the history", "steps", least=1)
+    tracker: str = setting("wandb", "experiment tracker: wandb (offline without a key), none")
     stream: StreamConfig = setting(StreamConfig, "training data")
     model: ModelConfig = setting(ModelConfig, "the model")
     loss: LossConfig = setting(LossConfig, "weights of the objective's terms")
@@ -185,9 +185,9 @@ class EvalConfig:
     places_audio: str = setting("", "folder of Places Audio validation shards")
     audioset: str = setting("", "folder of AudioSet evaluation shards")
     video: str = setting("", "a video with sound, shown with its heatmap in the report")
-    gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items")
-    batch_size: int = setting(32, "items encoded at once", "items")
-    seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling")
+    gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", least=1)
+    batch_size: int = setting(32, "items encoded at once", "items", least=1)
+    seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling", least=0)
     require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
 
 
@@ -209,15 +209,15 @@ class ParityConfig:
 @dataclass
 class ToyWorldConfig:
     out: str = setting("data/toy", "folder the raw media are written to")
-    seed: int = setting(0, "seed of everything in the world")
-    audioset_train: int = setting(1500, "videos of the AudioSet-like training split", "clips")
-    audioset_eval: int = setting(200, "videos of the AudioSet-like evaluation split", "clips")
-    places_train: int = setting(1500, "spoken captions of the Places-Audio-like training split", "clips")
-    places_val: int = setting(200, "spoken captions of the Places-Audio-like validation split", "clips")
-    prompts: int = setting(192, "items of the prompted-ADE20K-like evaluation set, dealt to the 24 classes in turn", "items")
-    image_size_px: int = setting(128, "side of every picture, even", "px")
-    clip_duration_s: float = setting(2.0, "length of videos and of sound prompts", "s")
-    max_caption_s: float = setting(2.3, "longest spoken caption or prompt; longer ones are spoken faster", "s")
-    fps: int = setting(10, "frames a second of the videos", "Hz")
-    damaged_share: float = setting(0.01, "share of the training videos broken on purpose: missing, cut off or without sound")
-    processes: int = setting(0, "processes that draw and speak; 0: one for each core")
+    seed: int = setting(0, "seed of everything in the world", least=0)
+    audioset_train: int = setting(1500, "videos of the AudioSet-like training split", "clips", least=1)
+    audioset_eval: int = setting(200, "videos of the AudioSet-like evaluation split", "clips", least=1)
+    places_train: int = setting(1500, "spoken captions of the Places-Audio-like training split", "clips", least=1)
+    places_val: int = setting(200, "spoken captions of the Places-Audio-like validation split", "clips", least=1)
+    prompts: int = setting(192, "items of the prompted-ADE20K-like evaluation set, dealt to the 24 classes in turn", "items", least=1)
+    image_size_px: int = setting(128, "side of every picture, even", "px", least=32)
+    clip_duration_s: float = setting(2.0, "length of videos and of sound prompts", "s", least=0.5)
+    max_caption_s: float = setting(2.3, "longest spoken caption or prompt; longer ones are spoken faster", "s", least=2.0)
+    fps: int = setting(10, "frames a second of the videos", "Hz", least=1)
+    damaged_share: float = setting(0.01, "share of the training videos broken on purpose: missing, cut off or without sound", least=0, most=1)
+    processes: int = setting(0, "processes that draw and speak; 0: one for each core", least=0)

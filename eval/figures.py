@@ -47,7 +47,7 @@ def outlined(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     return drawn
 
 
-def enlarged(image: np.ndarray, width_px: int, smooth: bool = True) -> np.ndarray:
+def enlarged(image: np.ndarray, width_px: int) -> np.ndarray:
     """Enlarge a picture or a map to at least `width_px` by a whole factor; a larger one stays as it is."""
     from PIL import Image
 
@@ -55,10 +55,9 @@ def enlarged(image: np.ndarray, width_px: int, smooth: bool = True) -> np.ndarra
     if factor == 1:
         return image
     size = (image.shape[1] * factor, image.shape[0] * factor)
-    resample = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     if image.dtype == bool:
         return np.asarray(Image.fromarray(image.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
-    return np.asarray(Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32)).resize(size, resample))
+    return np.asarray(Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
 
 
 def image_tag(image: np.ndarray, description: str) -> str:

@@ -102,7 +102,8 @@ def heatmaps_over_time(model: DenseAV, frames: list[np.ndarray], shown: np.ndarr
             torch.einsum("nkc,nkchw->nkhw", some, cells[torch.as_tensor(pictures)]).max(dim=1).values
             for some, pictures in zip(sound.split(FRAMES_AT_ONCE), np.split(shown, range(FRAMES_AT_ONCE, len(shown), FRAMES_AT_ONCE)), strict=True)
         ]
-    return torch.cat(maps).cpu().numpy()
+    maps = torch.cat(maps).cpu()
+    return (maps.clamp(min=0) if model.score_settings.nonneg else maps).numpy()
 
 
 def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -39,12 +40,14 @@ def main(config: EvalConfig) -> int:
     for floor in config.floors:
         if floor not in FLOORS:
             raise UsageError(f"floors: {floor!r}, allowed are {', '.join(FLOORS)}")
+    if config.video and not Path(config.video).is_file():
+        raise UsageError(f"video={config.video}: no such file")
     out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
     model = from_pretrained(config.checkpoint)
     benchmarks = assemble(config)
     results = evaluate(config, benchmarks, model, untrained(config.checkpoint, config.seed) if "untrained" in config.floors else None)
 
-    out.mkdir(parents=True, exist_ok=True)
     write_metrics(results, out / "metrics.json")
     video = render_heatmap_video(model, Path(config.video), out / "heatmap.mp4") if config.video else None
     report = write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
@@ -86,16 +89,12 @@ def evaluate(config: EvalConfig, benchmarks: Mapping[str, Any], model: Any, floo
 
 
 def check(requirement: RequirementConfig, metrics: Mapping[str, float]) -> Requirement:
-    """Compare one metric with what is demanded of it.
-
-    Raises:
-        UsageError: a key that was not measured.
-    """
+    """Compare one metric with what is demanded of it; a key that was not measured is not met, and its value NaN."""
     from eval.results import Requirement
 
     for key in (requirement.metric, requirement.above, requirement.times):
         if key and key not in metrics:
-            raise UsageError(f"require: {key!r} was not measured; measured were {', '.join(sorted(metrics))}")
+            return Requirement(requirement.metric, f">= {requirement.at_least:g}, but {key} was not measured", math.nan, False)
     value, bound, wanted = metrics[requirement.metric], requirement.at_least, f">= {requirement.at_least:g}"
     if requirement.above:
         bound, wanted = metrics[requirement.above] + requirement.at_least, f">= {requirement.above} + {requirement.at_least:g}"
@@ -111,7 +110,7 @@ def write_metrics(results: Results, path: Path) -> None:
     content = {
         "metrics": dict(sorted(results.metrics.items())),
         "items": results.items,
-        "requirements": [dataclasses.asdict(r) for r in results.requirements],
+        "requirements": [dataclasses.asdict(r) | {"value": None if math.isnan(r.value) else r.value} for r in results.requirements],
         "per_class": results.per_class,
         "about": results.about,
     }

@@ -38,10 +38,10 @@ def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
 
 
 def from_pretrained(folder: str | Path) -> DenseAV:
-    """Load a model in evaluation mode.
+    """Load a model in evaluation mode, on the machine's accelerator where there is one.
 
     Args:
-        folder: what `save_pretrained` wrote, a step folder of a run, or a run folder (its newest checkpoint).
+        folder: what `save_pretrained` wrote, a step folder of a run, or a run folder (its newest whole checkpoint).
 
     Raises:
         UsageError: nothing to load there, or the weights do not fit the stated architecture.
@@ -54,14 +54,18 @@ def from_pretrained(folder: str | Path) -> DenseAV:
         model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise UsageError(f"checkpoint={folder}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from None
-    return model.eval()
+    return _ready(model)
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
     """The architecture of `from_pretrained(folder)` with fresh weights drawn from `seed`: the floor of every benchmark."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return _build(folder)[1].eval()
+        return _ready(_build(folder)[1])
+
+
+def _ready(model: DenseAV) -> DenseAV:
+    return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
 def _build(folder: str | Path) -> tuple[Path, DenseAV]:
@@ -74,9 +78,9 @@ def _build(folder: str | Path) -> tuple[Path, DenseAV]:
 
 
 def _model_folder(folder: Path) -> Path:
-    steps = sorted(folder.glob("checkpoints/step_*/model.safetensors"))
-    candidates = [folder / "model.safetensors", *reversed(steps)]
-    for weights in candidates:
-        if weights.is_file() and (weights.parent / "config.json").is_file():
-            return weights.parent
+    from model.training.checkpoint import newest_checkpoint
+
+    for found in (folder, newest_checkpoint(folder / "checkpoints")):
+        if found and (found / "model.safetensors").is_file() and (found / "config.json").is_file():
+            return found
     raise UsageError(f"checkpoint={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")

@@ -1,12 +1,15 @@
-"""Write a file so that it is there whole or not at all, whatever happens: temporary name, fsync, rename."""
+"""Write a file so that it is there whole or not at all, whatever happens (temporary name, fsync, rename), and keep others out of a folder meanwhile."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
+
+from configs.command import UsageError
 
 
 @contextlib.contextmanager
@@ -27,6 +30,24 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         os.fsync(folder)
     finally:
         os.close(folder)
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Hold a lock on an existing folder, which the kernel lets go with the process.
+
+    Raises:
+        UsageError: another process holds it.
+    """
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UsageError(f"out={folder} is being written by another command; wait for it, or give another folder") from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def temporary_path(path: Path) -> Path:

@@ -169,7 +169,7 @@ def test_two_builds_do_not_write_one_folder(media, tmp_path):
     fcntl.flock(held, fcntl.LOCK_EX)
     done = build(media, out)
     os.close(held)
-    assert done.returncode == 2 and "is being written by another build" in done.stderr
+    assert done.returncode == 2 and "is being written by another command" in done.stderr
 
 
 def test_a_data_set_without_a_single_good_clip_answers_no(tmp_path):

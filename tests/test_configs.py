@@ -1,5 +1,6 @@
 """Settings: layers, errors in one line, `--help`."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 
 from configs.command import UsageError, run
 from configs.load import changed_keys, load, to_yaml
-from configs.schema import BuildConfig, EvalConfig, TrainConfig
+from configs.schema import BuildConfig, EvalConfig, ToyWorldConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -86,3 +87,22 @@ def test_a_command_in_a_real_process_shows_help_and_refuses_nonsense():
     assert shown.returncode == 0 and "optim.lr" in shown.stdout and "learning rate" in shown.stdout
     wrong = subprocess.run([sys.executable, "train.py", "nonsense=1"], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("schema", "argument", "message"),
+    [
+        (TrainConfig, "stream.augment.flip_probability=1.5", "stream.augment.flip_probability=1.5 must be 0 to 1"),
+        (TrainConfig, "checkpoint.every_steps=0", "checkpoint.every_steps=0 must be 1 or more"),
+        (TrainConfig, "stream.lanes=0", "stream.lanes=0 must be 1 or more"),
+        (TrainConfig, "stream.workers=-1", "stream.workers=-1 must be 0 or more"),
+        (TrainConfig, "stream.augment.color_jitter=-0.1", "stream.augment.color_jitter=-0.1 must be 0 to 0.5"),
+        (ToyWorldConfig, "prompts=0", "prompts=0 must be 1 or more"),
+        (ToyWorldConfig, "clip_duration_s=0.1", "clip_duration_s=0.1 must be 0.5 or more"),
+        (TrainConfig, "optim.lr=nan", "optim.lr=nan must be 0 or more"),
+        (TrainConfig, "name='${x}'", "name: "),
+    ],
+)
+def test_a_value_out_of_range_is_refused_with_what_is_allowed(schema, argument, message):
+    with pytest.raises(UsageError, match="^" + re.escape(message)):
+        load(schema, [argument])

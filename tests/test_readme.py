@@ -60,6 +60,10 @@ def test_every_file_of_the_house_is_in_the_tree():
     assert not missing
 
 
+def test_nothing_is_left_to_fill_in():
+    assert "@@" not in README and "TODO" not in README
+
+
 def test_there_are_commands_to_check():
     assert {"make", "python", "accelerate"} <= {words[0] for words in _commands()}
 

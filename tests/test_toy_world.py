@@ -167,8 +167,8 @@ def test_a_folder_with_other_data_is_refused_and_untouched(tmp_path):
     assert files_of(tmp_path).keys() == {"audioset/mine.txt"}
 
 
-@pytest.mark.parametrize(("key", "value"), [("image_size_px", 65), ("prompts", 0), ("damaged_share", 1.5), ("clip_duration_s", 0.1), ("out", "")])
-def test_a_setting_out_of_range_is_named(key, value, tmp_path):
+@pytest.mark.parametrize(("key", "value"), [("image_size_px", 65), ("out", "")])
+def test_a_setting_that_cannot_be_is_named(key, value, tmp_path):
     with pytest.raises(UsageError, match=key):
         toy_world.main(ToyWorldConfig(**{"out": str(tmp_path), **SMALL, key: value}))
 

@@ -7,7 +7,7 @@ import warnings
 import pytest
 import torch
 
-from configs.command import UsageError
+from configs.command import RunFailed, UsageError
 from configs.load import load
 from configs.schema import ModelConfig, OptimConfig, TrainConfig
 from model.build import build_denseav
@@ -15,7 +15,7 @@ from model.grounding.denseav import InputSpec
 from model.hub import save_tensors
 from model.training import checkpoint
 from model.training.optim import clip_each_parameter, freeze_for_phase, learning_rate, make_optimizer, phases_from
-from model.training.step import seed_of
+from model.training.step import StepOutput, seed_of
 from model.training.tracking import History, read_history
 
 TINY = ["model.channels=16", "model.heads=2", "model.audio_projection=audio_linear", "model.image_pool=1", "tracker=none"]
@@ -175,11 +175,43 @@ def test_a_save_that_fails_leaves_nothing_half_written_and_the_old_one_whole(tmp
         assert checkpoint.newest_checkpoint(tmp_path) == good
 
 
-def test_older_checkpoints_are_pruned(tmp_path):
-    for step in (1, 2, 10, 11):
-        (tmp_path / f"step_{step:08d}").mkdir()
+def test_older_checkpoints_are_pruned_and_other_folders_left_alone(tmp_path):
+    for name in ("step_00000001", "step_00000002", "step_00000010", "step_00000011", "step_best"):
+        (tmp_path / name).mkdir()
     checkpoint.prune(tmp_path, keep_last=2)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000010", "step_00000011"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["step_00000010", "step_00000011", "step_best"]
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew_by_itself(tmp_path):
+    (tmp_path / "step_00000005").mkdir()
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UsageError, match="all 1 checkpoints are damaged"):
+        checkpoint.newest_checkpoint(tmp_path)
+
+
+def test_checkpoints_after_the_one_resumed_are_set_aside(tmp_path):
+    for step in (1, 2, 3):
+        (tmp_path / f"step_{step:08d}").mkdir()
+    checkpoint.set_aside_newer(tmp_path, 1)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["damaged_step_00000002", "damaged_step_00000003", "step_00000001"]
+
+
+def test_a_data_set_may_move_and_a_cosine_run_keeps_its_length(tmp_path):
+    sources = "stream.sources=[{name: a, shards: X}]"
+    config = load(TrainConfig, [*TINY, sources])
+    model = _model(config)
+    folder = _train_two_steps(tmp_path, config, model, make_optimizer(config.optim, model), {})
+    assert checkpoint.read_state(folder, load(TrainConfig, [*TINY, sources.replace("X", "Y")]), {})["step"] == 2
+    cosine = load(TrainConfig, [*TINY, "optim.schedule=cosine"])
+    folder = _train_two_steps(tmp_path / "cosine", cosine, model, make_optimizer(config.optim, model), {})
+    with pytest.raises(UsageError, match="steps: 1000001 -> 99"):
+        checkpoint.read_state(folder, load(TrainConfig, [*TINY, "optim.schedule=cosine", "steps=99"]), {})
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_names_step_term_and_clips():
+    terms = {"info_nce": torch.tensor(1.0), "tv": torch.tensor(float("nan"))}
+    with pytest.raises(RunFailed, match=r"step 7: the loss is nan \(tv=nan\); clips a, b"):
+        StepOutput(sum(terms.values()), terms, {}).check_finite(7, ["a", "b"])
+    StepOutput(terms["info_nce"], {}, {}).check_finite(7, [])
 
 
 def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):

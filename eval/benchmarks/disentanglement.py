@@ -41,7 +41,7 @@ def _by_head(features: PairFeatures, batch_size: int, model: DenseAV) -> tuple[t
     scores, wins = [], torch.zeros(model.heads, dtype=torch.float64)
     for start in range(0, len(features.mask), batch_size):
         audio, mask, image = (part[start : start + batch_size] for part in features)
-        volume = paired_volume(audio, image, mask)
+        volume = paired_volume(audio, image, mask, model.score_settings.nonneg)
         scores.append(AGGREGATIONS[model.score_settings.aggregation](volume[:, None], mask)[:, 0])
         winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[mask]
         wins += torch.bincount(winner, minlength=model.heads).double().cpu()

@@ -73,7 +73,7 @@ class PromptedADE20K:
             prompts = order[rows]
             frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
             image = model.encode_image(normalized(frames).to(device)).dense.float().cpu()
-            volume = paired_volume(audio.dense[prompts], image, audio.mask[prompts])
+            volume = paired_volume(audio.dense[prompts], image, audio.mask[prompts], model.score_settings.nonneg)
             for variant, maps in low_resolution.items():
                 maps.append(heatmaps(volume, steps[variant][rows]))
             by_head.append(heatmaps_by_head(volume, steps["basic"][rows]))
@@ -140,7 +140,7 @@ class PromptedADE20K:
             if relevant.any():
                 own[row] = average_precision(maps[row].flatten(), relevant)
         ranked = sorted(own, key=lambda row: -own[row])
-        chosen = [ranked[i] for i in sorted({round(q) for q in np.linspace(0, len(ranked) - 1, EXAMPLES)})]
+        chosen = [ranked[i] for i in sorted({round(q) for q in np.linspace(0, len(ranked) - 1, EXAMPLES)})] if ranked else []
         heads = {row: to_pixels(by_head[row], by_head.min().item(), by_head.max().item(), *maps.shape[-2:]) for row in chosen}
         return [
             Example(

@@ -24,7 +24,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         ranks = world_size()
         if not self.training or ranks == 1:
             return super().forward(x.flatten(2)).view_as(x)
-        rows = x.flatten(2)
+        rows = x.flatten(2).float()  # also under autocast: squares of half-precision numbers overflow
         sums = torch.stack([rows.mean(dim=(0, 2)), rows.square().mean(dim=(0, 2))])
         mean, mean_square = sum_over_ranks(sums) / ranks
         variance = (mean_square - mean.square()).clamp(min=0)
@@ -34,7 +34,7 @@ class GlobalBatchNorm(nn.BatchNorm1d):
             self.running_mean.lerp_(mean, self.momentum)
             self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
         normal = (rows - mean[:, None]) * (variance[:, None] + self.eps).rsqrt()
-        return (normal * self.weight[:, None] + self.bias[:, None]).view_as(x)
+        return (normal * self.weight[:, None] + self.bias[:, None]).to(x.dtype).view_as(x)
 
     def _check_input_dim(self, input: Tensor) -> None:
         """Any number of cells will do."""

@@ -55,14 +55,11 @@ class TinyAudioEncoder(nn.Module):
         mel_bins: F.
     """
 
-    hop_ms = 80
-
     def __init__(self, channels: int = 128, width: int = 128, sample_rate_hz: int = 16000, mel_bins: int = 64) -> None:
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
         self.channels = channels
-        self.hop_samples = sample_rate_hz * self.hop_ms // 1000
         self.mel = MelSpectrogram(sample_rate_hz, n_fft=400, hop_length=sample_rate_hz // 100, n_mels=mel_bins, f_min=60.0, center=True)
         self.layers = nn.Sequential(
             _conv1d(mel_bins, width, stride=2),
@@ -75,7 +72,7 @@ class TinyAudioEncoder(nn.Module):
         )
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
-        """Encode waveforms in -1..1. T = ceil(S / samples in 80 ms); a silent waveform gives finite features."""
+        """Encode waveforms in -1..1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
         with torch.autocast(waveform.device.type, enabled=False):
             mel = torch.log(self.mel(waveform.float()) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
         mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0

@@ -163,8 +163,8 @@ def negative_audio(volume: Float[Tensor, "B K H W T"], mask: Bool[Tensor, "B T"]
 
 
 def tv(volume: Float[Tensor, "B K H W T"]) -> Float[Tensor, ""]:
-    """Mean of (P[t+1] - P[t])^2, temporal smoothness. Needs T >= 2. Source: reference 1.3."""
-    return volume.diff(dim=-1).square().mean()
+    """Mean of (P[t+1] - P[t])^2, temporal smoothness; 0 where there is one step only. Source: reference 1.3."""
+    return volume.diff(dim=-1).square().mean() if volume.shape[-1] > 1 else volume.new_zeros(())
 
 
 def calibration_floor(log_scale: Float[Tensor, ""]) -> Float[Tensor, ""]:

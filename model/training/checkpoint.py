@@ -30,7 +30,7 @@ from model.grounding.denseav import DenseAV
 from model.hub import save_pretrained, save_tensors
 
 # A resumed run may change these: they move no number of the steps already made.
-FREE_KEYS = ("steps", "out", "name", "log_every_steps", "tracker", "checkpoint", "stream.workers", "stream.prefetch_batches", "stream.max_rejected_share")
+FREE_KEYS = ("out", "name", "log_every_steps", "tracker", "checkpoint", "stream.workers", "stream.prefetch_batches", "stream.max_rejected_share")
 
 
 def save(
@@ -90,7 +90,9 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
     """
     state = json.loads((folder / "state.json").read_text())
     before = load(TrainConfig, [], text=state["config"])
-    changes = changed_keys(before, config, ignore=FREE_KEYS) or changed_keys(state["stream"], json.loads(json.dumps(fingerprint)))
+    moved = [f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))]  # the stream's fingerprint tells what is in them
+    steps = ["steps"] if config.optim.schedule == "constant" else []
+    changes = changed_keys(before, config, ignore=[*FREE_KEYS, *moved, *steps]) or changed_keys(state["stream"], json.loads(json.dumps(fingerprint)))
     if changes:
         raise UsageError(f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name=")
     return state
@@ -120,18 +122,39 @@ def restore(folder: Path, model: DenseAV, optimizer: torch.optim.Optimizer | Non
 
 def prune(root: Path, keep_last: int) -> None:
     """Remove all but the newest `keep_last` checkpoints."""
-    for folder in sorted(root.glob("step_*"))[: -max(1, keep_last)]:
+    for folder in _step_folders(root)[keep_last:]:
         shutil.rmtree(folder)
 
 
 def newest_checkpoint(root: Path) -> Path | None:
-    """The newest whole checkpoint; a damaged one is skipped with a warning for the one before; None when there is none."""
-    for folder in sorted(root.glob("step_*"), reverse=True):
+    """The newest whole checkpoint; a damaged one is skipped with a warning for the one before; None when there are no checkpoints.
+
+    Raises:
+        UsageError: there are checkpoints, and all are damaged.
+    """
+    folders = _step_folders(root)
+    for folder in folders:
         damage = damage_of(folder)
         if damage is None:
             return folder
         warnings.warn(f"{folder} is damaged ({damage}): going back to the checkpoint before it", stacklevel=2)
+    if folders:
+        raise UsageError(f"{root}: all {len(folders)} checkpoints are damaged; restore one, or remove them to begin anew")
     return None
+
+
+def set_aside_newer(root: Path, step: int) -> None:
+    """Rename the (damaged) checkpoints after `step` to damaged_step_X, so that none is taken for a newer one than those the run will write."""
+    for folder in _step_folders(root):
+        if int(folder.name[5:]) > step:
+            aside = folder.with_name(f"damaged_{folder.name}")
+            shutil.rmtree(aside, ignore_errors=True)
+            folder.rename(aside)
+
+
+def _step_folders(root: Path) -> list[Path]:
+    """The folders of checkpoints, newest first; other names are left alone."""
+    return sorted((folder for folder in root.glob("step_*") if folder.name[5:].isdigit()), key=lambda folder: int(folder.name[5:]), reverse=True)
 
 
 def damage_of(folder: Path) -> str | None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from configs.command import RunFailed
 from configs.schema import LossConfig
 from model.collectives import gather_pairs
 from model.grounding.denseav import ScoreSettings
@@ -40,6 +42,20 @@ class StepOutput(NamedTuple):
     loss: Tensor
     terms: dict[str, Tensor]
     statistics: dict[str, Tensor]
+
+    def check_finite(self, step: int, ids: Sequence[str]) -> None:
+        """Stop before numbers that are none reach the weights.
+
+        Args:
+            step: the number of the step, from 1.
+            ids: of this rank's clips.
+
+        Raises:
+            RunFailed: the loss is not finite; names the step, the terms and the clips.
+        """
+        if not self.loss.isfinite():
+            terms = ", ".join(f"{name}={term.item():g}" for name, term in self.terms.items() if not term.isfinite())
+            raise RunFailed(f"step {step}: the loss is {self.loss.item():g} ({terms or 'every term is finite'}); clips {', '.join(ids)}")
 
     def values(self) -> dict[str, float]:
         """Everything as numbers by key: `loss/total`, `loss/TERM` (unweighted), then the statistics."""
@@ -71,13 +87,13 @@ def forward_loss(model: nn.Module, batch: Batch, scores: ScoreSettings, config: 
     weights = {field.name: getattr(config, field.name) for field in dataclasses.fields(config) if field.name != "random_positions"}
     generator = torch.Generator(device=log_scale.device).manual_seed(seed)
     terms = objective(inputs, scores, weights, config.random_positions, generator)
-    return StepOutput(total(terms, weights), terms, {"scale": scale_of(log_scale.detach())} | _statistics(inputs))
+    return StepOutput(total(terms, weights), terms, {"scale": scale_of(log_scale.detach())} | _statistics(inputs, scores.nonneg))
 
 
 @torch.no_grad()
-def _statistics(inputs: ObjectiveInputs) -> dict[str, Tensor]:
+def _statistics(inputs: ObjectiveInputs, nonneg: bool) -> dict[str, Tensor]:
     """Share of the valid audio steps whose most similar cell of their own image is one of each head's; all shares add up to 1."""
-    volume = paired_volume(inputs.audio, inputs.image, inputs.audio_mask)
+    volume = paired_volume(inputs.audio, inputs.image, inputs.audio_mask, nonneg)
     winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[inputs.audio_mask]
     return {f"heads/share_of_head_{k}": (winner == k).float().mean() for k in range(volume.shape[1])}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import netrc
 import os
 import time
 from collections import Counter
@@ -13,20 +14,28 @@ from typing import Any
 
 from configs.command import UsageError
 
-TRACKERS = ("wandb", "tensorboard", "none")
+TRACKERS = ("wandb", "none")
 
 
 def tracker_names(tracker: str) -> list[str]:
-    """What Accelerate is to log with. W&B without a key writes offline, below the run's folder.
+    """What Accelerate is to log with. W&B without a key, in the environment or from `wandb login`, writes offline.
 
     Raises:
         UsageError: an unknown tracker.
     """
     if tracker not in TRACKERS:
         raise UsageError(f"tracker={tracker}: allowed are {', '.join(TRACKERS)}")
-    if tracker == "wandb" and not os.environ.get("WANDB_API_KEY"):
+    if tracker == "wandb" and not os.environ.get("WANDB_API_KEY") and not _logged_in():
         os.environ.setdefault("WANDB_MODE", "offline")
     return [] if tracker == "none" else [tracker]
+
+
+def _logged_in() -> bool:
+    """Whether `wandb login` has left a key in ~/.netrc."""
+    try:
+        return netrc.netrc().authenticators("api.wandb.ai") is not None
+    except (OSError, netrc.NetrcParseError):
+        return False
 
 
 class History:

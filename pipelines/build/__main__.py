@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
-import os
 import sys
 import time
 from collections import Counter
@@ -28,7 +26,7 @@ from pipelines.build.rows import RowTable, write_rows
 from pipelines.build.shards import BuildJob
 from pipelines.manifest import is_id
 from pipelines.sources import audioset, folder, places_audio
-from pipelines.whole_file import temporary_path, whole_file
+from pipelines.whole_file import only_writer, temporary_path, whole_file
 
 FORMAT = 1
 SOURCES = {"audioset": audioset.rows, "places_audio": places_audio.rows, "folder": folder.rows}
@@ -44,7 +42,7 @@ def main(config: BuildConfig) -> int:
     rows = tqdm(SOURCES[config.source.kind](config.source), desc="rows", unit="row", delay=1)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
-    with _only_builder(out):
+    with only_writer(out):
         job = _prepare(config, write_rows(rows, temporary_path(out / "rows.jsonl"), config.seed))
         manifest = _complete(out)
         if manifest is None:
@@ -72,34 +70,8 @@ def _check(config: BuildConfig) -> None:
             raise UsageError(f"{key}={value!r} is none of {', '.join(allowed)}")
     if not is_id(config.source.split):
         raise UsageError(f"source.split={config.source.split!r} names the shards: give letters, digits, _ and -")
-    for key, value, least in (
-        ("clips_per_shard", config.clips_per_shard, 1),
-        ("processes", config.processes, 0),
-        ("decode.frames_per_clip", decode.frames_per_clip, 1),
-        ("decode.short_side_px", decode.short_side_px, 1),
-        ("decode.sample_rate_hz", decode.sample_rate_hz, 1000),
-        ("decode.min_duration_s", decode.min_duration_s, 0.1),
-        ("decode.max_duration_s", decode.max_duration_s, decode.min_duration_s),
-        ("decode.cpu_limit_s", decode.cpu_limit_s, 0.01),
-    ):
-        if not value >= least:
-            raise UsageError(f"{key}={value} must be {least} or more")
-    if not 1 <= decode.jpeg_quality <= 100:
-        raise UsageError(f"decode.jpeg_quality={decode.jpeg_quality} must be 1 to 100")
-
-
-@contextlib.contextmanager
-def _only_builder(out: Path) -> Iterator[None]:
-    """Hold a lock on the folder, which the kernel lets go with the process."""
-    descriptor = os.open(out, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UsageError(f"out={out} is being written by another build; wait for it, or give another folder") from None
-        yield
-    finally:
-        os.close(descriptor)
+    if decode.max_duration_s < decode.min_duration_s:
+        raise UsageError(f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, which is decode.min_duration_s")
 
 
 def _prepare(config: BuildConfig, rows: RowTable) -> BuildJob:

@@ -22,7 +22,8 @@ def build_locally(job: BuildJob, processes: int, on_clips: Callable[[int, int], 
     Raises:
         OSError: the disk fails or is full. As with Ctrl-C, all processes are ended first, and shards that are whole stay.
     """
-    count = min(processes or len(os.sched_getaffinity(0)), job.shards)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    count = min(processes or cores, job.shards)
     workers = [DecodingProcess(job.root, job.decode) for _ in range(count)]
     idle: queue.SimpleQueue[DecodingProcess] = queue.SimpleQueue()
     for worker in workers:

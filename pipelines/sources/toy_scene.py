@@ -22,7 +22,7 @@ COLOURS = {
     "blue": (0.14, 0.24, 0.86),
     "purple": (0.60, 0.18, 0.75),
 }
-SHAPES = ("circle", "square", "triangle", "star")
+SHAPES = ("circle", "triangle", "ring", "cross")
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 NO_CLASS = -1
 

@@ -80,11 +80,13 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
         batch_size: global.
 
     Raises:
-        UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, settings out of range.
+        UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, a splice out of range.
     """
     if not config.sources:
         raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
-    _check(config, batch_size)
+    augment = config.augment
+    if augment.splice_max_s and not 0 < augment.splice_min_s <= augment.splice_max_s:
+        raise UsageError(f"stream.augment.splice_min_s={augment.splice_min_s}: must be above 0 and at most splice_max_s={augment.splice_max_s}")
     readers = [
         ClipReader(DatasetIndex.open(source.shards), config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number)
         for number, source in enumerate(config.sources)
@@ -114,24 +116,6 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
         },
     }
     return Stream(ClipDataset(readers, order, config.augment, seed), config, fingerprint)
-
-
-def _check(config: StreamConfig, batch_size: int) -> None:
-    """Refuse settings out of range."""
-    augment = config.augment
-    shares = {name: getattr(augment, name) for name in vars(augment) if name.endswith("_probability")}
-    for name, value in (shares | {"crop_scale_min": augment.crop_scale_min, "color_jitter": augment.color_jitter}).items():
-        if not 0 <= value <= 1:
-            raise UsageError(f"stream.augment.{name}={value}: must be in 0 to 1")
-    if augment.splice_max_s and not 0 < augment.splice_min_s <= augment.splice_max_s:
-        raise UsageError(f"stream.augment.splice_min_s={augment.splice_min_s}: must be above 0 and at most splice_max_s={augment.splice_max_s}")
-    for name in ("image_size_px", "clip_duration_s", "sample_rate_hz", "lanes", "window_clips", "prefetch_batches"):
-        if getattr(config, name) <= 0:
-            raise UsageError(f"stream.{name}={getattr(config, name)}: must be above 0")
-    if batch_size < 1:
-        raise UsageError(f"batch_size={batch_size}: must be at least 1")
-    if config.workers < 0:
-        raise UsageError(f"stream.workers={config.workers}: must be at least 0")
 
 
 def _check_sample_rate(reader: ClipReader) -> None:
