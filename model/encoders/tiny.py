@@ -36,6 +36,7 @@ class TinyImageEncoder(nn.Module):
             _conv2d(2 * width, 2 * width),
             _conv2d(2 * width, 4 * width, stride=2),
             _Residual(_conv2d(4 * width, 4 * width)),
+            _Residual(_conv2d(4 * width, 4 * width)),
             StandardizedConv2d(4 * width, channels, 1, bias=False),
             GlobalBatchNorm(channels),
         )

@@ -20,9 +20,9 @@ COLOURS = {
     "green": (0.13, 0.63, 0.18),
     "cyan": (0.15, 0.78, 0.83),
     "blue": (0.14, 0.24, 0.86),
-    "purple": (0.60, 0.18, 0.75),
+    "pink": (0.97, 0.52, 0.78),
 }
-SHAPES = ("circle", "triangle", "ring", "cross")
+SHAPES = ("circle", "triangle", "cross", "bar")
 CLASSES = tuple(f"{colour} {shape}" for colour in COLOURS for shape in SHAPES)
 NO_CLASS = -1
 
@@ -68,7 +68,7 @@ _OUTLINES: dict[str, tuple[np.ndarray, ...]] = {
     "star": (_regular(10, 1.5, inner=0.48),),
     "cross": (_cross(1.2, 0.42),),
     "ring": (_regular(48, 1.25), _regular(48, 0.75)),
-    "bar": (_bar(1.5, 0.4),),
+    "bar": (_bar(1.45, 0.55),),
     "arch": (_arch(24),),
     "line": (_bar(2.2, 0.12),),
 }
