@@ -38,7 +38,7 @@ def main(_: VerifyConfig, folder: str) -> int:
         print(damage)
     print(f"{'shards':<10}{len(shards):>10}")
     print(f"{'clips':<10}{len(seen):>10}")
-    print(f"{'damages':<10}{len(damages):>10}" + ("   remove a damaged tar and run the same pipelines.build again to repair it" if damages else ""))
+    print(f"{'damages':<10}{len(damages):>10}" + ("   remove the damaged files and run the same pipelines.build again" if damages else ""))
     return 1 if damages else 0
 
 

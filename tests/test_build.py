@@ -53,6 +53,16 @@ def built(media, tmp_path_factory):
     return out, done
 
 
+@pytest.mark.parametrize("lost", ["train-000002.tar", "train-000002.json", "rejected.jsonl", "stats.json", "manifest.json"])
+def test_what_was_lost_comes_back_by_the_same_command(media, built, tmp_path, lost):
+    out = tmp_path / "out"
+    shutil.copytree(built[0], out)
+    before = contents(out)
+    (out / lost).unlink()
+    assert build(media, out, "clips_per_shard=4", "processes=2").returncode == 0
+    assert contents(out) == before
+
+
 def test_every_row_is_written_or_rejected_with_its_reason(built):
     out, done = built
     manifest = json.loads((out / "manifest.json").read_text())

@@ -43,6 +43,9 @@ mine = local()
 check(mine, alone, gather_pairs(ours(mine)), stock(alone))
 torch.testing.assert_close(ours.running_mean, stock.running_mean)
 torch.testing.assert_close(ours.running_var, stock.running_var)
+half = ours(mine.detach().bfloat16())
+assert half.dtype == torch.bfloat16 and ours.running_mean.dtype == torch.float32
+torch.testing.assert_close(half.float(), stock(alone)[rank::2].float(), rtol=0, atol=0.05)
 if rank == 0:
     print("ranks:", distributed.get_world_size())
 distributed.destroy_process_group()

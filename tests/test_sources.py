@@ -62,12 +62,19 @@ def test_audioset_labels_get_names_where_the_table_of_names_is_there(audioset_ro
     ]
 
 
-@pytest.mark.parametrize("line", ["only-an-id", "x, ten, 20", "x, 1", "x, nan, 20", "x, inf, inf"])
-def test_a_broken_audioset_line_becomes_one_ledger_entry(audioset_root, line):
-    (audioset_root / "eval_segments.csv").write_text(SEGMENTS + line + "\n")
+@pytest.mark.parametrize("line", ["only-an-id", "x, ten, 20", "x, 1", "x, nan, 20", "x, inf, inf", 'x, 1, 2, "/m/a'])
+def test_a_broken_audioset_line_becomes_one_ledger_entry_and_costs_no_other_row(audioset_root, line):
+    (audioset_root / "eval_segments.csv").write_text(line + "\n" + SEGMENTS)
     rows = [check(row) if isinstance(row, Clip) else row for row in audioset.rows(SourceConfig(root=str(audioset_root), split="eval"))]
     assert len(rows) == 4
-    assert isinstance(rows[3], Rejected) and rows[3].reason == "bad_row"
+    assert isinstance(rows[0], Rejected) and rows[0].reason == "bad_row"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_times_that_go_backwards_or_begin_before_zero_are_turned_away(audioset_root, cut):
+    (audioset_root / "eval_segments.csv").write_text('x, 40, 30, "/m/a"\ny, -5, 30, "/m/a"\n')
+    rows = list(audioset.rows(SourceConfig(root=str(audioset_root), split="eval", media_is_cut=cut)))
+    assert [row.reason for row in rows] == ["bad_times", "bad_times"]
 
 
 def test_an_audioset_id_cannot_lead_out_of_the_root(audioset_root):

@@ -122,11 +122,14 @@ def _refuse_another(out: Path, built: dict[str, Any]) -> None:
 
 
 def _complete(out: Path) -> dict[str, Any] | None:
-    """The root manifest when there is one and every tar has the size it states."""
+    """The root manifest when there is one and all that belongs to it is there: every tar with its size, every index, the ledger, the statistics."""
     try:
         manifest = json.loads((out / "manifest.json").read_text())
-        same = all((out / f"{shard['name']}.tar").stat().st_size == shard["size_bytes"] for shard in manifest["shards"])
-    except (OSError, ValueError, KeyError, TypeError):
+        same = (out / "stats.json").is_file() and (out / "rejected.jsonl").read_bytes().count(b"\n") == manifest["rejected"]
+        for shard in manifest["shards"] if same else ():
+            index = json.loads((out / f"{shard['name']}.json").read_bytes())
+            same = same and shard.items() <= index.items() and (out / f"{shard['name']}.tar").stat().st_size == shard["size_bytes"]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return manifest if same else None
 

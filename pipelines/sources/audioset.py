@@ -42,21 +42,24 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     _fill(template, "ytid", 0.0, 10.0)
     names = _label_names(root / "class_labels_indices.csv")
     with table.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in csv.reader(file, skipinitialspace=True):
-            if line and not line[0].startswith("#"):
-                yield _row(line, template, names, source)
+        for line in file:  # one by one, so that a missing quote cannot swallow the rows after it
+            if line.strip() and not line.startswith("#"):
+                yield _row(line.strip(), template, names, source)
 
 
-def _row(line: list[str], template: str, names: dict[str, str], source: SourceConfig) -> Clip | Rejected:
-    ytid = line[0].strip()
+def _row(text: str, template: str, names: dict[str, str], source: SourceConfig) -> Clip | Rejected:
+    ytid = text.partition(",")[0].strip()
     try:
+        (line,) = csv.reader([text], skipinitialspace=True, strict=True)
         start_s, end_s = float(line[1]), float(line[2])
         media, clip_id = _fill(template, ytid, start_s, end_s), f"{ytid}_{round(start_s * 1000)}"
-    except (IndexError, ValueError, OverflowError):
-        return Rejected(ytid[:100], "bad_row", f"wanted YTID, start, end, labels; found {', '.join(line)[:200]}")
+    except (IndexError, ValueError, OverflowError, csv.Error):
+        return Rejected(ytid[:100], "bad_row", f"wanted YTID, start, end, labels; found {text[:200]}")
+    if not 0 <= start_s < end_s:
+        return Rejected(clip_id, "bad_times", f"from {start_s:g} s to {end_s:g} s")
     labels = tuple(names.get(mid.strip(), mid.strip()) for mid in line[3].split(",") if mid.strip()) if len(line) > 3 else ()
     if source.media_is_cut:
-        start_s, end_s = 0.0, max(0.0, end_s - start_s)
+        start_s, end_s = 0.0, end_s - start_s
     return Clip(id=clip_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels)
 
 
@@ -75,4 +78,7 @@ def _label_names(table: Path) -> dict[str, str]:
     if not table.is_file():
         return {}
     with table.open(newline="", encoding="utf-8") as file:
-        return {line["mid"]: line["display_name"] for line in csv.DictReader(file)}
+        lines = csv.DictReader(file)
+        if not {"mid", "display_name"} <= set(lines.fieldnames or ()):
+            raise UsageError(f"{table}: wanted the columns index, mid, display_name; there are {', '.join(lines.fieldnames or ()) or 'none'}")
+        return {line["mid"]: line["display_name"] for line in lines}
