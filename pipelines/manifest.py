@@ -68,6 +68,10 @@ class Rejected:
         assert self.reason in REASONS, self.reason
 
 
+class StorageFault(Exception):
+    """The storage has failed, not the clip: nothing can be said of the clip, and the job has to be run again."""
+
+
 class RejectedClip(Exception):
     """Raised where a clip turns out unusable; becomes a `Rejected` in the ledger."""
 

@@ -53,6 +53,20 @@ def built(media, tmp_path_factory):
     return out, done
 
 
+def test_media_that_vanish_with_their_file_system_end_the_build_and_are_not_counted_as_missing(media, built, tmp_path):
+    root, out = tmp_path / "mount", tmp_path / "out"
+    root.symlink_to(media)
+    process = subprocess.Popen(command(root, out, "clips_per_shard=4", "processes=1"), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(out.glob("train-*.json")):
+        time.sleep(0.001)
+    root.unlink()
+    told = process.communicate()[1]
+    assert process.returncode == 1 and "the storage has failed" in told and "Traceback" not in told
+    root.symlink_to(media)
+    assert build(root, out, "clips_per_shard=4", "processes=1").returncode == 0
+    assert contents(out) == contents(built[0])
+
+
 @pytest.mark.parametrize("lost", ["train-000002.tar", "train-000002.json", "rejected.jsonl", "stats.json", "manifest.json"])
 def test_what_was_lost_comes_back_by_the_same_command(media, built, tmp_path, lost):
     out = tmp_path / "out"

@@ -8,6 +8,7 @@ Which pixels come out can depend on the version of FFmpeg in the PyAV wheel, who
 
 from __future__ import annotations
 
+import errno
 import math
 import os
 import stat
@@ -19,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.schema import DecodeConfig
-from pipelines.manifest import Clip, RejectedClip
+from pipelines.manifest import Clip, RejectedClip, StorageFault
 
 # Containers that hold their own pictures and sound; playlists, which name other files and addresses, are not among them.
 _CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
@@ -82,6 +83,7 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
 
     Raises:
         RejectedClip: the clip cannot be used; the reason says why.
+        StorageFault: the root is gone, or its file system does not answer.
 
     Differs from the reference: mono sound at another rate is resampled from exact positions in time, not from the start of the sound stream.
     """
@@ -105,8 +107,14 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
             if segment.end_is_stated and max(sound_end_s, picture_end_s) < segment.duration_s - _CUT_OFF_S:
                 raise RejectedClip("unreadable", f"cut off: {max(sound_end_s, picture_end_s):.2f} s of {segment.duration_s:.2f} s are there")
     except av.error.FFmpegError as error:
+        if error.errno in _STORAGE_ERRORS:
+            raise StorageFault(f"{clip.media}: {error.strerror}") from None
         raise RejectedClip("unreadable", f"{clip.media}: {error.strerror}") from None
     return DecodedClip(frames, times_s, waveform, settings.sample_rate_hz, segment.start_s, segment.end_s, fps, "pyav", av.__version__)
+
+
+# What FFmpeg itself reports only of a file system or of this process; EIO it also says of broken files.
+_STORAGE_ERRORS = frozenset((errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EREMOTEIO))
 
 
 def _regular_file(root: Path, name: str) -> Path:
@@ -114,6 +122,8 @@ def _regular_file(root: Path, name: str) -> Path:
     try:
         status = path.stat()
     except OSError as error:
+        if error.errno in _STORAGE_ERRORS or error.errno == errno.EIO or not root.is_dir():
+            raise StorageFault(f"{path}: {error.strerror}") from None
         reason = "unreadable" if isinstance(error, PermissionError) else "missing"
         raise RejectedClip(reason, f"{name}: {error.strerror}") from None
     if not stat.S_ISREG(status.st_mode):

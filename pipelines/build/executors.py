@@ -20,7 +20,7 @@ def build_locally(job: BuildJob, processes: int, on_clips: Callable[[int, int], 
         on_clips: told of progress, from several threads, as (rows done, those of them turned away).
 
     Raises:
-        OSError: the disk fails or is full. As with Ctrl-C, all processes are ended first, and shards that are whole stay.
+        OSError, RunFailed: the disk fails or is full. As with Ctrl-C, all processes are ended first, and shards that are whole stay.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     count = min(processes or cores, job.shards)

@@ -12,10 +12,11 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from configs.command import RunFailed
 from configs.schema import DecodeConfig
 from pipelines.build.decode import decode_clip
 from pipelines.build.encode import encode_clip
-from pipelines.manifest import Clip, RejectedClip
+from pipelines.manifest import Clip, RejectedClip, StorageFault
 
 _CLOCK_PER_CPU = 10
 _MODULES = ["pipelines.build.worker", "av", "simplejpeg", "soundfile", "PIL.Image"]
@@ -44,6 +45,7 @@ class DecodingProcess:
 
         Raises:
             RejectedClip: the clip cannot be used, or has ended the process twice.
+            RunFailed: the storage does not answer.
             Stopped: `stop` was called.
         """
         try:
@@ -72,6 +74,8 @@ class DecodingProcess:
             answer = None if late else self._connection.recv()
         except (EOFError, OSError):
             answer = None
+        if isinstance(answer, StorageFault):
+            raise RunFailed(f"the storage has failed, at {answer}; finished shards are kept, run the same command again")
         if isinstance(answer, RejectedClip):
             raise answer
         if answer is not None:
@@ -118,12 +122,12 @@ def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
             connection.send(_answer(connection.recv(), root, settings))
 
 
-def _answer(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes] | RejectedClip:
+def _answer(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes] | RejectedClip | StorageFault:
     signal.setitimer(signal.ITIMER_PROF, settings.cpu_limit_s)
     try:
         return encode_clip(clip, decode_clip(clip, root, settings), settings)
-    except RejectedClip as rejected:
-        return rejected
+    except (RejectedClip, StorageFault) as error:
+        return error
     except Exception as error:  # one clip of millions must not end the job; the ledger names the error
         return RejectedClip("failed", f"{type(error).__name__}: {error}")
     finally:

@@ -23,12 +23,16 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
     """The videos below the root, in the order of their names, folder by folder.
 
     Raises:
-        UsageError: there is no such folder.
+        UsageError: there is no such folder, or one below it cannot be listed.
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
         raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})")
-    for folder, subfolders, files in os.walk(root):
+
+    def refuse(error: OSError) -> None:
+        raise UsageError(f"source.root={source.root}: {error.filename} cannot be listed ({error.strerror})")
+
+    for folder, subfolders, files in os.walk(root, onerror=refuse):
         subfolders.sort()
         for name in sorted(files):
             if name.lower().endswith(ENDINGS):
