@@ -2,6 +2,10 @@ import pytest
 import torch
 from torch.nn import functional
 
+from configs.command import UsageError
+from configs.schema import ModelConfig
+from model.build import build_denseav
+from model.grounding.denseav import InputSpec
 from model.grounding.projection import REFERENCE_NAMES, AudioLinear, AudioSelfAttentionPool, ImageLinear, reference_state
 
 
@@ -93,3 +97,18 @@ def test_a_stored_class_vector_is_taken_and_a_missing_one_keeps_ours():
     assert torch.equal(reference_state(projection, stored)["class_vector"], projection.class_vector)
     vector = torch.randn(8)
     assert torch.equal(reference_state(projection, {**stored, "audio_cls": vector})["class_vector"], vector)
+
+
+@pytest.mark.parametrize("projection", [ImageLinear, AudioLinear])
+def test_a_gain_scales_what_a_fresh_linear_projection_gives(projection):
+    dense = torch.randn(2, 6, 3, 3) if projection is ImageLinear else torch.randn(2, 6, 3)
+    outputs = []
+    for gain in (1.0, 0.25):
+        torch.manual_seed(0)
+        outputs.append(projection(6, 4, gain=gain)(dense, None)[0])
+    torch.testing.assert_close(outputs[1], outputs[0] / 4)
+
+
+def test_a_gain_is_refused_where_the_projection_has_none():
+    with pytest.raises(UsageError, match=r"model\.projection_gain=0\.5 is for model\.audio_projection=audio_linear"):
+        build_denseav(ModelConfig(projection_gain=0.5), InputSpec(32, 0.64, 16000))

@@ -4,7 +4,7 @@ An image encoder maps frames [V 3 H_px W_px] to (dense features [V C H W], class
 to (dense features [A C T], None). Both state `channels`. Limits: no pre-trained weights, no class token.
 
 Batch normalisation, also of the features themselves, and filters of mean 0: what all clips have in common would otherwise decide which patch and
-which head wins, and the gradient, which flows through winners only, hardly moves it. On the toy world, mAP of words and sounds after 200 steps:
+which head wins, and the gradient, which flows through winners only, hardly moves it. On an early toy world, mAP of words and sounds after 200 steps:
 0.61 and 0.63; without the filters' standardisation 0.44 and 0.51; with group normalisation 0.27 and 0.40; with instance normalisation nothing is learnt.
 """
 
