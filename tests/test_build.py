@@ -144,7 +144,7 @@ def test_an_interrupted_build_ends_with_the_same_bytes(built, media, tmp_path, s
     _wait(lambda: len(list(out.glob("train-*.json"))) >= shards and list(out.glob(".train-*.tmp")))
     running.send_signal(sent)
     _, printed = running.communicate(timeout=30)
-    assert running.returncode == (130 if sent == signal.SIGINT else -sent)
+    assert running.returncode == (130 if sent == signal.SIGINT else -sent), printed[-2000:]
     assert b"Traceback" not in printed
     assert not (out / "manifest.json").exists(), "the build was over before it was interrupted"
     _wait(lambda: not _alive(running.pid))
