@@ -27,7 +27,7 @@ def test_every_sound_has_its_length_and_loudness_and_differs_from_the_next():
 def test_the_colour_sets_the_pitch_band(colour):
     pitches_hz = dict(zip(COLOURS, (165, 250, 380, 575, 870, 1320), strict=True))
     for seed in range(4):
-        power = np.abs(np.fft.rfft(sound(class_id(f"{colour} circle"), np.random.default_rng(seed), 2.0))) ** 2
+        power = np.abs(np.fft.rfft(sound(class_id(f"{colour} triangle"), np.random.default_rng(seed), 2.0))) ** 2
         assert np.argmax(power) / 2.0 == pytest.approx(pitches_hz[colour], rel=0.25)
 
 
