@@ -54,7 +54,7 @@ demo: $(READY)
 
 findings: $(READY)
 	@$(TOY_SHARDS)
-	$(LAUNCH) config=configs/train/toy.yaml name=findings steps=2700 loss.disentangle=5 model.image_pool=2
+	$(LAUNCH) config=configs/train/toy.yaml name=findings steps=2700 loss.disentangle=5
 	$(PY) -m eval.run config=configs/eval/toy.yaml checkpoint=runs/findings out=runs/findings "require=[$(FINDINGS)]"
 
 test: $(READY)
