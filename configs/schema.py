@@ -20,7 +20,7 @@ def setting(default: Any, meaning: str, unit: str = "", least: float | None = No
 
 @dataclass
 class SourceConfig:
-    kind: str = setting("folder", "layout of the raw data: audioset, places_audio, folder")
+    kind: str = setting("folder", "layout of the raw data: audioset, places_audio, vggsound, folder")
     root: str = setting("", "folder that holds the raw data set")
     split: str = setting("train", "which split to build; shards are named after it")
     segments: str = setting("", "table of clips below root; empty: the published name for this layout and split")
@@ -31,12 +31,15 @@ class SourceConfig:
 @dataclass
 class DecodeConfig:
     frames_per_clip: int = setting(10, "frames kept of each video clip, evenly spaced by presentation time", "frames", least=1, most=1000)
+    mode: str = setting("exact", "which frames: exact (on screen at the moment), fast (within 0.1 s of that), keyframes (the nearest key pictures)")
+    decoder: str = setting("pyav", "who decodes pictures: pyav (measured faster in every mode), decord (exact and keyframes)")
     short_side_px: int = setting(256, "short side of a stored frame; larger frames are reduced, smaller ones kept", "px", least=1, most=8192)
     jpeg_quality: int = setting(90, "JPEG quality of stored frames, 1 to 100", least=1, most=100)
     sample_rate_hz: int = setting(16000, "sample rate of the stored mono waveform", "Hz", least=1000, most=192000)
     audio_format: str = setting("flac", "flac (lossless, small) or wav (PCM16, larger, needs no decoding)")
     min_duration_s: float = setting(0.5, "shorter clips are rejected", "s", least=0.1, most=3600)
     max_duration_s: float = setting(30.0, "longer clips are cut to this from their start", "s", least=0.1, most=3600)
+    keep_static: bool = setting(False, "keep videos in which nothing moves; otherwise they are rejected")
     cpu_limit_s: float = setting(120.0, "processor time one clip may take before it is rejected", "s", least=0.01, most=86400)
 
 
@@ -47,8 +50,13 @@ class BuildConfig:
     out: str = setting("", "folder the shards are written to")
     clips_per_shard: int = setting(1000, "rows dealt to each shard", "clips", least=1)
     seed: int = setting(0, "seed of the row order", least=0)
-    executor: str = setting("local", "where shards are built: local (a process pool)")
-    processes: int = setting(0, "processes of the local executor; 0: one for each core", least=0)
+    exclude: list[str] = setting(list, "files of ids to leave out, one a line: clips, or videos with all their clips; evaluation sets, for example")
+    labels: list[str] = setting(list, "keep clips that have one of these labels; empty: all")
+    executor: str = setting("local", "where shards are built: local (processes of this machine), ray (a cluster), slice (one part of a job array)")
+    processes: int = setting(0, "decoding processes on this machine; 0: one for each core", least=0)
+    slice: str = setting("", "for executor=slice: I/N, part I of N, counted from 0 or from 1; or finish, once all parts are done")
+    retry: str = setting("", "rejected: try rejected clips again whose media have changed; empty: leave them")
+    dry_run: bool = setting(False, "only say how many clips, bytes and core hours it would be")
 
 
 @dataclass

@@ -25,6 +25,7 @@ REASONS = {
     "outside_file": "the segment starts after the end of the file",
     "too_short": "the clip is shorter than decode.min_duration_s",
     "silent": "the sound stays below -60 dB of full scale",
+    "static": "nothing moves in the picture",
     "timed_out": "decoding took longer than decode.cpu_limit_s, twice",
     "crashed": "decoding ended the process, twice",
     "failed": "decoding met an error that nobody foresaw; its name is in the detail",

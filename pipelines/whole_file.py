@@ -13,9 +13,14 @@ from configs.command import UsageError
 
 
 @contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file to write that appears under its name only when it is complete and on disk; on an error nothing appears."""
-    temporary = temporary_path(path)
+def whole_file(path: Path, writer: str = "") -> Iterator[BinaryIO]:
+    """A file to write that appears under its name only when it is complete and on disk; on an error nothing appears.
+
+    Args:
+        path: its name.
+        writer: a name for this process among all that might write the file at once; "": there is no other.
+    """
+    temporary = temporary_path(path, writer)
     try:
         with temporary.open("wb") as file:
             yield file
@@ -50,6 +55,11 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def temporary_path(path: Path) -> Path:
-    """Where a file is written before it gets its name; what a killed process left there is overwritten by the next."""
-    return path.with_name(f".{path.name}.tmp")
+def temporary_path(path: Path, writer: str = "") -> Path:
+    """Where a writer puts a file before it gets its name; what it left there when it was killed is overwritten by the next of that name."""
+    return path.with_name(f".{path.name}{'.' if writer else ''}{writer}.tmp")
+
+
+def is_temporary(name: str) -> bool:
+    """Whether a file of this name is one that somebody is writing, or was killed writing."""
+    return name.startswith(".") and name.endswith(".tmp")

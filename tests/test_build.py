@@ -201,8 +201,8 @@ def test_a_data_set_without_a_single_good_clip_answers_no(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["source.kind=youtube"], "source.kind='youtube' is none of audioset, places_audio, folder"),
-        (["executor=cloud"], "executor='cloud' is none of local"),
+        (["source.kind=youtube"], "source.kind='youtube' is none of audioset, places_audio, vggsound, folder"),
+        (["executor=cloud"], "executor='cloud' is none of local, slice, ray"),
         (["decode.audio_format=mp3"], "decode.audio_format='mp3' is none of flac, wav"),
         (["source.split=a/b"], "source.split='a/b' names the shards"),
         (["clips_per_shard=0"], "clips_per_shard=0 must be 1 or more"),

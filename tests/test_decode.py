@@ -12,10 +12,10 @@ from PIL import Image
 from small_media import grey, silence_with_clicks, write_video, write_wav
 
 from configs.schema import DecodeConfig
-from pipelines.build.decode import _image, decode_clip
+from pipelines.build.decode import FrameConverter, decode_clip
 from pipelines.manifest import Clip, RejectedClip
 
-SETTINGS = DecodeConfig(short_side_px=48, min_duration_s=0.3, cpu_limit_s=20)
+SETTINGS = DecodeConfig(short_side_px=48, min_duration_s=0.3, cpu_limit_s=20, keep_static=True)
 
 
 def decode(path: Path, start_s: float = 0.0, end_s: float = 0.0, settings: DecodeConfig = SETTINGS, image: str = ""):
@@ -165,7 +165,7 @@ def test_colours_are_those_of_the_video_neither_darker_nor_lighter(size_px):
         grey_part = 255 / 219 * (luma - 16)  # ITU-R BT.601, limited range
         expected = np.array([grey_part + 1.596 * 22, grey_part - 0.392 * -18 - 0.813 * 22, grey_part + 2.017 * -18])
         if expected.min() >= 0 and expected.max() <= 255:
-            errors.append(_image(frame, None, 48)[20, 30] - expected)
+            errors.append(FrameConverter(None, 48)(frame)[20, 30] - expected)
     assert len(errors) > 20
     assert abs(np.mean(errors)) < 0.1 and np.abs(errors).max() < 0.6
 

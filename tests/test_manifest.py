@@ -47,7 +47,7 @@ def _clips(count):
 
 def test_rows_come_back_as_they_were_each_once_in_another_order(tmp_path):
     clips = _clips(50)
-    table = write_rows(clips, tmp_path / "rows", seed=0)
+    table = write_rows(clips, tmp_path / "rows", seed=0, rows_per_shard=8)
     found = list(table.read(0, 50))
     assert len(table) == table.acceptable == 50
     assert found != clips
@@ -58,7 +58,7 @@ def test_rows_come_back_as_they_were_each_once_in_another_order(tmp_path):
 
 def test_the_order_is_a_function_of_seed_and_ids_not_of_the_order_of_the_table(tmp_path):
     def order(clips, seed):
-        return [c.id for c in write_rows(clips, tmp_path / "rows", seed).read(0, 50)]
+        return [c.id for c in write_rows(clips, tmp_path / "rows", seed, rows_per_shard=8).read(0, 50)]
 
     assert order(_clips(50), 0) == order(_clips(50)[::-1], 0)
     assert order(_clips(50), 0) != order(_clips(50), 1)
@@ -67,7 +67,7 @@ def test_the_order_is_a_function_of_seed_and_ids_not_of_the_order_of_the_table(t
 
 def test_of_rows_with_one_id_the_first_is_kept(tmp_path):
     rows = [Clip(id="a", media="1.mp4"), Rejected("?", "bad_row", "x"), Clip(id="a", media="2.mp4"), Clip(id="a.b", media="3.mp4")]
-    table = write_rows(rows, tmp_path / "rows", seed=0)
+    table = write_rows(rows, tmp_path / "rows", seed=0, rows_per_shard=8)
     found = list(table.read(0, 4))
     assert table.acceptable == 1
     assert [row.media for row in found if isinstance(row, Clip)] == ["1.mp4"]
@@ -76,7 +76,7 @@ def test_of_rows_with_one_id_the_first_is_kept(tmp_path):
 
 def test_names_of_any_bytes_survive_the_file(tmp_path):
     name = b"a\xff\n.mp4".decode(errors="surrogateescape")
-    table = write_rows([Clip(id="a", media=name)], tmp_path / "rows", seed=0)
+    table = write_rows([Clip(id="a", media=name)], tmp_path / "rows", seed=0, rows_per_shard=8)
     assert next(table.read(0, 1)).media == name
     assert len((tmp_path / "rows").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "rows").read_text())["id"] == "a"

@@ -1,6 +1,7 @@
 """One shard, and the process that decodes for it: what lies in the tar, what survives a decoder's death, what a limit does."""
 
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -16,10 +17,12 @@ import soundfile
 from small_media import write_video
 
 from configs.schema import DecodeConfig
+from pipelines.build.job import BuildJob
 from pipelines.build.rows import write_rows
-from pipelines.build.shards import BuildJob, build_shard, file_sha256
+from pipelines.build.shards import build_shard
 from pipelines.build.worker import DecodingProcess, Stopped
 from pipelines.manifest import Clip, RejectedClip
+from pipelines.storage import LocalFolder
 from pipelines.whole_file import temporary_path, whole_file
 
 SETTINGS = DecodeConfig(frames_per_clip=3, short_side_px=48, cpu_limit_s=20)
@@ -41,10 +44,12 @@ def process(media):
     process.stop()
 
 
-def _job(media, out, rows, **changes) -> BuildJob:
+def _build(media, out, rows, process, on_clips=lambda *_: None, **changes) -> None:
+    """Shard 0 of a data set of these rows."""
     out.mkdir(exist_ok=True)
-    table = write_rows(rows, out / "rows.jsonl", seed=0)
-    return BuildJob(**{"rows": table, "root": media, "out": out, "split": "train", "clips_per_shard": 3, "decode": SETTINGS, "recipe": "r"} | changes)
+    table = write_rows(rows, out.parent / "rows.jsonl", seed=0, rows_per_shard=3)
+    job = BuildJob(**{"root": media, "out": LocalFolder(out), "split": "train", "decode": SETTINGS, "recipe": "r"} | changes)
+    build_shard(job, 0, table.of_shard(0), process, on_clips)
 
 
 def _clips(count, media="good.mp4"):
@@ -53,11 +58,11 @@ def _clips(count, media="good.mp4"):
 
 def test_a_shard_holds_what_its_index_says_at_the_place_it_says(tmp_path, media, process):
     seen = []
-    build_shard(_job(media, tmp_path / "out", [*_clips(2), Clip(id="mute", media="mute.mp4")]), 0, process, lambda *done: seen.append(done))
+    _build(media, tmp_path / "out", [*_clips(2), Clip(id="mute", media="mute.mp4")], process, lambda *done: seen.append(done))
     tar = tmp_path / "out/train-000000.tar"
     entry = json.loads(tar.with_suffix(".json").read_text())
     data = tar.read_bytes()
-    assert (entry["name"], entry["clips"], entry["size_bytes"], entry["sha256"]) == ("train-000000", 2, len(data), file_sha256(tar))
+    assert (entry["name"], entry["clips"], entry["size_bytes"], entry["sha256"]) == ("train-000000", 2, len(data), hashlib.sha256(data).hexdigest())
     assert [(r["id"], r["reason"]) for r in entry["rejected"]] == [("mute", "no_audio")]
     assert sorted(seen) == [(1, False), (1, False), (1, True)]
     for clip in entry["members"]:
@@ -83,11 +88,10 @@ def test_sound_is_stored_to_the_sample_in_both_formats(media):
 
 
 def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tmp_path, media, process):
-    job = _job(media, tmp_path / "out", _clips(3))
     tar, index = tmp_path / "out/train-000000.tar", tmp_path / "out/train-000000.json"
-    build_shard(job, 0, process, lambda *_: None)
+    _build(media, tmp_path / "out", _clips(3), process)
     first, written_ns = (tar.read_bytes(), index.read_bytes()), tar.stat().st_mtime_ns
-    build_shard(job, 0, process, lambda *_: None)
+    _build(media, tmp_path / "out", _clips(3), process)
     assert tar.stat().st_mtime_ns == written_ns
 
     def flip():
@@ -98,13 +102,13 @@ def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tm
     damages = (tar.unlink, index.unlink, flip, lambda: os.truncate(tar, 5000), lambda: index.write_text("{"), lambda: index.write_text("[]"))
     for damage in damages:
         damage()
-        build_shard(job, 0, process, lambda *_: None)
+        _build(media, tmp_path / "out", _clips(3), process)
         assert (tar.read_bytes(), index.read_bytes()) == first
 
 
 def test_a_shard_of_another_recipe_is_built_again(tmp_path, media, process):
-    build_shard(_job(media, tmp_path / "out", _clips(1), recipe="old"), 0, process, lambda *_: None)
-    build_shard(_job(media, tmp_path / "out", _clips(1), recipe="new"), 0, process, lambda *_: None)
+    _build(media, tmp_path / "out", _clips(1), process, recipe="old")
+    _build(media, tmp_path / "out", _clips(1), process, recipe="new")
     assert json.loads((tmp_path / "out/train-000000.json").read_text())["recipe"] == "new"
 
 

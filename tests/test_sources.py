@@ -90,7 +90,7 @@ def test_an_audioset_id_cannot_lead_out_of_the_root(audioset_root):
         ({"split": "training"}, r"source.split='training' is none of train, balanced_train, eval"),
         ({"split": "train"}, r"unbalanced_train_segments.csv: no such table"),
         ({"segments": "mine.csv"}, r"mine.csv: no such table"),
-        ({"media": "{id}_{oops}"}, r"source.media='\{id\}_\{oops\}' cannot be filled in .*\{ytid\} \{start_s\}"),
+        ({"media": "{id}_{oops}"}, r"source.media='\{id\}_\{oops\}' cannot be filled in .*\{ytid\} \{id\} \{start_s\}"),
         ({"media": "{id"}, r"source.media='\{id' cannot be filled in"),
     ],
 )

@@ -27,15 +27,35 @@ class RowTable:
         sha256: of the file.
         offsets: uint64 [rows], where each row starts in the file, in the order in which rows are dealt to shards.
         acceptable: rows that are clips, the others being `Rejected` for what the row alone tells.
+        rows_per_shard: row i belongs to shard i // rows_per_shard.
     """
 
     path: Path
     sha256: str
     offsets: np.ndarray
     acceptable: int
+    rows_per_shard: int
 
     def __len__(self) -> int:
         return len(self.offsets)
+
+    @property
+    def shards(self) -> int:
+        return -(-len(self) // self.rows_per_shard)
+
+    def rows_in(self, number: int) -> int:
+        """How many rows a shard has."""
+        return min(self.rows_per_shard, len(self) - number * self.rows_per_shard)
+
+    def example(self) -> str:
+        """The first row and what is wrong with it, for people; "" without rows."""
+        first = next(self.read(0, 1), None)
+        return f", for example {first.id!r}: {first.reason}, {first.detail}" if isinstance(first, Rejected) else ""
+
+    def of_shard(self, number: int) -> list[Clip | Rejected]:
+        """The rows of a shard, counted from 0."""
+        first = number * self.rows_per_shard
+        return list(self.read(first, first + self.rows_per_shard))
 
     def read(self, first: int, last: int) -> Iterator[Clip | Rejected]:
         """Rows `first` to `last - 1` of the order; fewer at its end."""
@@ -45,7 +65,7 @@ class RowTable:
                 yield _parse(file.readline())
 
 
-def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int) -> RowTable:
+def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_shard: int) -> RowTable:
     """Check every row, write all, and put them in the order of a hash of (seed, id).
 
     The order depends on no library's random numbers, and neighbours in a source are strangers in a shard.
@@ -54,6 +74,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int) -> RowTab
         rows: what a source yields. Of rows with the same id the first is kept and the others are turned away.
         path: the file to write; what was there is lost.
         seed: another seed, another order.
+        rows_per_shard: how many are dealt to each shard.
     """
     digest, seen = hashlib.sha256(), set()
     offsets, keys = array("Q"), array("Q")
@@ -74,7 +95,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int) -> RowTab
             keys.append(int.from_bytes(hashlib.blake2b(f"{seed} {json.dumps(row.id)}".encode(), digest_size=8).digest(), "big"))
             offset += len(line)
     order = np.argsort(np.frombuffer(keys, dtype=np.uint64), kind="stable")
-    return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], acceptable)
+    return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], acceptable, rows_per_shard)
 
 
 def _parse(line: bytes) -> Clip | Rejected:

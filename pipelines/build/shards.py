@@ -1,7 +1,7 @@
 """One shard: a tar that stock webdataset reads, and beside it a JSON file with index, hash and ledger.
 
 Headers hold no time, user or order of arrival, so the same clips give the same bytes. A shard is whole when its JSON file is there, which is written
-after the tar is: both appear by write-to-temporary, fsync, rename.
+after the tar is: both appear at once or not at all (`pipelines/storage.py`).
 """
 
 from __future__ import annotations
@@ -10,89 +10,89 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from configs.schema import DecodeConfig
-from pipelines.build.rows import RowTable
+from pipelines.build.job import BuildJob
+from pipelines.build.media import state_of_media
 from pipelines.build.worker import DecodingProcess
-from pipelines.manifest import Rejected, RejectedClip
-from pipelines.whole_file import whole_file
+from pipelines.manifest import Clip, Rejected, RejectedClip
+from pipelines.storage import Folder, LocalFolder, read
+
+Entry = dict[str, Any]  # the JSON file of a shard
 
 
-@dataclass(frozen=True)
-class BuildJob:
-    """What every shard of a data set is built from.
-
-    Attributes:
-        rows: all rows in their order; row i belongs to shard i // clips_per_shard.
-        root: folder the rows' paths start from.
-        out: folder of the shards.
-        split: start of the shards' names.
-        clips_per_shard: rows dealt to each shard.
-        decode: how clips are decoded.
-        recipe: hash of rows and settings; a shard of another recipe is not taken for one of this job.
-    """
-
-    rows: RowTable
-    root: Path
-    out: Path
-    split: str
-    clips_per_shard: int
-    decode: DecodeConfig
-    recipe: str
-
-    @property
-    def shards(self) -> int:
-        return -(-len(self.rows) // self.clips_per_shard)
-
-    def name(self, number: int) -> str:
-        return f"{self.split}-{number:06d}"
-
-
-def build_shard(job: BuildJob, number: int, process: DecodingProcess, on_clips: Callable[[int, int], None]) -> None:
+def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], process: DecodingProcess, on_clips: Callable[[int, int], None]) -> None:
     """Build one shard, unless it is there and whole.
 
     Args:
         job: the data set.
         number: of the shard, from 0.
+        rows: its rows, in their order.
         process: decodes the clips.
         on_clips: told of progress as (rows done, those of them turned away).
     """
     name = job.name(number)
-    if found := _whole_shard(job, name):
-        on_clips(found["clips"] + len(found["rejected"]), len(found["rejected"]))
+    earlier = whole_shard(job, name)
+    again = _worth_another_try(job, rows, earlier) if earlier and job.retry else set()
+    if earlier and not again:
+        on_clips(len(rows), len(earlier["rejected"]))
         return
-    members: list[dict[str, Any]] = []
+    known = {rejected["id"]: rejected for rejected in earlier["rejected"]} if earlier else {}
+    members: list[Entry] = []
     rejected: list[Rejected] = []
-    first = number * job.clips_per_shard
-    with whole_file(job.out / f"{name}.tar") as file:
+    states: dict[str, str] = {}
+    with _Members(job.out, earlier) as stored, job.out.whole_file(f"{name}.tar") as file:
         hashing = _HashingFile(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
-            for row in job.rows.read(first, first + job.clips_per_shard):
-                if not isinstance(row, Rejected):
+            for row in rows:
+                if isinstance(row, Clip):
                     try:
-                        members.append({"id": row.id, "files": _add(tar, row.id, process.encode(row))})
+                        if earlier and row.id in known and row.id not in again:
+                            raise RejectedClip(known[row.id]["reason"], known[row.id]["detail"])
+                        files = stored.of(row.id) or process.encode(row)
+                        members.append({"id": row.id, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
+                        states[row.id] = state_of_media(job.root, row)
                         row = Rejected(row.id, error.reason, error.detail)
                 if isinstance(row, Rejected):
                     rejected.append(row)
                 on_clips(1, isinstance(row, Rejected))
     entry = {"name": name, "clips": len(members), "size_bytes": hashing.size_bytes, "sha256": hashing.digest.hexdigest(), "recipe": job.recipe}
-    content = json.dumps(entry | {"members": members, "rejected": [asdict(r) for r in rejected]})
-    with whole_file(job.out / f"{name}.json") as file:
+    content = json.dumps(entry | {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states})
+    with job.out.whole_file(f"{name}.json") as file:
         file.write(content.encode())
 
 
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def whole_shard(job: BuildJob, name: str) -> Entry | None:
+    """The JSON file of a shard of this job whose tar is what the file says; None when anything is missing or different."""
+    try:
+        entry = json.loads(read(job.out, f"{name}.json"))
+        same = entry["recipe"] == job.recipe and job.out.size_bytes(f"{name}.tar") == entry["size_bytes"]
+        if same and isinstance(job.out, LocalFolder):  # a remote store has checked what it was sent, and reading it back costs a download
+            with job.out.open(f"{name}.tar") as file:
+                same = sha256_of(file) == entry["sha256"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return entry if same else None
 
 
-def _add(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:
+def sha256_of(file: BinaryIO) -> str:
+    """SHA-256 of what is left to read of a file, in hex."""
+    digest = hashlib.sha256()
+    while data := file.read(1 << 20):
+        digest.update(data)
+    return digest.hexdigest()
+
+
+def _worth_another_try(job: BuildJob, rows: Sequence[Clip | Rejected], entry: Entry) -> set[str]:
+    """Ids of rejected clips whose media are not what they were."""
+    states = entry["media_of_rejected"]
+    return {row.id for row in rows if isinstance(row, Clip) and row.id in states and state_of_media(job.root, row) != states[row.id]}
+
+
+def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:
     """Append a clip's members; returns (offset, size) of the data of each."""
     places = {}
     for extension, data in files.items():
@@ -104,15 +104,28 @@ def _add(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, t
     return places
 
 
-def _whole_shard(job: BuildJob, name: str) -> dict[str, Any] | None:
-    """The JSON file of a shard of this job whose tar is what the file says; None when anything is missing or different."""
-    tar = job.out / f"{name}.tar"
-    try:
-        entry = json.loads((job.out / f"{name}.json").read_bytes())
-        same = entry["recipe"] == job.recipe and tar.stat().st_size == entry["size_bytes"] and file_sha256(tar) == entry["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return entry if same else None
+class _Members:
+    """The clips of a shard that is there already, to be taken over; none without an entry."""
+
+    def __init__(self, folder: Folder, entry: Entry | None) -> None:
+        self._folder, self._name = folder, f"{entry['name']}.tar" if entry else ""
+        self._places = {member["id"]: member["files"] for member in entry["members"]} if entry else {}
+
+    def __enter__(self) -> _Members:
+        self._file = self._folder.open(self._name) if self._name else None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def of(self, clip_id: str) -> dict[str, bytes]:
+        files = {}
+        for extension, (offset, size) in self._places.get(clip_id, {}).items():
+            assert self._file is not None
+            self._file.seek(offset)
+            files[extension] = self._file.read(size)
+        return files
 
 
 class _HashingFile:

@@ -53,6 +53,11 @@ class DecodingProcess:
         except _Ended:
             return self._try(clip)
 
+    def warm_up(self) -> None:
+        """Start the process now, not with the first clip."""
+        if self._process is None:
+            self._start()
+
     def stop(self) -> None:
         """End the process; a clip it has is given up."""
         self._stopped = True
@@ -63,8 +68,7 @@ class DecodingProcess:
     def _try(self, clip: Clip) -> dict[str, bytes]:
         if self._stopped:
             raise Stopped
-        if self._process is None:
-            self._start()
+        self.warm_up()
         assert self._process is not None and self._connection is not None
         clock_limit_s = self._settings.cpu_limit_s * _CLOCK_PER_CPU
         late = False

@@ -19,6 +19,7 @@ from pathlib import Path
 from configs.command import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
+from pipelines.sources.segments import clip_id, media_path, table_path
 
 TABLES = {"train": "unbalanced_train_segments.csv", "balanced_train": "balanced_train_segments.csv", "eval": "eval_segments.csv"}
 MEDIA = "videos/{ytid}_{start_ms}.mp4"
@@ -30,17 +31,12 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     Raises:
         UsageError: no such folder, split or table, or a media template that cannot be filled in.
     """
-    root = Path(source.root)
-    table = root / (source.segments or TABLES.get(source.split, ""))
-    template = source.media or MEDIA
-    if not source.root or not root.is_dir():
-        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=audioset wants one with {', '.join(TABLES.values())} and videos/ in it")
     if not source.segments and source.split not in TABLES:
         raise UsageError(f"source.split={source.split!r} is none of {', '.join(TABLES)}; for a table of your own give source.segments=FILE too")
-    if not table.is_file():
-        raise UsageError(f"{table}: no such table; put the published {table.name} there, or name another with source.segments")
-    _fill(template, "ytid", 0.0, 10.0)
-    names = _label_names(root / "class_labels_indices.csv")
+    table = table_path(source, TABLES.get(source.split, ""), f"{', '.join(TABLES.values())} and videos/")
+    template = source.media or MEDIA
+    media_path(template, "ytid", 0.0, 10.0)
+    names = _label_names(Path(source.root) / "class_labels_indices.csv")
     with table.open(newline="", encoding="utf-8", errors="replace") as file:
         for line in file:  # one by one, so that a missing quote cannot swallow the rows after it
             if line.strip() and not line.startswith("#"):
@@ -52,25 +48,15 @@ def _row(text: str, template: str, names: dict[str, str], source: SourceConfig) 
     try:
         (line,) = csv.reader([text], skipinitialspace=True, strict=True)
         start_s, end_s = float(line[1]), float(line[2])
-        media, clip_id = _fill(template, ytid, start_s, end_s), f"{ytid}_{round(start_s * 1000)}"
+        media, row_id = media_path(template, ytid, start_s, end_s), clip_id(ytid, start_s)
     except (IndexError, ValueError, OverflowError, csv.Error):
         return Rejected(ytid[:100], "bad_row", f"wanted YTID, start, end, labels; found {text[:200]}")
     if not 0 <= start_s < end_s:
-        return Rejected(clip_id, "bad_times", f"from {start_s:g} s to {end_s:g} s")
+        return Rejected(row_id, "bad_times", f"from {start_s:g} s to {end_s:g} s")
     labels = tuple(names.get(mid.strip(), mid.strip()) for mid in line[3].split(",") if mid.strip()) if len(line) > 3 else ()
     if source.media_is_cut:
         start_s, end_s = 0.0, end_s - start_s
-    return Clip(id=clip_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels)
-
-
-def _fill(template: str, ytid: str, start_s: float, end_s: float) -> str:
-    """The media path of a segment; times are whole milliseconds, and seconds without trailing zeros (30, 12.5)."""
-    start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
-    fields = {"ytid": ytid, "start_s": f"{start_s:g}", "end_s": f"{end_s:g}", "start_ms": start_ms, "end_ms": end_ms, "id": f"{ytid}_{start_ms}"}
-    try:
-        return template.format(**fields)
-    except (KeyError, IndexError, AttributeError, ValueError) as error:
-        raise UsageError(f"source.media={template!r} cannot be filled in ({error}); it may hold {{{'} {'.join(fields)}}}") from None
+    return Clip(id=row_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels)
 
 
 def _label_names(table: Path) -> dict[str, str]:

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from configs.command import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
+from pipelines.sources.segments import table_path
 
 
 def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
@@ -25,12 +26,7 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     Raises:
         UsageError: no such folder or table, or one that is not in the published form.
     """
-    root = Path(source.root)
-    table = root / (source.segments or f"metadata/{source.split}.json")
-    if not source.root or not root.is_dir():
-        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=places_audio wants one with metadata/, images/ and wavs/ in it")
-    if not table.is_file():
-        raise UsageError(f"{table}: no such table; put the published {table.name} there, or name another with source.segments")
+    table = table_path(source, f"metadata/{source.split}.json", "metadata/, images/ and wavs/")
     try:
         content = json.loads(table.read_text(encoding="utf-8"))
         items = content["data"]

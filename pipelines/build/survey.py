@@ -1,0 +1,109 @@
+"""Before the work: which media are missing, and what the whole will take. Folders are listed once; files are not opened, but for a dry run's sample."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from configs.command import UsageError
+from configs.schema import BuildConfig, SourceConfig
+from pipelines.build.worker import DecodingProcess
+from pipelines.manifest import Clip, Rejected, RejectedClip, check
+
+_SAMPLE = 24  # clips a dry run decodes
+_SIZES = 1000  # files whose size it looks at
+
+
+class Survey:
+    """Counts rows as they pass, and those whose media are not there. Memory: the names of the files in the folders of the media."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._names: dict[str, frozenset[str]] = {}
+        self.rows = self.missing = 0
+        self.first_missing = ""
+
+    def watch(self, rows: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
+        """Pass rows on."""
+        for row in rows:
+            self.rows += 1
+            if isinstance(row, Clip) and not (self._is_there(row.media) and (not row.image or self._is_there(row.image))):
+                self.missing += 1
+                self.first_missing = self.first_missing or (row.image if self._is_there(row.media) else row.media)
+            yield row
+
+    def print_missing(self, source: SourceConfig) -> None:
+        """Say on stderr how many media are missing.
+
+        Raises:
+            UsageError: all are.
+        """
+        if self.missing:
+            share = f"{self.missing} of {self.rows} rows ({100 * self.missing / self.rows:.1f} %) have no media file, the first is {self.first_missing}"
+            if self.missing == self.rows:
+                raise UsageError(
+                    f"source.root={source.root}: {share}; is source.media={source.media!r} right? pipelines/sources/{source.kind}.py has the layout"
+                )
+            print(f"missing: {share}", file=sys.stderr)
+
+    def _is_there(self, path: str) -> bool:
+        folder, _, name = path.rpartition("/")
+        names = self._names.get(folder)
+        if names is None:
+            try:
+                names = frozenset(os.listdir(self._root / folder))  # noqa: PTH208 - names, not paths: millions of them
+            except (OSError, ValueError):
+                names = frozenset()
+            self._names[folder] = names
+        return name in names
+
+
+def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rejected]) -> int:
+    """Say what the build would read, write and cost, from a random sample of clips that is really decoded; nothing is written.
+
+    Returns:
+        The exit code.
+    """
+    draw = random.Random(config.seed)
+    sampled: list[Clip] = []
+    clips = 0
+    for row in rows:
+        if isinstance(row, Clip) and isinstance(check(row), Clip):
+            clips += 1
+            at = len(sampled) if len(sampled) < _SIZES else draw.randrange(clips)  # every row has the same chance
+            if at < _SIZES:
+                sampled[at : at + 1] = [row]
+    if not sampled:
+        raise UsageError(f"source.root={config.source.root!r} has no usable row among {survey.rows} of split {config.source.split!r}")
+    draw.shuffle(sampled)
+    root = Path(config.source.root)
+    sizes = [sum(path.stat().st_size for name in (clip.media, clip.image) if name and (path := root / name).is_file()) for clip in sampled]
+    process = DecodingProcess(root, config.decode)
+    written, out_bytes, tried = 0, 0, 0
+    with_media = [clip for clip, size in zip(sampled, sizes, strict=True) if size]
+    process.warm_up()
+    began_s = time.perf_counter()
+    try:
+        for clip in with_media[:_SAMPLE]:
+            tried += 1
+            try:
+                out_bytes += sum(map(len, process.encode(clip).values()))
+                written += 1
+            except RejectedClip:
+                continue
+    finally:
+        process.stop()
+    seconds = time.perf_counter() - began_s
+    there = clips * len(with_media) / len(sampled)
+    print(f"{'rows':<14}{survey.rows:>12}")
+    print(f"{'missing':<14}{survey.missing:>12}   {100 * survey.missing / survey.rows:.1f} %")
+    print(f"{'reads':<14}{clips * sum(sizes) / len(sizes) / 1e9:>12.1f}   GB, about")
+    if tried:
+        print(f"{'writes':<14}{there * out_bytes / tried / 1e9:>12.1f}   GB, about, in {-(-survey.rows // config.clips_per_shard)} shards")
+        print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used")
+        print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.1f}   about, with decode.mode={config.decode.mode}")
+    return 0

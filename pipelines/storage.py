@@ -1,0 +1,186 @@
+"""The folder a data set lies in: a local one, or any address fsspec reaches (s3://bucket/train). Files appear in it whole or not at all.
+
+Locally by temporary name, fsync and rename. In an object store an upload appears when it is complete; elsewhere (sftp, hdfs, smb) it is renamed too.
+Limits: a remote folder is not locked against a second writer, who would write the same bytes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fnmatch
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from configs.command import RunFailed, UsageError
+from pipelines.whole_file import is_temporary, only_writer, whole_file
+
+_OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
+
+_SCRATCH = ".scratch-"
+
+
+def open_folder(address: str) -> LocalFolder | RemoteFolder:
+    """The folder at an address; it need not exist.
+
+    Raises:
+        UsageError: nothing can reach such an address.
+    """
+    protocol, separator, path = address.partition("://")
+    if separator and protocol not in ("file", "local"):
+        return RemoteFolder(address)
+    return LocalFolder(path if separator else address)
+
+
+class LocalFolder:
+    """Files of a folder on this machine's file systems."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def create(self) -> None:
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+        return only_writer(self.path)
+
+    def sizes(self, pattern: str = "*") -> dict[str, int]:
+        """Size in bytes of each file whose name fits; empty for a folder that is not there."""
+        try:
+            with os.scandir(self.path) as entries:
+                return {e.name: e.stat().st_size for e in entries if fnmatch.fnmatch(e.name, pattern) and not is_temporary(e.name) and e.is_file()}
+        except FileNotFoundError:
+            return {}
+
+    def size_bytes(self, name: str) -> int:
+        """Size of a file; FileNotFoundError where there is none."""
+        return (self.path / name).stat().st_size
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read and seek in; FileNotFoundError where there is none."""
+        return (self.path / name).open("rb")
+
+    def whole_file(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        """A file to write that appears under its name when it is complete."""
+        return whole_file(self.path / name, _writer())
+
+    def remove(self, name: str) -> None:
+        (self.path / name).unlink(missing_ok=True)
+
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        """A folder of one's own for the time of a `with`."""
+        return tempfile.TemporaryDirectory(dir=self.path, prefix=_SCRATCH)
+
+    def remove_leftovers(self, pattern: str = "*") -> None:
+        """Remove what killed writers left: half-written files whose names fit, and scratch folders."""
+        for path in self.path.glob(f".{pattern}"):
+            if is_temporary(path.name):
+                path.unlink(missing_ok=True)
+            elif path.name.startswith(_SCRATCH):
+                shutil.rmtree(path, ignore_errors=True)
+
+
+class RemoteFolder:
+    """Files below an address of fsspec."""
+
+    def __init__(self, address: str) -> None:
+        self._address = address.rstrip("/")
+        self._connected: tuple[Any, str] | None = None
+        self._fs()
+
+    def __str__(self) -> str:
+        return self._address
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_address": self._address, "_connected": None}
+
+    def _fs(self) -> tuple[Any, str]:
+        """The file system and the folder's path in it; connected once in each process."""
+        import fsspec
+
+        if self._connected is None:
+            try:
+                self._connected = fsspec.url_to_fs(self._address, use_listings_cache=False)
+            except (ValueError, ImportError) as error:
+                raise UsageError(f"{self._address}: {error}") from None
+        return self._connected
+
+    @contextlib.contextmanager
+    def _told(self, name: str = "") -> Iterator[tuple[Any, str]]:
+        """Turn what the many file systems raise into one line."""
+        fs, folder = self._fs()
+        try:
+            yield fs, f"{folder}/{name}"
+        except (FileNotFoundError, UsageError, RunFailed, KeyboardInterrupt):
+            raise
+        except Exception as error:  # botocore's, aiohttp's and paramiko's errors have no common base
+            raise RunFailed(f"{self._address}/{name}: {type(error).__name__} {' '.join(str(error).split())}; run the same command again") from None
+
+    def create(self) -> None:
+        with self._told() as (fs, folder):
+            fs.makedirs(folder.rstrip("/"), exist_ok=True)
+
+    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def sizes(self, pattern: str = "*") -> dict[str, int]:
+        try:
+            with self._told() as (fs, folder):
+                entries = fs.ls(folder.rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return {}
+        found = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+        return {name: size for name, size in found.items() if fnmatch.fnmatch(name, pattern) and not is_temporary(name)}
+
+    def size_bytes(self, name: str) -> int:
+        with self._told(name) as (fs, path):
+            return fs.size(path)
+
+    def open(self, name: str) -> BinaryIO:
+        with self._told(name) as (fs, path):
+            return fs.open(path, "rb")
+
+    @contextlib.contextmanager
+    def whole_file(self, name: str) -> Iterator[BinaryIO]:
+        with self.scratch() as scratch:
+            local = Path(scratch) / name
+            with local.open("wb") as file:
+                yield file
+            with self._told(name) as (fs, path):
+                if _OBJECT_STORES.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
+                    fs.put_file(str(local), path)
+                else:
+                    temporary = f"{path.rpartition('/')[0]}/.{name}.{_writer()}.tmp"
+                    fs.put_file(str(local), temporary)
+                    fs.mv(temporary, path)
+
+    def remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError), self._told(name) as (fs, path):
+            fs.rm_file(path)
+
+    def scratch(self) -> tempfile.TemporaryDirectory[str]:
+        return tempfile.TemporaryDirectory(prefix=_SCRATCH)
+
+    def remove_leftovers(self, pattern: str = "*") -> None:
+        """Nothing: an object store keeps no half of an object, and elsewhere the next upload replaces it."""
+
+
+def _writer() -> str:
+    """This process among all that may write the folder."""
+    return f"{socket.gethostname()}-{os.getpid()}"
+
+
+Folder = LocalFolder | RemoteFolder
+
+
+def read(folder: Folder, name: str) -> bytes:
+    """A whole file; FileNotFoundError where there is none."""
+    with folder.open(name) as file:
+        return file.read()
