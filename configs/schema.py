@@ -37,6 +37,7 @@ class DecodeConfig:
     jpeg_quality: int = setting(90, "JPEG quality of stored frames, 1 to 100", least=1, most=100)
     sample_rate_hz: int = setting(16000, "sample rate of the stored mono waveform", "Hz", least=1000, most=192000)
     audio_format: str = setting("flac", "flac (lossless, small) or wav (PCM16, larger, needs no decoding)")
+    log_mel: bool = setting(False, "store KEY.mel.npy too: log-mel of 128 bins, 100 frames a second, float16; for evaluation, training computes its own")
     min_duration_s: float = setting(0.5, "shorter clips are rejected", "s", least=0.1, most=3600)
     max_duration_s: float = setting(30.0, "longer clips are cut to this from their start", "s", least=0.1, most=3600)
     keep_static: bool = setting(False, "keep videos in which nothing moves; otherwise they are rejected")

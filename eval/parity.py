@@ -196,6 +196,19 @@ def _audio_mask(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     yield {"mask": step_mask(mask, steps) if params["discrete"] else step_weight(mask.float(), steps)}
 
 
+def _mel(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    import torch
+
+    from pipelines.build.features import HOP_MS, MEL_BINS, log_mel
+
+    assert (params["num_mel_bins"], params["frame_shift_ms"], params["window"], params["dither"]) == (MEL_BINS, HOP_MS, "hanning", 0)
+    waveform = given["waveform"][: params["target_samples"]]
+    padded = torch.nn.functional.pad(waveform, (0, params["target_samples"] - len(waveform)))
+    frames = torch.from_numpy(log_mel(padded.numpy(), 16_000))
+    normalised = (frames - params["mean"]) / params["std"]
+    yield {"spectrogram": normalised, "audio_length": torch.tensor(len(waveform)), "waveform_padded_length": torch.tensor(len(padded))}
+
+
 def _prompted_segmentation(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
@@ -249,6 +262,7 @@ RUNNERS: dict[str, Callable[[dict[str, Any], Tensors], Iterator[Tensors]]] = {
     "loss_terms": _loss_terms,
     "projection": _projection,
     "audio_mask": _audio_mask,
+    "mel": _mel,
     "prompted_segmentation": _prompted_segmentation,
     "retrieval": _retrieval,
     "disentanglement": _disentanglement,

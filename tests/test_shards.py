@@ -17,6 +17,7 @@ import soundfile
 from small_media import write_video
 
 from configs.schema import DecodeConfig
+from pipelines.build.features import log_mel
 from pipelines.build.job import BuildJob
 from pipelines.build.rows import write_rows
 from pipelines.build.shards import build_shard
@@ -85,6 +86,24 @@ def test_sound_is_stored_to_the_sample_in_both_formats(media):
         stored[kind] = soundfile.read(io.BytesIO(process.encode(Clip(id="a", media="good.mp4"))[kind]), dtype="int16")[0]
         process.stop()
     assert np.array_equal(stored["flac"], stored["wav"]) and np.abs(stored["wav"]).max() > 20000
+
+
+def test_a_log_mel_is_stored_as_float16_where_it_is_wanted(media):
+    process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, log_mel=True))
+    members = process.encode(Clip(id="a", media="good.mp4"))
+    process.stop()
+    waveform, rate_hz = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")
+    mel = np.load(io.BytesIO(members["mel.npy"]), allow_pickle=False)
+    assert (mel.dtype, mel.shape) == (np.float16, (198, 128))  # 2 s: one frame of 25 ms each 10 ms
+    assert np.abs(mel - log_mel(waveform, rate_hz)).max() < 0.01
+
+
+def test_a_mel_of_less_than_a_frame_is_empty_and_one_of_a_tone_peaks_at_its_pitch():
+    assert log_mel(np.zeros(100, np.float32), 16000).shape == (0, 128)
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    edges = 1127 * np.log(1 + np.array([20, 8000]) / 700)  # Kaldi's mel scale, 20 Hz to Nyquist
+    expected = (1127 * np.log(1 + 1000 / 700) - edges[0]) / (edges[1] - edges[0]) * 129 - 1
+    assert abs(log_mel(tone, 16000).mean(axis=0).argmax() - expected) <= 1
 
 
 def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tmp_path, media, process):

@@ -97,7 +97,7 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
 
 def _decode(container: Any, media: Path, still: Path | None, clip: Clip, settings: DecodeConfig) -> DecodedClip:
     segment = segment_of(container, clip, settings)
-    found = scan(container, segment, with_pictures=still is None)
+    found = scan(media, container, segment, with_pictures=still is None)
     if not segment.end_is_stated:
         segment = segment.cut_to(found.file_end_s, clip, settings)
     waveform, sound_end_s = found.sound.waveform(settings.sample_rate_hz)
@@ -117,7 +117,7 @@ def _decode(container: Any, media: Path, still: Path | None, clip: Clip, setting
         convert = FrameConverter(stream.sample_aspect_ratio, settings.short_side_px)
         moments_s = moments(segment.duration_s, settings.frames_per_clip)
         read_frames = {"pyav": frames_pyav.read_frames, "decord": frames_decord.read_frames}[settings.decoder]
-        pictures = read_frames(media, container, segment, found.pictures, moments_s, settings.mode, convert)
+        pictures = read_frames(media, segment, found.pictures, moments_s, settings.mode, convert)
         if not pictures:
             raise RejectedClip("no_video", f"no picture between {segment.start_s:.2f} s and {segment.end_s:.2f} s")
         distinct = [item for number, item in enumerate(pictures) if not number or not np.array_equal(item[1], pictures[number - 1][1])]

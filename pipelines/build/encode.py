@@ -1,4 +1,4 @@
-"""A decoded clip as the members of a shard: KEY.json, KEY.0.jpg, KEY.1.jpg, ..., and KEY.flac or KEY.wav."""
+"""A decoded clip as the members of a shard: KEY.json, KEY.0.jpg, KEY.1.jpg, ..., KEY.flac or KEY.wav, and KEY.mel.npy where that is wanted."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from configs.schema import DecodeConfig
 from pipelines.build.decode import DecodedClip
+from pipelines.build.features import log_mel
 from pipelines.manifest import Clip
 
 
@@ -40,4 +41,9 @@ def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dic
     samples = np.clip(np.round(decoded.waveform * 32768.0), -32768, 32767).astype(np.int16)
     buffer = io.BytesIO()
     soundfile.write(buffer, samples, decoded.sample_rate_hz, format=settings.audio_format.upper(), subtype="PCM_16")
-    return members | {settings.audio_format: buffer.getvalue()}
+    members[settings.audio_format] = buffer.getvalue()
+    if settings.log_mel:
+        array = io.BytesIO()
+        np.save(array, log_mel(samples.astype(np.float32) / 32768.0, decoded.sample_rate_hz).astype(np.float16), allow_pickle=False)
+        members["mel.npy"] = array.getvalue()
+    return members

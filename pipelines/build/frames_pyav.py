@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.build.choose import nearest, on_screen, pick, runs
-from pipelines.build.media import Segment, open_media, picture_stream, seek
+from pipelines.build.media import AHEAD_S, Segment, open_media, picture_stream, seek
 from pipelines.build.scan import BAD_SHARE, PictureTimes
 from pipelines.manifest import RejectedClip
 
@@ -26,14 +26,11 @@ _SAME_S = 1e-6
 Timed = tuple[float, Any]
 
 
-def read_frames(
-    path: Path, container: Any, segment: Segment, times: PictureTimes, moments_s: np.ndarray, mode: str, convert: Callable[[Any], Any]
-) -> list[Timed]:
+def read_frames(path: Path, segment: Segment, times: PictureTimes, moments_s: np.ndarray, mode: str, convert: Callable[[Any], Any]) -> list[Timed]:
     """The pictures of a segment, each once, in the order of their times: (seconds from the start of the clip, converted picture).
 
     Args:
         path: the file.
-        container: the same, open, at any place.
         segment, times: the stretch, and what its packets say of their pictures.
         moments_s: float64 [frames], rising, seconds from the start of the clip.
         mode: exact, fast or keyframes.
@@ -51,13 +48,17 @@ def read_frames(
         wanted = np.unique(wanted)[np.argsort(times_s[np.unique(wanted)])]
         for tolerance_s in (NEAR_S, _SAME_S) if mode == "fast" else (_SAME_S,):
             try:
-                frames = _planned(container, segment, times, wanted.tolist(), mode, exactly=tolerance_s == _SAME_S)
+                frames = _planned(path, segment, times, wanted.tolist(), mode, exactly=tolerance_s == _SAME_S)
                 taken = [(time_s, convert(frame)) for time_s, frame in pick(frames, times_s[wanted].tolist(), by_nearness=True)]
             except av.error.FFmpegError:
                 continue
             if len(taken) == len(wanted) and np.abs(np.array([time_s for time_s, _ in taken]) - times_s[wanted]).max() <= tolerance_s:
                 return _distinct(taken)
-    taken = [(time_s, convert(frame)) for time_s, frame in pick(_everything(path, segment), moments_s.tolist(), by_nearness=False)]
+    for ahead_s in AHEAD_S:
+        frames = _everything(path, segment, segment.start_s - ahead_s)
+        taken = [(time_s, convert(frame)) for time_s, frame in pick(frames, moments_s.tolist(), by_nearness=False)]
+        if ahead_s >= segment.start_s or (taken and taken[0][0] <= moments_s[0]):
+            break
     return _distinct(taken)
 
 
@@ -65,42 +66,42 @@ def _distinct(taken: list[Timed]) -> list[Timed]:
     return [item for number, item in enumerate(taken) if not number or item[0] > taken[number - 1][0]]
 
 
-def _planned(container: Any, segment: Segment, times: PictureTimes, wanted: list[int], mode: str, exactly: bool) -> Iterator[Timed]:
+def _planned(path: Path, segment: Segment, times: PictureTimes, wanted: list[int], mode: str, exactly: bool) -> Iterator[Timed]:
     """Decode the runs of packets that the wanted pictures need; key pictures alone need nothing else."""
-    stream = picture_stream(container)
-    codec = stream.codec_context
     parts = [range(number, number + 1) for number in sorted(wanted)] if mode == "keyframes" else runs(times.times_s, times.keys, wanted)
     numbers = {times.stamps[number]: number for part in parts for number in part}
     firsts, last, chosen = {part.start for part in parts[1:]}, parts[-1].stop - 1, set(wanted) if exactly else set()
-    container.seek(times.stamps[parts[0].start], stream=stream, backward=True)
+    with open_media(path) as container:  # opened anew: only so does every container come back to where the scan began
+        stream = picture_stream(container)
+        codec, unit_s = stream.codec_context, float(stream.time_base)
+        seek(container, segment, times.from_s)
 
-    def timed(frames: list[Any]) -> Iterator[Timed]:
-        for frame in frames:
-            if frame.pts is not None:
-                yield segment.clip_time_s(frame.pts, stream.time_base), frame
+        def timed(frames: list[Any]) -> Iterator[Timed]:
+            for frame in frames:
+                if frame.pts is not None:
+                    yield segment.clip_time_s(frame.pts, unit_s), frame
 
-    for packet in container.demux(stream):
-        number = numbers.get(packet.pts) if packet.size else None
-        if number is None:
-            continue
-        if number in firsts:
-            yield from timed(codec.decode(None))
-            codec.flush_buffers()
-        codec.skip_frame = "DEFAULT" if number in chosen else "NONREF"
-        yield from timed(packet.decode())
-        if number == last:
-            break
-    yield from timed(codec.decode(None))
+        for packet in container.demux(stream):
+            number = numbers.get(packet.pts) if packet.size else None
+            if number is None:
+                continue
+            if number in firsts:
+                yield from timed(codec.decode(None))
+                codec.flush_buffers()
+            codec.skip_frame = "DEFAULT" if number in chosen else "NONREF"
+            yield from timed(packet.decode())
+            if number == last:
+                break
+        yield from timed(codec.decode(None))
 
 
-def _everything(path: Path, segment: Segment) -> Iterator[Timed]:
-    """Decode all pictures from the key picture before the segment on, tolerating a few that do not decode."""
+def _everything(path: Path, segment: Segment, from_s: float) -> Iterator[Timed]:
+    """Decode all pictures from a time of the file on, tolerating a few that do not decode."""
     import av
 
     with open_media(path) as container:
         stream = picture_stream(container)
-        stream.thread_type = "NONE"
-        seek(container, segment, segment.start_s)
+        seek(container, segment, from_s)
         packets = bad = 0
         for packet in container.demux(stream):
             packets += 1

@@ -20,6 +20,9 @@ from pipelines.manifest import Clip, RejectedClip, StorageFault
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
 # What FFmpeg itself reports only of a file system or of this process; EIO it also says of broken files.
 STORAGE_ERRORS = frozenset((errno.ESTALE, errno.ENOTCONN, errno.ENODEV, errno.ENXIO, errno.EMFILE, errno.ENFILE, errno.ETIMEDOUT, errno.EREMOTEIO))
+# How far before a segment a file is read: lossy sound needs a few packets to settle; where that lands behind the target, as it can in a file without
+# index (MPEG-TS), further.
+AHEAD_S = (0.5, 10.0, math.inf)
 _END_BYTES = 65536
 
 
@@ -48,9 +51,9 @@ class Segment(NamedTuple):
             raise RejectedClip("too_short", f"{segment.duration_s:.2f} s, wanted {settings.min_duration_s} s")
         return segment
 
-    def clip_time_s(self, stamp: int, time_base: Any) -> float:
-        """A stream's time stamp in seconds from the start of the clip."""
-        return float(stamp * time_base) - self.zero_s - self.start_s
+    def clip_time_s(self, stamp: int, unit_s: float) -> float:
+        """A stream's time stamp in seconds from the start of the clip; `unit_s` is the stream's time base as a float, fractions being slow."""
+        return stamp * unit_s - self.zero_s - self.start_s
 
 
 def regular_file(root: Path, name: str) -> Path:
@@ -82,7 +85,7 @@ class NotOpened(Exception):
 
 
 def open_media(path: Path) -> Any:
-    """An `av` container to read from.
+    """An `av` container to read from, at its start; it decodes in one thread.
 
     Raises:
         NotOpened: no container of ours.
@@ -90,19 +93,24 @@ def open_media(path: Path) -> Any:
     """
     import av
 
+    av.logging.set_level(None)  # what decoders say of broken files is in the ledger, where it belongs
     try:
         # "file:" keeps a name such as "concat:a" from being read as an address.
-        return av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": CONTAINERS})
+        container = av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": CONTAINERS})
     except av.error.FFmpegError as error:
         if error.errno in STORAGE_ERRORS:
             raise StorageFault(f"{path}: {error.strerror}") from None
         raise NotOpened(error.strerror) from None
+    for stream in (*container.streams.video, *container.streams.audio):
+        if stream.codec_context is not None:
+            stream.thread_type = "NONE"
+    return container
 
 
 def seek(container: Any, segment: Segment, time_s: float) -> None:
-    """Go to a key picture at or before a time of the file, at 0 and before to its start."""
-    if segment.start_s > 0:  # else the container is still at its start, and some cannot be sent there
-        container.seek(round((segment.zero_s + max(time_s, 0.0)) * 1e6), backward=True)
+    """Send a container that is at its start to a key picture at or before a time of the file; at 0 and before it stays."""
+    if time_s > 0:
+        container.seek(round((segment.zero_s + time_s) * 1e6), backward=True)
 
 
 def picture_stream(container: Any) -> Any | None:

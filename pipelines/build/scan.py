@@ -5,16 +5,19 @@ From the times follows which pictures are wanted, before a single one is decoded
 
 from __future__ import annotations
 
+import contextlib
 import math
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.build.media import Segment, picture_stream, seek
-from pipelines.build.sound import PREROLL_S, SoundTrack
+from pipelines.build.media import AHEAD_S, Segment, open_media, picture_stream, seek
+from pipelines.build.sound import SoundTrack
 from pipelines.manifest import RejectedClip
 
+_LONGEST_PACKET_S = 1.0
 _INTERLEAVING_S = 10.0  # how far apart in the file sound and picture of one moment may lie
 BAD_SHARE = 0.1  # of the packets; fewer that do not decode leave a gap, as in any player
 
@@ -29,6 +32,7 @@ class PictureTimes:
         keys: which are key pictures.
         shown: which are shown; an edit list can hide some that others need.
         end_s: where the last picture of the segment comes on screen.
+        from_s: from which time of the file on they were read.
     """
 
     stamps: list[int] = field(default_factory=list)
@@ -36,6 +40,7 @@ class PictureTimes:
     keys: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
     end_s: float = 0.0
+    from_s: float = 0.0
 
 
 @dataclass
@@ -47,18 +52,25 @@ class Scan:
     file_end_s: float
 
 
-def scan(container: Any, segment: Segment, with_pictures: bool) -> Scan:
-    """Read a segment once.
+def scan(path: Path, container: Any, segment: Segment, with_pictures: bool) -> Scan:
+    """Read a segment once; more often, each time from further ahead, where a seek lands behind its target.
+
+    Args:
+        path: the file.
+        container: the same, open, at its start.
+        segment: the stretch.
+        with_pictures: whether the times of its pictures are wanted.
 
     Raises:
         RejectedClip: much of the sound does not decode.
         av.error.FFmpegError: the container is broken.
     """
-    # A seek can land behind its target where a file has no index (MPEG-TS): then from further ahead.
-    for ahead_s in (PREROLL_S, 10.0, math.inf):
+    for ahead_s in AHEAD_S:
         from_s = segment.start_s - ahead_s
-        seek(container, segment, from_s)
-        found = _scan_from_here(container, segment, with_pictures)
+        with contextlib.nullcontext(container) if ahead_s == AHEAD_S[0] else open_media(path) as opened:
+            seek(opened, segment, from_s)
+            found = _scan_from_here(opened, segment, with_pictures)
+        found.pictures.from_s = from_s
         if from_s <= 0 or not with_pictures or (found.pictures.times_s and min(found.pictures.times_s) <= 0):
             break
     return found
@@ -67,21 +79,21 @@ def scan(container: Any, segment: Segment, with_pictures: bool) -> Scan:
 def _scan_from_here(container: Any, segment: Segment, with_pictures: bool) -> Scan:
     import av
 
-    video, audio = picture_stream(container) if with_pictures else None, container.streams.audio[0]
-    for stream in filter(None, (video, audio)):
-        stream.thread_type = "NONE"
-    sound, pictures = SoundTrack(segment), PictureTimes()
+    audio, video = container.streams.audio[0], picture_stream(container) if with_pictures else None
+    streams = [stream for stream in (audio, video) if stream]
+    units_s = {stream.index: float(stream.time_base) for stream in streams}
+    sound, pictures = SoundTrack(segment, units_s[audio.index]), PictureTimes()
     packets, bad, has_all_times, file_end_s = 0, 0, True, math.inf
     last_s = 0.0
-    for packet in container.demux([stream for stream in (video, audio) if stream]):
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        time_s = None if stamp is None else segment.clip_time_s(stamp, packet.time_base)
+    for packet in container.demux(streams):
+        stamp, unit_s = packet.dts if packet.dts is not None else packet.pts, units_s[packet.stream_index]
+        time_s = None if stamp is None else segment.clip_time_s(stamp, unit_s)
         if time_s is not None:
-            last_s = max(last_s, time_s + float((packet.duration or 0) * packet.time_base))
+            last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
             if time_s > segment.duration_s + _INTERLEAVING_S:
                 break
         if packet.stream is audio:
-            if sound.is_full or (time_s is not None and not -PREROLL_S - 1 < time_s < segment.duration_s):
+            if sound.is_full or (time_s is not None and not -AHEAD_S[0] - _LONGEST_PACKET_S < time_s < segment.duration_s):
                 continue
             packets += 1
             try:
@@ -94,7 +106,7 @@ def _scan_from_here(container: Any, segment: Segment, with_pictures: bool) -> Sc
                 has_all_times = False
                 continue
             pictures.stamps.append(packet.pts)
-            pictures.times_s.append(segment.clip_time_s(packet.pts, packet.time_base))
+            pictures.times_s.append(segment.clip_time_s(packet.pts, unit_s))
             pictures.keys.append(packet.is_keyframe)
             pictures.shown.append(not packet.is_discard)
         if sound.is_full and (video is None or (packet.stream is video and time_s is not None and time_s >= segment.duration_s)):

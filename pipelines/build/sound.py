@@ -9,17 +9,16 @@ import numpy as np
 from pipelines.build.media import Segment
 from pipelines.manifest import RejectedClip
 
-PREROLL_S = 0.5  # sound is decoded from this much before a segment: lossy codecs need a few packets to settle
 _SAME_TIME_S = 0.02  # time stamps of neighbouring sound frames may be off by rounding (1 ms in Matroska); a larger step is a gap
 _TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
 class SoundTrack:
-    """Collects the decoded frames of a sound stream, in any order of times; gaps are silence."""
+    """Collects the decoded frames of a sound stream, in any order of times; gaps are silence. `unit_s`: the stream's unit of time."""
 
-    def __init__(self, segment: Segment) -> None:
-        self._segment = segment
+    def __init__(self, segment: Segment, unit_s: float) -> None:
+        self._segment, self._unit_s = segment, unit_s
         self._rate_hz = 0
         self._track = np.zeros(0, dtype=np.float32)
         self._end = 0  # samples from the start of the segment
@@ -30,7 +29,7 @@ class SoundTrack:
         Raises:
             RejectedClip: the stream changes its sample rate.
         """
-        time_s = None if frame.time is None else frame.time - self._segment.zero_s - self._segment.start_s
+        time_s = None if frame.pts is None else self._segment.clip_time_s(frame.pts, self._unit_s)
         if not self._rate_hz:
             self._rate_hz = frame.sample_rate
             self._track = np.zeros(round(self._segment.duration_s * self._rate_hz), dtype=np.float32)
