@@ -22,12 +22,13 @@ import numpy as np
 from configs.schema import DecodeConfig
 from pipelines.build import frames_decord, frames_pyav
 from pipelines.build.choose import moments
-from pipelines.build.media import STORAGE_ERRORS, NotOpened, open_media, picture_stream, regular_file, segment_of
+from pipelines.build.media import STORAGE_ERRORS, NotOpened, missing_bytes, open_media, picture_stream, regular_file, segment_of
 from pipelines.build.rewrite import rewrite
 from pipelines.build.scan import scan
 from pipelines.manifest import Clip, RejectedClip, StorageFault
 
 _CUT_OFF_S = 0.5  # a file is cut off when its streams end this much before the end its header states
+_TOLERATED_BYTES = 4096  # 0.13 s of 16 kHz PCM; writers that forget to pad a chunk are off by one
 _GUESSED_DURATION = {"mp3", "aac"}  # containers whose duration is a guess from the bit rate
 _SILENT_PEAK = 1e-3
 _STATIC_LEVELS = 2.0  # of 255; codecs move the parts of a still picture by less
@@ -79,6 +80,8 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
 
     media = regular_file(root, clip.media)
     still = regular_file(root, clip.image) if clip.image else None
+    if (missing := missing_bytes(media)) > _TOLERATED_BYTES:
+        raise RejectedClip("unreadable", f"cut off: {clip.media} lacks {missing} bytes of what its header states")
     try:
         with open_media(media) as container:
             return _decode(container, media, still, clip, settings)

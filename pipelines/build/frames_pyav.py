@@ -107,12 +107,11 @@ def _everything(path: Path, segment: Segment, from_s: float) -> Iterator[Timed]:
             packets += 1
             try:
                 frames = packet.decode()
-            except av.error.InvalidDataError as error:
+            except av.error.FFmpegError:
                 bad += 1
-                last_error = error
                 continue
             for frame in frames:
                 if frame.time is not None:
                     yield frame.time - segment.zero_s - segment.start_s, frame
         if bad > BAD_SHARE * packets:
-            raise RejectedClip("unreadable", f"{bad} of {packets} pictures do not decode: {last_error.strerror}")
+            raise RejectedClip("unreadable", f"{bad} of {packets} pictures do not decode")

@@ -45,7 +45,7 @@ class Segment(NamedTuple):
             RejectedClip: nothing, or too little.
         """
         if file_end_s <= 0:
-            raise RejectedClip("outside_file", f"starts at {self.start_s:.2f} s, {clip.media} ends at {self.start_s + file_end_s:.2f} s")
+            raise RejectedClip("outside_file", f"starts at {self.start_s:.2f} s, after the end of {clip.media}")
         segment = self._replace(end_s=min(self.end_s, self.start_s + file_end_s))
         if segment.duration_s < settings.min_duration_s:
             raise RejectedClip("too_short", f"{segment.duration_s:.2f} s, wanted {settings.min_duration_s} s")
@@ -78,6 +78,15 @@ def regular_file(root: Path, name: str) -> Path:
     if not status.st_size:
         raise RejectedClip("unreadable", f"{name} has zero bytes")
     return path
+
+
+def missing_bytes(path: Path) -> int:
+    """How many bytes a WAV or AVI file lacks of what its header states; FFmpeg takes such a file for a shorter one. 0 for other files."""
+    with path.open("rb") as file:
+        head = file.read(8)
+    stated = int.from_bytes(head[4:], "little") + 8
+    is_streamed = stated in (8, 0xFFFFFFFF + 8)  # its writer could not come back to say how long it is
+    return max(0, stated - path.stat().st_size) if head[:4] == b"RIFF" and not is_streamed else 0
 
 
 class NotOpened(Exception):

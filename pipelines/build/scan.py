@@ -99,7 +99,7 @@ def _scan_from_here(container: Any, segment: Segment, with_pictures: bool) -> Sc
             try:
                 for frame in packet.decode():
                     sound.add(frame)
-            except av.error.InvalidDataError:
+            except av.error.FFmpegError:
                 bad += 1
         elif packet.size and (packet.is_keyframe or pictures.stamps or not has_all_times) and not (time_s is not None and time_s >= segment.duration_s):
             if packet.pts is None:
