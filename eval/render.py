@@ -124,12 +124,15 @@ def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
     except av.error.FFmpegError as error:
         raise UsageError(f"video={video}: not a video that can be opened ({error})") from None
     settings = DecodeConfig(
-        frames_per_clip=max(1, round(duration_s * fps)), short_side_px=480, sample_rate_hz=model.inputs.sample_rate_hz, min_duration_s=0.0,
+        frames_per_clip=max(1, round(duration_s * fps)),
+        short_side_px=480,
+        sample_rate_hz=model.inputs.sample_rate_hz,
+        min_duration_s=0.0,
         max_duration_s=MAX_DURATION_S,
-    )  # fmt: skip
-    row = Clip(id="video", media=video.name, image="", start_s=0.0, end_s=0.0, split="", source="", labels=(), text="")
+        keep_static=True,
+    )
     try:
-        return decode_clip(row, video.parent, settings), fps
+        return decode_clip(Clip(id="video", media=video.name), video.parent, settings), fps
     except RejectedClip as error:
         raise UsageError(f"video={video}: {error.reason.replace('_', ' ')} ({error.detail})") from None
 

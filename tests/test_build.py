@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from small_media import write_video
 
@@ -154,6 +156,111 @@ def test_an_interrupted_build_ends_with_the_same_bytes(built, media, tmp_path, s
     assert build(media, out, "clips_per_shard=4").returncode == 0
     assert contents(out) == contents(built[0])
     assert all(path.stat().st_mtime_ns == when for path, when in kept.items()), "a whole shard was built again"
+
+
+@pytest.mark.slow
+def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built, media, tmp_path):
+    began_s = time.monotonic()
+    assert build(media, tmp_path / "whole", "clips_per_shard=4", "processes=2").returncode == 0
+    whole_s = time.monotonic() - began_s
+    draw, kills = random.Random(0), 0
+    for attempt in range(100):
+        out = tmp_path / f"out{attempt}"
+        while kills < 20:
+            running = subprocess.Popen(command(media, out, "clips_per_shard=4", "processes=2"), cwd=ROOT, stderr=subprocess.DEVNULL, start_new_session=True)
+            time.sleep(draw.uniform(0, whole_s))
+            if running.poll() is not None:
+                break  # it came to its end; the next one from the start
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            kills += 1
+            _wait(lambda pid=running.pid: not _alive(pid))
+        assert build(media, out, "clips_per_shard=4").returncode == 0
+        assert contents(out) == contents(built[0])
+        assert not [path for path in out.iterdir() if path.name.startswith(".")]
+        if kills == 20:
+            return
+    raise AssertionError(f"only {kills} kills in 100 builds")
+
+
+def test_rejected_clips_are_tried_again_where_their_media_have_changed(media, built, tmp_path):
+    mine = tmp_path / "media"
+    shutil.copytree(media, mine, copy_function=os.link, ignore=lambda *_: ["v31.mp4"])
+    os.mkfifo(mine / "v31.mp4")
+    out = tmp_path / "out"
+    assert build(mine, out, "clips_per_shard=4").returncode == 0
+    assert contents(out) == contents(built[0])
+    times = {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")}
+    unchanged = build(mine, out, "clips_per_shard=4", "retry=rejected")
+    assert unchanged.returncode == 0 and contents(out) == contents(built[0])
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.tar")} == times
+
+    for name in ("v05.mp4", "v31.mp4"):
+        (mine / name).unlink()
+        os.link(mine / "v00.mp4", mine / name)
+    (mine / "v11.mp4").unlink()
+    (mine / "v11.mp4").write_text("another text")
+    assert build(mine, out, "clips_per_shard=4").returncode == 0
+    assert contents(out) == contents(built[0]), "only retry=rejected looks at them"
+    done = build(mine, out, "clips_per_shard=4", "retry=rejected")
+    assert done.returncode == 0 and "written           37" in done.stdout
+    touched = [path.name for path in out.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]]
+    assert 1 <= len(touched) <= 3
+    assert build(mine, tmp_path / "fresh", "clips_per_shard=4").returncode == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(built[0], out)
+    noted = json.loads((out / "build.json").read_text())
+    noted["versions"]["av"] = "1.0"
+    (out / "build.json").write_text(json.dumps(noted))
+    assert build(media, out, "clips_per_shard=4").returncode == 0, "a finished data set is left alone"
+    (out / "manifest.json").unlink()
+    done = build(media, out, "clips_per_shard=4")
+    assert done.returncode == 2 and "begun with other versions (av: 1.0 -> " in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_everything_that_comes_in_goes_out_written_or_rejected(tmp_path):
+    """All the kinds of media and keys that are found in the wild, in one build."""
+    root = tmp_path / "media"
+    (root / "videos").mkdir(parents=True)
+    good = write_video(root / "videos/good.mp4")
+
+    def link(name: str) -> None:
+        os.link(good, root / "videos" / name)
+
+    write_video(root / "videos/variable.mp4", frame_numbers=[0, 1, 2, 13, 14, 19])
+    write_video(root / "videos/odd.mp4", size_px=(65, 47))
+    write_video(root / "videos/mute.mp4", sound=False)
+    write_video(root / "videos/blind.mp4", picture=False)
+    write_video(root / "videos/one.mp4", frame_numbers=[0])
+    write_video(root / "videos/five.mp4", waveform=np.random.default_rng(0).normal(0, 0.1, (6, 96000)).astype(np.float32), layout="5.1", rate_hz=48000)
+    write_video(root / "videos/low.mp4", rate_hz=8000)
+    write_video(root / "videos/high.mp4", rate_hz=96000)
+    (root / "videos/empty.mp4").touch()
+    (root / "videos/text.mp4").write_text("text")
+    (root / "videos/folder.mp4").mkdir()
+    os.mkfifo(root / "videos/fifo.mp4")
+    (root / "videos/cut.mp4").write_bytes(good.read_bytes()[: good.stat().st_size // 2])
+    link("concat:a%03d.mp4")
+    ids = ["good", "variable", "odd", "mute", "blind", "one", "five", "low", "high", "empty", "text", "folder", "fifo", "cut", "absent", "concat:a%03d"]
+    lines = [f'{name}, 0, 2, "/m/1"' for name in ids] + ['good, 0, 2, "/m/2"', 'good, 1, 9, "/m/1"', 'good, 5, 9, "/m/1"', 'good, 9, 5, "/m/1"']
+    lines += ['../../etc/passwd, 0, 2, "/m/1"', 'a.b, 0, 2, "/m/1"', 'a/b, 0, 2, "/m/1"', "nonsense", 'x, nan, 2, "/m/1"', f'{"y" * 300}, 0, 2, "/m/1"']
+    (root / "eval_segments.csv").write_text("\n".join(lines))
+    done = build(root, tmp_path / "out", "source.kind=audioset", "source.split=eval", "source.media=videos/{ytid}.mp4", "clips_per_shard=7")
+    assert done.returncode == 0 and "Traceback" not in done.stderr
+    manifest = json.loads((tmp_path / "out/manifest.json").read_text())
+    ledger = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    written = {clip["id"] for index in (tmp_path / "out").glob("eval-*.json") for clip in json.loads(index.read_text())["members"]}
+    assert manifest["rows"] == len(lines) == manifest["written"] + manifest["rejected"] == len(written) + len(ledger)
+    assert written == {"good_0", "variable_0", "odd_0", "five_0", "low_0", "high_0", "good_1000"}
+    reasons = {(line["id"][:20], line["reason"]) for line in ledger}
+    assert {("mute_0", "no_audio"), ("blind_0", "no_video"), ("one_0", "static"), ("absent_0", "missing"), ("good_5000", "outside_file")} <= reasons
+    assert {(f"{name}_0", "unreadable") for name in ("empty", "text", "folder", "fifo", "cut")} <= reasons
+    assert {("good_0", "duplicate_id"), ("good_9000", "bad_times"), ("a.b_0", "bad_id"), ("a/b_0", "bad_id"), ("nonsense", "bad_row")} <= reasons
+    assert "missing: " in done.stderr and "videos/absent.mp4" in done.stderr
 
 
 @pytest.mark.parametrize(
