@@ -210,6 +210,29 @@ def test_rejected_clips_are_tried_again_where_their_media_have_changed(media, bu
     assert contents(out) == contents(tmp_path / "fresh")
 
 
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 300 kB."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, built, small_disk):
+    done = build(media, small_disk / "out", "clips_per_shard=4", "processes=1", "decode.audio_format=wav")
+    told = done.stderr.splitlines()[-1]
+    assert done.returncode == 1 and told.startswith("error: No space left on device") and "Traceback" not in done.stderr
+    names = sorted(path.name for path in (small_disk / "out").iterdir())
+    assert names[0] == "build.json" and "manifest.json" not in names and all(name.startswith("train-") for name in names[1:])
+    assert any(name.endswith(".tar") for name in names)
+    subprocess.run(["mount", "-o", "remount,size=20M", small_disk], check=True)
+    assert build(media, small_disk / "out", "clips_per_shard=4", "decode.audio_format=wav").returncode == 0
+    assert json.loads((small_disk / "out/manifest.json").read_text())["written"] == 35
+
+
 def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(built[0], out)

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from pipelines.build.media import AHEAD_S, Segment, open_media, picture_stream, seek
 from pipelines.build.sound import SoundTrack
 from pipelines.manifest import RejectedClip
@@ -31,16 +29,33 @@ class PictureTimes:
         times_s: the same in seconds from the start of the clip.
         keys: which are key pictures.
         shown: which are shown; an edit list can hide some that others need.
-        end_s: where the last picture of the segment comes on screen.
+        end_s: where the last picture of the segment comes on screen; its end where no times are stated.
         from_s: from which time of the file on they were read.
     """
 
+    from_s: float
     stamps: list[int] = field(default_factory=list)
     times_s: list[float] = field(default_factory=list)
     keys: list[bool] = field(default_factory=list)
     shown: list[bool] = field(default_factory=list)
     end_s: float = 0.0
-    from_s: float = 0.0
+    _all_stated: bool = True
+
+    def add(self, packet: Any, segment: Segment, unit_s: float) -> None:
+        if packet.pts is None:
+            self._all_stated = False
+        elif self.keys or packet.is_keyframe:
+            self.stamps.append(packet.pts)
+            self.times_s.append(segment.clip_time_s(packet.pts, unit_s))
+            self.keys.append(packet.is_keyframe)
+            self.shown.append(not packet.is_discard)
+
+    def close(self, segment: Segment) -> None:
+        """To be called after the last packet."""
+        inside = [time_s for time_s, shown in zip(self.times_s, self.shown, strict=True) if shown and time_s < segment.duration_s]
+        self.end_s = max(inside, default=0.0) if self._all_stated else segment.duration_s
+        if not self._all_stated or not inside or len(set(self.stamps)) < len(self.stamps):
+            self.stamps.clear()
 
 
 @dataclass
@@ -69,54 +84,49 @@ def scan(path: Path, container: Any, segment: Segment, with_pictures: bool) -> S
         from_s = segment.start_s - ahead_s
         with contextlib.nullcontext(container) if ahead_s == AHEAD_S[0] else open_media(path) as opened:
             seek(opened, segment, from_s)
-            found = _scan_from_here(opened, segment, with_pictures)
-        found.pictures.from_s = from_s
-        if from_s <= 0 or not with_pictures or (found.pictures.times_s and min(found.pictures.times_s) <= 0):
+            found = _scan_from_here(opened, segment, PictureTimes(from_s), picture_stream(opened) if with_pictures else None)
+        if from_s <= 0 or not with_pictures or min(found.pictures.times_s, default=1.0) <= 0:
             break
     return found
 
 
-def _scan_from_here(container: Any, segment: Segment, with_pictures: bool) -> Scan:
-    import av
-
-    audio, video = container.streams.audio[0], picture_stream(container) if with_pictures else None
+def _scan_from_here(container: Any, segment: Segment, pictures: PictureTimes, video: Any | None) -> Scan:
+    audio = container.streams.audio[0]
     streams = [stream for stream in (audio, video) if stream]
     units_s = {stream.index: float(stream.time_base) for stream in streams}
-    sound, pictures = SoundTrack(segment, units_s[audio.index]), PictureTimes()
-    packets, bad, has_all_times, file_end_s = 0, 0, True, math.inf
-    last_s = 0.0
+    sound = SoundTrack(segment, units_s[audio.index])
+    packets = bad = 0
+    last_s, file_end_s, pictures_done = 0.0, math.inf, video is None
     for packet in container.demux(streams):
-        stamp, unit_s = packet.dts if packet.dts is not None else packet.pts, units_s[packet.stream_index]
-        time_s = None if stamp is None else segment.clip_time_s(stamp, unit_s)
-        if time_s is not None:
-            last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
-            if time_s > segment.duration_s + _INTERLEAVING_S:
-                break
-        if packet.stream is audio:
-            if sound.is_full or (time_s is not None and not -AHEAD_S[0] - _LONGEST_PACKET_S < time_s < segment.duration_s):
-                continue
+        unit_s = units_s[packet.stream_index]
+        stamp = packet.pts if packet.dts is None else packet.dts
+        time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)  # no comparison holds for an unknown time
+        is_behind = time_s >= segment.duration_s
+        if packet.stream is video:
+            pictures_done = is_behind
+            if packet.size and not is_behind:
+                pictures.add(packet, segment, unit_s)
+        elif not (sound.is_full or is_behind or time_s < -AHEAD_S[0] - _LONGEST_PACKET_S):
             packets += 1
-            try:
-                for frame in packet.decode():
-                    sound.add(frame)
-            except av.error.FFmpegError:
-                bad += 1
-        elif packet.size and (packet.is_keyframe or pictures.stamps or not has_all_times) and not (time_s is not None and time_s >= segment.duration_s):
-            if packet.pts is None:
-                has_all_times = False
-                continue
-            pictures.stamps.append(packet.pts)
-            pictures.times_s.append(segment.clip_time_s(packet.pts, unit_s))
-            pictures.keys.append(packet.is_keyframe)
-            pictures.shown.append(not packet.is_discard)
-        if sound.is_full and (video is None or (packet.stream is video and time_s is not None and time_s >= segment.duration_s)):
+            bad += not _decode_into(sound, packet)
+        if (sound.is_full and pictures_done) or time_s > segment.duration_s + _INTERLEAVING_S:
             break
+        last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
     else:
         file_end_s = last_s
     if bad > BAD_SHARE * packets:
         raise RejectedClip("unreadable", f"{bad} of {packets} sound packets do not decode")
-    inside = [time_s for time_s, shown in zip(pictures.times_s, pictures.shown, strict=True) if shown and time_s < segment.duration_s]
-    pictures.end_s = max(inside, default=0.0)
-    if not has_all_times or not inside or len(np.unique(pictures.stamps)) < len(pictures.stamps):
-        pictures.stamps.clear()
+    pictures.close(segment)
     return Scan(sound, pictures, file_end_s)
+
+
+def _decode_into(sound: SoundTrack, packet: Any) -> bool:
+    """Whether a packet decodes."""
+    import av
+
+    try:
+        for frame in packet.decode():
+            sound.add(frame)
+    except av.error.FFmpegError:
+        return False
+    return True

@@ -95,7 +95,8 @@ def scaling(folder: Path) -> None:
             for number in range(clips):
                 (Path(out) / f"media/{number}.mp4").symlink_to(folder / f"copy{number}.mp4")
             arguments = [f"source.root={out}/media", f"out={out}/out", f"processes={processes}", "clips_per_shard=2", "decode.max_duration_s=10"]
-            return seconds(subprocess.run, [sys.executable, "-m", "pipelines.build", *arguments])
+            command = [sys.executable, "-m", "pipelines.build", *arguments]
+            return seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
 
     def work(processes: int) -> float:
         return min(build(processes, 40) for _ in range(2)) - min(build(processes, 4) for _ in range(2))
