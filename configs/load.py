@@ -41,7 +41,7 @@ def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
     layers += [(path, _read_yaml(path)) for path in (a.partition("=")[2] for a in arguments if a.startswith("config="))]
     for argument in arguments:
         if not argument.startswith("config="):
-            layers.append(("the command line", _parse_argument(argument)))
+            layers.append(("the command line", _parse_argument(schema, argument)))
     for origin, layer in layers:
         for key in _leaf_keys(layer):
             _check_key(schema, key, origin)
@@ -101,11 +101,19 @@ def _read_yaml(path: str) -> Any:
     return layer
 
 
-def _parse_argument(argument: str) -> Any:
+def _parse_argument(schema: type, argument: str) -> Any:
+    """A layer of one key. A text is taken as it is typed: `name=2024_06_01` is no number and `key=000012` not octal."""
     from omegaconf import OmegaConf
 
+    key, _, value = argument.partition("=")
     try:
+        if _check_key(schema, key, "the command line") is str:
+            layer = OmegaConf.create({})
+            OmegaConf.update(layer, key, value.replace("${", r"\${"))  # it is no reference to another setting
+            return layer
         return OmegaConf.from_dotlist([argument + "''" if argument.endswith("=") else argument])
+    except UsageError:
+        raise
     except Exception as error:  # as above
         raise UsageError(f"{argument}: {' '.join(str(error).split())} (from the command line)") from None
 
@@ -170,8 +178,8 @@ def _check_ranges(config: Any, prefix: str = "") -> None:
             raise UsageError(f"{key}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
 
 
-def _check_key(schema: type, key: str, origin: str) -> None:
-    """Walk a dotted key through the schema; lists of dataclasses take a number, dicts take anything."""
+def _check_key(schema: type, key: str, origin: str) -> Any:
+    """Walk a dotted key through the schema to the type of its value; lists of dataclasses take a number, dicts take anything."""
     node: Any = schema
     parts = key.split(".") if key else []
     for depth, part in enumerate(parts):
@@ -180,7 +188,7 @@ def _check_key(schema: type, key: str, origin: str) -> None:
             if part.isdigit():
                 continue
         if typing.get_origin(node) is dict:
-            return
+            return typing.Any
         if not dataclasses.is_dataclass(node):
             raise UsageError(f"{key}: {'.'.join(parts[:depth])} has no keys below it (from {origin})")
         hints = typing.get_type_hints(node)
@@ -190,3 +198,4 @@ def _check_key(schema: type, key: str, origin: str) -> None:
             hint = f", did you mean {near[0]}?" if near else ""
             raise UsageError(f"{key}: unknown key {part!r}{hint} Allowed here: {', '.join(names)} (from {origin})")
         node = hints[part]
+    return node

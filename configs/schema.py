@@ -62,17 +62,38 @@ class BuildConfig:
 
 @dataclass
 class VerifyConfig:
-    """Verify has no settings: a data set is whole or it is not."""
+    threads: int = setting(0, "shards read at once; 0: one for each core, 16 for a remote folder", least=0, most=256)
+
+
+@dataclass
+class InspectConfig:
+    key: str = setting("", "id of one clip, of which everything is shown; empty: a sample")
+    html: str = setting("", "a page to write, with pictures and sounds; it ends in .html")
+    clips: int = setting(12, "clips of the sample, spread evenly", "clips", least=1, most=1000)
+
+
+@dataclass
+class DoctorConfig:
+    """Doctor has no settings: it looks at the machine it runs on."""
 
 
 # ---------------------------------------------------------------------------------------------- streaming
 
 
 @dataclass
+class AdoptConfig:
+    max_member_mb: float = setting(64.0, "larger members are refused", "MB", least=0.001)
+
+
+@dataclass
 class StreamSourceConfig:
     name: str = setting("", "short name of the source, shown in logs")
-    shards: str = setting("", "folder that holds the shards and their manifest.json")
+    shards: str = setting("", "folder that holds the shards and their manifest.json; any address of fsspec, such as s3://bucket/train")
     weight: float = setting(1.0, "share of the positions this source gets, relative to the others")
+    exclude: list[str] = setting(list, "files of ids to leave out, one a line: clips, or videos with all their clips")
+    labels: list[str] = setting(list, "only clips that have one of these labels; empty: all")
+    pictures: str = setting("", "extension of the pictures in shards of others, such as jpg or rgb.png; empty: every .jpg and .png, in order")
+    sound: str = setting("", "extension of the sound in shards of others; empty: the first of flac, wav, opus")
 
 
 @dataclass
@@ -99,6 +120,8 @@ class StreamConfig:
     window_clips: int = setting(2000, "clips of a lane shuffled together", "clips", least=1)
     workers: int = setting(2, "loader processes of each rank; 0: load in the training process", least=0)
     prefetch_batches: int = setting(4, "batches each worker keeps ready", "batches", least=1)
+    cache_dir: str = setting("~/.cache/denseav", "folder for copies of remote shards, shared by all processes of a machine")
+    cache_gb: float = setting(100.0, "most that may lie there; a machine needs about lanes x (window_clips / clips in a shard + 2) shards", "GB", least=0)
     max_rejected_share: float = setting(0.01, "the run stops when more than this share of clips cannot be read", least=0, most=1)
     augment: AugmentConfig = setting(AugmentConfig, "random changes of image and waveform in training")
 

@@ -1,137 +1,201 @@
 """Is a data set whole? `python -m pipelines.verify DIR` reads every byte of its shards; exit code 0 when they are what the manifest says, else 1.
 
-Checked: the root manifest and its sums, the ledger, size and SHA-256 of every tar, the index beside it against the tar's own headers, ids used once.
+DIR is a folder or any address of fsspec (s3://bucket/train). Checked: the root manifest, its sums and fingerprint, ledger and statistics, size and
+SHA-256 of every tar, the index beside it against the tar's own headers, ids used once. What killed writers left behind is no damage.
 Limits: pictures and sounds are not decoded, the hash stands for them; a shard that someone replaced together with its index and manifest is believed.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import os
 import sys
-import tarfile
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, NamedTuple
 
 from configs.command import UsageError, run
 from configs.schema import VerifyConfig
+from pipelines.data_set import Damaged, Index, printable, read_index, read_json, read_manifest, tar_members
+from pipelines.storage import Folder, LocalFolder, open_folder
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
+_PIECE_BYTES = 1 << 20
+_MOST_TOLD = 20  # damages of one kind in one place that are written out
+_REMOTE_THREADS = 16  # they wait for the network most of the time
 
 
-def main(_: VerifyConfig, folder: str) -> int:
+class _Checked(NamedTuple):
+    """What is kept of a shard that was read."""
+
+    name: str
+    damages: list[str]
+    id_hashes: Any  # int64 [clips]
+    reasons: Counter[str] | None  # of rejected rows; None: the index cannot be read
+    ledger: bytes  # its part of rejected.jsonl
+
+
+def main(config: VerifyConfig, folder: str) -> int:
     """Print one line for each damage, and a table."""
     from tqdm import tqdm
 
-    out = Path(folder)
-    if not out.is_dir():
+    out, began_s, damages = open_folder(folder), time.perf_counter(), 0
+    if not (out.path.is_dir() if isinstance(out, LocalFolder) else out.sizes()):
         raise UsageError(f"{folder}: no such folder of shards")
-    manifest, damages = _read_manifest(out)
-    shards = manifest.get("shards", [])
-    seen: set[str] = set()
-    for shard in tqdm(shards, unit="shard", desc="verify", disable=None):
-        damages += _shard_damages(out, shard, seen)
-    if manifest:
-        damages += _sum_damages(out, manifest)
-    for damage in damages:
-        print(damage)
-    print(f"{'shards':<10}{len(shards):>10}")
-    print(f"{'clips':<10}{len(seen):>10}")
-    print(f"{'damages':<10}{len(damages):>10}" + ("   remove the damaged files and run the same pipelines.build again" if damages else ""))
+    manifest, wrong = read_manifest(out)
+    sizes, checked = out.sizes(), []
+    threads = config.threads or (len(os.sched_getaffinity(0)) if isinstance(out, LocalFolder) else _REMOTE_THREADS)
+    for damage in [wrong] if wrong else _damages(out, manifest, sizes, threads, checked):
+        tqdm.write(printable(damage))
+        damages += 1
+    size_bytes, seconds = sum(sizes.get(f"{shard.name}.tar", 0) for shard in checked), time.perf_counter() - began_s
+    print(f"{'shards':<10}{len(checked):>10}   {size_bytes / 1e6:.1f} MB read in {seconds:.1f} s")
+    print(f"{'clips':<10}{sum(len(shard.id_hashes) for shard in checked):>10}")
+    print(f"{'damages':<10}{damages:>10}" + ("   remove the damaged files and run the same pipelines.build again" if damages else ""))
     return 1 if damages else 0
 
 
-def _read_manifest(out: Path) -> tuple[dict[str, Any], list[str]]:
-    file = out / "manifest.json"
-    if not file.is_file():
-        return {}, [f"{file} is missing: the data set is unfinished; run the same pipelines.build again"]
-    try:
-        manifest = json.loads(file.read_text())
-        whole = all(type(manifest[key]) is int for key in ("rows", "written", "rejected")) and all(key in s for s in manifest["shards"] for key in _ENTRY_KEYS)
-    except (ValueError, KeyError, TypeError):
-        whole = False
-    return (manifest, []) if whole else ({}, [f"{file} is not a manifest of shards"])
-
-
-def _sum_damages(out: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    rows, written, rejected = (manifest[key] for key in ("rows", "written", "rejected"))
+def _damages(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int, checked: list[_Checked]) -> Iterator[str]:
+    """One line for each damage, in an order that is always the same; `checked` is filled meanwhile."""
+    shards, rows, written, rejected = (manifest[key] for key in ("shards", "rows", "written", "rejected"))
     if rows != written + rejected:
         yield f"manifest.json: {rows} rows are not {written} written + {rejected} rejected"
-    clips = sum(shard["clips"] for shard in manifest["shards"])
-    if clips != written:
+    if (clips := sum(shard["clips"] for shard in shards)) != written:
         yield f"manifest.json: its shards have {clips} clips, not the {written} written"
-    listed = {f"{shard['name']}.tar" for shard in manifest["shards"]}
-    for stranger in sorted({tar.name for tar in out.glob("*.tar")} - listed):
+    if manifest.get("fingerprint") != hashlib.sha256(json.dumps([{key: s[key] for key in _ENTRY_KEYS} for s in shards]).encode()).hexdigest():
+        yield "manifest.json: its fingerprint is not that of its shards"
+    for stranger in sorted({name for name in sizes if name.endswith(".tar")} - {f"{shard['name']}.tar" for shard in shards}):
         yield f"{stranger} is not in manifest.json"
-    yield from _ledger_damages(out, manifest)
+    for shard in _check_shards(out, manifest, sizes, threads):
+        yield from shard.damages
+        checked.append(shard._replace(damages=[]))
+    if all(shard.reasons is not None for shard in checked):  # else the index's own damage has been told
+        yield from _ledger_damages(out, manifest, checked)
+    yield from _capped(_used_twice(out, checked), "ids are used twice")
 
 
-def _ledger_damages(out: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """The ledger must be the shards' own ledgers, one after the other."""
-    wanted = []
-    for shard in manifest["shards"]:
-        try:
-            wanted += json.loads((out / f"{shard['name']}.json").read_bytes())["rejected"]
-        except (OSError, ValueError, KeyError):
-            return  # the index's own damage has been told
+def _capped(damages: Iterator[str], rest: str) -> list[str]:
+    told = list(itertools.islice(damages, _MOST_TOLD))
+    more = sum(1 for _ in damages)
+    return [*told, f"{more} more {rest}"] if more else told
+
+
+def _ledger_damages(out: Folder, manifest: dict[str, Any], checked: list[_Checked]) -> Iterator[str]:
+    """The ledger must be the shards' own ledgers, one after the other, and the statistics what they add up to."""
+    wanted, found, lines = hashlib.sha256(b"".join(shard.ledger for shard in checked)), hashlib.sha256(), 0
     try:
-        found = [json.loads(line) for line in (out / "rejected.jsonl").read_bytes().splitlines()]
-    except (OSError, ValueError) as error:
-        yield f"rejected.jsonl cannot be read: {error}"
-        return
-    if len(found) != manifest["rejected"]:
-        yield f"rejected.jsonl has {len(found)} lines, manifest.json says {manifest['rejected']}"
-    if found != wanted:
-        yield "rejected.jsonl is not what the indices of the shards say"
-
-
-def _shard_damages(out: Path, shard: dict[str, Any], seen: set[str]) -> Iterator[str]:
-    name, tar = f"{shard['name']}.tar", out / f"{shard['name']}.tar"
-    if not tar.is_file():
-        yield f"{name} is missing"
-        return
-    size_bytes = tar.stat().st_size
-    if size_bytes != shard["size_bytes"]:
-        yield f"{name} has {size_bytes} bytes, manifest.json says {shard['size_bytes']}"
-    else:
-        with tar.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != shard["sha256"]:
-                yield f"{name} has another SHA-256 than manifest.json says"
-    index = f"{shard['name']}.json"
+        with out.open("rejected.jsonl") as file:
+            while data := file.read(1 << 20):
+                found.update(data)
+                lines += data.count(b"\n")
+        if lines != manifest["rejected"]:
+            yield f"rejected.jsonl has {lines} lines, manifest.json says {manifest['rejected']}"
+        if found.digest() != wanted.digest():
+            yield "rejected.jsonl is not what the indices of the shards say"
+    except OSError as error:
+        yield f"rejected.jsonl cannot be read: {error.strerror or error}"
+    reasons = sum((shard.reasons for shard in checked if shard.reasons), Counter())
+    stated = {"rows": manifest["rows"], "written": manifest["written"], "rejected": dict(reasons)}
     try:
-        entry = json.loads((out / index).read_bytes())
-        members = {f"{clip['id']}.{kind}": tuple(place) for clip in entry["members"] for kind, place in clip["files"].items()}
-        ids = [clip["id"] for clip in entry["members"]]
-        differing = [key for key in _ENTRY_KEYS if entry[key] != shard[key]]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        yield f"{index} cannot be read: {type(error).__name__} {error}"
-        return
-    if differing:
-        yield f"{index} and manifest.json differ in {', '.join(differing)}"
-    if len(ids) != shard["clips"]:
-        yield f"{index} lists {len(ids)} clips, manifest.json says {shard['clips']}"
-    for twice in sorted(seen.intersection(ids)) + sorted({i for i in ids if ids.count(i) > 1} if len(set(ids)) < len(ids) else ()):
-        yield f"{index}: the id {twice} is used twice"
-    seen.update(ids)
-    yield from _member_damages(tar, index, members)
+        stats = read_json(out, "stats.json")
+        if not isinstance(stats, dict) or {key: stats.get(key) for key in stated} != stated:
+            yield "stats.json is not what manifest.json and the indices of the shards say"
+    except (FileNotFoundError, Damaged) as error:
+        yield f"stats.json cannot be read: {error}"
 
 
-def _member_damages(tar: Path, index: str, members: dict[str, tuple[int, int]]) -> Iterator[str]:
-    """Compare the index with the headers of the tar."""
+def _used_twice(out: Folder, checked: Sequence[_Checked]) -> Iterator[str]:
+    """Ids are told apart by 8 bytes of hash each; only where two hashes are equal, the ids are looked at again."""
+    import numpy as np
+
+    hashes = np.sort(np.concatenate([np.zeros(0, np.int64), *(shard.id_hashes for shard in checked)]))
+    repeated, seen = hashes[1:][hashes[1:] == hashes[:-1]], {}
+    for shard in (shard for shard in checked if np.isin(shard.id_hashes, repeated).any()):
+        ids = np.array(read_index(out, shard.name).ids, dtype=object)
+        for clip_id in ids[np.isin(shard.id_hashes, repeated)]:
+            if clip_id in seen:
+                yield f"the id {clip_id} is used twice, in {seen[clip_id]}.json and {shard.name}.json"
+            seen[clip_id] = shard.name
+
+
+def _check_shards(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int) -> Iterator[_Checked]:
+    """Read the shards, several at once; they come in their order."""
+    from tqdm import tqdm
+
+    shards = manifest["shards"]
+    pool = ThreadPoolExecutor(max(1, min(threads, len(shards))))
     try:
-        with tarfile.open(tar) as opened:
-            found = {member.name: (member.offset_data, member.size) for member in opened}
-    except (tarfile.TarError, OSError, EOFError) as error:
-        yield f"{tar.name} is no readable tar: {error}"
+        with tqdm(total=sum(sizes.get(f"{shard['name']}.tar", 0) for shard in shards), unit="B", unit_scale=True, desc="verify", disable=None) as bar:
+            for checked in pool.map(lambda shard: _check_shard(out, manifest["format"], sizes, shard), shards):
+                yield checked
+                bar.update(sizes.get(f"{checked.name}.tar", 0))
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _check_shard(out: Folder, form: int, sizes: dict[str, int], shard: dict[str, Any]) -> _Checked:
+    import numpy as np
+
+    name, damages, index = shard["name"], [], None
+    try:
+        index = read_index(out, name, with_states=form >= 2)
+        if differing := [key for key in _ENTRY_KEYS if index.entry.get(key) != shard[key]]:
+            damages.append(f"{name}.json and manifest.json differ in {', '.join(differing)}")
+        if len(index.ids) != shard["clips"]:
+            damages.append(f"{name}.json lists {len(index.ids)} clips, manifest.json says {shard['clips']}")
+    except (FileNotFoundError, Damaged) as error:
+        damages.append(f"{name}.json cannot be read: {error}")
+    damages += _capped(_tar_damages(out, shard, index), f"damages of {name}") if f"{name}.tar" in sizes else [f"{name}.tar is missing"]
+    ids, rejected = (index.ids, index.entry["rejected"]) if index else ([], [])
+    ledger = b"".join(json.dumps(row).encode() + b"\n" for row in rejected)
+    return _Checked(name, damages, np.fromiter(map(hash, ids), np.int64, len(ids)), Counter(row["reason"] for row in rejected) if index else None, ledger)
+
+
+def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Iterator[str]:
+    """Read a tar once, for its hash and its headers, and compare these with the index."""
+    name, listed = f"{shard['name']}.tar", f"{shard['name']}.json"
+    places = dict(index.places) if index else {}
+    try:
+        with out.open(name) as file:
+            hashed = _HashedFile(file)
+            try:
+                for member in tar_members(hashed):
+                    place, found = places.pop(member.name, None), (member.offset_data, member.size)
+                    if not member.isreg():
+                        yield f"{name} has {member.name}, which is no plain file"
+                    elif index and place is None:
+                        yield f"{name} has {member.name}{' twice' if member.name in index.places else f', which {listed} does not list'}"
+                    elif index and place != found:
+                        yield f"{listed} puts {member.name} at {place}, it is at {found} (offset, size)"
+                yield from (f"{name} lacks {lost}, which {listed} lists" for lost in places)
+            except Damaged as error:
+                yield f"{name} is no readable tar: {error}"
+            while hashed.read(_PIECE_BYTES):
+                pass
+    except OSError as error:
+        yield f"{name} cannot be read: {type(error).__name__} {error}"
         return
-    for name in sorted(members.keys() | found.keys()):
-        if name not in found:
-            yield f"{tar.name} lacks {name}, which {index} lists"
-        elif name not in members:
-            yield f"{tar.name} has {name}, which {index} does not list"
-        elif members[name] != found[name]:
-            yield f"{index} puts {name} at {members[name]}, it is at {found[name]} (offset, size)"
+    if hashed.size_bytes != shard["size_bytes"]:
+        yield f"{name} has {hashed.size_bytes} bytes, manifest.json says {shard['size_bytes']}"
+    elif hashed.digest.hexdigest() != shard["sha256"]:
+        yield f"{name} has another SHA-256 than manifest.json says"
+
+
+class _HashedFile:
+    """Reads through to a file, and keeps the hash and the size of what went by."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.size_bytes = file, hashlib.sha256(), 0
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self.digest.update(data)
+        self.size_bytes += len(data)
+        return data
 
 
 if __name__ == "__main__":

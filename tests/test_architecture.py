@@ -69,7 +69,18 @@ def test_every_public_function_of_the_model_and_the_evaluation_has_a_docstring()
     assert not missing
 
 
-COMMANDS = ["pipelines.sources.toy_world", "pipelines.build", "pipelines.verify", "eval.run", "eval.render", "eval.parity", "train"]
+COMMANDS = [
+    "pipelines.sources.toy_world",
+    "pipelines.build",
+    "pipelines.verify",
+    "pipelines.inspect",
+    "pipelines.doctor",
+    "pipelines.stream.index",
+    "eval.run",
+    "eval.render",
+    "eval.parity",
+    "train",
+]
 SHOW_HELP = """
 import runpy, sys
 sys.argv = ["x", "--help"]

@@ -18,12 +18,15 @@ SCHEMAS = {
     "pipelines.sources.toy_world": schema.ToyWorldConfig,
     "pipelines.build": schema.BuildConfig,
     "pipelines.verify": schema.VerifyConfig,
+    "pipelines.inspect": schema.InspectConfig,
+    "pipelines.doctor": schema.DoctorConfig,
+    "pipelines.stream.index": schema.AdoptConfig,
     "train.py": schema.TrainConfig,
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
     "eval.parity": schema.ParityConfig,
 }
-BARE_WORDS = {"pipelines.verify", "eval.parity"}  # take a folder
+BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity"}  # take a folder
 
 
 def _tree() -> dict[str, str]:
@@ -79,7 +82,7 @@ def test_every_command_exists_and_takes_its_settings(words):
     assert words[0] == "python"
     name, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     assert (ROOT / name).is_file() or importlib.util.find_spec(name)
-    load(SCHEMAS[name], arguments if name not in BARE_WORDS else [])
+    load(SCHEMAS[name], [argument for argument in arguments if "=" in argument or name not in BARE_WORDS])
 
 
 def test_every_file_that_is_named_is_there():

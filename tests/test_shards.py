@@ -71,7 +71,7 @@ def test_a_shard_holds_what_its_index_says_at_the_place_it_says(tmp_path, media,
         assert list(members) == ["json", "0.jpg", "1.jpg", "2.jpg", "flac"]
         described = json.loads(members["json"])
         waveform, rate_hz = soundfile.read(io.BytesIO(members["flac"]))
-        assert (described["id"], described["labels"], described["text"]) == (clip["id"], ["a"], "t")
+        assert (described["id"], described["labels"], described["text"]) == (clip["id"], ["a"], "t") and clip["labels"] == ["a"]
         assert (described["samples"], described["sample_rate_hz"]) == (len(waveform), rate_hz) == (32000, 16000)
         assert len(described["frame_times_s"]) == 3
         assert simplejpeg.decode_jpeg(members["2.jpg"]).shape == (48, 64, 3)

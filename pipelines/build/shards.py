@@ -52,7 +52,7 @@ def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], pro
                         if earlier and row.id in known and row.id not in again:
                             raise RejectedClip(known[row.id]["reason"], known[row.id]["detail"])
                         files = stored.of(row.id) or process.encode(row)
-                        members.append({"id": row.id, "files": add_members(tar, row.id, files)})
+                        members.append({"id": row.id, "labels": row.labels, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
                         states[row.id] = state_of_media(job.root, row)
                         row = Rejected(row.id, error.reason, error.detail)

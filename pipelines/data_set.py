@@ -1,0 +1,110 @@
+"""A written data set as it is on disk, read with suspicion: manifest, index of a shard, headers of a tar. Nothing in it is believed, opened or unpickled."""
+
+from __future__ import annotations
+
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from pipelines.manifest import is_id
+from pipelines.storage import Folder
+
+_SHARD_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+_MOST_JSON_BYTES = 1 << 28
+_MOST_HEADER_BYTES = 1 << 20
+
+
+class Damaged(Exception):
+    """A file is not what it must be; the text says how."""
+
+
+class Index(NamedTuple):
+    """The JSON file of a shard."""
+
+    entry: dict[str, Any]
+    ids: list[str]
+    places: dict[str, tuple[int, int]]  # (offset, size) in bytes of each member's data, by ID.EXTENSION
+
+
+def read_manifest(out: Folder) -> tuple[dict[str, Any], str]:
+    """The root manifest, in which shards are named like files and counts are counts; or {} and what is wrong with it."""
+    try:
+        manifest = read_json(out, "manifest.json")
+        if not isinstance(manifest, dict) or not isinstance(manifest.get("shards"), list):
+            raise Damaged("it has no list of shards")
+        if wrong := [key for key in ("format", "rows", "written", "rejected") if not _is_count(manifest.get(key))]:
+            raise Damaged(f"{wrong[0]} is {manifest.get(wrong[0])!r}")
+        for shard in manifest["shards"]:
+            if not (isinstance(shard, dict) and isinstance(shard.get("name"), str) and _SHARD_NAME.fullmatch(shard["name"])):
+                raise Damaged(f"no file can have the name of its shard {shard!r}")
+            if not (_is_count(shard.get("clips")) and _is_count(shard.get("size_bytes")) and isinstance(shard.get("sha256"), str)):
+                raise Damaged(f"clips, size_bytes or sha256 of {shard['name']} are missing or of another type")
+    except FileNotFoundError:
+        return {}, f"{out}/manifest.json is missing: the data set is unfinished; run the same pipelines.build again"
+    except Damaged as error:
+        return {}, f"{out}/manifest.json is not a manifest of shards: {error}"
+    return manifest, ""
+
+
+def read_index(out: Folder, shard: str, with_states: bool = False) -> Index:
+    """The JSON file of a shard, from format 2 on `with_states` of rejected media; FileNotFoundError, or Damaged for what the build does not write."""
+    entry = read_json(out, f"{shard}.json")
+    try:
+        ids = [clip["id"] for clip in entry["members"]]
+        if wrong := [i for i in ids if not (isinstance(i, str) and is_id(i))]:
+            raise Damaged(f"{wrong[0]!r} is no id")
+        places = {f"{clip['id']}.{kind}": tuple(place) for clip in entry["members"] for kind, place in clip["files"].items()}
+        if wrong := [name for name, place in places.items() if len(place) != 2 or not all(map(_is_count, place))]:
+            raise Damaged(f"offset and size of {wrong[0]} are {places[wrong[0]]}")
+        if wrong := [row for row in entry["rejected"] if {type(row[key]) for key in ("id", "reason", "detail")} != {str}]:
+            raise Damaged(f"{wrong[0]} is no rejected row")
+        states = entry["media_of_rejected"].keys() if with_states else set()
+        if wrong := sorted(states - {row["id"] for row in entry["rejected"]}):
+            raise Damaged(f"media_of_rejected knows {wrong[0]}, which was not rejected")
+    except (KeyError, TypeError, AttributeError) as error:
+        raise Damaged(f"not what pipelines.build writes: {type(error).__name__} {error}") from None
+    return Index(entry, ids, places)
+
+
+def tar_members(file: Any) -> Iterator[tarfile.TarInfo]:
+    """The headers of a tar, read forward, one at a time, up to a broken one; Damaged where this is no tar, or a member is cut off."""
+    try:
+        with tarfile.open(fileobj=file, mode="r|", bufsize=1 << 16, tarinfo=_Header) as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()
+                yield member
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+        raise Damaged(str(error)) from None
+
+
+def printable(text: str, most: int = 400) -> str:
+    """Text of unknown origin as one line that does nothing to a terminal."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text[:most]) + ("..." if len(text) > most else "")
+
+
+def read_json(out: Folder, name: str) -> Any:
+    try:
+        with out.open(name) as file:
+            data = file.read(_MOST_JSON_BYTES + 1)
+        if len(data) > _MOST_JSON_BYTES:
+            raise ValueError(f"more than {_MOST_JSON_BYTES} bytes")
+        return json.loads(data)
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError, RecursionError) as error:
+        raise Damaged(f"{type(error).__name__} {error}") from None
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+class _Header(tarfile.TarInfo):
+    @classmethod
+    def frombuf(cls, buf: bytes, encoding: str, errors: str) -> _Header:
+        header = super().frombuf(buf, encoding, errors)
+        if header.size > _MOST_HEADER_BYTES and header.type in b"xgXLK":  # tarfile would read it into memory
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
