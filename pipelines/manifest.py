@@ -44,6 +44,7 @@ class Clip:
         split, source: where the row comes from.
         labels: class names or ids; may be empty.
         text: caption; may be empty.
+        words: the words that are said, each with its start and end in seconds from the start of the file; may be empty.
     """
 
     id: str
@@ -55,6 +56,7 @@ class Clip:
     source: str = ""
     labels: tuple[str, ...] = ()
     text: str = ""
+    words: tuple[tuple[str, float, float], ...] = ()
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def test_a_reason_that_is_not_listed_is_our_own_mistake():
 
 
 def _clips(count):
-    return [Clip(id=f"c{number}", media=f"{number}.mp4", labels=("x", "y"), text="é") for number in range(count)]
+    return [Clip(id=f"c{number}", media=f"{number}.mp4", labels=("x", "y"), text="é", words=(("é", 0.0, 0.5),)) for number in range(count)]
 
 
 def test_rows_come_back_as_they_were_each_once_in_another_order(tmp_path):
@@ -80,3 +80,16 @@ def test_names_of_any_bytes_survive_the_file(tmp_path):
     assert next(table.read(0, 1)).media == name
     assert len((tmp_path / "rows").read_text().splitlines()) == 1
     assert json.loads((tmp_path / "rows").read_text())["id"] == "a"
+
+
+def test_a_row_is_a_line_of_plain_json_with_every_field(tmp_path):
+    clip = Clip("a", 'ä "b"\\.wav', "c\n.jpg", 0.1, 1e16, "val", "places_audio", ('x, "y"', "\ud800"), "naïve\t\0", (("naïve", 0.0, 0.5),))
+    rejected = Rejected("ü\n", "bad_row", '"\0')
+    write_rows([clip, rejected], tmp_path / "rows", seed=0, rows_per_shard=8)
+    fields = {name: getattr(clip, name) for name in Clip.__annotations__}
+    assert (tmp_path / "rows").read_text() == json.dumps(fields) + "\n" + json.dumps(vars(rejected)) + "\n"
+
+
+def test_the_first_wrong_row_is_shown_on_one_line(tmp_path):
+    table = write_rows([Clip(id="a", media="../x\ny")], tmp_path / "rows", seed=0, rows_per_shard=8)
+    assert table.example() == r", for example 'a': bad_path, '../x\ny'"

@@ -35,6 +35,8 @@ def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dic
         "decoder": decoded.decoder,
         "decoder_version": decoded.decoder_version,
     }
+    if clip.words:
+        described["words"] = [{"word": word, "start_s": start_s, "end_s": end_s} for word, start_s, end_s in clip.words]
     members = {"json": json.dumps(described).encode()}
     for number, frame in enumerate(decoded.frames):
         members[f"{number}.jpg"] = simplejpeg.encode_jpeg(frame, quality=settings.jpeg_quality)

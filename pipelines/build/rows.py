@@ -11,6 +11,7 @@ import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from json.encoder import encode_basestring_ascii as _quoted
 from pathlib import Path
 
 import numpy as np
@@ -50,7 +51,7 @@ class RowTable:
     def example(self) -> str:
         """The first row and what is wrong with it, for people; "" without rows."""
         first = next(self.read(0, 1), None)
-        return f", for example {first.id!r}: {first.reason}, {first.detail}" if isinstance(first, Rejected) else ""
+        return f", for example {first.id!r}: {first.reason}, {first.detail!r}" if isinstance(first, Rejected) else ""
 
     def of_shard(self, number: int) -> list[Clip | Rejected]:
         """The rows of a shard, counted from 0."""
@@ -77,27 +78,42 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
         rows_per_shard: how many are dealt to each shard.
     """
     digest, seen = hashlib.sha256(), set()
-    offsets, keys = array("Q"), array("Q")
+    offsets, keys = array("Q"), bytearray()
     offset = acceptable = 0
-    with path.open("wb") as file:
+    with path.open("wb", buffering=1 << 20) as file:
         for row in rows:
             if isinstance(row, Clip):
                 row = check(row)
-            if isinstance(row, Clip) and row.id in seen:
-                row = Rejected(row.id, "duplicate_id", f"another clip, of {row.media}, at {row.start_s} s")
             if isinstance(row, Clip):
-                seen.add(row.id)
-                acceptable += 1
-            line = json.dumps(vars(row)).encode() + b"\n"
+                if row.id in seen:
+                    row = Rejected(row.id, "duplicate_id", f"another clip, of {row.media}, at {row.start_s} s")
+                else:
+                    seen.add(row.id)
+                    acceptable += 1
+            line = _line(row)
             file.write(line)
             digest.update(line)
             offsets.append(offset)
-            keys.append(int.from_bytes(hashlib.blake2b(f"{seed} {json.dumps(row.id)}".encode(), digest_size=8).digest(), "big"))
+            keys += hashlib.blake2b(f"{seed} {_quoted(row.id)}".encode(), digest_size=8).digest()
             offset += len(line)
-    order = np.argsort(np.frombuffer(keys, dtype=np.uint64), kind="stable")
+    order = np.argsort(np.frombuffer(keys, dtype=">u8"), kind="stable")
     return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], acceptable, rows_per_shard)
+
+
+def _line(row: Clip | Rejected) -> bytes:
+    """A row's fields as one line of JSON: what json.dumps(vars(row)) gives, but for empty words; for clips in a third of its time."""
+    if isinstance(row, Rejected):
+        return json.dumps(vars(row)).encode() + b"\n"
+    labels = ", ".join(map(_quoted, row.labels))
+    words = f', "words": {json.dumps(row.words)}' if row.words else ""
+    return (
+        f'{{"id": {_quoted(row.id)}, "media": {_quoted(row.media)}, "image": {_quoted(row.image)}, "start_s": {row.start_s!r}, "end_s": {row.end_s!r}, '
+        f'"split": {_quoted(row.split)}, "source": {_quoted(row.source)}, "labels": [{labels}], "text": {_quoted(row.text)}{words}}}\n'
+    ).encode()
 
 
 def _parse(line: bytes) -> Clip | Rejected:
     fields = json.loads(line)
-    return Rejected(**fields) if "reason" in fields else Clip(**fields | {"labels": tuple(fields["labels"])})
+    if "reason" in fields:
+        return Rejected(**fields)
+    return Clip(**fields | {"labels": tuple(fields["labels"]), "words": tuple(map(tuple, fields.get("words", ())))})

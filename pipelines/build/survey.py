@@ -24,27 +24,29 @@ class Survey:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._names: dict[str, frozenset[str]] = {}
-        self.rows = self.missing = 0
+        self.rows = self.clips = self.missing = 0
         self.first_missing = ""
 
     def watch(self, rows: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
         """Pass rows on."""
         for row in rows:
             self.rows += 1
-            if isinstance(row, Clip) and not (self._is_there(row.media) and (not row.image or self._is_there(row.image))):
-                self.missing += 1
-                self.first_missing = self.first_missing or (row.image if self._is_there(row.media) else row.media)
+            if isinstance(row, Clip):
+                self.clips += 1
+                if not self._is_there(row.media) or (row.image and not self._is_there(row.image)):
+                    self.missing += 1
+                    self.first_missing = self.first_missing or (row.image if self._is_there(row.media) else row.media)
             yield row
 
     def print_missing(self, source: SourceConfig) -> None:
         """Say on stderr how many media are missing.
 
         Raises:
-            UsageError: all are.
+            UsageError: those of all clips are.
         """
         if self.missing:
-            share = f"{self.missing} of {self.rows} rows ({100 * self.missing / self.rows:.1f} %) have no media file, the first is {self.first_missing}"
-            if self.missing == self.rows:
+            share = f"{self.missing} of {self.rows} rows ({100 * self.missing / self.rows:.1f} %) have no media file, the first is {self.first_missing!r}"
+            if self.missing == self.clips:
                 raise UsageError(
                     f"source.root={source.root}: {share}; is source.media={source.media!r} right? pipelines/sources/{source.kind}.py has the layout"
                 )
@@ -54,12 +56,16 @@ class Survey:
         folder, _, name = path.rpartition("/")
         names = self._names.get(folder)
         if names is None:
-            try:
-                names = frozenset(os.listdir(self._root / folder))  # noqa: PTH208 - names, not paths: millions of them
-            except (OSError, ValueError):
-                names = frozenset()
-            self._names[folder] = names
+            names = self._names[folder] = self._list(folder)
         return name in names
+
+    def _list(self, folder: str) -> frozenset[str]:
+        if folder.startswith("/") or ".." in folder.split("/"):  # such rows are turned away; nothing outside the root is looked at
+            return frozenset()
+        try:
+            return frozenset(os.listdir(f"{self._root}/{folder}"))  # noqa: PTH208 - names, not paths: millions of them
+        except (OSError, ValueError):
+            return frozenset()
 
 
 def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rejected]) -> int:
@@ -81,7 +87,7 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
         raise UsageError(f"source.root={config.source.root!r} has no usable row among {survey.rows} of split {config.source.split!r}")
     draw.shuffle(sampled)
     root = Path(config.source.root)
-    sizes = [sum(path.stat().st_size for name in (clip.media, clip.image) if name and (path := root / name).is_file()) for clip in sampled]
+    sizes = [sum(_size(root / name) for name in (clip.media, clip.image) if name) for clip in sampled]
     process = DecodingProcess(root, config.decode)
     written, out_bytes, tried = 0, 0, 0
     with_media = [clip for clip, size in zip(sampled, sizes, strict=True) if size]
@@ -107,3 +113,10 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
         print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used")
         print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.1f}   about, with decode.mode={config.decode.mode}")
     return 0
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size if path.is_file() else 0
+    except OSError:  # a name too long, a folder that may not be read
+        return 0

@@ -15,18 +15,18 @@ def filtered(rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Se
 
     Args:
         rows: what a source yields.
-        exclude: files of ids to leave out, one a line (what follows a comma is not read, nor are lines that start with #). The id of a clip leaves out
-            that clip; an id without the time at its end leaves out all clips of that video.
+        exclude: files of ids to leave out, one a line (what follows a comma is not read, nor are lines that start with #), so AudioSet's own tables do.
+            The id of a clip leaves out that clip; an id without the time at its end leaves out all clips of that video.
         labels: keep clips that have one of these; empty: all.
 
     Raises:
         UsageError: a file of ids is not there or empty; after the last row: a label that no row has.
     """
-    left_out = frozenset().union(*map(_ids, exclude))
+    left_out = frozenset().union(*map(read_ids, exclude))
     wanted, met, others = set(labels), set[str](), set[str]()
     for row in rows:
         if isinstance(row, Clip):
-            if left_out and (row.id in left_out or row.id.rpartition("_")[0] in left_out):
+            if left_out and is_left_out(row.id, left_out):
                 continue
             if wanted:
                 found = wanted.intersection(row.labels)
@@ -40,12 +40,25 @@ def filtered(rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Se
         raise UsageError(f"labels: no row has the label {label!r}" + (f"; near it are {', '.join(map(repr, near))}" if near else ""))
 
 
-def _ids(file: str) -> frozenset[str]:
+def is_left_out(row_id: str, left_out: frozenset[str]) -> bool:
+    """Whether a clip is among ids to leave out, itself or its video."""
+    video, _, start_ms = row_id.rpartition("_")
+    return row_id in left_out or (video in left_out and start_ms.isdecimal())
+
+
+def read_ids(file: str) -> frozenset[str]:
+    """The ids in a file, one a line.
+
+    Raises:
+        UsageError: it is not there, cannot be read or has none.
+    """
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
+        if not Path(file).is_file():
+            raise UsageError(f"exclude={file!r} cannot be read: there is no such file, or it is none")
+        lines = Path(file).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"exclude={file!r} cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    ids = frozenset(line.partition(",")[0].strip().strip('"') for line in lines if line.strip() and not line.startswith("#"))
+    ids = frozenset(line.partition(",")[0].strip().strip('"') for line in lines if not line.startswith("#")) - {""}
     if not ids:
         raise UsageError(f"exclude={file!r} has no ids in it; wanted one a line")
     return ids

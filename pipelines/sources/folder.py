@@ -1,7 +1,10 @@
 """A plain folder of videos: every video file below the root is one clip.
 
+    ROOT/ANY/FOLDERS/NAME.mp4                 or another of ENDINGS, small or capital; other files are passed over
+
 A clip's id is its path below the root, with a short hash of that path, so that no two files share one. Subfolders are not classes: clips have no
-labels. Limits: links to folders are not followed; files are known by their ending.
+labels, nor texts; a clip is a whole file, of which decode.max_duration_s is kept. source.split names the shards and chooses nothing.
+Limits: links to folders are not followed; files are known by their ending.
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
 
     for folder, subfolders, files in os.walk(root, onerror=refuse):
         subfolders.sort()
+        below = Path(folder).relative_to(root).as_posix()
         for name in sorted(files):
             if name.lower().endswith(ENDINGS):
-                media = Path(folder, name).relative_to(root).as_posix()
+                media = name if below == "." else f"{below}/{name}"
                 yield Clip(id=safe_id(media), media=media, split=source.split, source="folder")
 
 

@@ -1,18 +1,23 @@
 """Places Audio 400k: a picture of Places205 and a spoken caption.
 
-    ROOT/metadata/train.json, val.json        splits train and val; for another table give source.segments
-    ROOT/images/...                           the pictures, as the table names them
-    ROOT/wavs/...                             the captions, as the table names them
+    ROOT/metadata/train.json, val.json        splits train and val; for another table give source.segments=FILE
+    ROOT/metadata/train_alignments.json ...   optional: when each word is said, `{"UTTID": [{"word", "start_s", "end_s"}, ...], ...}`
+    ROOT/images/...                           the pictures, as the table names them, for example images/b/boat_deck/gsun_00ab.jpg
+    ROOT/wavs/...                             the captions, as the table names them, for example wavs/123/utterance_45.wav
 
-A table is `{"image_base_path", "audio_base_path", "data": [{"uttid", "speaker", "asr_text", "wav", "image"}, ...]}`. The published base paths are
-absolute paths on its authors' machines: those are ignored, and `images` and `wavs` below ROOT are used; relative ones count from ROOT.
+A table is `{"image_base_path", "audio_base_path", "data": [{"uttid", "speaker", "asr_text", "wav", "image"}, ...]}` in UTF-8. A clip's id is its uttid,
+its text asr_text, which may be left away; it has no labels. The published base paths are absolute paths on its authors' machines: those are ignored, and
+`images` and `wavs` below ROOT are used; relative ones count from ROOT. An item may hold its
+alignment itself, as "words". source.media and source.media_is_cut are not used. The table is read as a whole.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from pathlib import PurePosixPath
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 from configs.command import UsageError
 from configs.schema import SourceConfig
@@ -28,23 +33,47 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     """
     table = table_path(source, f"metadata/{source.split}.json", "metadata/, images/ and wavs/")
     try:
-        content = json.loads(table.read_text(encoding="utf-8"))
+        content = json.loads(table.read_text(encoding="utf-8-sig"))
         items = content["data"]
         bases = {kind: content.get(f"{kind}_base_path", "") for kind in ("image", "audio")}
         if not isinstance(items, list) or not all(isinstance(base, str) for base in bases.values()):
             raise TypeError("data is no list, or a base path no text")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f'{table} is not a table of Places Audio ({{"data": [...]}} in JSON): {error}') from None
+    alignments = _alignments(table.parent / f"{source.split}_alignments.json")
     for number, item in enumerate(items):
         try:
             uttid, wav, image, text = item["uttid"], item["wav"], item["image"], item.get("asr_text") or ""
             if not all(isinstance(value, str) for value in (uttid, wav, image, text)):
                 raise TypeError("another type")
-        except (KeyError, TypeError, AttributeError) as error:
-            yield Rejected(f"item {number} of {table.name}", "bad_row", f"wanted uttid, wav, image and asr_text as texts: {type(error).__name__} {error}")
+            words = _words(item["words"] if "words" in item else alignments.get(uttid, []))
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+            yield Rejected(
+                f"item {number} of {table.name}",
+                "bad_row",
+                f"wanted uttid, wav, image and asr_text as texts, and words with their times: {type(error).__name__} {error}",
+            )
             continue
         media, image = _path(bases["audio"], "wavs", wav), _path(bases["image"], "images", image)
-        yield Clip(id=uttid, media=media, image=image, split=source.split, source="places_audio", text=text)
+        yield Clip(id=uttid, media=media, image=image, split=source.split, source="places_audio", text=text, words=words)
+
+
+def _alignments(table: Path) -> dict[str, Any]:
+    """Id of a caption -> its words; empty when there is no such table."""
+    try:
+        alignments = json.loads(table.read_text(encoding="utf-8-sig")) if table.is_file() else {}
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{table} is not a table of alignments in JSON: {error}") from None
+    if not isinstance(alignments, dict):
+        raise UsageError(f'{table} is not a table of alignments; wanted {{"UTTID": [{{"word", "start_s", "end_s"}}, ...], ...}}')
+    return alignments
+
+
+def _words(items: Sequence[dict[str, Any]]) -> tuple[tuple[str, float, float], ...]:
+    words = tuple((item["word"], float(item["start_s"]), float(item["end_s"])) for item in items)
+    if not all(isinstance(word, str) and 0 <= start_s <= end_s < math.inf for word, start_s, end_s in words):
+        raise ValueError("words")
+    return words
 
 
 def _path(base: str, default: str, name: str) -> str:

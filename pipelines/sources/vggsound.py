@@ -1,10 +1,12 @@
 """VGGSound: its published table of 10 s segments, and the videos you have collected.
 
-    ROOT/vggsound.csv                         all splits; or another table with source.segments
-    ROOT/videos/YTID_SSSSSS.mp4               cut clips (SSSSSS: the start in seconds), or as source.media says
+    ROOT/vggsound.csv                         all splits; or another table with source.segments=FILE
+    ROOT/videos/YTID_SSSSSS.mp4               cut clips (SSSSSS: the start in seconds), or as source.media says, for example videos/{ytid}.mp4
 
-A table's line is `YTID,start_seconds,label,split`; splits are `train` and `test`. A clip's id is YTID_STARTMS, as in AudioSet.
-`source.media_is_cut=true`, as in configs/build/vggsound.yaml, says that a file holds its segment only; otherwise it is a whole video.
+A table's line is `YTID,start_seconds,label,split`, with quotes around a label that has a comma in it; splits are `train` and `test`. There is no
+heading; lines that start with # are comments. Tables are UTF-8. A clip's id is YTID_STARTMS, as in AudioSet, and it has the one label.
+`source.media_is_cut=true`, as in configs/build/vggsound.yaml, says that a file holds its segment only; otherwise it is a whole video and the segment
+lies at its times.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterator
 from configs.command import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.segments import clip_id, media_path, table_path
+from pipelines.sources.segments import segment, table_lines, table_path
 
 SPLITS = ("train", "test")
 MEDIA = "videos/{ytid}_{start_s:06d}.mp4"
@@ -32,27 +34,31 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     if source.split not in SPLITS:
         raise UsageError(f"source.split={source.split!r} is none of {', '.join(SPLITS)}")
     template = source.media or MEDIA
-    media_path(template, "ytid", 0.0, _SEGMENT_S)
-    with table.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in file:  # one by one, so that a missing quote cannot swallow the rows after it
-            if not line.strip() or line.startswith("#"):
-                continue
-            row = _row(line.strip(), template, source)
-            if isinstance(row, Rejected) or row.split == source.split:
-                yield row
+    segment(template, "ytid", 0.0, _SEGMENT_S)  # a wrong template is told before the first row
+    for line in table_lines(table):
+        row = _row(line, template, source)
+        if row is not None:
+            yield row
 
 
-def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected:
+def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | None:
+    """None: the row is of another split."""
     try:
+        if "\ufffd" in text:
+            raise ValueError("not UTF-8")
         ((ytid, start, label, split),) = csv.reader([text], skipinitialspace=True, strict=True)
-        start_s = float(start)
-        if split not in SPLITS:
+        if split.strip() not in SPLITS:
             raise ValueError(split)
-        media = media_path(template, ytid, start_s, start_s + _SEGMENT_S)
-        row_id = clip_id(ytid, start_s)
+        if split.strip() != source.split:
+            return None
+        start_s = float(start)
+        row_id, media = segment(template, ytid, start_s, start_s + _SEGMENT_S)
+    except UsageError as error:
+        return Rejected(ytid[:100], "bad_row", str(error))
     except (ValueError, OverflowError, csv.Error):
         return Rejected(text.partition(",")[0][:100], "bad_row", f"wanted YTID, start, label, split; found {text[:200]}")
     if start_s < 0:
         return Rejected(row_id, "bad_times", f"from {start_s:g} s")
     begin_s = 0.0 if source.media_is_cut else start_s
-    return Clip(id=row_id, media=media, start_s=begin_s, end_s=begin_s + _SEGMENT_S, split=split, source="vggsound", labels=(label,))
+    labels = (label.strip(),) if label.strip() else ()
+    return Clip(id=row_id, media=media, start_s=begin_s, end_s=begin_s + _SEGMENT_S, split=source.split, source="vggsound", labels=labels)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.command import UsageError
+from configs.command import RunFailed, UsageError
 from configs.schema import AugmentConfig
 from pipelines.stream import augment
 from pipelines.stream.batch import Batch, Item, collate
@@ -39,14 +39,14 @@ class ClipDataset(Dataset):
         self.readers, self.order, self.settings, self.seed = list(readers), order, settings, seed
         self._image_augmentation = augment.ImageAugmentation(settings, self.readers[0].image_size_px)
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError:
-        """Make a batch. A user's mistake comes back as a value: raised in a worker it would reach the user as a stack trace."""
+    def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | RunFailed:
+        """Make a batch. What stops the run comes back as a value: raised in a worker it would reach the user as a stack trace."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over pixels are otherwise added up in another order
         rejected: Counter[str] = Counter()
         try:
             return collate([self.item(position, rejected) for position in positions], rejected)
-        except UsageError as error:
+        except (UsageError, RunFailed) as error:
             return error
         finally:
             torch.set_num_threads(threads)

@@ -52,6 +52,7 @@ class DatasetIndex:
         fingerprint: of the data set and the selection.
         shards: its tars and how many clips of the selection each holds.
         clips: their number.
+        is_remote: whether the tars are copies from elsewhere.
     """
 
     def __init__(self, entries: list[dict[str, Any]], table: Table, rows: np.ndarray | None, opened_with: tuple[Any, ...], open_shard: Callable) -> None:
@@ -62,10 +63,12 @@ class DatasetIndex:
             firsts = np.searchsorted(rows, firsts)
         self.shards = [Shard(entry["name"], int(first), int(end - first)) for entry, first, end in zip(entries, firsts, firsts[1:], strict=False)]
         self.clips = int(firsts[-1])
+        if not self.clips:
+            raise UsageError(f"{self.folder}: exclude and labels leave none of its clips")
         parts = json.dumps(entries) if rows is None else json.dumps(entries) + hashlib.sha256(rows.tobytes()).hexdigest()
         self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()
         self._first_clips = [shard.first_clip for shard in self.shards]
-        self._open_shard = open_shard
+        self._open_shard, self.is_remote = open_shard, not isinstance(open_shard, _LocalShards)
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
@@ -75,7 +78,7 @@ class DatasetIndex:
         Args:
             folder: local, or any address of fsspec.
             cache: for remote ones.
-            select: of the whole table the rows to keep, int64 rising; None: all.
+            select: of the whole table the rows to keep, integers rising; None: all.
 
         Raises:
             UsageError: no such folder, an unfinished one, one that has changed since it was built, or one with members of a type not allowed.
@@ -84,7 +87,7 @@ class DatasetIndex:
         opened, cache = open_folder(str(folder)), cache or CacheSettings()
         entries = _manifest_shards(opened)
         fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-        if not sum(entry["clips"] for entry in entries):
+        if not any(entry["clips"] for entry in entries):
             raise UsageError(f"{folder} holds no clip: its manifest.json lists none as written, see rejected.jsonl beside it")
         if isinstance(opened, LocalFolder):
             _check_sizes(opened, entries)
@@ -94,7 +97,8 @@ class DatasetIndex:
             stated = {entry["name"]: StatedShard(entry["size_bytes"], entry["sha256"]) for entry in entries}
             open_shard = ShardCache(opened, stated, kept.parent, fingerprint, cache.max_bytes).open
         table = load_or_build(kept / f"{TABLE_FORMAT}-{fingerprint[:16]}", opened, entries)
-        return cls(entries, table, select(table) if select else None, (folder, cache, select), open_shard)
+        rows = select(table) if select else None
+        return cls(entries, table, rows, (folder, cache, rows if rows is None else _Chosen(rows)), open_shard)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DatasetIndex.open, self._opened_with
@@ -149,6 +153,15 @@ class DatasetIndex:
             descriptor = self._descriptors[shard] = self._open_shard(self.shards[shard].name)
         self._descriptors.move_to_end(shard)
         return descriptor
+
+
+class _Chosen(NamedTuple):
+    """A selection that has been made, for the other processes."""
+
+    rows: np.ndarray
+
+    def __call__(self, _: Table) -> np.ndarray:
+        return self.rows
 
 
 class _LocalShards:

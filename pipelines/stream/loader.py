@@ -12,13 +12,15 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.command import UsageError
+from configs.command import RunFailed, UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
 from pipelines.stream.dataset import ClipDataset
-from pipelines.stream.index import DatasetIndex
+from pipelines.stream.index import CacheSettings, DatasetIndex
 from pipelines.stream.order import ClipOrder, OrderSource
-from pipelines.stream.reader import ClipReader, UnreadableClip
+from pipelines.stream.prefetch import Prefetcher
+from pipelines.stream.reader import ClipReader, Fields, UnreadableClip
+from pipelines.stream.selection import Selection
 from pipelines.stream.worker import end_with_the_run
 
 # The share of clips that cannot be read is taken over at least this many.
@@ -42,15 +44,22 @@ class Stream:
 
         Raises:
             UsageError: more than max_rejected_share of the last clips could not be read, or what the dataset raises.
+        RunFailed: a remote shard cannot be fetched.
         """
         if self.order.batch_size % world_size:
             raise UsageError(f"batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched")
         watch = _RejectedShare(self._config.max_rejected_share)
-        for batch in self._loader(rank, world_size, start_step):
-            if isinstance(batch, UsageError):
-                raise batch
-            watch.add(len(batch), batch.rejected)
-            yield batch
+        prefetcher = Prefetcher([reader.index for reader in self.dataset.readers], self.order, rank, world_size)
+        try:
+            prefetcher.advance(start_step)
+            for step, batch in enumerate(self._loader(rank, world_size, start_step), start_step):
+                if isinstance(batch, (UsageError, RunFailed)):
+                    raise batch
+                watch.add(len(batch), batch.rejected)
+                yield batch
+                prefetcher.advance(step + 1)
+        finally:
+            prefetcher.close()
 
     def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader:
         own_random_numbers = torch.Generator()  # a loader draws one number as it starts, by default from torch's own generator
@@ -87,10 +96,13 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
     augment = config.augment
     if augment.splice_max_s and not 0 < augment.splice_min_s <= augment.splice_max_s:
         raise UsageError(f"stream.augment.splice_min_s={augment.splice_min_s}: must be above 0 and at most splice_max_s={augment.splice_max_s}")
-    readers = [
-        ClipReader(DatasetIndex.open(source.shards), config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number)
-        for number, source in enumerate(config.sources)
-    ]
+    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
+    readers = []
+    for number, source in enumerate(config.sources):
+        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
+        index = DatasetIndex.open(source.shards, cache, select)
+        fields = Fields(source.pictures, source.sound)
+        readers.append(ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields))
     for reader in readers:
         _check_sample_rate(reader)
     names = [source.name or Path(source.shards).name for source in config.sources]
@@ -157,5 +169,5 @@ class _RejectedShare:
             )
 
 
-def _as_it_is(batch: Batch | UsageError) -> Batch | UsageError:
+def _as_it_is(batch: Batch | Exception) -> Batch | Exception:
     return batch

@@ -131,6 +131,20 @@ class ClipOrder:
         drawn = keyed_generator(self.seed, "companions", position).choice(len(window) - 1, min(count, len(window) - 1), replace=False)
         return [int(window[number + (number >= own)]) for number in drawn]
 
+    def shards_ahead(self, step: int, rank: int, world_size: int, windows: int) -> Iterator[tuple[int, int]]:
+        """The shards, as (source, number in its data set), of the next windows of a rank's lanes, those of the current windows first."""
+        lanes = sorted({position % self.lanes for position in self.positions(step, rank, world_size)} or {rank % self.lanes})
+        if self.lanes % world_size == 0:
+            lanes = range(rank, self.lanes, world_size)
+        first = step * self.batch_size
+        for ahead in range(windows):
+            for lane in lanes:
+                turn = -(-(first - lane) // self.lanes)
+                period = max(turn, 0) // self._period
+                for source, weight in enumerate(self.weights):
+                    for number in self._passes[source][lane].shards_of_window(period * weight, ahead):
+                        yield source, number * self.lanes + lane
+
     def _mixture_of_period(self, lane: int, period: int) -> list[int]:
         sources = np.repeat(np.arange(len(self.weights)), self.weights)
         return sources.tolist() if len(self.weights) == 1 else keyed_generator(self.seed, "mixture", lane, period).permutation(sources).tolist()
@@ -192,6 +206,16 @@ class _Passes:
         window = bisect.bisect_right(self._edges, rest) - 1
         return self._shuffled(number_of_pass, window), rest - self._edges[window]
 
+    def shards_of_window(self, draw: int, ahead: int) -> list[int]:
+        """The lane's shards, counted from 0, that the window of a draw takes clips from, or a window so many after it."""
+        number_of_pass, rest = divmod(draw, self.clips)
+        windows = len(self._edges) - 1
+        passes_on, window = divmod(bisect.bisect_right(self._edges, rest) - 1 + ahead, windows)
+        shards = self._shards_of_pass(number_of_pass + passes_on)
+        ends = np.cumsum(self._counts[shards])
+        first, last = np.searchsorted(ends, [self._edges[window], self._edges[window + 1] - 1], side="right")
+        return shards[first : last + 1].tolist()
+
     def from_half_a_pass_away(self, draw: int) -> Iterator[int]:
         """Every clip of the pass that holds a draw, once, from half a pass after it round to there."""
         start = draw - draw % self.clips
@@ -205,8 +229,11 @@ class _Passes:
             order = _keep_apart(order, last)
         return order
 
+    def _shards_of_pass(self, number_of_pass: int) -> np.ndarray:
+        return keyed_generator(*self._key, "shards", number_of_pass).permutation(len(self._counts))
+
     def _before_repair(self, number_of_pass: int, window: int) -> np.ndarray:
-        shards = keyed_generator(*self._key, "shards", number_of_pass).permutation(len(self._counts))
+        shards = self._shards_of_pass(number_of_pass)
         ends = np.cumsum(self._counts[shards])
         numbers = np.arange(self._edges[window], self._edges[window + 1])
         at = np.searchsorted(ends, numbers, side="right")

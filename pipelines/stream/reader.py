@@ -1,10 +1,11 @@
-"""The clips of one data set as arrays: a frame, the waveform, the metadata. Limits: decodes jpg, png, flac and wav; nothing is resampled."""
+"""The clips of one data set as arrays: a frame, the waveform, the metadata. Limits: decodes jpg, png, flac,
+wav and opus; nothing is resampled."""
 
 from __future__ import annotations
 
 import io
 import json
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,16 +15,28 @@ from pipelines.stream.augment import evaluation_image, padded
 from pipelines.stream.batch import Item
 from pipelines.stream.index import DatasetIndex
 
+_PICTURES = ("jpg", "png")
+_SOUNDS = ("flac", "wav", "opus")
+_MOST_MEMBER_BYTES = 1 << 26
+_MOST_PIXELS = 50_000_000
+
 
 class UnreadableClip(Exception):
     """A clip that cannot be used; `reason` is one of REASONS, counted in training."""
 
-    REASONS = ("missing_member", "read_error", "cut_off", "empty_member", "bad_image", "bad_audio", "too_short")
+    REASONS = ("missing_member", "read_error", "cut_off", "empty_member", "too_large", "bad_image", "bad_audio", "too_short")
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in self.REASONS
         super().__init__(f"{reason}: {detail}")
         self.reason = reason
+
+
+class Fields(NamedTuple):
+    """How shards of others name a clip's pictures and its sound: extensions, "" for ours."""
+
+    pictures: str = ""
+    sound: str = ""
 
 
 class ClipReader:
@@ -33,10 +46,13 @@ class ClipReader:
         index: of the data set.
         image_size_px, clip_duration_s, sample_rate_hz: of the items made; the shards must have this sample rate.
         source: number stated in the items.
+        fields: names of members, for shards of others.
     """
 
-    def __init__(self, index: DatasetIndex, image_size_px: int, clip_duration_s: float, sample_rate_hz: int, source: int = 0) -> None:
-        self.index, self.source = index, source
+    def __init__(
+        self, index: DatasetIndex, image_size_px: int, clip_duration_s: float, sample_rate_hz: int, source: int = 0, fields: Fields | None = None
+    ) -> None:
+        self.index, self.source, self._fields = index, source, fields or Fields()
         self.image_size_px, self.sample_rate_hz = image_size_px, sample_rate_hz
         self.samples = round(clip_duration_s * sample_rate_hz)
 
@@ -46,7 +62,9 @@ class ClipReader:
 
     def frame_names(self, clip: int) -> list[str]:
         """Extensions of the clip's pictures in order of time: `0.jpg`, `1.jpg`, ..."""
-        return sorted((name for name in self.index.members(clip) if name.endswith((".jpg", ".png"))), key=lambda name: (len(name), name))
+        pictures = self._fields.pictures
+        names = (name for name in self.index.members(clip) if (name == pictures if pictures else name.rpartition(".")[2] in _PICTURES))
+        return sorted(names, key=lambda name: (len(name), name))
 
     def frame(self, clip: int, number: int) -> torch.Tensor:
         """One picture of the clip, uint8 [3, H_px, W_px], counted from 0 in order of time.
@@ -73,7 +91,7 @@ class ClipReader:
         """
         import soundfile
 
-        name = next((name for name in ("flac", "wav") if name in self.index.members(clip)), "flac")
+        name = self._fields.sound or next((name for name in _SOUNDS if name in self.index.members(clip)), _SOUNDS[0])
         data = self._member(clip, name)
         try:
             with soundfile.SoundFile(io.BytesIO(data)) as file:
@@ -110,6 +128,8 @@ class ClipReader:
         size = self.index.members(clip).get(name, (0, None))[1]
         if size is None:
             raise UnreadableClip("missing_member", f"clip {self.index.id(clip)} has no .{name}")
+        if size > _MOST_MEMBER_BYTES:
+            raise UnreadableClip("too_large", f".{name} of clip {self.index.id(clip)} has {size} bytes, at most {_MOST_MEMBER_BYTES} are read")
         try:
             data = self.index.read(clip, name)
         except OSError as error:
@@ -124,10 +144,20 @@ class ClipReader:
 def _decode_jpeg(data: bytes) -> np.ndarray:
     import simplejpeg
 
+    height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(data)
+    _check_pixels(width_px * height_px)
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
 
 
 def _decode_png(data: bytes) -> np.ndarray:
     from PIL import Image
 
-    return np.array(Image.open(io.BytesIO(data)).convert("RGB"))
+    picture = Image.open(io.BytesIO(data), formats=["PNG"])
+    _check_pixels(picture.width * picture.height)
+    return np.array(picture.convert("RGB"))
+
+
+def _check_pixels(pixels: int) -> None:
+    """Some hundred bytes can claim to be a picture that fills the memory."""
+    if pixels > _MOST_PIXELS:
+        raise ValueError(f"{pixels} pixels, at most {_MOST_PIXELS} are decoded")
