@@ -1,4 +1,4 @@
-# make demo | test | test-all | lint | bench | findings     Each sets up .venv on its first call (4.7 GB, about a minute) and then goes on.
+# make demo | test | test-all | lint | bench | findings     Each sets up .venv on its first call (6 GB, about a minute) and then goes on.
 SHELL := /bin/bash
 .ONESHELL:
 .SHELLFLAGS := -euo pipefail -c
@@ -25,7 +25,7 @@ $(READY): requirements.lock
 	[ -f .venv/bin/python ] || [ "$$free_mb" -ge 8000 ] || say "needs 8000 MB of free room in $$PWD, there are $$free_mb MB"
 	.venv/bin/python -c '' 2>/dev/null || { rm -rf .venv; $(PYTHON) -m venv .venv >/dev/null || say "python3 cannot make virtual environments; on Debian: apt-get install python3-venv"; }
 	log=.venv/setup.log
-	echo "setup: installing the packages of requirements.lock into .venv (4.7 GB once, about a minute)"
+	echo "setup: installing the packages of requirements.lock into .venv (6 GB once, about a minute)"
 	.venv/bin/python -m pip install -q --disable-pip-version-check uv==$(UV_VERSION) >$$log 2>&1 \
 	    || say "could not fetch the installer uv (no network?); run make again when there is one; details in $$log"
 	.venv/bin/uv pip sync --quiet --python .venv/bin/python --compile-bytecode --require-hashes requirements.lock >$$log 2>&1 \
@@ -72,5 +72,5 @@ bench: $(READY)
 
 lock: $(READY)
 	@compile=".venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade --quiet"
-	$$compile --extra train --extra dev -o requirements.lock
-	$$compile -o requirements-build.lock
+	$$compile --extra train --extra dev --extra farm --extra cloud -o requirements.lock
+	$$compile --extra cloud -o requirements-build.lock

@@ -1,18 +1,21 @@
 """The folder a data set lies in: a local one, or any address fsspec reaches (s3://bucket/train). Files appear in it whole or not at all.
 
 Locally by temporary name, fsync and rename. In an object store an upload appears when it is complete; elsewhere (sftp, hdfs, smb) it is renamed too.
-Limits: a remote folder is not locked against a second writer, who would write the same bytes.
+Limits: a remote folder is not locked against a second writer, who would write the same bytes. The parts of an upload that was killed stay in an object
+store, unseen and paid for, until a life-cycle rule of the bucket (S3: AbortIncompleteMultipartUpload) removes them. Every file to be uploaded lies in the
+folder for temporary files (TMPDIR) first.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fnmatch
+import io
 import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +25,8 @@ from pipelines.whole_file import is_temporary, only_writer, whole_file
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
 
 _SCRATCH = ".scratch-"
+_SCRATCH_ELSEWHERE = "build-scratch-"  # among others' temporary files
+_READ_BYTES = 1 << 20
 
 
 def open_folder(address: str) -> LocalFolder | RemoteFolder:
@@ -44,6 +49,9 @@ class LocalFolder:
 
     def __str__(self) -> str:
         return str(self.path)
+
+    def __reduce__(self) -> tuple[type[LocalFolder], tuple[Path]]:
+        return LocalFolder, (self.path.absolute(),)  # another process may be in another folder
 
     def create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
@@ -115,8 +123,8 @@ class RemoteFolder:
     @contextlib.contextmanager
     def _told(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """Turn what the many file systems raise into one line."""
-        fs, folder = self._fs()
         try:
+            fs, folder = self._fs()
             yield fs, f"{folder}/{name}"
         except (FileNotFoundError, UsageError, RunFailed, KeyboardInterrupt):
             raise
@@ -124,20 +132,27 @@ class RemoteFolder:
             raise RunFailed(f"{self._address}/{name}: {type(error).__name__} {' '.join(str(error).split())}; run the same command again") from None
 
     def create(self) -> None:
-        with self._told() as (fs, folder):
-            fs.makedirs(folder.rstrip("/"), exist_ok=True)
+        """See to it that files can be written; a bucket has to be there.
+
+        Raises:
+            UsageError: there is no such bucket.
+            RunFailed: it does not answer, or may not be written.
+        """
+        try:
+            with self._told() as (fs, folder):
+                if not _is_object_store(fs):
+                    fs.makedirs(folder.rstrip("/"), exist_ok=True)
+                probe = f"{folder}.{_writer()}.tmp"
+                fs.pipe_file(probe, b"")
+                fs.rm_file(probe)
+        except FileNotFoundError as error:
+            raise UsageError(f"out={self._address} cannot be written, is there such a bucket? ({' '.join(str(error).split())})") from None
 
     def only_writer(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def sizes(self, pattern: str = "*") -> dict[str, int]:
-        try:
-            with self._told() as (fs, folder):
-                entries = fs.ls(folder.rstrip("/"), detail=True)
-        except FileNotFoundError:
-            return {}
-        found = {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
-        return {name: size for name, size in found.items() if fnmatch.fnmatch(name, pattern) and not is_temporary(name)}
+        return {name: size for name, size in self._all_sizes().items() if fnmatch.fnmatch(name, pattern) and not is_temporary(name)}
 
     def size_bytes(self, name: str) -> int:
         with self._told(name) as (fs, path):
@@ -145,31 +160,85 @@ class RemoteFolder:
 
     def open(self, name: str) -> BinaryIO:
         with self._told(name) as (fs, path):
-            return fs.open(path, "rb")
+            return io.BufferedReader(_RemoteFile(fs.open(path, "rb"), lambda: self._told(name)), _READ_BYTES)
 
     @contextlib.contextmanager
     def whole_file(self, name: str) -> Iterator[BinaryIO]:
-        with self.scratch() as scratch:
-            local = Path(scratch) / name
-            with local.open("wb") as file:
-                yield file
-            with self._told(name) as (fs, path):
-                if _OBJECT_STORES.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol):
-                    fs.put_file(str(local), path)
-                else:
-                    temporary = f"{path.rpartition('/')[0]}/.{name}.{_writer()}.tmp"
-                    fs.put_file(str(local), temporary)
-                    fs.mv(temporary, path)
+        with tempfile.TemporaryFile() as file:  # it has no name, so that a killed writer leaves nothing
+            yield file
+            file.flush()
+            ours = f"/proc/self/fd/{file.fileno()}"
+            try:
+                with self._told(name) as (fs, path):
+                    if _is_object_store(fs):
+                        fs.put_file(ours, path)
+                    else:
+                        temporary = f"{path.rpartition('/')[0]}/.{name}.{_writer()}.tmp"
+                        fs.put_file(ours, temporary)
+                        fs.mv(temporary, path)
+            except FileNotFoundError as error:
+                raise RunFailed(f"{self._address} is gone ({' '.join(str(error).split())})") from None
 
     def remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError), self._told(name) as (fs, path):
             fs.rm_file(path)
 
-    def scratch(self) -> tempfile.TemporaryDirectory[str]:
-        return tempfile.TemporaryDirectory(prefix=_SCRATCH)
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[str]:
+        """A folder of one's own on this machine for the time of a `with`, locked so that others can tell it from one of a killed process."""
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH_ELSEWHERE) as path, only_writer(Path(path)):
+            yield path
 
     def remove_leftovers(self, pattern: str = "*") -> None:
-        """Nothing: an object store keeps no half of an object, and elsewhere the next upload replaces it."""
+        """Remove what killed writers left: half-written files whose names fit, and scratch folders on this machine."""
+        for name in fnmatch.filter(self._all_sizes(), f".{pattern}"):
+            if is_temporary(name):
+                self.remove(name)
+        for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_ELSEWHERE}*"):
+            with contextlib.suppress(UsageError, OSError), only_writer(path):
+                shutil.rmtree(path, ignore_errors=True)
+
+    def _all_sizes(self) -> dict[str, int]:
+        try:
+            with self._told() as (fs, folder):
+                entries = fs.ls(folder.rstrip("/"), detail=True)
+        except FileNotFoundError:
+            return {}
+        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+
+
+class _RemoteFile(io.RawIOBase):
+    """A file of fsspec whose failures while it is read are told in one line too."""
+
+    def __init__(self, file: Any, told: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
+        self._file, self._told = file, told
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        with self._told():
+            data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self._file.close()
+        super().close()
+
+
+def _is_object_store(fs: Any) -> bool:
+    return bool(_OBJECT_STORES.intersection([fs.protocol] if isinstance(fs.protocol, str) else fs.protocol))
 
 
 def _writer() -> str:

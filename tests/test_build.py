@@ -221,7 +221,7 @@ def small_disk(tmp_path):
     subprocess.run(["umount", "-l", disk], check=True)
 
 
-def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, built, small_disk):
+def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, small_disk):
     done = build(media, small_disk / "out", "clips_per_shard=4", "processes=1", "decode.audio_format=wav")
     told = done.stderr.splitlines()[-1]
     assert done.returncode == 1 and told.startswith("error: No space left on device") and "Traceback" not in done.stderr

@@ -2,9 +2,9 @@
 
 Writes into `out`, a folder or any address of fsspec: build.json (what is being built), SPLIT-000000.tar and .json for each shard, rejected.jsonl,
 stats.json, and last of all manifest.json: with it the data set is complete. Run the same command again after an interruption; whole shards are kept
-and the result is the same to the byte, whoever builds them: executor=local, executor=ray, or the parts of a job array (executor=slice slice=3/100 ...,
-then slice=finish). The data set does not depend on where `source.root` lies. retry=rejected tries rejected clips again whose media have changed;
-media of clips that were written are not looked at again.
+and the result is the same to the byte, whoever builds them: executor=local, executor=ray on the cluster RAY_ADDRESS names, or the parts of a job array
+(executor=slice slice=3/100 ..., then slice=finish). The data set does not depend on where `source.root` lies. retry=rejected tries rejected clips
+again whose media have changed; media of clips that were written are not looked at again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pipelines.build.closing import complete, finish, print_table
 from pipelines.build.executors import EXECUTORS, shards_of_slice
 from pipelines.build.job import prepare
 from pipelines.build.rows import RowTable, write_rows
-from pipelines.build.survey import Survey, print_dry_run
+from pipelines.build.survey import Survey, print_dry_run, require_media
 from pipelines.manifest import is_id
 from pipelines.sources import audioset, folder, places_audio, vggsound
 from pipelines.sources.filters import filtered
@@ -47,7 +47,7 @@ def main(config: BuildConfig) -> int:
     out.create()
     is_slice = config.executor == "slice"
     with contextlib.nullcontext() if is_slice else out.only_writer():
-        if not is_slice or config.slice == "finish":
+        if not is_slice:
             out.remove_leftovers()
         with out.scratch() as scratch:
             table = write_rows(rows, Path(scratch) / "rows.jsonl", config.seed, config.clips_per_shard)
@@ -63,6 +63,7 @@ def _build(config: BuildConfig, table: RowTable, out: Any, survey: Survey) -> in
     if manifest is None:
         began_s = time.perf_counter()
         if config.slice != "finish":
+            require_media(table.read(0, len(table)), Path(config.source.root))
             out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
             with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
@@ -71,6 +72,8 @@ def _build(config: BuildConfig, table: RowTable, out: Any, survey: Survey) -> in
                 print(f"{out}: {len(numbers)} of {table.shards} shards are there with slice={config.slice}; after the last slice run slice=finish")
                 return 0
         manifest = finish(job, table.shards, len(table), time.perf_counter() - began_s)
+        if config.slice == "finish":
+            out.remove_leftovers()  # of slices that were killed; before all are done they may still be at work
     print_table(out, manifest)
     if not manifest["written"]:
         print(f"no clip could be used; {out}/rejected.jsonl says why", file=sys.stderr)

@@ -53,14 +53,14 @@ def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildJob:
     del settings["source"]["root"]
     built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings}
     recipe = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
-    text = json.dumps(built | {"versions": _versions()}, indent=1, sort_keys=True)
+    text = json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True)
     if _continues(out, built):
         with out.whole_file("build.json") as file:
             file.write(text.encode())
     return BuildJob(Path(config.source.root).absolute(), out, config.source.split, config.decode, recipe, config.retry == "rejected")
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
     """Versions of what decides over bytes: another decoder can give another pixel, another encoder another file."""
     import av
     import simplejpeg
@@ -75,7 +75,7 @@ def _continues(out: Folder, built: dict[str, Any]) -> bool:
         earlier = json.loads(read(out, "build.json"))
         differing = changed_keys(earlier["settings"], built["settings"])
         is_complete = "manifest.json" in out.sizes("manifest.json")
-        other_versions = [] if is_complete else changed_keys(earlier.get("versions", {}), _versions())
+        other_versions = [] if is_complete else changed_keys(earlier.get("versions", {}), versions())
     except FileNotFoundError:
         if out.sizes("manifest.json"):
             raise UsageError(f"out={out} holds a manifest.json that this command did not write; give another folder") from None

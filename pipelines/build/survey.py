@@ -68,6 +68,16 @@ class Survey:
             return frozenset()
 
 
+def require_media(rows: Iterable[Clip | Rejected], root: Path) -> None:
+    """See that a disk is there, by the first media file that is.
+
+    Raises:
+        UsageError: there is none.
+    """
+    if not any(isinstance(row, Clip) and (root / row.media).exists() for row in rows):
+        raise UsageError(f"source.root={root}: no media file of any row is there; is the disk mounted on this machine?")
+
+
 def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rejected]) -> int:
     """Say what the build would read, write and cost, from a random sample of clips that is really decoded; nothing is written.
 

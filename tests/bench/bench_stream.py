@@ -1,0 +1,175 @@
+"""Clips a second of the streaming loader against stock webdataset: the same shards, the same decoding, one worker process each, in turns.
+
+`python tests/bench/bench_stream.py [rounds]`. A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s of sound as FLAC or PCM16.
+Both decode one picture with simplejpeg and the sound with soundfile, and hand over batches of 32; stock webdataset has to read all members of a tar to
+get there. Wanted (issue 4): 2 times with FLAC, 3 times with PCM16. Then the index of 2,000 shards of 1,000 clips (26 million members, synthetic).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+import statistics
+import sys
+import tempfile
+import time
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+CLIPS, SHARDS, BATCH = 150, 4, 32
+WANTED = {"flac": 2.0, "wav": 3.0}
+
+
+def write_shards(folder: Path, kind: str) -> Path:
+    import simplejpeg
+    from small_shards import sound, write_data_set
+
+    draw = np.random.default_rng(0)
+    coarse = draw.integers(0, 255, (10, 33, 58, 3)).astype(np.float32)
+    pictures = {}
+    for number, picture in enumerate(coarse):
+        large = np.kron(picture, np.ones((8, 8, 1))) + draw.normal(0, 3, (264, 464, 3))
+        pictures[f"{number}.jpg"] = simplejpeg.encode_jpeg(np.ascontiguousarray(large.clip(0, 255).astype(np.uint8)), quality=90)
+    voice = np.cumsum(draw.normal(0, 0.01, 164_200)).astype(np.float32)
+    waveform = 0.5 * voice / np.abs(voice).max() + draw.normal(0, 0.01, len(voice)).astype(np.float32)
+    members = {"flac": None, **pictures, kind: sound(waveform, kind)}
+    print(f"{kind}: a JPEG of {len(pictures['0.jpg']) / 1e3:.0f} kB, a sound of {len(members[kind]) / 1e3:.0f} kB", flush=True)
+    return write_data_set(folder / kind, [CLIPS] * SHARDS, changes=dict.fromkeys(range(CLIPS * SHARDS), members))
+
+
+def decode(picture: bytes, sound: bytes) -> tuple[np.ndarray, np.ndarray]:
+    import simplejpeg
+    import soundfile
+
+    return simplejpeg.decode_jpeg(picture), soundfile.read(io.BytesIO(sound), dtype="float32")[0]
+
+
+class Stock:
+    """What a webdataset user writes: one random picture, the sound."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+
+    def __call__(self, sample: dict) -> tuple[np.ndarray, np.ndarray]:
+        return decode(sample[f"{random.randrange(10)}.jpg"], sample[self.kind])
+
+
+class Ours:
+    """The same decoding by our index and order."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        from pipelines.stream.index import DatasetIndex
+        from pipelines.stream.order import ClipOrder, OrderSource
+
+        self.index, self.kind = DatasetIndex.open(folder), kind
+        self.order = ClipOrder([OrderSource("a", self.index.fingerprint, 1.0, (CLIPS,) * SHARDS)], 0, 64, 2000, BATCH)
+
+    def __getitem__(self, position: int) -> tuple[np.ndarray, np.ndarray]:
+        clip = self.order.assigned(position)
+        return decode(self.index.read(clip, f"{position % 10}.jpg"), self.index.read(clip, self.kind))
+
+
+def rate(loader) -> float:
+    """Clips a second after the first batch."""
+    batches = iter(loader)
+    next(batches)
+    began_s, clips = time.perf_counter(), 0
+    for batch in batches:
+        clips += len(batch)
+        if clips >= CLIPS * SHARDS - 2 * BATCH:
+            break
+    return clips / (time.perf_counter() - began_s)
+
+
+def stock_rate(folder: Path, kind: str) -> float:
+    import webdataset
+    from torch.utils.data import DataLoader
+
+    tars = sorted(map(str, folder.glob("*.tar")))
+    data = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(100).map(Stock(kind))
+    return rate(DataLoader(data, batch_size=BATCH, num_workers=1, collate_fn=list, multiprocessing_context="forkserver"))
+
+
+def our_rate(folder: Path, kind: str) -> float:
+    from torch.utils.data import DataLoader
+
+    return rate(
+        DataLoader(Ours(folder, kind), batch_size=BATCH, sampler=range(CLIPS * SHARDS), num_workers=1, collate_fn=list, multiprocessing_context="forkserver")
+    )
+
+
+def write_large_index(folder: Path, shards: int, clips: int) -> None:
+    """The JSON files and empty tars (holes of their stated size) of a data set of many members."""
+    folder.mkdir()
+    entries = []
+    for shard in range(shards):
+        listed, at = [], 512
+        for clip in range(clips):
+            files = {}
+            for name in ("json", *(f"{n}.jpg" for n in range(10)), "flac", "mel.npy"):
+                files[name] = [at, 400]
+                at += 1024
+            listed.append({"id": f"{shard:06d}{clip:05d}_{1000 * clip}", "labels": [f"label {clip % 500}"], "files": files})
+        entry = {"name": f"train-{shard:06d}", "clips": clips, "size_bytes": at, "sha256": f"{shard:064x}"}
+        (folder / f"{entry['name']}.json").write_text(json.dumps(entry | {"members": listed, "rejected": []}))
+        with (folder / f"{entry['name']}.tar").open("wb") as file:
+            file.truncate(at)
+        entries.append(entry)
+    (folder / "manifest.json").write_text(json.dumps({"shards": entries}))
+
+
+def open_large(folder: Path) -> dict[str, float]:
+    """In a fresh process: seconds to open, memory beyond the imports, seconds to seek."""
+    import torch.utils.data  # noqa: F401
+
+    from pipelines.stream.index import DatasetIndex
+    from pipelines.stream.order import ClipOrder, OrderSource
+
+    own, mapped = resident_mb("RssAnon"), resident_mb("RssFile")
+    began_s = time.perf_counter()
+    index = DatasetIndex.open(folder)
+    opened_s = time.perf_counter() - began_s
+    order = ClipOrder([OrderSource("a", index.fingerprint, 1.0, tuple(shard.clips for shard in index.shards))], 0, 64, 2000, 256)
+    began_s = time.perf_counter()
+    for step in (0, 10**6 + 7, 12_345_678):
+        for position in order.positions(step, 3, 8):
+            index.members(order.assigned(position))
+    seek_s = (time.perf_counter() - began_s) / 3
+    return {"open_s": opened_s, "seek_s": seek_s, "own": resident_mb("RssAnon") - own, "mapped": resident_mb("RssFile") - mapped}
+
+
+def resident_mb(kind: str) -> float:
+    """RssAnon is this process's own, RssFile mapped from files and shared with others."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
+    return int(line.split()[1]) / 1024
+
+
+def main(rounds: int) -> None:
+    context = get_context("spawn")
+    with tempfile.TemporaryDirectory() as scratch:
+        print(f"{'':<8}{'stock':>10}{'ours':>10}{'ratio':>8}{'wanted':>8}   clips/s")
+        for kind, wanted in WANTED.items():
+            folder = write_shards(Path(scratch), kind)
+            pairs = [(stock_rate(folder, kind), our_rate(folder, kind)) for _ in range(rounds)]
+            stock, ours = (statistics.median(values) for values in zip(*pairs, strict=True))
+            ratio = statistics.median(ours / stock for stock, ours in pairs)
+            print(f"{kind:<8}{stock:>10.0f}{ours:>10.0f}{ratio:>8.2f}{wanted:>8}", flush=True)
+        folder = Path(scratch) / "large"
+        write_large_index(folder, 2000, 1000)
+        for when in ("table built", "table there"):
+            with context.Pool(1) as pool:
+                began_s = time.perf_counter()
+                found = pool.apply(open_large, (folder,))
+            print(f"26 million members, {when}: open {found['open_s']:.2f} s (wanted 2), seek {found['seek_s']:.3f} s (wanted 1)")
+            print(f"  memory beyond the imports {found['own']:.0f} MB (wanted 100), and {found['mapped']:.0f} MB of the table, shared by all processes")
+            print(f"  {time.perf_counter() - began_s:.1f} s with the imports")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)
