@@ -117,11 +117,11 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
     there = clips * len(with_media) / len(sampled)
     print(f"{'rows':<14}{survey.rows:>12}")
     print(f"{'missing':<14}{survey.missing:>12}   {100 * survey.missing / survey.rows:.1f} %")
-    print(f"{'reads':<14}{clips * sum(sizes) / len(sizes) / 1e9:>12.1f}   GB, about")
+    print(f"{'reads':<14}{clips * sum(sizes) / len(sizes) / 1e9:>12.3g}   GB, about")
     if tried:
-        print(f"{'writes':<14}{there * out_bytes / tried / 1e9:>12.1f}   GB, about, in {-(-survey.rows // config.clips_per_shard)} shards")
+        print(f"{'writes':<14}{there * out_bytes / tried / 1e9:>12.3g}   GB, about, in {-(-survey.rows // config.clips_per_shard)} shards")
         print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used")
-        print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.1f}   about, with decode.mode={config.decode.mode}")
+        print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.3g}   about, with decode.mode={config.decode.mode}")
     return 0
 
 
