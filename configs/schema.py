@@ -131,8 +131,16 @@ class StreamConfig:
 
 @dataclass
 class ModelConfig:
-    image_encoder: str = setting("tiny", "image encoder: tiny")
-    audio_encoder: str = setting("tiny", "audio encoder: tiny")
+    image_encoder: str = setting("tiny", "image encoder: tiny, or a vision transformer of timm, such as vit_small_patch8_224.dino")
+    audio_encoder: str = setting("tiny", "tiny, hubert_base, hubert_large, hubert_large_ls960, wav2vec2_base, wav2vec2_large, wavlm_base or wavlm_large")
+    image_weights: str = setting("pretrained", "of a timm encoder: pretrained (timm's own, from its cache or the network), random, or a file")
+    audio_weights: str = setting("pretrained", "of a speech encoder: pretrained (torchaudio's own, from torch's cache or the network), random, or a file")
+    lora_rank: int = setting(0, "rank of adapters on qkv of every block of a timm encoder, whose own weights are frozen then; 0: all weights learn", least=0)
+    lora_alpha: float = setting(32.0, "scale of the adapters is alpha / rank", least=0)
+    lora_dropout: float = setting(0.1, "dropout before the adapters", least=0, most=1)
+    norm_eps: float = setting(0.0, "of the layer norms of full-size encoders, in the published models 1e-4; 0: the encoder's own", least=0)
+    audio_conv_bias: bool = setting(False, "the convolutions of a speech encoder have a bias, as in the published models")
+    gradient_checkpointing: bool = setting(False, "full-size encoders compute their blocks again in the backward pass instead of keeping them")
     image_projection: str = setting("image_linear", "image_linear")
     audio_projection: str = setting("audio_sa_3_3_pool_2", "audio_sa_3_3_pool_2 (published) or audio_linear")
     projection_gain: float = setting(1.0, "factor on the initial weights of linear projections: similarities start at its square", least=0)
@@ -143,6 +151,13 @@ class ModelConfig:
     head_aggregation: str = setting("max_elementwise", "heads into one: max_elementwise, sum, max")
     nonneg: bool = setting(False, "clamp similarities at 0")
     use_cls: bool = setting(False, "add the class tokens' similarity to every cell of a head")
+
+
+@dataclass
+class ConvertConfig:
+    source: str = setting("", "released weights: .ckpt or .safetensors")
+    out: str = setting("", "folder for config.json and model.safetensors")
+    heads: int = setting(0, "K; 0: as the settings inside a .ckpt say", least=0)
 
 
 # ---------------------------------------------------------------------------------------------- training

@@ -9,17 +9,14 @@ from torch import nn
 
 from configs.command import UsageError
 from configs.schema import ModelConfig
+from model.encoders.audio import SpeechTransformerEncoder
+from model.encoders.image import TimmImageEncoder
+from model.encoders.lora import LoraSettings
 from model.encoders.tiny import TinyAudioEncoder, TinyImageEncoder
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
 from model.grounding.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
 from model.grounding.similarity import AGGREGATIONS, HEAD_AGGREGATIONS
 
-IMAGE_ENCODERS: dict[str, Callable[[InputSpec], nn.Module]] = {
-    "tiny": lambda _: TinyImageEncoder(),
-}
-AUDIO_ENCODERS: dict[str, Callable[[InputSpec], nn.Module]] = {
-    "tiny": lambda inputs: TinyAudioEncoder(sample_rate_hz=inputs.sample_rate_hz),
-}
 IMAGE_PROJECTIONS: dict[str, Callable[..., nn.Module]] = {"image_linear": ImageLinear}
 AUDIO_PROJECTIONS: dict[str, Callable[..., nn.Module]] = {"audio_sa_3_3_pool_2": AudioSelfAttentionPool, "audio_linear": AudioLinear}
 
@@ -38,8 +35,7 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
         raise UsageError(f"model.channels={config.channels}: audio_sa_3_3_pool_2 has 6 attention heads, so give a multiple of 6")
     if config.projection_gain != 1 and config.audio_projection != "audio_linear":
         raise UsageError(f"model.projection_gain={config.projection_gain} is for model.audio_projection=audio_linear, here it is {config.audio_projection}")
-    image_encoder = _choose("model.image_encoder", config.image_encoder, IMAGE_ENCODERS)(inputs)
-    audio_encoder = _choose("model.audio_encoder", config.audio_encoder, AUDIO_ENCODERS)(inputs)
+    image_encoder, audio_encoder = _image_encoder(config, inputs), _audio_encoder(config, inputs)
     image_projection = _choose("model.image_projection", config.image_projection, IMAGE_PROJECTIONS)
     audio_projection = _choose("model.audio_projection", config.audio_projection, AUDIO_PROJECTIONS)
     gain = {} if config.projection_gain == 1 else {"gain": config.projection_gain}
@@ -52,6 +48,27 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
         image_pool=config.image_pool,
         inputs=inputs,
         scores=ScoreSettings(config.aggregation, config.head_aggregation, config.nonneg, config.use_cls),
+    )
+
+
+def _image_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
+    if config.image_encoder == "tiny":
+        return TinyImageEncoder()
+    return TimmImageEncoder(
+        config.image_encoder,
+        inputs.image_size_px,
+        config.image_weights,
+        LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout) if config.lora_rank else None,
+        config.norm_eps or None,
+        config.gradient_checkpointing,
+    )
+
+
+def _audio_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
+    if config.audio_encoder == "tiny":
+        return TinyAudioEncoder(sample_rate_hz=inputs.sample_rate_hz)
+    return SpeechTransformerEncoder(
+        config.audio_encoder, inputs.sample_rate_hz, config.audio_weights, config.norm_eps or None, config.audio_conv_bias, config.gradient_checkpointing
     )
 
 

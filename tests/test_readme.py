@@ -25,6 +25,7 @@ SCHEMAS = {
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
     "eval.parity": schema.ParityConfig,
+    "model.convert": schema.ConvertConfig,
 }
 BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity"}  # take a folder
 

@@ -84,7 +84,7 @@ def test_unknown_optimiser_and_schedule_are_refused():
     ("change", "message"),
     [
         ({"heads": 3}, r"model\.heads=3 must divide model\.channels=16"),
-        ({"image_encoder": "vgg"}, r"model\.image_encoder=vgg: allowed are tiny"),
+        ({"image_encoder": "vgg"}, r"model\.image_encoder=vgg: timm has no such model; near it are"),
         ({"audio_projection": "none"}, r"model\.audio_projection=none: allowed are"),
         ({"audio_projection": "audio_sa_3_3_pool_2"}, r"model\.channels=16: .* multiple of 6"),
         ({"aggregation": "mean"}, r"model\.aggregation=mean: allowed are misa, mima"),

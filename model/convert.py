@@ -1,0 +1,87 @@
+"""Released DenseAV weights into a folder that `from_pretrained` reads: `python -m model.convert source=denseav_2head.ckpt out=DIR`
+
+Reads .ckpt (Lightning; nothing in it is run) and .safetensors, in both layouts of names. Sizes, encoders and adapters are read from the weights; how many
+heads there are, only the settings inside a .ckpt tell, or heads=. Tells what has no place in the model and what was not stored, and ends with 1 then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.command import UsageError, run
+from configs.schema import ConvertConfig
+
+_HEADS_NAMES = ("num_heads", "n_heads", "heads", "audio_heads")
+_CLIP_SAMPLES, _SAMPLE_RATE_HZ, _IMAGE_PX = 164_200, 16_000, 224
+
+
+def main(config: ConvertConfig) -> int:
+    """Convert, and print what was found."""
+    import torch
+
+    from model.build import build_denseav
+    from model.grounding.denseav import InputSpec
+    from model.hub import save_pretrained
+    from model.released import architecture, translated, weights_of
+
+    if not config.out:
+        raise UsageError("out= is empty: name the folder the model is written to")
+    content = _read(config.source)
+    try:
+        stored = weights_of(content)
+        heads = config.heads or _heads(content)
+        settings = architecture(stored, heads)
+        model = build_denseav(settings, InputSpec(_IMAGE_PX, _CLIP_SAMPLES / _SAMPLE_RATE_HZ, _SAMPLE_RATE_HZ)).eval()
+        state, unused, missing = translated(stored, model.state_dict())
+    except UsageError as error:
+        raise UsageError(f"source={config.source}: {error}") from None
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, strict=False)
+    for name in unused:
+        print(f"unused   {name}")
+    for name in missing:
+        print(f"missing  {name}")
+    if missing:
+        print(f"{len(missing)} weights are not in {config.source}; nothing was written", file=sys.stderr)
+        return 1
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    save_pretrained(model, settings, out)
+    print(f"{'image':<10}{settings.image_encoder}" + (f", adapters of rank {settings.lora_rank}" if settings.lora_rank else ""))
+    print(f"{'audio':<10}{settings.audio_encoder}")
+    print(f"{'heads':<10}{heads}, {settings.channels} channels in all")
+    print(f"{'weights':<10}{sum(tensor.numel() for tensor in state.values()):,} in {len(state)} tensors, {len(unused)} unused")
+    print(f"{'written':<10}{out}")
+    return 0
+
+
+def _read(source: str) -> Any:
+    import torch
+
+    path = Path(source)
+    if not source or not path.is_file():
+        raise UsageError(f"source={source!r}: no such file; give a released .ckpt or .safetensors")
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # safetensors', pickle's and zip's errors have no common base
+        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise UsageError(f"source={source} cannot be read without running code in it ({why[:200]})") from None
+
+
+def _heads(content: Any) -> int:
+    """K, from the settings of the run that a .ckpt holds."""
+    settings = content.get("hyper_parameters") if isinstance(content, dict) else None
+    for name in _HEADS_NAMES if isinstance(settings, Mapping) else ():
+        if isinstance(settings.get(name), int):
+            return settings[name]
+    raise UsageError("its hyper_parameters, which tell the number of heads, are missing; give heads=1 (sound, language) or heads=2 (sound_and_language)")
+
+
+if __name__ == "__main__":
+    sys.exit(run(ConvertConfig, __doc__, main))
