@@ -121,7 +121,7 @@ class StreamConfig:
     workers: int = setting(2, "loader processes of each rank; 0: load in the training process", least=0)
     prefetch_batches: int = setting(4, "batches each worker keeps ready", "batches", least=1)
     cache_dir: str = setting("~/.cache/denseav", "folder for copies of remote shards, shared by all processes of a machine")
-    cache_gb: float = setting(100.0, "most that may lie there; a machine needs about lanes x (window_clips / clips in a shard + 2) shards", "GB", least=0)
+    cache_gb: float = setting(200.0, "most that may lie there; a machine needs about lanes x (window_clips / clips in a shard + 2) shards", "GB", least=0)
     max_rejected_share: float = setting(0.01, "the run stops when more than this share of clips cannot be read", least=0, most=1)
     augment: AugmentConfig = setting(AugmentConfig, "random changes of image and waveform in training")
 

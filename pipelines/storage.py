@@ -9,6 +9,7 @@ folder for temporary files (TMPDIR) first.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fnmatch
 import io
 import os
@@ -27,6 +28,8 @@ _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss",
 _SCRATCH = ".scratch-"
 _SCRATCH_ELSEWHERE = "build-scratch-"  # among others' temporary files
 _READ_BYTES = 1 << 20
+HTTP_SILENCE_S = 30.0
+_SMALL_FILE_S = 300.0
 
 
 def open_folder(address: str) -> LocalFolder | RemoteFolder:
@@ -115,7 +118,8 @@ class RemoteFolder:
 
         if self._connected is None:
             try:
-                self._connected = fsspec.url_to_fs(self._address, use_listings_cache=False)
+                options = _patient_with_http() if self._address.startswith(("http://", "https://")) else {}
+                self._connected = fsspec.url_to_fs(self._address, use_listings_cache=False, **options)
             except (ValueError, ImportError) as error:
                 raise UsageError(f"{self._address}: {error}") from None
         return self._connected
@@ -128,8 +132,12 @@ class RemoteFolder:
             yield fs, f"{folder}/{name}"
         except (FileNotFoundError, UsageError, RunFailed, KeyboardInterrupt):
             raise
-        except Exception as error:  # botocore's, aiohttp's and paramiko's errors have no common base
-            raise RunFailed(f"{self._address}/{name}: {type(error).__name__} {' '.join(str(error).split())}; run the same command again") from None
+        except Exception as error:
+            if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise  # this machine's disk
+            # botocore's, aiohttp's and paramiko's errors have no common base
+            said = " ".join([type(error).__name__, *str(error).split()])
+            raise RunFailed(f"{self._address}/{name}: {said}; run the same command again") from None
 
     def create(self) -> None:
         """See to it that files can be written; a bucket has to be there.
@@ -161,6 +169,22 @@ class RemoteFolder:
     def open(self, name: str) -> BinaryIO:
         with self._told(name) as (fs, path):
             return io.BufferedReader(_RemoteFile(fs.open(path, "rb"), lambda: self._told(name)), _READ_BYTES)
+
+    def read(self, name: str) -> bytes:
+        """A whole small file in one request; FileNotFoundError where there is none."""
+        with self._told(name) as (fs, path):
+            return fs.cat_file(path, **_limit(fs, _SMALL_FILE_S))
+
+    def download(self, name: str, path: Path, limit_s: float) -> None:
+        """Copy a whole file to a path of this machine, as a stream; FileNotFoundError where there is none.
+
+        Raises:
+            RunFailed: the store does not give it, or not in `limit_s` seconds (file systems of fsspec that are not asynchronous have limits of their own).
+            OSError: there is no room for it here.
+        """
+        with self._told(name) as (fs, remote):
+            one_stream = {"max_concurrency": 1} if "s3" in fs.protocol else {}  # s3fs otherwise holds ten parts of 50 MB in memory
+            fs.get_file(remote, str(path), **one_stream, **_limit(fs, limit_s))
 
     @contextlib.contextmanager
     def whole_file(self, name: str) -> Iterator[BinaryIO]:
@@ -235,6 +259,17 @@ class _RemoteFile(io.RawIOBase):
         if not self.closed:
             self._file.close()
         super().close()
+
+
+def _patient_with_http() -> dict[str, Any]:
+    """For fsspec's http: a whole shard may take more than aiohttp's 5 minutes, silence is not waited for."""
+    import aiohttp
+
+    return {"timeout": aiohttp.ClientTimeout(total=None, sock_connect=HTTP_SILENCE_S, sock_read=HTTP_SILENCE_S)}
+
+
+def _limit(fs: Any, seconds: float) -> dict[str, float]:
+    return {"timeout": seconds} if fs.async_impl else {}
 
 
 def _is_object_store(fs: Any) -> bool:

@@ -1,7 +1,8 @@
 """Is a data set whole? `python -m pipelines.verify DIR` reads every byte of its shards; exit code 0 when they are what the manifest says, else 1.
 
 DIR is a folder or any address of fsspec (s3://bucket/train). Checked: the root manifest, its sums and fingerprint, ledger and statistics, size and
-SHA-256 of every tar, the index beside it against the tar's own headers, ids used once. What killed writers left behind is no damage.
+SHA-256 of every tar, the index beside it against the tar's own headers, ids used once. What killed writers left behind is no damage, nor, in shards of
+others (pipelines.stream.index), members that are not listed and ids used again in another shard.
 Limits: pictures and sounds are not decoded, the hash stands for them; a shard that someone replaced together with its index and manifest is believed.
 """
 
@@ -20,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from configs.command import UsageError, run
 from configs.schema import VerifyConfig
-from pipelines.data_set import Damaged, Index, printable, read_index, read_json, read_manifest, tar_members
+from pipelines.data_set import Damaged, Index, key_and_extension, printable, read_index, read_json, read_manifest, tar_members
 from pipelines.storage import Folder, LocalFolder, open_folder
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
@@ -55,7 +56,7 @@ def main(config: VerifyConfig, folder: str) -> int:
     size_bytes, seconds = sum(sizes.get(f"{shard.name}.tar", 0) for shard in checked), time.perf_counter() - began_s
     print(f"{'shards':<10}{len(checked):>10}   {size_bytes / 1e6:.1f} MB read in {seconds:.1f} s")
     print(f"{'clips':<10}{sum(len(shard.id_hashes) for shard in checked):>10}")
-    print(f"{'damages':<10}{damages:>10}" + ("   remove the damaged files and run the same pipelines.build again" if damages else ""))
+    print(f"{'damages':<10}{damages:>10}" + (f"   {_remedy(manifest)}" if damages else ""))
     return 1 if damages else 0
 
 
@@ -75,7 +76,14 @@ def _damages(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threa
         checked.append(shard._replace(damages=[]))
     if all(shard.reasons is not None for shard in checked):  # else the index's own damage has been told
         yield from _ledger_damages(out, manifest, checked)
-    yield from _capped(_used_twice(out, checked), "ids are used twice")
+    if manifest.get("adopted") is not True:  # shards of others may count from 0 each
+        yield from _capped(_used_twice(out, checked), "ids are used twice")
+
+
+def _remedy(manifest: dict[str, Any]) -> str:
+    if manifest.get("adopted") is True:
+        return "get the damaged tars again, or take what is there: python -m pipelines.stream.index DIR"
+    return "remove the damaged files and run the same pipelines.build again"
 
 
 def _capped(damages: Iterator[str], rest: str) -> list[str]:
@@ -158,17 +166,19 @@ def _check_shard(out: Folder, form: int, sizes: dict[str, int], shard: dict[str,
 def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Iterator[str]:
     """Read a tar once, for its hash and its headers, and compare these with the index."""
     name, listed = f"{shard['name']}.tar", f"{shard['name']}.json"
-    places = dict(index.places) if index else {}
+    places, adopted = (dict(index.places), index.entry.get("adopted") is True) if index else ({}, False)
     try:
         with out.open(name) as file:
             hashed = _HashedFile(file)
             try:
                 for member in tar_members(hashed):
-                    place, found = places.pop(member.name, None), (member.offset_data, member.size)
-                    if not member.isreg():
+                    key = ".".join(key_and_extension(member.name) or ()) if adopted else member.name
+                    place, found = places.pop(key, None), (member.offset_data, member.size)
+                    if not member.isreg() and not (adopted and member.isdir()):
                         yield f"{name} has {member.name}, which is no plain file"
                     elif index and place is None:
-                        yield f"{name} has {member.name}{' twice' if member.name in index.places else f', which {listed} does not list'}"
+                        if key in index.places or not adopted:
+                            yield f"{name} has {member.name}{' twice' if key in index.places else f', which {listed} does not list'}"
                     elif index and place != found:
                         yield f"{listed} puts {member.name} at {place}, it is at {found} (offset, size)"
                 yield from (f"{name} lacks {lost}, which {listed} lists" for lost in places)

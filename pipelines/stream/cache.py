@@ -1,16 +1,17 @@
-"""Shards of a remote data set on a local disk: fetched once for all processes of a machine, checked against the manifest, the oldest making room.
+"""Shards of a remote data set on a local disk: fetched once for all processes of a machine, checked against the manifest, in a bounded folder (room.py).
 
-A shard is fetched under a lock of its own that the kernel lets go with its holder, so a killed process leaves nothing behind but a half-written file, which
-is removed when room is made. A shard that is open stays readable when it is removed. Limits: the disk is given to `max_bytes` but for what others fetch
-at the same moment; a cache on a network file system needs one on which flock works.
+Safe under concurrent processes and crashes: a copy appears under its name when it is whole, and all locks are the kernel's. A shard that is open stays
+readable when it is removed. Limits: the SHA-256 is checked when a shard is fetched, afterwards only the size (a machine that goes down loses the end of a
+file, not its middle); the folder holds more than `max_bytes` only while the shards being fetched at one moment have more; on a network file system flock
+has to work.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,11 +19,16 @@ from typing import NamedTuple
 
 from configs.command import RunFailed, UsageError
 from pipelines.storage import RemoteFolder
-from pipelines.whole_file import temporary_path
+from pipelines.stream import retry
+from pipelines.stream.room import claimed, locked, make_room, temporary_copy
 
-TRIES = 6
-_FIRST_PAUSE_S = 0.5  # doubled after each try: 16 s in all
-_READ_BYTES = 1 << 20
+# A connection this slow is as good as none; a silent one is given up much sooner, by the file system.
+_LEAST_BYTES_PER_S = 50_000
+_GRACE_S = 60
+
+
+class _NoRoom(Exception):
+    """What is needed soon fills the folder."""
 
 
 class StatedShard(NamedTuple):
@@ -33,7 +39,7 @@ class StatedShard(NamedTuple):
 
 
 class ShardCache:
-    """The local copies of a remote data set's shards.
+    """The local copies of a remote data set's shards; pickles as it is, without a look at the network or the disk.
 
     Args:
         remote: the data set.
@@ -42,120 +48,125 @@ class ShardCache:
         fingerprint: of the data set.
         max_bytes: most that may lie in `folder`.
 
+    Attributes:
+        folder, max_bytes: as above.
+        tables: a folder for what else is kept of this data set.
+
     Raises:
-        UsageError: the cache cannot hold two shards.
+        UsageError: the cache cannot hold two shards, or the folder cannot be made.
     """
 
     def __init__(self, remote: RemoteFolder, shards: dict[str, StatedShard], folder: Path, fingerprint: str, max_bytes: int) -> None:
-        self.remote, self._shards, self._folder, self._max_bytes = remote, shards, folder, max_bytes
-        self._mine = folder / fingerprint[:16]
+        self.folder, self.max_bytes = folder, max_bytes
+        self._remote, self._shards, self._patient, self._brisk = remote, shards, retry.PATIENT, retry.BRISK
+        self.tables = folder / fingerprint[:16]
         largest = max((shard.size_bytes for shard in shards.values()), default=0)
         if max_bytes < 2 * largest:
             raise UsageError(f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, the largest has {largest / 1e9:.3g} GB")
-        self._mine.mkdir(parents=True, exist_ok=True)
+        try:
+            self.tables.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"stream.cache_dir={folder}, for copies of {remote}, cannot be made: {error.strerror}; give another folder") from None
+
+    def path(self, name: str) -> Path:
+        """Where a shard's copy lies when it is here."""
+        return self.tables / f"{name}.tar"
+
+    def size_bytes(self, name: str) -> int:
+        """A shard's size, here or not."""
+        return self._shards[name].size_bytes
 
     def open(self, name: str) -> int:
         """A descriptor of a shard's tar, fetched first where it is not here.
 
         Raises:
-            RunFailed: it cannot be fetched, or what comes is not what the manifest says.
+            RunFailed: it cannot be fetched, what comes is not what the manifest says, or there is no room for it.
         """
-        path = self._mine / f"{name}.tar"
-        descriptor = self._open_here(path, name)
-        if descriptor is None:
-            with _locked(path.with_suffix(".lock")):
-                descriptor = self._open_here(path, name)
-                if descriptor is None:
-                    self._fetch(name, path)
-                    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        return descriptor
+        began_s = time.monotonic()
+        with self._disk_errors_told():
+            while (descriptor := self._open_here(name)) is None:
+                descriptor = self._fetch(name, began_s)
+            return descriptor
 
-    def fetch(self, name: str) -> None:
-        """See to it that a shard is here, for later."""
-        os.close(self.open(name))
+    def fetch_ahead(self, name: str) -> bool:
+        """See to it that a shard is here, or that another process fetches it; False where that would take room from what is needed soon.
 
-    def _open_here(self, path: Path, name: str) -> int | None:
+        Raises:
+            RunFailed: as `open`, after fewer tries.
+        """
+        with self._disk_errors_told():
+            descriptor = self._open_here(name)
+            if descriptor is None:
+                try:
+                    descriptor = self._fetch(name, None)
+                except _NoRoom:
+                    return False
+        if descriptor is not None:
+            os.close(descriptor)
+        return True
+
+    @contextlib.contextmanager
+    def alone_in_tables(self) -> Iterator[Path]:
+        """Keep other processes out of `tables` meanwhile, so that one makes what all use."""
+        with self._disk_errors_told(), locked(self.tables / ".lock"):
+            for left in self.tables.glob(".new-*"):
+                shutil.rmtree(left, ignore_errors=True)
+            yield self.tables
+
+    def _open_here(self, name: str) -> int | None:
         try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        if os.fstat(descriptor).st_size != self._shards[name].size_bytes:  # the disk lost it when the machine went down
+        if os.fstat(descriptor).st_size != self._shards[name].size_bytes:
             os.close(descriptor)
             return None
-        os.utime(descriptor)
+        _note_use(descriptor)
         return descriptor
 
-    def _fetch(self, name: str, path: Path) -> None:
-        stated = self._shards[name]
-        temporary = temporary_path(path)
-        self._make_room(stated.size_bytes)
-        for number in range(TRIES):
-            if number:
-                time.sleep(_FIRST_PAUSE_S * 2 ** (number - 1))
-            try:
-                _copy(self.remote, f"{name}.tar", temporary, stated)
-                temporary.replace(path)
-                return
-            except (_Different, RunFailed, FileNotFoundError) as error:
-                problem = error
-            finally:
-                temporary.unlink(missing_ok=True)
-        raise RunFailed(f"{self.remote}/{name}.tar could not be fetched in {TRIES} tries, the last ended with: {' '.join(str(problem).split())}")
+    def _fetch(self, name: str, waiting_since_s: float | None) -> int | None:
+        """Fetch a shard, ahead of need if `waiting_since_s` is None; None where another has just fetched it or, ahead of need, is fetching it."""
+        path, ahead = self.path(name), waiting_since_s is None
+        self.tables.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_copy(path, self.size_bytes(name))
+        with claimed(temporary, wait=not ahead) as is_ours:
+            if not is_ours:
+                return None
+            if (descriptor := self._open_here(name)) is not None:
+                return descriptor
+            if not make_room(self.folder, self.max_bytes, spare_needed=ahead) and ahead:
+                raise _NoRoom
+            retry.retried(lambda: self._copy(name, temporary), self._brisk if ahead else self._patient, waiting_since_s)
+            descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
+            _note_use(descriptor)
+            temporary.replace(path)
+            return descriptor
 
-    def _make_room(self, needed_bytes: int) -> None:
-        """Remove the shards used longest ago, of any data set, and what killed processes left."""
-        with _locked(self._folder / ".room.lock"):
-            found = []
-            for path in self._folder.glob("*/*.tar"):
-                with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    found.append((status.st_mtime, status.st_size, path))
-            for path in self._folder.glob("*/.*.tmp"):
-                _remove_unless_locked(path, path.with_name(path.name[1:].removesuffix(".tmp")).with_suffix(".lock"))
-            held = sum(size for _, size, _ in found)
-            for _, size, path in sorted(found):
-                if held + needed_bytes <= self._max_bytes:
-                    return
-                if _remove_unless_locked(path, path.with_suffix(".lock")):
-                    held -= size
+    def _copy(self, name: str, path: Path) -> None:
+        """Fetch a shard once and compare it with the manifest."""
+        stated, address = self._shards[name], f"{self._remote}/{name}.tar"
+        try:
+            self._remote.download(f"{name}.tar", path, _GRACE_S + stated.size_bytes / _LEAST_BYTES_PER_S)
+        except FileNotFoundError:
+            raise RunFailed(f"{address} is missing, manifest.json lists it; python -m pipelines.verify {self._remote} tells what else is") from None
+        with path.open("rb") as file:
+            came = StatedShard(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        if came != stated:
+            what = f"{came.size_bytes} bytes came, {stated.size_bytes}" if came.size_bytes != stated.size_bytes else "its bytes have another SHA-256 than"
+            raise RunFailed(f"{address}: {what} stated in manifest.json; python -m pipelines.verify {self._remote} tells whether it is damaged there")
 
-
-class _Different(Exception):
-    """What came is not what the manifest says."""
-
-
-def _copy(remote: RemoteFolder, name: str, path: Path, stated: StatedShard) -> None:
-    digest, size_bytes = hashlib.sha256(), 0
-    with remote.open(name) as source, path.open("wb") as target:
-        while data := source.read(_READ_BYTES):
-            digest.update(data)
-            size_bytes += len(data)
-            target.write(data)
-    if (size_bytes, digest.hexdigest()) != stated:
-        kind = (
-            f"{size_bytes} bytes came, manifest.json says {stated.size_bytes}" if size_bytes != stated.size_bytes else "another SHA-256 than in manifest.json"
-        )
-        raise _Different(kind)
+    @contextlib.contextmanager
+    def _disk_errors_told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            hint = "make room, lower stream.cache_gb or give another folder"
+            raise RunFailed(
+                f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; {hint}, then run the same command again"
+            ) from None
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _remove_unless_locked(path: Path, lock: Path) -> bool:
-    """Whether a file could be removed, its lock being free."""
-    descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        path.unlink(missing_ok=True)
-        return True
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(descriptor)
+def _note_use(descriptor: int) -> None:
+    """Date a copy, exactly: of itself the kernel counts in steps of some milliseconds."""
+    with contextlib.suppress(PermissionError):  # another user's copy
+        os.utime(descriptor, ns=(time.time_ns(),) * 2)

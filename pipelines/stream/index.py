@@ -21,9 +21,11 @@ import numpy as np
 
 from configs.command import UsageError, run
 from configs.schema import AdoptConfig
-from pipelines.storage import LocalFolder, open_folder, read
+from pipelines.data_set import is_shard_name
+from pipelines.storage import LocalFolder, open_folder
+from pipelines.stream import retry
 from pipelines.stream.cache import ShardCache, StatedShard
-from pipelines.stream.table import BLOCK_BYTES, TABLE_FORMAT, Table, load_or_build
+from pipelines.stream.table import BLOCK_BYTES, TABLE_FORMAT, Table, load, load_or_build
 
 OPEN_SHARDS = 128
 DEFAULT_CACHE = "~/.cache/denseav"
@@ -52,12 +54,12 @@ class DatasetIndex:
         fingerprint: of the data set and the selection.
         shards: its tars and how many clips of the selection each holds.
         clips: their number.
-        is_remote: whether the tars are copies from elsewhere.
+        cache: of the tars of a remote data set; None for a local one.
     """
 
-    def __init__(self, entries: list[dict[str, Any]], table: Table, rows: np.ndarray | None, opened_with: tuple[Any, ...], open_shard: Callable) -> None:
-        self.folder, self._opened_with = opened_with[0], opened_with
-        self._table, self._columns, self._rows = table, table.columns, rows
+    def __init__(self, folder: str | Path, entries: list[dict[str, Any]], table: Table, rows: np.ndarray | None, tars: Path | ShardCache, kept: Path) -> None:
+        self.folder, self.cache = folder, tars if isinstance(tars, ShardCache) else None
+        self._entries, self._table, self._columns, self._rows, self._tars, self._kept = entries, table, table.columns, rows, tars, kept
         firsts = np.cumsum([0, *(entry["clips"] for entry in entries)])
         if rows is not None:
             firsts = np.searchsorted(rows, firsts)
@@ -68,7 +70,6 @@ class DatasetIndex:
         parts = json.dumps(entries) if rows is None else json.dumps(entries) + hashlib.sha256(rows.tobytes()).hexdigest()
         self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()
         self._first_clips = [shard.first_clip for shard in self.shards]
-        self._open_shard, self.is_remote = open_shard, not isinstance(open_shard, _LocalShards)
         self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
@@ -84,24 +85,27 @@ class DatasetIndex:
             UsageError: no such folder, an unfinished one, one that has changed since it was built, or one with members of a type not allowed.
             RunFailed: a remote folder does not answer.
         """
-        opened, cache = open_folder(str(folder)), cache or CacheSettings()
+        opened, settings = open_folder(str(folder)), cache or CacheSettings()
         entries = _manifest_shards(opened)
         fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
         if not any(entry["clips"] for entry in entries):
             raise UsageError(f"{folder} holds no clip: its manifest.json lists none as written, see rejected.jsonl beside it")
+        table_name = f"{TABLE_FORMAT}-{fingerprint[:16]}"
         if isinstance(opened, LocalFolder):
             _check_sizes(opened, entries)
-            kept, open_shard = opened.path / ".index", _LocalShards(opened.path)
+            tars, kept = opened.path, opened.path / ".index" / table_name
+            table = load_or_build(kept, opened, entries)
         else:
-            kept = Path(cache.folder).expanduser() / fingerprint[:16]
             stated = {entry["name"]: StatedShard(entry["size_bytes"], entry["sha256"]) for entry in entries}
-            open_shard = ShardCache(opened, stated, kept.parent, fingerprint, cache.max_bytes).open
-        table = load_or_build(kept / f"{TABLE_FORMAT}-{fingerprint[:16]}", opened, entries)
-        rows = select(table) if select else None
-        return cls(entries, table, rows, (folder, cache, rows if rows is None else _Chosen(rows)), open_shard)
+            tars = ShardCache(opened, stated, Path(settings.folder).expanduser(), fingerprint, settings.max_bytes)
+            kept = tars.tables / table_name
+            with tars.alone_in_tables():
+                table = load_or_build(kept, opened, entries)
+        return cls(folder, entries, table, select(table) if select else None, tars, kept)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return DatasetIndex.open, self._opened_with
+        table = None if self._kept.is_dir() else self._table
+        return _opened_again, (self.folder, self._entries, table, self._rows, self._tars, self._kept)
 
     def __del__(self) -> None:
         for descriptor in self._descriptors.values():
@@ -129,15 +133,18 @@ class DatasetIndex:
             RunFailed: a remote shard cannot be fetched.
         """
         offset, size = self.members(clip)[extension]
-        return os.pread(self._descriptor(self.shard_of(clip)), size, offset)
+        shard = self.shard_of(clip)
+        if self.cache is None:
+            return os.pread(self._descriptor(shard), size, offset)
+        descriptor = self.cache.open(self.shards[shard].name)  # not kept open: a removed copy is to leave the disk, one in use to look used
+        try:
+            return os.pread(descriptor, size, offset)
+        finally:
+            os.close(descriptor)
 
     def shard_of(self, clip: int) -> int:
         """The number of the shard that holds a clip."""
         return bisect.bisect_right(self._first_clips, clip) - 1
-
-    def fetch(self, shard: int) -> None:
-        """See to it that a shard can be read at once, from this machine."""
-        os.close(self._open_shard(self.shards[shard].name))
 
     def _part(self, starts: str, clip: int, column: str) -> np.ndarray:
         row = clip if self._rows is None else int(self._rows[clip])
@@ -145,33 +152,20 @@ class DatasetIndex:
         return self._columns[column][start:stop]
 
     def _descriptor(self, shard: int) -> int:
-        """An open file of the shard; the one used longest ago is closed when there are too many."""
+        """An open file of the local shard; the one used longest ago is closed when there are too many."""
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
             if len(self._descriptors) >= OPEN_SHARDS:
                 os.close(self._descriptors.popitem(last=False)[1])
-            descriptor = self._descriptors[shard] = self._open_shard(self.shards[shard].name)
+            descriptor = self._descriptors[shard] = os.open(self._tars / f"{self.shards[shard].name}.tar", os.O_RDONLY | os.O_CLOEXEC)
         self._descriptors.move_to_end(shard)
         return descriptor
 
 
-class _Chosen(NamedTuple):
-    """A selection that has been made, for the other processes."""
-
-    rows: np.ndarray
-
-    def __call__(self, _: Table) -> np.ndarray:
-        return self.rows
-
-
-class _LocalShards:
-    """Opens the tars of a folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def __call__(self, name: str) -> int:
-        return os.open(self._folder / f"{name}.tar", os.O_RDONLY | os.O_CLOEXEC)
+def _opened_again(folder: Any, entries: Any, table: Table | None, rows: Any, tars: Path | ShardCache, kept: Path) -> DatasetIndex:
+    """The index in another process: without a word to a remote store, which might not answer."""
+    table = table or load(kept) or load_or_build(kept, open_folder(str(folder)), entries)
+    return DatasetIndex(folder, entries, table, rows, tars, kept)
 
 
 def _manifest_shards(folder: Any) -> list[dict[str, Any]]:
@@ -180,14 +174,15 @@ def _manifest_shards(folder: Any) -> list[dict[str, Any]]:
     if is_local and not folder.path.is_dir():
         raise UsageError(f"{folder}: no such folder of shards; python -m pipelines.build ... out={folder} makes it")
     try:
-        content = read(folder, "manifest.json")
+        shards = retry.read_json(folder, "manifest.json", retry.BRISK)["shards"]
+        if wrong := [entry["name"] for entry in shards if not is_shard_name(entry["name"])]:
+            raise ValueError(f"no shard can be called {wrong[0]!r}")
+        return [{key: entry[key] for key in ("name", "clips", "size_bytes", "sha256")} for entry in shards]
     except FileNotFoundError:
         raise UsageError(
             f"{folder} has no manifest.json: it is unfinished or no data set; run python -m pipelines.build ... out={folder} (again) to finish it, "
             f"or python -m pipelines.stream.index {folder} for shards that others wrote"
         ) from None
-    try:
-        return [{key: entry[key] for key in ("name", "clips", "size_bytes", "sha256")} for entry in json.loads(content)["shards"]]
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(f"{folder}/manifest.json is not a manifest of shards ({error}); build the data set again") from None
 

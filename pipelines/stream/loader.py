@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import signal
 from collections import Counter, deque
 from collections.abc import Iterator
+from multiprocessing import forkserver, resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +45,15 @@ class Stream:
         """One rank's part of global batch `start_step`, of the next, and so on without end; the same bits for any number of workers.
 
         Raises:
-            UsageError: more than max_rejected_share of the last clips could not be read, or what the dataset raises.
-        RunFailed: a remote shard cannot be fetched.
+            UsageError: more than max_rejected_share of the last clips could not be read, stream.cache_gb is too little, or what the dataset raises.
+            RunFailed: a remote shard cannot be fetched.
         """
         if self.order.batch_size % world_size:
             raise UsageError(f"batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched")
         watch = _RejectedShare(self._config.max_rejected_share)
-        prefetcher = Prefetcher([reader.index for reader in self.dataset.readers], self.order, rank, world_size)
+        steps_ahead = self._config.workers * self._config.prefetch_batches
+        prefetcher = Prefetcher([reader.index for reader in self.dataset.readers], self.order, rank, world_size, steps_ahead)
+        prefetcher.check_room(start_step)
         try:
             prefetcher.advance(start_step)
             for step, batch in enumerate(self._loader(rank, world_size, start_step), start_step):
@@ -68,6 +72,7 @@ class Stream:
             return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_as_it_is, generator=own_random_numbers)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipelines.stream.dataset"])
+        _start_fork_server()
         return DataLoader(
             self.dataset,
             batch_sampler=steps,
@@ -90,6 +95,7 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
 
     Raises:
         UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, a splice out of range.
+        RunFailed: a remote source does not answer.
     """
     if not config.sources:
         raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
@@ -167,6 +173,16 @@ class _RejectedShare:
                 f"{found.total()} of the last {tried} clips could not be read ({listed}), more than stream.max_rejected_share={self._most}: "
                 "look at the shards with python -m pipelines.verify DIR, or allow more"
             )
+
+
+def _start_fork_server() -> None:
+    """Start the process that all workers come from, deaf to Ctrl-C from its first moment on, which it would answer with a stack trace."""
+    resource_tracker.ensure_running()  # would lift the block
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _as_it_is(batch: Batch | Exception) -> Batch | Exception:

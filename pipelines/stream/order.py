@@ -131,19 +131,27 @@ class ClipOrder:
         drawn = keyed_generator(self.seed, "companions", position).choice(len(window) - 1, min(count, len(window) - 1), replace=False)
         return [int(window[number + (number >= own)]) for number in drawn]
 
-    def shards_ahead(self, step: int, rank: int, world_size: int, windows: int) -> Iterator[tuple[int, int]]:
-        """The shards, as (source, number in its data set), of the next windows of a rank's lanes, those of the current windows first."""
-        lanes = sorted({position % self.lanes for position in self.positions(step, rank, world_size)} or {rank % self.lanes})
-        if self.lanes % world_size == 0:
-            lanes = range(rank, self.lanes, world_size)
-        first = step * self.batch_size
-        for ahead in range(windows):
-            for lane in lanes:
-                turn = -(-(first - lane) // self.lanes)
-                period = max(turn, 0) // self._period
-                for source, weight in enumerate(self.weights):
-                    for number in self._passes[source][lane].shards_of_window(period * weight, ahead):
-                        yield source, number * self.lanes + lane
+    def shards_ahead(self, first_step: int, last_step: int, rank: int, world_size: int, windows_after: int) -> list[tuple[int, int]]:
+        """The shards, as (source, number in its data set), of a rank's clips and companions from one step to another and some windows on, window by window."""
+        common = math.gcd(self.lanes, world_size)
+        windows = []
+        for lane in range(rank % common, self.lanes, common):
+            before, after = (self._draws_before(step * self.batch_size, lane) for step in (first_step, last_step + 1))
+            for source, (first, end) in enumerate(zip(before, after, strict=True)):
+                passes = self._passes[source][lane]
+                begun = passes.window_number(first)
+                last = passes.window_number(max(first, end - 1)) + windows_after
+                windows += [(number - begun, lane, source, number) for number in range(begun, last + 1)]
+        found: dict[tuple[int, int], None] = {}
+        for _, lane, source, number in sorted(windows):
+            found.update(dict.fromkeys((source, shard * self.lanes + lane) for shard in self._passes[source][lane].shards_of_window(number)))
+        return list(found)
+
+    def _draws_before(self, position: int, lane: int) -> list[int]:
+        """How often each source has drawn in a lane before a position."""
+        period, slot = divmod(max(0, -(-(position - lane) // self.lanes)), self._period)
+        begun = self._mixture(lane, period)[:slot]
+        return [period * weight + begun.count(source) for source, weight in enumerate(self.weights)]
 
     def _mixture_of_period(self, lane: int, period: int) -> list[int]:
         sources = np.repeat(np.arange(len(self.weights)), self.weights)
@@ -195,6 +203,7 @@ class _Passes:
         windows = max(1, round(self.clips / window_clips))
         self._edges = [number * self.clips // windows for number in range(windows + 1)]
         self._shuffled = lru_cache(maxsize=4)(self._shuffled_window)
+        self.shards_of_window = lru_cache(maxsize=8)(self._shards_of_window)  # window number -> the lane's shards, counted from 0, that it has clips of
 
     def clip(self, draw: int) -> int:
         window, number = self.window(draw)
@@ -206,15 +215,17 @@ class _Passes:
         window = bisect.bisect_right(self._edges, rest) - 1
         return self._shuffled(number_of_pass, window), rest - self._edges[window]
 
-    def shards_of_window(self, draw: int, ahead: int) -> list[int]:
-        """The lane's shards, counted from 0, that the window of a draw takes clips from, or a window so many after it."""
+    def window_number(self, draw: int) -> int:
+        """The number of a draw's window, counted through all passes."""
         number_of_pass, rest = divmod(draw, self.clips)
-        windows = len(self._edges) - 1
-        passes_on, window = divmod(bisect.bisect_right(self._edges, rest) - 1 + ahead, windows)
-        shards = self._shards_of_pass(number_of_pass + passes_on)
+        return number_of_pass * (len(self._edges) - 1) + bisect.bisect_right(self._edges, rest) - 1
+
+    def _shards_of_window(self, number: int) -> list[int]:
+        number_of_pass, window = divmod(number, len(self._edges) - 1)
+        shards = self._shards_of_pass(number_of_pass)
         ends = np.cumsum(self._counts[shards])
         first, last = np.searchsorted(ends, [self._edges[window], self._edges[window + 1] - 1], side="right")
-        return shards[first : last + 1].tolist()
+        return [int(shard) for shard in shards[first : last + 1] if self._counts[shard]]
 
     def from_half_a_pass_away(self, draw: int) -> Iterator[int]:
         """Every clip of the pass that holds a draw, once, from half a pass after it round to there."""

@@ -1,10 +1,16 @@
-"""The clips of one data set as arrays: a frame, the waveform, the metadata. Limits: decodes jpg, png, flac,
-wav and opus; nothing is resampled."""
+"""The clips of one data set as arrays: a frame, the waveform, the metadata.
+
+Bytes of unknown origin decide how they are decoded, not names, and what their headers claim is checked before memory is given to it. As stock decoders do:
+16-bit pictures lose their lower byte, transparency and EXIF rotation are ignored, CMYK becomes RGB. Limits: jpg, png, flac, wav and opus; nothing is
+resampled; of a sound the first channel.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+from collections import Counter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,16 +21,24 @@ from pipelines.stream.augment import evaluation_image, padded
 from pipelines.stream.batch import Item
 from pipelines.stream.index import DatasetIndex
 
-_PICTURES = ("jpg", "png")
+_PICTURES = ("jpg", "jpeg", "png")
 _SOUNDS = ("flac", "wav", "opus")
 _MOST_MEMBER_BYTES = 1 << 26
 _MOST_PIXELS = 50_000_000
+_MOST_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
+_MOST_SCANS = 100  # each pass of a progressive JPEG goes over all pixels
+_MOST_CHANNELS = 32
+_MOST_AMPLITUDE = 10.0  # lossy sounds overshoot 1 a little; integers stored as floats are no waveform
+_CLIPS_LOOKED_AT = 100
+_PNG = b"\x89PNG\r\n\x1a\n"
+_CONTAINERS = (b"fLaC", b"RIFF", b"OggS")  # libsndfile would try two dozen more
+_UNKNOWN_SAMPLES = (1 << 63) - 1  # libsndfile's word for a FLAC that was written into a pipe
 
 
 class UnreadableClip(Exception):
     """A clip that cannot be used; `reason` is one of REASONS, counted in training."""
 
-    REASONS = ("missing_member", "read_error", "cut_off", "empty_member", "too_large", "bad_image", "bad_audio", "too_short")
+    REASONS = ("missing_member", "read_error", "cut_off", "empty_member", "too_large", "bad_image", "bad_audio", "bad_json", "too_short")
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in self.REASONS
@@ -33,7 +47,12 @@ class UnreadableClip(Exception):
 
 
 class Fields(NamedTuple):
-    """How shards of others name a clip's pictures and its sound: extensions, "" for ours."""
+    """How shards of others name a clip's pictures and its sound.
+
+    Attributes:
+        pictures: `jpg` is KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` KEY.rgb.jpg, or KEY.0.rgb.jpg, ...; "": every picture.
+        sound: `mix.wav` is KEY.mix.wav; "": the first there is of flac, wav, opus.
+    """
 
     pictures: str = ""
     sound: str = ""
@@ -47,24 +66,64 @@ class ClipReader:
         image_size_px, clip_duration_s, sample_rate_hz: of the items made; the shards must have this sample rate.
         source: number stated in the items.
         fields: names of members, for shards of others.
+
+    Raises:
+        UsageError: none of many clips has a member that `fields` names.
     """
 
     def __init__(
         self, index: DatasetIndex, image_size_px: int, clip_duration_s: float, sample_rate_hz: int, source: int = 0, fields: Fields | None = None
     ) -> None:
-        self.index, self.source, self._fields = index, source, fields or Fields()
+        self.index, self.source = index, source
+        self._fields = Fields(*(name.lower().removeprefix(".") for name in fields or Fields()))
         self.image_size_px, self.sample_rate_hz = image_size_px, sample_rate_hz
         self.samples = round(clip_duration_s * sample_rate_hz)
+        self.check_fields(needed=False)
+
+    def check_fields(self, needed: bool = True) -> None:
+        """Look whether clips have the members that the fields name; where none are named, and they are `needed`, whether they have any picture and sound.
+
+        Raises:
+            UsageError: none of many clips has one.
+        """
+        some = range(0, self.index.clips, -(-self.index.clips // _CLIPS_LOOKED_AT))
+        for what, field, found in (("picture", self._fields.pictures, self.frame_names), ("sound", self._fields.sound, self.sound_name)):
+            if (field or needed) and not any(map(found, some)):
+                there = Counter(f".{name}" for clip in some for name in self.index.members(clip))
+                raise UsageError(
+                    f"{self.index.folder}: no clip has a {what}{f' .{field}' if field else ''}, there are {', '.join(n for n, _ in there.most_common(12))}; "
+                    f"stream.sources.{self.source}.{'pictures' if what == 'picture' else what} names one"
+                )
 
     def metadata(self, clip: int) -> dict[str, Any]:
-        """What the shard says about a clip: labels, text, times (KEY.json)."""
-        return json.loads(self._member(clip, "json"))
+        """What the shard says about a clip: labels, text, times (KEY.json).
+
+        Raises:
+            UnreadableClip: no such member, or it is no JSON object.
+        """
+        try:
+            content = json.loads(self._member(clip, "json"))
+        except (ValueError, RecursionError) as error:
+            raise UnreadableClip("bad_json", f"clip {self.index.id(clip)}: {error}") from None
+        if not isinstance(content, dict):
+            raise UnreadableClip("bad_json", f"clip {self.index.id(clip)}: a {type(content).__name__}, not an object")
+        return content
 
     def frame_names(self, clip: int) -> list[str]:
         """Extensions of the clip's pictures in order of time: `0.jpg`, `1.jpg`, ..."""
-        pictures = self._fields.pictures
-        names = (name for name in self.index.members(clip) if (name == pictures if pictures else name.rpartition(".")[2] in _PICTURES))
+        names = [name for name in self.index.members(clip) if self._is_picture(name)]
         return sorted(names, key=lambda name: (len(name), name))
+
+    def _is_picture(self, name: str) -> bool:
+        if not self._fields.pictures:
+            return name.rpartition(".")[2] in _PICTURES
+        number, _, rest = name.partition(".")
+        return name == self._fields.pictures or (rest == self._fields.pictures and number.isdecimal())
+
+    def sound_name(self, clip: int) -> str:
+        """Extension of the clip's sound, "" where it has none."""
+        members = self.index.members(clip)
+        return next((name for name in ([self._fields.sound] if self._fields.sound else _SOUNDS) if name in members), "")
 
     def frame(self, clip: int, number: int) -> torch.Tensor:
         """One picture of the clip, uint8 [3, H_px, W_px], counted from 0 in order of time.
@@ -77,34 +136,30 @@ class ClipReader:
             raise UnreadableClip("missing_member", f"picture {number} of clip {self.index.id(clip)}, which has {len(names)}")
         data = self._member(clip, names[number])
         try:
-            pixels = _decode_png(data) if names[number].endswith("png") else _decode_jpeg(data)
+            pixels = _decode_png(data) if data.startswith(_PNG) else _decode_jpeg(data)
         except Exception as error:  # damaged bytes make decoders raise almost anything: ValueError, OSError, SyntaxError, MemoryError
-            raise UnreadableClip("bad_image", f"clip {self.index.id(clip)}: {error}") from None
+            raise UnreadableClip("bad_image", f"clip {self.index.id(clip)}: {' '.join(str(error).split())}") from None
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
     def waveform(self, clip: int) -> np.ndarray:
-        """The clip's sound from its start, float32 [<= S] in -1 to 1: the first channel, cut to the configured length, not padded.
+        """The clip's sound from its start, float32 [<= S] in -1 to 1 or little more: the first channel, cut to the configured length, not padded.
 
         Raises:
             UnreadableClip: no sound, or it does not decode.
             UsageError: another sample rate than the configured one.
         """
-        import soundfile
-
-        name = self._fields.sound or next((name for name in _SOUNDS if name in self.index.members(clip)), _SOUNDS[0])
-        data = self._member(clip, name)
+        data = self._member(clip, self.sound_name(clip) or self._fields.sound or _SOUNDS[0])
         try:
-            with soundfile.SoundFile(io.BytesIO(data)) as file:
-                rate_hz, waveform = file.samplerate, file.read(self.samples, dtype="float32", always_2d=True)[:, 0]
+            rate_hz, waveform = _decode_sound(data, self.samples)
         except Exception as error:  # as above
-            raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: {error}") from None
+            raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: {' '.join(str(error).split())}") from None
         if rate_hz != self.sample_rate_hz:
             raise UsageError(
                 f"{self.index.folder}: clip {self.index.id(clip)} has sound at {rate_hz} Hz, stream.sample_rate_hz={self.sample_rate_hz}: "
                 f"set it to {rate_hz} or build the shards with decode.sample_rate_hz={self.sample_rate_hz}"
             )
-        if not len(waveform) or not np.isfinite(waveform).all():
-            raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: no samples, or some that are no numbers")
+        if not (len(waveform) and np.abs(waveform).max() <= _MOST_AMPLITUDE):  # false for NaN too
+            raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: no samples, some that are no numbers, or some beyond {_MOST_AMPLITUDE:g}")
         return waveform
 
     def evaluation_item(self, clip: int, frame: int) -> Item:
@@ -145,19 +200,43 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     import simplejpeg
 
     height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(data)
-    _check_pixels(width_px * height_px)
+    _check_size(width_px, height_px)
+    if (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
+        raise ValueError(f"{scans} scans, at most {_MOST_SCANS} are decoded")
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
 
 
 def _decode_png(data: bytes) -> np.ndarray:
     from PIL import Image
 
+    _check_size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))  # before PIL, which would warn too
     picture = Image.open(io.BytesIO(data), formats=["PNG"])
-    _check_pixels(picture.width * picture.height)
+    _check_size(*picture.size)
+    if picture.mode.startswith("I"):  # 16-bit grey, which PIL would cut off at 255
+        grey = (np.array(picture) >> 8).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    picture.info.pop("transparency", None)  # PIL warns of what it does not use
     return np.array(picture.convert("RGB"))
 
 
-def _check_pixels(pixels: int) -> None:
+def _check_size(width_px: int, height_px: int) -> None:
     """Some hundred bytes can claim to be a picture that fills the memory."""
-    if pixels > _MOST_PIXELS:
-        raise ValueError(f"{pixels} pixels, at most {_MOST_PIXELS} are decoded")
+    if width_px * height_px > _MOST_PIXELS or max(width_px, height_px) > _MOST_ASPECT * min(width_px, height_px):
+        raise ValueError(f"{width_px}x{height_px} px; at most {_MOST_PIXELS} pixels are decoded, and one side {_MOST_ASPECT} times the other")
+
+
+def _decode_sound(data: bytes, samples: int) -> tuple[int, np.ndarray]:
+    """Sample rate in Hz and the first channel, float32 [<= samples]."""
+    import soundfile
+
+    if data[:4] not in _CONTAINERS:
+        raise ValueError("no FLAC, WAV or Ogg begins like this")
+    with soundfile.SoundFile(io.BytesIO(data)) as file:
+        if file.channels > _MOST_CHANNELS:
+            raise ValueError(f"{file.channels} channels, at most {_MOST_CHANNELS} are decoded")
+        if file.frames != _UNKNOWN_SAMPLES:
+            return file.samplerate, file.read(samples, dtype="float32", always_2d=True)[:, 0]
+        read = np.full((samples, file.channels), np.nan, dtype=np.float32)
+        with contextlib.suppress(soundfile.LibsndfileError):  # it reads to the end, and then cannot place itself there
+            file.read(out=read)
+        return file.samplerate, read[: int(np.isfinite(read[:, 0]).sum()), 0]

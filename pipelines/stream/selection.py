@@ -15,11 +15,14 @@ from pipelines.stream.table import Table
 
 
 class Selection(NamedTuple):
-    """Called with a table, the rows to keep, int32 rising.
+    """Called with a table: the rows to keep, int32 rising.
 
     Attributes:
-        exclude: files of ids to leave out, as `pipelines.build` takes them.
+        exclude: files of ids to leave out, as `pipelines.build` takes them: of clips, or of videos with all their clips.
         labels: keep clips that have one of these; empty: all.
+
+    Raises (when called):
+        UsageError: a file of ids that cannot be read, a label that no clip has, or a data set whose shards say nothing of labels.
     """
 
     exclude: tuple[str, ...]
@@ -39,7 +42,14 @@ class Selection(NamedTuple):
 
 
 def _numbers(labels: Sequence[str], known: Sequence[str]) -> list[int]:
-    for label in set(labels) - set(known):
-        near = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
-        raise UsageError(f"labels: no clip has the label {label!r}" + (f"; near it are {', '.join(map(repr, near))}" if near else ""))
-    return [known.index(label) for label in labels]
+    if not known:
+        raise UsageError(
+            f"labels=[{', '.join(labels)}]: the JSON files beside the tars say nothing of labels, as in data sets of earlier versions, sources without labels "
+            "and shards of others; to keep some labels only, build the data set again, into another folder"
+        )
+    numbers = {label: number for number, label in enumerate(known)}
+    for label in labels:
+        if label not in numbers:
+            near = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
+            raise UsageError(f"labels: no clip has the label {label!r}" + (f"; near it are {', '.join(map(repr, near))}" if near else ""))
+    return [numbers[label] for label in labels]

@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.command import UsageError
-from pipelines.storage import Folder, read
+from pipelines.storage import Folder
+from pipelines.stream import retry
 
 ALLOWED_TYPES = ("jpg", "png", "flac", "wav", "opus", "npy", "json")
 BLOCK_BYTES = 512  # a tar's members start at multiples of this
@@ -52,12 +53,13 @@ def load_or_build(kept: Path, folder: Folder, shards: Sequence[dict[str, Any]]) 
 
     Raises:
         UsageError: the JSON file of a shard cannot be read, does not fit its tar, or lists members of a type that is not allowed.
+        RunFailed: a remote one does not come.
     """
-    loaded = _load(kept)
+    loaded = load(kept)
     if loaded is None:
         built = _build(folder, shards)
         _store(kept, built)
-        loaded = _load(kept) or built
+        loaded = load(kept) or built
     return loaded
 
 
@@ -66,10 +68,11 @@ def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> Table:
     labels: dict[str, int] = {}
     parts: dict[str, list[np.ndarray]] = {}
     with ThreadPoolExecutor(_READERS) as threads:  # a remote folder answers many at once
-        contents = threads.map(lambda shard: _read_shard(folder, shard), shards)
-        for shard, clips in zip(shards, contents, strict=True):
-            for name, part in _columns(folder, shard, clips, kinds, labels).items():
-                parts.setdefault(name, []).append(part)
+        for first in range(0, len(shards), _READERS):
+            some = shards[first : first + _READERS]
+            for shard, clips in zip(some, threads.map(lambda shard: _read_shard(folder, shard), some), strict=True):
+                for name, part in _columns(folder, shard, clips, kinds, labels).items():
+                    parts.setdefault(name, []).append(part)
     columns = {name: np.concatenate(found) for name, found in parts.items()}
     for name in ("id", "label", "member"):
         columns[f"{name}_starts"] = np.concatenate([[0], np.cumsum(columns.pop(f"{name}_counts"))])
@@ -78,7 +81,7 @@ def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> Table:
 
 def _read_shard(folder: Folder, shard: dict[str, Any]) -> list[dict[str, Any]]:
     try:
-        return json.loads(read(folder, f"{shard['name']}.json"))["members"]
+        return retry.read_json(folder, f"{shard['name']}.json", retry.PATIENT)["members"]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(f"{folder}/{shard['name']}.json, the index of a shard, cannot be read ({error}); build the data set again") from None
 
@@ -131,7 +134,7 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _load(kept: Path) -> Table | None:
+def load(kept: Path) -> Table | None:
     """The stored table, memory-mapped; None when there is none. A damaged one is removed."""
     if not kept.is_dir():
         return None

@@ -1,0 +1,404 @@
+"""Copies of remote shards: fetched once, whole, in a bounded folder that processes share and are killed over; and which shards are wanted ahead."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from flaky_http import serve_flaky
+from small_builds import wait
+from small_shards import write_data_set
+
+from configs.command import RunFailed, UsageError
+from pipelines.storage import RemoteFolder
+from pipelines.stream import retry
+from pipelines.stream.cache import ShardCache, StatedShard
+from pipelines.stream.index import CacheSettings, DatasetIndex
+from pipelines.stream.order import ClipOrder, OrderSource
+from pipelines.stream.room import Needed
+
+SHARDS = 6
+NAMES = [f"train-{number:06d}" for number in range(SHARDS)]
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Shards of one size."""
+    return write_data_set(tmp_path_factory.mktemp("shards") / "set", [3] * SHARDS, audio="wav", changes={n: {"1.jpg": b"x"} for n in range(3 * SHARDS)})
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with serve_flaky(folder) as flaky:
+        yield flaky
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch, server):
+    server.plan({})
+    for name in ("PATIENT", "BRISK"):
+        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
+
+
+@pytest.fixture
+def cache(server, folder, tmp_path):
+    """Makes caches in one folder that hold so many shards of a data set."""
+
+    def make(shards=SHARDS, of=folder, address=server.address):
+        entries = json.loads((of / "manifest.json").read_text())["shards"]
+        stated = {entry["name"]: StatedShard(entry["size_bytes"], entry["sha256"]) for entry in entries}
+        return ShardCache(RemoteFolder(address), stated, tmp_path / "cache", entries[0]["sha256"], round(shards * _size_bytes(folder)))
+
+    return make
+
+
+def _size_bytes(folder):
+    sizes = {path.stat().st_size for path in folder.glob("*.tar")}
+    return max(sizes)
+
+
+def _here(tmp_path):
+    return sorted(path.stem for path in tmp_path.rglob("*.tar"))
+
+
+def _open(cache, name):
+    os.close(cache.open(name))
+
+
+def _read(cache, name):
+    descriptor = cache.open(name)
+    try:
+        return os.pread(descriptor, 1 << 30, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _put_all_read(cache, names, queue):
+    queue.put([_read(cache, name) for name in names])
+
+
+def _processes(count, target, *arguments):
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.stream.cache"])
+    queue = context.Queue()
+    processes = [context.Process(target=target, args=(*arguments, queue)) for _ in range(count)]
+    for process in processes:
+        process.start()
+    return processes, queue
+
+
+# ---------------------------------------------------------------------------------------------- once and whole
+
+
+def test_processes_that_want_the_same_shards_at_once_fetch_each_once(cache, server, folder, tmp_path):
+    server.plan({}, delay_s=0.3)
+    before = server.answers()
+    processes, queue = _processes(4, _put_all_read, cache(), NAMES[:3])
+    expected = [(folder / f"{name}.tar").read_bytes() for name in NAMES[:3]]
+    assert all(queue.get(timeout=60) == expected for _ in processes)
+    for process in processes:
+        process.join()
+    assert server.answers() - before == {(f"{name}.tar", "good"): 1 for name in NAMES[:3]}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_threads_and_processes_that_open_a_data_set_at_once_read_its_indices_once(server, tmp_path):
+    before = server.answers()
+    settings, found = CacheSettings(str(tmp_path / "cache"), 10**9), []
+    threads = [threading.Thread(target=lambda: found.append(DatasetIndex.open(server.address, settings).id(4))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["clip0004"] * 3
+    assert all((server.answers() - before)[f"{name}.json", "good"] == 1 for name in NAMES)
+
+
+def test_a_fetch_that_is_killed_leaves_nothing_that_stands_in_the_way(cache, server, folder, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"], f"{NAMES[1]}.tar": ["hang"]})
+    mine = cache()
+    for name in NAMES[:2]:
+        (process,), _ = _processes(1, _put_all_read, mine, [name])
+        wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert len(list(tmp_path.rglob("*.tmp"))) == 1
+        wanted = {NAMES[0]: NAMES[0], NAMES[1]: NAMES[2]}[name]  # the same one; another one
+        assert _read(mine, wanted) == (folder / f"{wanted}.tar").read_bytes()
+        assert not list(tmp_path.rglob("*.tmp"))
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", f"{NAMES[0]}.tar", f"{NAMES[2]}.tar"}
+
+
+def test_one_who_waits_for_a_fetch_that_is_killed_goes_on(cache, server, folder, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"]})
+    mine, found = cache(), []
+    (process,), _ = _processes(1, _put_all_read, mine, NAMES[:1])
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    waiting = threading.Thread(target=lambda: found.append(_read(mine, NAMES[0])))
+    waiting.start()
+    time.sleep(0.3)
+    assert waiting.is_alive() and server.asked(f"{NAMES[0]}.tar")
+    os.kill(process.pid, signal.SIGKILL)
+    waiting.join(20)
+    process.join()
+    assert found == [(folder / f"{NAMES[0]}.tar").read_bytes()]
+
+
+def test_what_is_left_of_a_table_that_was_being_made_is_removed(server, tmp_path):
+    settings = CacheSettings(str(tmp_path / "cache"), 10**9)
+    first = DatasetIndex.open(server.address, settings)
+    (table,) = first.cache.tables.glob("2-*")
+    table.rename(table.with_name(".new-abc"))
+    assert DatasetIndex.open(server.address, settings).id(4) == "clip0004"
+    assert {path.name for path in first.cache.tables.iterdir()} == {".lock", table.name}
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1000])
+def test_a_truncated_copy_is_fetched_again(cache, folder, size_bytes):
+    mine = cache()
+    _open(mine, NAMES[0])
+    os.truncate(mine.path(NAMES[0]), size_bytes)
+    assert _read(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
+
+
+def test_bytes_that_change_on_the_disk_at_the_same_size_are_not_noticed_by_the_cache(cache, server):
+    """As documented: a decoder meets them."""
+    mine = cache()
+    data = _read(mine, NAMES[0])
+    mine.path(NAMES[0]).write_bytes(bytes(len(data)))
+    before = server.answers()
+    assert _read(mine, NAMES[0]) == bytes(len(data))
+    assert server.answers() == before
+
+
+def test_an_index_goes_to_another_process_without_a_word_to_the_store(folder, tmp_path):
+    with serve_flaky(folder) as own:
+        index = DatasetIndex.open(own.address, CacheSettings(str(tmp_path / "cache"), 10**9), lambda _: np.array([1, 4, 7], np.int32))
+        expected = index.read(0, "wav")
+    again = pickle.loads(pickle.dumps(index))
+    assert (again.fingerprint, again.shards, again.id(2)) == (index.fingerprint, index.shards, "clip0007")
+    assert again.read(0, "wav") == expected
+    with pytest.raises(RunFailed, match=r"2 tries in 0 s: .*train-000001.tar: Client"):
+        again.read(1, "wav")
+
+
+def test_a_manifest_cannot_name_a_file_elsewhere(folder, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = "../../elsewhere"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with serve_flaky(copy) as own, pytest.raises(UsageError, match=r"no shard can be called '../../elsewhere'"):
+        DatasetIndex.open(own.address, CacheSettings(str(tmp_path / "cache"), 10**9))
+
+
+# ---------------------------------------------------------------------------------------------- bounded
+
+
+def test_the_shard_used_longest_ago_goes_first_and_one_in_use_stays_readable(cache, folder, tmp_path):
+    mine = cache(shards=3)
+    _open(mine, NAMES[1])
+    descriptor = mine.open(NAMES[0])
+    _open(mine, NAMES[2])
+    _open(mine, NAMES[1])
+    _open(mine, NAMES[3])
+    assert _here(tmp_path) == [NAMES[1], NAMES[2], NAMES[3]]
+    assert os.pread(descriptor, 1 << 30, 0) == (folder / f"{NAMES[0]}.tar").read_bytes()
+    os.close(descriptor)
+    _open(mine, NAMES[0])
+    assert _here(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
+
+
+def test_data_sets_share_the_room(cache, folder, tmp_path):
+    other = write_data_set(tmp_path / "other", [3] * 2, prefix="other", audio="wav", changes={n: {"1.jpg": b"y"} for n in range(6)})
+    with serve_flaky(other) as own:
+        mine, theirs = cache(shards=3), cache(shards=3, of=other, address=own.address)
+        for name in NAMES[:3]:
+            _open(mine, name)
+        for name in NAMES[:2]:
+            assert _read(theirs, name) == (other / f"{name}.tar").read_bytes()
+        assert [path.parent == theirs.tables for path in sorted((tmp_path / "cache").rglob("*.tar"), key=lambda p: p.stat().st_mtime_ns)] == [False, True, True]
+        assert _read(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
+
+
+def _read_at_random(cache, queue):
+    rng = np.random.default_rng(os.getpid())
+    queue.put([len(_read(cache, NAMES[number])) for number in rng.integers(SHARDS, size=60)])
+
+
+def test_processes_together_never_hold_more_than_the_room_given(cache, folder, tmp_path):
+    """Of six shards four fit, and three processes read: whoever fetches keeps room for all of it."""
+    size_bytes, most = _size_bytes(folder), 0
+    processes, queue = _processes(3, _read_at_random, cache(shards=4))
+    while any(process.is_alive() for process in processes):
+        held = {}
+        for path in [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.tar")]:  # in this order none is missed
+            with contextlib.suppress(FileNotFoundError):
+                held[path.name.removeprefix(".").partition(".")[0]] = path.stat().st_size
+        most = max(most, sum(held.values()))
+        time.sleep(0.001)
+        if queue.qsize() == 3:
+            break
+    assert all(queue.get(timeout=60) == [size_bytes] * 60 for _ in processes)
+    for process in processes:
+        process.join()
+    assert 2 * size_bytes < most <= 4 * size_bytes
+    assert len(_here(tmp_path)) <= 4
+
+
+def test_a_cache_too_small_for_two_shards_and_one_that_cannot_be_made_are_refused(cache, tmp_path):
+    with pytest.raises(UsageError, match=r"cannot hold two shards of http://127.*, the largest has"):
+        cache(shards=1.5)
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(UsageError, match=r"stream.cache_dir=.*/cache, for copies of http.*, cannot be made: .*; give another folder"):
+        cache()
+
+
+def test_a_full_disk_is_one_line(server, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True).returncode:
+        pytest.skip("no right to mount a file system")
+    try:
+        index = DatasetIndex.open(server.address, CacheSettings(str(disk), 10**9))
+        with pytest.raises(RunFailed) as error:
+            [index.read(clip, "wav") for clip in range(index.clips)]
+        assert str(error.value).startswith(f"stream.cache_dir={disk}, for copies of http://127.0.0.1:")
+        assert str(error.value).endswith("No space left on device; make room, lower stream.cache_gb or give another folder, then run the same command again")
+        assert _here(tmp_path) and not list(disk.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
+        assert all(index.read(clip, "wav") for clip in range(index.clips))
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+# ---------------------------------------------------------------------------------------------- patience
+
+
+def test_tries_go_on_until_both_their_number_and_the_time_are_reached():
+    def attempts(retries, began_s=None):
+        tried = []
+
+        def attempt():
+            tried.append(None)
+            raise RunFailed("no")
+
+        with pytest.raises(RunFailed, match=r"^\d+ tries in \d+ s: no$"):
+            retry.retried(attempt, retries, began_s)
+        return len(tried)
+
+    assert attempts(retry.Retries(3, 0.0, 0.001)) == 3
+    assert attempts(retry.Retries(1, 0.2, 0.05)) in (3, 4)
+    assert attempts(retry.Retries(1, 100.0, 0.05), time.monotonic() - 100) == 1
+
+
+# ---------------------------------------------------------------------------------------------- ahead of need
+
+
+def test_what_a_run_needs_is_not_removed_for_what_is_fetched_ahead(cache, tmp_path):
+    mine = cache(shards=3)
+    for name in NAMES[:3]:
+        _open(mine, name)
+    needed = Needed(mine.folder)
+    needed.state(mine.path(name) for name in NAMES[:3])
+    assert not mine.fetch_ahead(NAMES[3])
+    assert _here(tmp_path) == NAMES[:3] and not list(tmp_path.rglob("*.tmp"))
+    needed.state(mine.path(name) for name in (*NAMES[:2], NAMES[3]))
+    assert mine.fetch_ahead(NAMES[3])
+    assert _here(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
+    _open(mine, NAMES[4])  # one that is read now takes the room all the same
+    assert _here(tmp_path) == [NAMES[1], NAMES[3], NAMES[4]]
+    assert mine.fetch_ahead(NAMES[5])
+    assert _here(tmp_path) == [NAMES[1], NAMES[3], NAMES[5]]
+    needed.close()
+    assert mine.fetch_ahead(NAMES[0])
+    assert _here(tmp_path) == [NAMES[0], NAMES[3], NAMES[5]]
+
+
+def _need(cache, names, queue):
+    needed = Needed(cache.folder)
+    needed.state(cache.path(name) for name in names)
+    queue.put(None)
+    time.sleep(60)
+
+
+def test_what_another_process_needs_is_spared_until_it_is_killed(cache, tmp_path):
+    mine = cache(shards=2)
+    for name in NAMES[:2]:
+        _open(mine, name)
+    (process,), queue = _processes(1, _need, mine, NAMES[:2])
+    queue.get(timeout=60)
+    assert not mine.fetch_ahead(NAMES[2])
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert mine.fetch_ahead(NAMES[2])
+    assert not list(tmp_path.rglob(".needed-*"))
+
+
+def test_what_another_is_fetching_is_not_fetched_ahead(cache, server, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"]})
+    mine = cache()
+    (process,), _ = _processes(1, _put_all_read, mine, NAMES[:1])
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    before = server.answers()
+    assert mine.fetch_ahead(NAMES[0])
+    assert server.answers() == before and not _here(tmp_path)
+    process.kill()
+    process.join()
+
+
+TWO = (OrderSource("a", "fa", 1.0, (7, 9, 0, 10, 9, 8, 9, 7)), OrderSource("b", "fb", 3.0, (20, 22, 19, 21, 23, 20, 21, 20)))
+
+
+def _shard_of(source, clip):
+    return int(np.searchsorted(np.cumsum(source.shard_clips), clip, side="right"))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4, 3, 8])
+@pytest.mark.parametrize(
+    ("sources", "lanes", "window_clips", "batch_size"),
+    [(TWO, 4, 10, 24), (TWO, 2, 6, 24), (TWO[:1], 8, 5, 24), (TWO[1:], 4, 1000, 48), ((TWO[0]._replace(weight=0.02), TWO[1]), 2, 9, 24)],
+)
+def test_the_shards_of_the_coming_steps_are_among_those_ahead(sources, lanes, window_clips, batch_size, world_size):
+    order = ClipOrder(sources, 0, lanes, window_clips, batch_size)
+    for rank in range(world_size):
+        wanted = []
+        for step in range(40):
+            positions = order.positions(step, rank, world_size)
+            clips = {order.clip(p) for p in positions} | {(order.clip(p)[0], c) for p in positions for c in order.companions(p, 3)}
+            wanted.append({(source, _shard_of(sources[source], clip)) for source, clip in clips})
+        for first in range(34):
+            ahead = order.shards_ahead(first, first + 2, rank, world_size, 0)
+            assert len(set(ahead)) == len(ahead)
+            assert set.union(*wanted[first : first + 3]) <= set(ahead)
+            assert all(sources[source].shard_clips[shard] for source, shard in ahead)
+            assert set(ahead) <= set(order.shards_ahead(first, first + 2, rank, world_size, 1))
+
+
+def test_the_window_after_is_the_next_one_also_where_a_pass_ends():
+    source = OrderSource("a", "f", 1.0, (40,) * 8)
+    order = ClipOrder([source], 0, 1, 60, 16)  # eight shards in five windows of 64 clips
+    shards = [order.clip(position)[1] // 40 for position in range(1200)]
+    for step in range(60):
+        first, last = 16 * step // 64, (16 * step + 31) // 64
+        for after in (0, 1, 2):
+            assert set(order.shards_ahead(step, step + 1, 0, 1, after)) == {(0, shard) for shard in shards[64 * first : 64 * (last + 1 + after)]}
+
+
+def test_a_rank_looks_ahead_in_its_own_lanes_only_and_at_the_first_windows_first():
+    source = OrderSource("a", "f", 1.0, (40,) * 32)
+    order = ClipOrder([source], 0, 4, 80, 16)
+    for rank in range(4):
+        ahead = order.shards_ahead(5, 5, rank, 4, 1)
+        assert all(shard % 4 == rank for _, shard in ahead) and len(ahead) == 4  # two shards in a window, two windows
+        assert set(ahead[:2]) == set(order.shards_ahead(5, 5, rank, 4, 0))
