@@ -82,7 +82,7 @@ class DoctorConfig:
 
 @dataclass
 class AdoptConfig:
-    max_member_mb: float = setting(64.0, "larger members are refused", "MB", least=0.001)
+    max_member_mb: float = setting(64.0, "larger members are refused", "MB", least=0.001, most=67)
 
 
 @dataclass
@@ -92,7 +92,9 @@ class StreamSourceConfig:
     weight: float = setting(1.0, "share of the positions this source gets, relative to the others")
     exclude: list[str] = setting(list, "files of ids to leave out, one a line: clips, or videos with all their clips")
     labels: list[str] = setting(list, "only clips that have one of these labels; empty: all")
-    pictures: str = setting("", "extension of the pictures in shards of others, such as jpg or rgb.png; empty: every .jpg and .png, in order")
+    pictures: str = setting(
+        "", "extension of the pictures in shards of others, such as rgb.png, or jpg for KEY.jpg and KEY.0.jpg ...; empty: every .jpg and .png, in order"
+    )
     sound: str = setting("", "extension of the sound in shards of others; empty: the first of flac, wav, opus")
 
 

@@ -153,7 +153,7 @@ def _edit_shard(change):
         (_edit_shard(lambda members: members.pop()), ["train-000001.json does not fit", "1 clips, 2 stated"]),
         (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [512, 10**9]})), ["does not fit"]),
         (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [-512, 5]})), ["does not fit"]),
-        (_edit_shard(lambda members: members[0]["files"].update({"pkl": [512, 5]})), ["member .pkl", "allowed types are jpg, png, flac, wav, opus, npy, json"]),
+        (_edit_shard(lambda members: members[0]["files"].update({"pkl": [512, 5]})), ["member .pkl", "allowed types are jpg, jpeg, png, flac, wav, opus"]),
     ],
 )
 def test_a_folder_that_is_no_whole_data_set_is_refused_in_one_line(folder, damage, told):

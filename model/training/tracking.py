@@ -92,10 +92,13 @@ class Meter:
         self.rejected.update(rejected)
 
     def read(self) -> dict[str, float]:
-        """The figures since the last call."""
+        """The figures since the last call, rejected clips of all ranks together; every rank has to call it."""
+        from accelerate.utils import gather_object
+
         elapsed_s = max(time.perf_counter() - self.began, 1e-9)
         values = {"clips_per_s": self.steps * self.batch_size / elapsed_s, "data_wait_share": self.waited_s / elapsed_s}
-        values |= {f"rejected/{reason}": float(count) for reason, count in self.rejected.items()}
+        rejected = sum(map(Counter, gather_object([dict(self.rejected)])), Counter())
+        values |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
         self._reset()
         return values
 

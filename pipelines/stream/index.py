@@ -58,6 +58,7 @@ class DatasetIndex:
     """
 
     def __init__(self, folder: str | Path, entries: list[dict[str, Any]], table: Table, rows: np.ndarray | None, tars: Path | ShardCache, kept: Path) -> None:
+        self._descriptors: OrderedDict[int, int] = OrderedDict()  # first, as __del__ wants it
         self.folder, self.cache = folder, tars if isinstance(tars, ShardCache) else None
         self._entries, self._table, self._columns, self._rows, self._tars, self._kept = entries, table, table.columns, rows, tars, kept
         firsts = np.cumsum([0, *(entry["clips"] for entry in entries)])
@@ -70,7 +71,6 @@ class DatasetIndex:
         parts = json.dumps(entries) if rows is None else json.dumps(entries) + hashlib.sha256(rows.tobytes()).hexdigest()
         self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()
         self._first_clips = [shard.first_clip for shard in self.shards]
-        self._descriptors: OrderedDict[int, int] = OrderedDict()
 
     @classmethod
     def open(cls, folder: str | Path, cache: CacheSettings | None = None, select: Callable[[Table], np.ndarray] | None = None) -> DatasetIndex:
@@ -101,7 +101,10 @@ class DatasetIndex:
             kept = tars.tables / table_name
             with tars.alone_in_tables():
                 table = load_or_build(kept, opened, entries)
-        return cls(folder, entries, table, select(table) if select else None, tars, kept)
+        try:
+            return cls(folder, entries, table, select(table) if select else None, tars, kept)
+        except UsageError as error:
+            raise UsageError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
         table = None if self._kept.is_dir() else self._table

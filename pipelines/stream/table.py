@@ -22,7 +22,7 @@ from configs.command import UsageError
 from pipelines.storage import Folder
 from pipelines.stream import retry
 
-ALLOWED_TYPES = ("jpg", "png", "flac", "wav", "opus", "npy", "json")
+ALLOWED_TYPES = ("jpg", "jpeg", "png", "flac", "wav", "opus", "npy", "json")
 BLOCK_BYTES = 512  # a tar's members start at multiples of this
 TABLE_FORMAT = 2
 _READERS = 16
