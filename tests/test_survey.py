@@ -1,7 +1,6 @@
 """Before the work: what is missing is counted and told, a dry run says what the build would take and writes nothing."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -104,7 +103,7 @@ def test_a_dry_run_says_what_the_build_would_take_and_writes_nothing(audioset_ro
     assert lines["missing"] == ["1", "20.0", "%"]
     assert lines["clips"][0] == "2" and "of 3 tried 2 could be used" in done.stdout
     assert "in 1 shards" in done.stdout and "decode.mode=exact" in done.stdout
-    assert all(re.fullmatch(r"\d+\.\d", lines[name][0]) for name in ("reads", "writes", "core hours"))
+    assert all(float(lines[name][0]) > 0 for name in ("reads", "writes", "core hours")) and lines["reads"][1] == "MB,"
     assert {path: path.stat().st_mtime_ns for path in audioset_root.rglob("*")} == before
     assert not list(tmp_path.iterdir())
 

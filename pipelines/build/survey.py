@@ -117,9 +117,9 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
     there = clips * len(with_media) / len(sampled)
     print(f"{'rows':<14}{survey.rows:>12}")
     print(f"{'missing':<14}{survey.missing:>12}   {100 * survey.missing / survey.rows:.1f} %")
-    print(f"{'reads':<14}{clips * sum(sizes) / len(sizes) / 1e9:>12.3g}   GB, about")
+    print(f"{'reads':<14}{_told(clips * sum(sizes) / len(sizes))}, about")
     if tried:
-        print(f"{'writes':<14}{there * out_bytes / tried / 1e9:>12.3g}   GB, about, in {-(-survey.rows // config.clips_per_shard)} shards")
+        print(f"{'writes':<14}{_told(there * out_bytes / tried)}, about, in {-(-survey.rows // config.clips_per_shard)} shards")
         print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used")
         print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.3g}   about, with decode.mode={config.decode.mode}")
     return 0
@@ -130,3 +130,7 @@ def _size(path: Path) -> int:
         return path.stat().st_size if path.is_file() else 0
     except OSError:  # a name too long, a folder that may not be read
         return 0
+
+
+def _told(size_bytes: float) -> str:
+    return f"{size_bytes / 1e9:>12.1f}   GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:>12.3f}   MB"
