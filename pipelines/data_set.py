@@ -6,11 +6,12 @@ case, and their tars may hold more than is listed.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.manifest import is_id
 from pipelines.storage import Folder
@@ -153,3 +154,16 @@ class _Header(tarfile.TarInfo):
         raise tarfile.ReadError("a sparse file, of which tarfile would read a list of any length into memory")
 
     _proc_sparse = _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
+
+
+class HashedFile:
+    """Reads through to a file, and keeps the hash and the size of what went by."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.digest, self.size_bytes = file, hashlib.sha256(), 0
+
+    def read(self, count: int) -> bytes:
+        data = self._file.read(count)
+        self.digest.update(data)
+        self.size_bytes += len(data)
+        return data

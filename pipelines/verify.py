@@ -17,11 +17,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from configs.command import UsageError, run
 from configs.schema import VerifyConfig
-from pipelines.data_set import Damaged, Index, key_and_extension, printable, read_index, read_json, read_manifest, tar_members
+from pipelines.data_set import Damaged, HashedFile, Index, key_and_extension, printable, read_index, read_json, read_manifest, tar_members
 from pipelines.storage import Folder, LocalFolder, open_folder
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
@@ -169,7 +169,7 @@ def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Ite
     places, adopted = (dict(index.places), index.entry.get("adopted") is True) if index else ({}, False)
     try:
         with out.open(name) as file:
-            hashed = _HashedFile(file)
+            hashed = HashedFile(file)
             try:
                 for member in tar_members(hashed):
                     key = ".".join(key_and_extension(member.name) or ()) if adopted else member.name
@@ -193,19 +193,6 @@ def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Ite
         yield f"{name} has {hashed.size_bytes} bytes, manifest.json says {shard['size_bytes']}"
     elif hashed.digest.hexdigest() != shard["sha256"]:
         yield f"{name} has another SHA-256 than manifest.json says"
-
-
-class _HashedFile:
-    """Reads through to a file, and keeps the hash and the size of what went by."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.size_bytes = file, hashlib.sha256(), 0
-
-    def read(self, count: int) -> bytes:
-        data = self._file.read(count)
-        self.digest.update(data)
-        self.size_bytes += len(data)
-        return data
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, BinaryIO, NamedTuple
 
 from configs.command import RunFailed, UsageError
-from pipelines.data_set import Damaged, is_safe_name, is_shard_name, key_and_extension, printable, tar_members
+from pipelines.data_set import Damaged, HashedFile, is_safe_name, is_shard_name, key_and_extension, printable, tar_members
 from pipelines.storage import LocalFolder, open_folder
 from pipelines.stream.table import ALLOWED_TYPES, BLOCK_BYTES
 
@@ -248,16 +248,15 @@ def _listed(counts: Counter[str]) -> str:
     return printable(", ".join(f"{count} {kind}" for kind, count in counts.most_common(8)))
 
 
-class _HashingReader:
-    """Reads through to a file, and keeps the hash of what went by, its size, and where the zeros begin with which it ends."""
+class _HashingReader(HashedFile):
+    """A HashedFile that also knows where the zeros begin with which the file ends."""
 
     def __init__(self, file: BinaryIO) -> None:
-        self._file, self.digest, self.size_bytes, self.content_bytes = file, hashlib.sha256(), 0, 0
+        super().__init__(file)
+        self.content_bytes = 0
 
     def read(self, count: int) -> bytes:
-        data = self._file.read(count)
-        self.digest.update(data)
+        before, data = self.size_bytes, super().read(count)
         if content := data.rstrip(b"\0"):
-            self.content_bytes = self.size_bytes + len(content)
-        self.size_bytes += len(data)
+            self.content_bytes = before + len(content)
         return data
