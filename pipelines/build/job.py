@@ -16,7 +16,7 @@ from pipelines.build.rows import RowTable
 from pipelines.storage import Folder, read
 
 FORMAT = 2
-_ELSEWHERE = ("out", "executor", "processes", "slice", "retry", "dry_run", "ray_address")  # settings that do not change the data set
+_ELSEWHERE = ("out", "executor", "processes", "slice", "retry", "dry_run")  # settings that do not change the data set
 
 
 @dataclass(frozen=True)

@@ -72,18 +72,10 @@ def whole_shard(job: BuildJob, name: str) -> Entry | None:
         same = entry["recipe"] == job.recipe and job.out.size_bytes(f"{name}.tar") == entry["size_bytes"]
         if same and isinstance(job.out, LocalFolder):  # a remote store has checked what it was sent, and reading it back costs a download
             with job.out.open(f"{name}.tar") as file:
-                same = sha256_of(file) == entry["sha256"]
+                same = hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return entry if same else None
-
-
-def sha256_of(file: BinaryIO) -> str:
-    """SHA-256 of what is left to read of a file, in hex."""
-    digest = hashlib.sha256()
-    while data := file.read(1 << 20):
-        digest.update(data)
-    return digest.hexdigest()
 
 
 def _worth_another_try(job: BuildJob, rows: Sequence[Clip | Rejected], entry: Entry) -> set[str]:
