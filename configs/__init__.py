@@ -1,1 +1,1 @@
-"""Settings of every command. Reading order: schema.py (what can be set), load.py (defaults < YAML < command line), command.py (exit codes)."""
+"""Settings of every command. Reading order: setting.py, schema.py and training.py (what can be set), load.py (defaults < YAML < arguments), command.py."""

@@ -2,18 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-
-def setting(default: Any, meaning: str, unit: str = "", least: float | None = None, most: float | None = None) -> Any:
-    """A dataclass field with its meaning, unit and range attached, for `--help` and for error lines; configs.load refuses what is out of range."""
-    metadata = {"meaning": meaning, "unit": unit, "least": least, "most": most}
-    if isinstance(default, (list, dict, type)):
-        make = default if isinstance(default, type) else lambda: type(default)(default)
-        return field(default_factory=make, metadata=metadata)
-    return field(default=default, metadata=metadata)
-
+from configs.setting import setting
+from configs.training import CheckpointConfig, EvaluateConfig, OptimConfig
 
 # ---------------------------------------------------------------------------------------------- building shards
 
@@ -134,14 +126,18 @@ class StreamConfig:
 @dataclass
 class ModelConfig:
     image_encoder: str = setting("tiny", "image encoder: tiny, or a vision transformer of timm, such as vit_small_patch8_224.dino")
-    audio_encoder: str = setting("tiny", "tiny, hubert_base, hubert_large, hubert_large_ls960, wav2vec2_base, wav2vec2_large, wavlm_base or wavlm_large")
-    image_weights: str = setting("pretrained", "of a timm encoder: pretrained (timm's own, from its cache or the network), random, or a file")
-    audio_weights: str = setting("pretrained", "of a speech encoder: pretrained (torchaudio's own, from torch's cache or the network), random, or a file")
-    lora_rank: int = setting(0, "rank of adapters on qkv of every block of a timm encoder, whose own weights are frozen then; 0: all weights learn", least=0)
+    audio_encoder: str = setting(
+        "tiny",
+        "tiny; hubert_base, hubert_large, hubert_large_ls960, wav2vec2_base, wav2vec2_large, wavlm_base or wavlm_large on the waveform; "
+        "mel: before a vision transformer of timm, on log-mel, such as mel:vit_base_patch16_224.mae",
+    )
+    image_weights: str = setting("pretrained", "of a timm image encoder: pretrained (timm's own, from its cache or the network), random, or a file")
+    audio_weights: str = setting("pretrained", "of a full-size audio encoder: pretrained (torchaudio's or timm's own, as above), random, or a file")
+    lora_rank: int = setting(0, "rank of adapters on qkv of every block of the image transformer, whose own weights are frozen then; 0: all learn", least=0)
     lora_alpha: float = setting(32.0, "scale of the adapters is alpha / rank", least=0)
     lora_dropout: float = setting(0.1, "dropout before the adapters", least=0, most=1)
     norm_eps: float = setting(0.0, "of the layer norms of full-size encoders, in the published models 1e-4; 0: the encoder's own", least=0)
-    audio_conv_bias: bool = setting(False, "the convolutions of a speech encoder have a bias, as in the published models")
+    audio_conv_bias: bool = setting(False, "the convolutions of a speech encoder have a bias, as in the published models; torchaudio's weights have none")
     gradient_checkpointing: bool = setting(False, "full-size encoders compute their blocks again in the backward pass instead of keeping them")
     image_projection: str = setting("image_linear", "image_linear")
     audio_projection: str = setting("audio_sa_3_3_pool_2", "audio_sa_3_3_pool_2 (published) or audio_linear")
@@ -149,10 +145,12 @@ class ModelConfig:
     channels: int = setting(384, "channels of both projected features, all heads together", least=1)
     heads: int = setting(1, "K, groups of channels compared separately", least=1)
     image_pool: int = setting(2, "average pooling of the image grid in training; 1: none", least=1)
-    aggregation: str = setting("misa", "score from a similarity volume: misa, mima, sisa, paired")
+    aggregation: str = setting("misa", "score from similarities: misa, mima, sisa, paired; baselines that compare one vector each: cavmae, imagebind, simpool")
     head_aggregation: str = setting("max_elementwise", "heads into one: max_elementwise, sum, max")
     nonneg: bool = setting(False, "clamp similarities at 0")
     use_cls: bool = setting(False, "add the class tokens' similarity to every cell of a head")
+    logit_bias: bool = setting(False, "a learned number added to all logits: loss.objective bce and siglip need it, to the others it would make no difference")
+    logit_bias_init: float = setting(0.0, "where it starts; SigLIP begins with -10")
 
 
 @dataclass
@@ -167,6 +165,9 @@ class ConvertConfig:
 
 @dataclass
 class LossConfig:
+    objective: str = setting("info_nce", "contrastive objective: info_nce, cross_entropy (audio to image only), margin, bce, siglip")
+    label_smoothing: float = setting(0.0, "share of the target that other pairs divide among them (info_nce, cross_entropy, bce)", least=0, most=1)
+    margin: float = setting(1.0, "how much larger than others' an own pair's logit has to be (margin)", least=0)
     nonneg_pressure: float = setting(0.01, "weight of the pressure on negative similarities")
     silence: float = setting(0.01, "weight of the pressure on similarities of masked-out audio steps")
     negative_audio: float = setting(0.01, "weight of the pressure where another clip was spliced in")
@@ -179,38 +180,35 @@ class LossConfig:
 
 
 @dataclass
-class OptimConfig:
-    name: str = setting("adam", "adam or adamw")
-    lr: float = setting(5e-5, "learning rate after warm-up", least=0)
-    betas: list[float] = setting([0.9, 0.999], "decay of the two running means")
-    eps: float = setting(1e-7, "added to the root of the second running mean", least=0)
-    weight_decay: float = setting(0.0, "decoupled weight decay (adamw)", least=0)
-    warmup_steps: int = setting(1000, "linear warm-up at the start of each phase", "steps", least=0)
-    schedule: str = setting("constant", "after warm-up: constant or cosine (to zero at the end of the phase)")
-    max_parameter_norm: float = setting(10.0, "each parameter's gradient norm is clipped to this", least=0)
-
-
-@dataclass
-class CheckpointConfig:
-    every_steps: int = setting(1000, "steps between checkpoints", "steps", least=1)
-    keep_last: int = setting(3, "older checkpoints are removed", least=1)
-
-
-@dataclass
 class TrainConfig:
     name: str = setting("run", "name of the run: its folder below out")
-    out: str = setting("runs", "folder of runs")
+    out: str = setting("runs", "folder of runs, which all machines of a run share")
     seed: int = setting(0, "seed of initial weights, order, augmentation and random positions", least=0)
-    batch_size: int = setting(40, "global batch size: pairs over all ranks", "pairs", least=1)
+    batch_size: int = setting(40, "global batch size: pairs over all ranks in one forward pass", "pairs", least=1)
+    accumulate: int = setting(1, "batches whose gradients make one step; negatives are those of the same batch only", "batches", least=1)
+    chunk_pairs: int = setting(0, "pairs encoded at once on each rank, the rest computed again in the backward pass; 0: all", "pairs", least=0)
     projection_steps: int = setting(3000, "first phase: only projections, scale and class vector learn", "steps", least=0)
     steps: int = setting(1000001, "total number of steps, both phases", "steps", least=1)
+    init_from: str = setting("", "run, step or from_pretrained folder a fresh run takes its weights from (the averaged ones where there are); empty: none")
+    init_except: list[str] = setting(list, "parameters of these names, or below them, that stay as they were built; all others must be there and fit")
+    compile: bool = setting(False, "compile the encoders with torch.compile (needs a C++ compiler); faster on GPUs after a minute of compiling")
+    time_limit_min: float = setting(0.0, "save and leave after this long, to be requeued; 0: only 5 minutes before SLURM_JOB_END_TIME", "min", least=0)
+    timeout_s: float = setting(600.0, "how long a process waits for another one before it gives up the run", "s", least=1)
     log_every_steps: int = setting(10, "steps between lines of the history", "steps", least=1)
-    tracker: str = setting("wandb", "experiment tracker: wandb (offline without a key), none")
+    tracker: str = setting("wandb", "experiment tracker: wandb (offline without a key), tensorboard, none")
+    on_nonfinite: str = setting("stop", "what a loss that is no number does: stop (the run) or skip (the step, and the run stops after 10 of them in a row)")
     stream: StreamConfig = setting(StreamConfig, "training data")
     model: ModelConfig = setting(ModelConfig, "the model")
     loss: LossConfig = setting(LossConfig, "weights of the objective's terms")
     optim: OptimConfig = setting(OptimConfig, "the optimiser")
+    evaluate: EvaluateConfig = setting(EvaluateConfig, "measuring the model while it trains")
     checkpoint: CheckpointConfig = setting(CheckpointConfig, "what is kept")
+
+
+@dataclass
+class ExportConfig:
+    checkpoint: str = setting("", "run folder (its newest checkpoint), step folder, or checkpoints/best of a run")
+    out: str = setting("", "folder for config.json and model.safetensors, which from_pretrained reads")
 
 
 # ---------------------------------------------------------------------------------------------- evaluation
@@ -228,11 +226,22 @@ class RequirementConfig:
 class EvalConfig:
     checkpoint: str = setting("", "run folder, step folder or from_pretrained folder")
     out: str = setting("", "folder for metrics.json, report.html and pictures")
-    benchmarks: list[str] = setting([], "what to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement")
+    benchmarks: list[str] = setting(
+        [],
+        "what to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement, vggss, flickr_soundnet, is3 (boxes), is3_masks, "
+        "avsbench_s4, avsbench_ms3, extended_vggss, extended_flickr",
+    )
     floors: list[str] = setting(["chance", "untrained", "shuffled_prompts"], "what to measure beside the model, in the same run")
     prompted_ade20k: str = setting("", "folder in the prompted-ADE20K layout")
     places_audio: str = setting("", "folder of Places Audio validation shards")
     audioset: str = setting("", "folder of AudioSet evaluation shards")
+    vggss: str = setting("", "folder in the VGG-SS layout: eval/benchmarks/vgg_ss.py")
+    flickr_soundnet: str = setting("", "folder in the Flickr-SoundNet layout: eval/benchmarks/flickr_soundnet.py")
+    is3: str = setting("", "folder in the IS3 layout: eval/benchmarks/is3.py")
+    avsbench: str = setting("", "folder in the AVSBench-object layout: eval/benchmarks/avsbench.py")
+    extended_vggss: str = setting("", "folder in the Extended VGG-SS layout: eval/benchmarks/extended.py")
+    extended_flickr: str = setting("", "folder in the Extended Flickr-SoundNet layout: eval/benchmarks/extended.py")
+    object_prior: str = setting("pretrained", "ImageNet weights of the object prior: pretrained (timm's own, from its cache or the network), random, or a file")
     video: str = setting("", "a video with sound, shown with its heatmap in the report")
     gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", least=1)
     batch_size: int = setting(32, "items encoded at once", "items", least=1)

@@ -163,14 +163,16 @@ LOSS_NAMES = {
 def _loss_terms(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
+    from model.grounding.contrast import Calibration, ContrastSettings
     from model.grounding.denseav import ScoreSettings
     from model.grounding.losses import ObjectiveInputs, objective, total
 
     audio, image = _features(params, given)
     log_scale = given["log_scale"].squeeze().requires_grad_()
-    inputs = ObjectiveInputs(audio, image, given["audio_mask"], given["audio_positive_mask"], given["image_mask"][:, 0], given["source"], log_scale)
+    weights_of_cells = given["audio_positive_mask"], given["image_mask"][:, 0]
+    inputs = ObjectiveInputs(audio, image, given["audio_mask"], *weights_of_cells, given["source"], Calibration(log_scale))
     weights = {LOSS_NAMES[name]: weight for name, weight in params["weights"].items()}
-    terms = objective(inputs, ScoreSettings(), weights, random_positions=250, generator=torch.Generator())
+    terms = objective(inputs, ScoreSettings(), ContrastSettings(), weights, random_positions=250, generator=torch.Generator()).terms
     loss = total(terms, weights)
     grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio, image, log_scale))
     # `term` is the added terms alone, or InfoNCE where that is the case's subject.

@@ -37,11 +37,7 @@ def main(config: EvalConfig) -> int:
     for key in ("checkpoint", "out"):
         if not getattr(config, key):
             raise UsageError(f"{key}= is missing: give the run folder of a training")
-    for floor in config.floors:
-        if floor not in FLOORS:
-            raise UsageError(f"floors: {floor!r}, allowed are {', '.join(FLOORS)}")
-    if config.video and not Path(config.video).is_file():
-        raise UsageError(f"video={config.video}: no such file")
+    check_settings(config)
     out = Path(config.out)
     out.mkdir(parents=True, exist_ok=True)
     model = from_pretrained(config.checkpoint)
@@ -59,16 +55,26 @@ def main(config: EvalConfig) -> int:
     return 1 if missed else 0
 
 
+def check_settings(config: EvalConfig) -> None:
+    """Meet mistakes before anything is measured. Raises UsageError: an unknown floor, a video that is not there."""
+    for floor in config.floors:
+        if floor not in FLOORS:
+            raise UsageError(f"floors: {floor!r}, allowed are {', '.join(FLOORS)}")
+    if config.video and not Path(config.video).is_file():
+        raise UsageError(f"video={config.video}: no such file")
+
+
 def evaluate(config: EvalConfig, benchmarks: Mapping[str, Any], model: Any, floor_model: Any | None) -> Results:
-    """Run every benchmark on the model and on its floors."""
+    """Run every benchmark on the model and on its floors; on several ranks, each of which gets all results."""
     from tqdm import tqdm
 
+    from eval.parallel import rank
     from eval.results import Results
 
     metrics: dict[str, float] = {}
     items: dict[str, int] = {}
     per_class, examples = {}, []
-    bar = tqdm(benchmarks.items(), desc="benchmarks", unit="benchmark", dynamic_ncols=True)
+    bar = tqdm(benchmarks.items(), desc="benchmarks", unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
     for name, benchmark in bar:
         bar.set_postfix_str(name)
         measured: Measured = benchmark.evaluate(model)
@@ -82,7 +88,7 @@ def evaluate(config: EvalConfig, benchmarks: Mapping[str, Any], model: Any, floo
         if "shuffled_prompts" in config.floors and benchmark.prompted:
             metrics |= _prefixed(f"shuffled_prompts/{name}/", benchmark.evaluate(model, shuffled=True).metrics)
     if floor_model is not None:
-        for name, benchmark in tqdm(benchmarks.items(), desc="untrained", unit="benchmark", dynamic_ncols=True):
+        for name, benchmark in tqdm(benchmarks.items(), desc="untrained", unit="benchmark", dynamic_ncols=True, disable=rank() > 0):
             metrics |= _prefixed(f"untrained/{name}/", benchmark.evaluate(floor_model).metrics)
     requirements = [check(requirement, metrics) for requirement in config.require]
     return Results(metrics, items, requirements, per_class, examples, _about(config))

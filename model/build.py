@@ -12,8 +12,11 @@ from configs.schema import ModelConfig
 from model.encoders.audio import SpeechTransformerEncoder
 from model.encoders.image import TimmImageEncoder
 from model.encoders.lora import LoraSettings
+from model.encoders.mel import MelEncoder
 from model.encoders.tiny import TinyAudioEncoder, TinyImageEncoder
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
+from model.grounding.global_scores import GLOBAL_AGGREGATIONS
+from model.grounding.pooling import SimPool
 from model.grounding.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
 from model.grounding.similarity import AGGREGATIONS, HEAD_AGGREGATIONS
 
@@ -29,7 +32,7 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     """
     if config.heads < 1 or config.channels % config.heads:
         raise UsageError(f"model.heads={config.heads} must divide model.channels={config.channels}")
-    _choose("model.aggregation", config.aggregation, AGGREGATIONS)
+    _choose("model.aggregation", config.aggregation, dict.fromkeys((*AGGREGATIONS, *GLOBAL_AGGREGATIONS)))
     _choose("model.head_aggregation", config.head_aggregation, HEAD_AGGREGATIONS)
     if config.audio_projection == "audio_sa_3_3_pool_2" and config.channels % 6:
         raise UsageError(f"model.channels={config.channels}: audio_sa_3_3_pool_2 has 6 attention heads, so give a multiple of 6")
@@ -39,15 +42,27 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     image_projection = _choose("model.image_projection", config.image_projection, IMAGE_PROJECTIONS)
     audio_projection = _choose("model.audio_projection", config.audio_projection, AUDIO_PROJECTIONS)
     gain = {} if config.projection_gain == 1 else {"gain": config.projection_gain}
+    scores = ScoreSettings(config.aggregation, config.head_aggregation, config.nonneg, config.use_cls)
+    if config.heads > 1 and config.aggregation in GLOBAL_AGGREGATIONS:
+        raise UsageError(f"model.heads={config.heads}: model.aggregation={config.aggregation} compares whole vectors; allowed here is 1")
+    if config.use_cls and config.aggregation in GLOBAL_AGGREGATIONS:
+        raise UsageError(f"model.use_cls=true adds to every cell, and model.aggregation={config.aggregation} has none; allowed here is false")
+    simpool = config.aggregation == "simpool"
+    if scores.compares_cls and not simpool and not (image_encoder.has_cls and audio_projection is AudioSelfAttentionPool):
+        wanted = f"model.use_cls={str(config.use_cls).lower()} with model.aggregation={config.aggregation}"
+        raise UsageError(f"{wanted} compares class tokens: give an image encoder that has one (not tiny) and model.audio_projection=audio_sa_3_3_pool_2")
     return DenseAV(
         image_encoder,
         audio_encoder,
-        image_projection(image_encoder.channels, config.channels, config.use_cls, **gain),
-        audio_projection(audio_encoder.channels, config.channels, **gain),
+        image_projection(image_encoder.channels, config.channels, scores.compares_cls and not simpool, **gain),
+        audio_projection(audio_encoder.channels, config.channels, **(gain if audio_projection is AudioLinear else {"has_cls": audio_encoder.has_cls})),
         heads=config.heads,
         image_pool=config.image_pool,
         inputs=inputs,
-        scores=ScoreSettings(config.aggregation, config.head_aggregation, config.nonneg, config.use_cls),
+        scores=scores,
+        image_pooling=SimPool(config.channels) if simpool else None,
+        audio_pooling=SimPool(config.channels) if simpool else None,
+        bias=config.logit_bias_init if config.logit_bias else None,
     )
 
 
@@ -67,6 +82,10 @@ def _image_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
 def _audio_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
     if config.audio_encoder == "tiny":
         return TinyAudioEncoder(sample_rate_hz=inputs.sample_rate_hz)
+    if config.audio_encoder.startswith("mel:"):
+        samples = round(inputs.clip_duration_s * inputs.sample_rate_hz)
+        name = config.audio_encoder.removeprefix("mel:")
+        return MelEncoder(name, samples, inputs.sample_rate_hz, config.audio_weights, config.norm_eps or None, config.gradient_checkpointing)
     return SpeechTransformerEncoder(
         config.audio_encoder, inputs.sample_rate_hz, config.audio_weights, config.norm_eps or None, config.audio_conv_bias, config.gradient_checkpointing
     )

@@ -1,4 +1,4 @@
-"""Collectives with gradient, on any backend: gather the pairs of all ranks, sum over all ranks. On one process both are the identity.
+"""Collectives with gradient, on any backend: gather the pairs of all ranks, sum over all ranks, take some entries of the global batch.
 
 Both backward passes sum what all ranks send: right where every rank computes the same loss from what was gathered, and DDP then averages
 the parameters' gradients over ranks. Own code because torch's differentiable gather mixes up the gradients of tensors that are not
@@ -8,6 +8,7 @@ contiguous (torch 2.13, gloo, channels-last features) and is deprecated.
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, distributed
 
 
@@ -16,14 +17,22 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
-def gather_pairs(local: Tensor) -> Tensor:
+def gather_pairs(local: Shaped[Tensor, "b *rest"]) -> Shaped[Tensor, "B *rest"]:
     """All ranks' rows [B / R, ...] in the order of the global batch [B, ...]: row p lives on rank p mod R. Every rank has equally many."""
     return local if world_size() == 1 else _GatherPairs.apply(local)
 
 
-def sum_over_ranks(local: Tensor) -> Tensor:
+def sum_over_ranks(local: Shaped[Tensor, "*n"]) -> Shaped[Tensor, "*n"]:
     """The sum of all ranks' tensors of one shape."""
     return local if world_size() == 1 else _SumOverRanks.apply(local)
+
+
+def take_from_batch(local: Float[Tensor, "b N *rest"], index: Int[Tensor, "M"]) -> Float[Tensor, "M *rest"]:
+    """Entries of the global batch [B, N, ...], of which every rank holds B / R rows as in `gather_pairs`, by their number in [B * N]."""
+    ranks, rank = world_size(), distributed.get_rank() if world_size() > 1 else 0
+    pair, entry = index.to(local.device) // local.shape[1], index.to(local.device) % local.shape[1]
+    taken = local[pair // ranks, entry]
+    return taken if ranks == 1 else sum_over_ranks(torch.where((pair % ranks == rank).view(-1, *[1] * (taken.ndim - 1)), taken, 0))
 
 
 class _GatherPairs(torch.autograd.Function):

@@ -1,11 +1,14 @@
 """Released DenseAV weights into a folder that `from_pretrained` reads: `python -m model.convert source=denseav_2head.ckpt out=DIR`
 
 Reads .ckpt (Lightning; nothing in it is run) and .safetensors, in both layouts of names. Sizes, encoders and adapters are read from the weights; how many
-heads there are, only the settings inside a .ckpt tell, or heads=. Tells what has no place in the model and what was not stored, and ends with 1 then.
+heads there are and how they are scored, only the settings tell: hyper_parameters inside a .ckpt, config.json beside a .safetensors, or heads=. Tells what
+has no place in the model and what was not stored, and ends with 1 then.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +17,15 @@ from typing import Any
 from configs.command import UsageError, run
 from configs.schema import ConvertConfig
 
-_HEADS_NAMES = ("num_heads", "n_heads", "heads", "audio_heads")
+_HEADS_NAMES = ("sim_agg_heads", "num_heads", "heads")
+# The reference's name of a setting -> ours.
+_SCORE_NAMES = {
+    "sim_agg_type": "aggregation",
+    "head_agg": "head_aggregation",
+    "nonneg_sim": "nonneg",
+    "sim_use_cls": "use_cls",
+    "image_pool_width": "image_pool",
+}
 _CLIP_SAMPLES, _SAMPLE_RATE_HZ, _IMAGE_PX = 164_200, 16_000, 224
 
 
@@ -32,8 +43,9 @@ def main(config: ConvertConfig) -> int:
     content = _read(config.source)
     try:
         stored = weights_of(content)
-        heads = config.heads or _heads(content)
-        settings = architecture(stored, heads)
+        stated = _settings(content, Path(config.source))
+        heads = config.heads or _heads(stated)
+        settings = dataclasses.replace(architecture(stored, heads), **{ours: stated[theirs] for theirs, ours in _SCORE_NAMES.items() if theirs in stated})
         model = build_denseav(settings, InputSpec(_IMAGE_PX, _CLIP_SAMPLES / _SAMPLE_RATE_HZ, _SAMPLE_RATE_HZ)).eval()
         state, unused, missing = translated(stored, model.state_dict())
     except UsageError as error:
@@ -74,13 +86,26 @@ def _read(source: str) -> Any:
         raise UsageError(f"source={source} cannot be read without running code in it ({why[:200]})") from None
 
 
-def _heads(content: Any) -> int:
-    """K, from the settings of the run that a .ckpt holds."""
-    settings = content.get("hyper_parameters") if isinstance(content, dict) else None
-    for name in _HEADS_NAMES if isinstance(settings, Mapping) else ():
-        if isinstance(settings.get(name), int):
-            return settings[name]
-    raise UsageError("its hyper_parameters, which tell the number of heads, are missing; give heads=1 (sound, language) or heads=2 (sound_and_language)")
+def _settings(content: Any, path: Path) -> Mapping[str, Any]:
+    """The settings of the run that made the weights; empty where there are none."""
+    beside = path.with_name("config.json")
+    try:
+        stated = json.loads(beside.read_text()) if path.suffix == ".safetensors" and beside.is_file() else content.get("hyper_parameters")
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{beside} cannot be read ({error})") from None
+    stated = stated if isinstance(stated, Mapping) else {}
+    if stated.get("norm_vectors"):
+        raise UsageError("its settings say norm_vectors: features of length 1 are not known here")
+    return stated
+
+
+def _heads(stated: Mapping[str, Any]) -> int:
+    """K, as the settings say."""
+    for name in _HEADS_NAMES:
+        if isinstance(stated.get(name), int):
+            return stated[name]
+    where = "its settings (hyper_parameters, or config.json beside it), which tell the number of heads, are missing"
+    raise UsageError(f"{where}; give heads=1 (sound, language) or heads=2 (sound_and_language)")
 
 
 if __name__ == "__main__":

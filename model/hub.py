@@ -7,6 +7,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,9 +19,20 @@ from model.grounding.denseav import DenseAV, InputSpec
 
 def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
     """Write the weights and what is needed to build the model again into an existing folder."""
-    description = {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
-    (folder / "config.json").write_text(json.dumps(description, indent=2) + "\n")
+    (folder / "config.json").write_text(json.dumps(description_of(model, config), indent=2) + "\n")
     save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+
+
+def description_of(model: DenseAV, config: ModelConfig) -> dict[str, Any]:
+    """What config.json holds."""
+    return {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
 
 
 def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
@@ -47,14 +59,20 @@ def from_pretrained(folder: str | Path) -> DenseAV:
         UsageError: nothing to load there, or the weights do not fit the stated architecture.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
-    folder, model = _build(folder)
+    folder, model = _build(folder, weights="random")  # others are read in a moment
+    file = weights_file(folder)
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        model.load_state_dict(read_tensors(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise UsageError(f"checkpoint={folder}: model.safetensors does not fit config.json: {' '.join(str(error).split())[:300]}") from None
+        raise UsageError(f"checkpoint={folder}: {file.name} does not fit config.json: {' '.join(str(error).split())[:300]}") from None
     return _ready(model)
+
+
+def weights_file(folder: Path) -> Path:
+    """Where the weights of a model folder are that count: averaged over steps, where there are such."""
+    average = folder / "ema.safetensors"
+    return average if average.is_file() else folder / "model.safetensors"
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
@@ -68,19 +86,30 @@ def _ready(model: DenseAV) -> DenseAV:
     return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
-def _build(folder: str | Path) -> tuple[Path, DenseAV]:
-    found = _model_folder(Path(folder))
+def _build(folder: str | Path, weights: str = "") -> tuple[Path, DenseAV]:
+    """The folder of a model and the model with fresh weights; `weights`: in place of those its encoders began with."""
+    found = model_folder(Path(folder))
     description = json.loads((found / "config.json").read_text())
     try:
-        return found, build_denseav(ModelConfig(**description["model"]), InputSpec(**description["inputs"]))
+        config = ModelConfig(**description["model"])
+        config = dataclasses.replace(config, image_weights=weights, audio_weights=weights) if weights else config
+        return found, build_denseav(config, InputSpec(**description["inputs"]))
     except (KeyError, TypeError) as error:
         raise UsageError(f"checkpoint={found}: config.json is not one of ours ({error})") from None
 
 
-def _model_folder(folder: Path) -> Path:
-    from model.training.checkpoint import newest_checkpoint
+def model_folder(folder: Path, key: str = "checkpoint") -> Path:
+    """The folder itself or, of a run folder, the newest whole checkpoint.
+
+    Args:
+        key: the setting that named it.
+
+    Raises:
+        UsageError: no model there.
+    """
+    from model.training.shelf import newest_checkpoint
 
     for found in (folder, newest_checkpoint(folder / "checkpoints")):
         if found and (found / "model.safetensors").is_file() and (found / "config.json").is_file():
             return found
-    raise UsageError(f"checkpoint={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")
+    raise UsageError(f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")

@@ -59,11 +59,27 @@ def test_every_weight_of_either_layout_has_its_place(newer, lora):
 def test_a_lightning_checkpoint_becomes_a_folder_that_loads(tmp_path, capsys):
     from model.hub import from_pretrained
 
-    torch.save({"state_dict": weights(newer=True), "hyper_parameters": {"num_heads": 2}, "epoch": 3}, tmp_path / "two.ckpt")
+    torch.save(
+        {"state_dict": weights(newer=True), "hyper_parameters": {"sim_agg_heads": 2, "sim_agg_type": "misa", "image_pool_width": 2}, "epoch": 3},
+        tmp_path / "two.ckpt",
+    )
     assert main(ConvertConfig(source=str(tmp_path / "two.ckpt"), out=str(tmp_path / "out"))) == 0
     assert "heads     2, 384 channels in all" in capsys.readouterr().out
     model = from_pretrained(tmp_path / "out")
     assert model.heads == 2 and not any(p.any() for p in model.audio_encoder.parameters())
+
+
+@pytest.mark.slow
+def test_a_safetensors_with_its_settings_beside_it_becomes_one_too(tmp_path):
+    from safetensors.torch import save_file
+
+    from model.hub import from_pretrained
+
+    save_file({name: tensor.contiguous() for name, tensor in weights(lora=False).items()}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps({"sim_agg_heads": 1, "head_agg": "sum"}))
+    assert main(ConvertConfig(source=str(tmp_path / "model.safetensors"), out=str(tmp_path / "out"))) == 0
+    model = from_pretrained(tmp_path / "out")
+    assert (model.heads, model.score_settings.head_aggregation) == (1, "sum")
 
 
 def test_weights_that_are_missing_end_with_no_and_nothing_is_written(tmp_path, capsys):
@@ -86,8 +102,13 @@ def _write(content):
         (_write({"state_dict": {"a": print}}), "cannot be read without running code in it"),
         (_write({"state_dict": {}}), "there is no state_dict of tensors in it"),
         (_write([1]), "there is no state_dict of tensors in it"),
-        (_write({"state_dict": weights()}), "hyper_parameters, which tell the number of heads, are missing; give heads=1"),
-        (_write({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {"num_heads": 1}}), "these are not the weights of a DenseAV"),
+        (
+            _write({"state_dict": weights()}),
+            "its settings (hyper_parameters, or config.json beside it), which tell the number of heads, are missing; give heads=1",
+        ),
+        (_write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "norm_vectors": True}}), "norm_vectors: features of length 1 are not known"),
+        (_write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": "mean"}}), "model.aggregation=mean: allowed are misa"),
+        (_write({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {"sim_agg_heads": 1}}), "these are not the weights of a DenseAV"),
     ],
 )
 def test_an_odd_file_is_one_clear_line(tmp_path, make, told):

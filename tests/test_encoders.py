@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.command import UsageError
 from configs.schema import ModelConfig
@@ -10,6 +11,7 @@ from model.encoders.audio import SpeechTransformerEncoder
 from model.encoders.image import IMAGENET_MEAN, IMAGENET_STD, TimmImageEncoder
 from model.encoders.lora import LoraSettings
 from model.grounding.denseav import InputSpec
+from model.grounding.projection import AudioSelfAttentionPool
 
 VIT = "vit_tiny_patch16_224"
 
@@ -69,6 +71,16 @@ def test_adapters_learn_beside_frozen_weights_from_the_second_step_on_and_begin_
         optimizer.step()
 
 
+@pytest.mark.parametrize("name", [VIT, "eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384"])
+def test_no_parameter_of_a_vision_transformer_is_left_without_a_gradient(name):
+    size_px = 56 if "patch14" in name else 64
+    encoder = TimmImageEncoder(name, size_px, "random")
+    dense, _ = encoder(torch.randn(2, 3, size_px, size_px))
+    assert torch.allclose(dense.mean(dim=1), torch.zeros(()), atol=1e-5)  # the norm comes last
+    (dense * torch.randn_like(dense)).sum().backward()
+    assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
 def test_computing_blocks_again_gives_the_same_gradients():
     frames = torch.randn(1, 3, 32, 32)
     grads = []
@@ -99,7 +111,6 @@ def test_layers_computed_again_give_the_same_features_and_gradients():
     for checkpointing in (False, True):
         torch.manual_seed(0)
         encoder = SpeechTransformerEncoder("wav2vec2_base", weights="random", gradient_checkpointing=checkpointing).train()
-        encoder.model.encoder.transformer.layer_drop = 0.0
         for module in encoder.modules():
             if isinstance(module, torch.nn.Dropout):
                 module.p = 0.0
@@ -111,6 +122,53 @@ def test_layers_computed_again_give_the_same_features_and_gradients():
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("name", ["hubert_base", "wavlm_base"])
+def test_in_training_no_layer_is_left_out(name, checkpointing):
+    encoder = SpeechTransformerEncoder(name, weights="random", gradient_checkpointing=checkpointing).train()
+    called = []
+    for layer in encoder.model.encoder.transformer.layers:
+        layer.register_forward_hook(lambda *_: called.append(1))
+    with torch.no_grad():
+        for _ in range(10):  # with torchaudio's 5 % all would be there in 2 of 1,000 such tests
+            encoder(torch.randn(1, 800))
+    assert len(called) == 10 * 12
+
+
+class _AttentionKernels(TorchDispatchMode):
+    """Counts fused attention, and softmax, which attention written out would need."""
+
+    def __init__(self):
+        super().__init__()
+        self.fused = self.softmax = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.fused += "_scaled_dot_product" in str(func) and "backward" not in str(func)
+        self.softmax += "softmax" in str(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    ("part", "of", "blocks"),
+    [
+        (lambda: TimmImageEncoder(VIT, 32, "random", LoraSettings()), (1, 3, 32, 32), 12),
+        (lambda: SpeechTransformerEncoder("hubert_base", weights="random"), (1, 2000), 12),
+        (lambda: AudioSelfAttentionPool(8, 12), (2, 8, 20), 1),
+    ],
+    ids=["image", "speech", "projection"],
+)
+def test_attention_is_fused_in_training_and_in_evaluation(part, of, blocks):
+    module = part()
+    for layer in module.modules():
+        if type(layer).__name__ == "SelfAttention":
+            layer.dropout = 0.0  # as the large models have it; the CPU has no fused attention with dropout
+    for training in (True, False):
+        module.train(training)
+        with _AttentionKernels() as kernels:
+            module(torch.randn(of))[0].sum().backward()
+        assert (kernels.fused, kernels.softmax) == (blocks, 0), f"{training=}"
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
@@ -119,6 +177,8 @@ def test_layers_computed_again_give_the_same_features_and_gradients():
         ({"audio_encoder": "whisper"}, "model.audio_encoder=whisper: allowed are hubert_base"),
         ({"image_weights": "/none.pth", "image_encoder": VIT}, "model.image_weights=/none.pth: no such file"),
         ({"audio_weights": "/none.pth", "audio_encoder": "hubert_base"}, "model.audio_weights=/none.pth: no such file"),
+        ({"audio_encoder": "hubert_large_ls960", "audio_conv_bias": True}, "model.audio_conv_bias=true: the convolutions of torchaudio's pre-trained hubert"),
+        ({"image_encoder": "local-dir:/none", "image_weights": "random"}, "model.image_encoder=local-dir:/none: it is not in timm's cache"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(changes, told):
@@ -133,12 +193,26 @@ def test_weights_come_from_a_file_and_those_of_another_model_are_refused(tmp_pat
     torch.save(plain.model.state_dict(), tmp_path / "right.pth")
     torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
     torch.save({"a": print}, tmp_path / "code.pth")
+    torch.save({"model": [torch.zeros(1)]}, tmp_path / "list.pth")
     again = TimmImageEncoder(VIT, 32, str(tmp_path / "right.pth")).eval()
     frames = torch.randn(1, 3, 32, 32)
     assert torch.equal(plain(frames)[0], again(frames)[0])
-    for name, told in (("wrong", "has weights of another model"), ("code", "is no file of weights")):
+    for name, told in (("wrong", "has weights of another model"), ("code", "is no file of weights"), ("list", "is no file of weights")):
         with pytest.raises(UsageError, match=told):
             TimmImageEncoder(VIT, 32, str(tmp_path / f"{name}.pth"))
+        with pytest.raises(UsageError, match=told):
+            SpeechTransformerEncoder("hubert_base", weights=str(tmp_path / f"{name}.pth"))
+
+
+def test_weights_in_a_file_may_be_of_another_image_size_and_have_a_classifier(tmp_path):
+    import timm
+
+    stored = timm.create_model(VIT, img_size=64)
+    torch.save({"state_dict": stored.state_dict()}, tmp_path / "a.pth")
+    same, larger = (TimmImageEncoder(VIT, size_px, str(tmp_path / "a.pth")).model for size_px in (64, 96))
+    assert torch.equal(same.pos_embed, stored.pos_embed) and torch.equal(same.blocks[11].mlp.fc2.weight, stored.blocks[11].mlp.fc2.weight)
+    assert larger.pos_embed.shape == (1, 1 + 36, 192)
+    assert torch.equal(larger.norm.bias, stored.norm.bias) and "state_dict" not in larger.pretrained_cfg
 
 
 def test_another_sample_rate_and_sides_that_are_no_whole_patches_are_refused():

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 
 from configs.command import UsageError
 from configs.schema import EvalConfig
+from eval.benchmarks.avsbench import read_avsbench
 from eval.benchmarks.disentanglement import HeadUse
+from eval.benchmarks.extended import read_extended
+from eval.benchmarks.flickr_soundnet import read_flickr_soundnet
 from eval.benchmarks.gallery import Gallery
+from eval.benchmarks.is3 import read_is3
+from eval.benchmarks.localization import Localization
+from eval.benchmarks.localization_items import LocalizationSet
+from eval.benchmarks.localization_measures import DetectionMeasure, MaskMeasure, Measure, PointingMeasure
 from eval.benchmarks.prompted_ade20k import PromptedADE20K
 from eval.benchmarks.retrieval import Retrieval
+from eval.benchmarks.vgg_ss import read_vgg_ss
 
-Benchmark = PromptedADE20K | Retrieval | HeadUse
+Benchmark = PromptedADE20K | Retrieval | HeadUse | Localization
 
 
 def assemble(config: EvalConfig) -> dict[str, Benchmark]:
@@ -29,12 +38,23 @@ def assemble(config: EvalConfig) -> dict[str, Benchmark]:
     def prompted(prompt: str) -> PromptedADE20K:
         return PromptedADE20K(_folder(config, "prompted_ade20k"), prompt, config.batch_size, config.seed)
 
+    def localization(name: str, key: str, read: Callable[[Path], LocalizationSet], measure: Measure) -> Localization:
+        return Localization(name, read(Path(_folder(config, key))), measure, config.batch_size, config.seed)
+
     makers: dict[str, Callable[[], Benchmark]] = {
         "ade20k_speech": lambda: prompted("speech"),
         "ade20k_sound": lambda: prompted("sound"),
         "places_retrieval": lambda: Retrieval("places_retrieval", gallery("places_audio")),
         "audioset_retrieval": lambda: Retrieval("audioset_retrieval", gallery("audioset")),
         "disentanglement": lambda: HeadUse(gallery("places_audio"), gallery("audioset")),
+        "vggss": lambda: localization("vggss", "vggss", read_vgg_ss, PointingMeasure()),
+        "flickr_soundnet": lambda: localization("flickr_soundnet", "flickr_soundnet", read_flickr_soundnet, PointingMeasure()),
+        "is3": lambda: localization("is3", "is3", lambda root: read_is3(root, masks=False), PointingMeasure(interactive=True)),
+        "is3_masks": lambda: localization("is3_masks", "is3", lambda root: read_is3(root, masks=True), PointingMeasure(interactive=True)),
+        "avsbench_s4": lambda: localization("avsbench_s4", "avsbench", lambda root: read_avsbench(root, "s4"), MaskMeasure()),
+        "avsbench_ms3": lambda: localization("avsbench_ms3", "avsbench", lambda root: read_avsbench(root, "ms3"), MaskMeasure()),
+        "extended_vggss": lambda: localization("extended_vggss", "extended_vggss", lambda root: read_extended(root, "vggss"), DetectionMeasure()),
+        "extended_flickr": lambda: localization("extended_flickr", "extended_flickr", lambda root: read_extended(root, "flickr"), DetectionMeasure()),
     }
     unknown = [name for name in config.benchmarks if name not in makers]
     if unknown or not config.benchmarks:

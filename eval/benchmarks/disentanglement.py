@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from eval.benchmarks.gallery import Gallery, PairFeatures
 from eval.metrics.disentanglement import disentanglement
 from eval.results import Measured
-from model.grounding.denseav import DenseAV
-from model.grounding.similarity import AGGREGATIONS, paired_volume
+from model.grounding.denseav import DenseAV, each
 
 
 class HeadUse:
@@ -36,13 +37,12 @@ class HeadUse:
         return Measured({f"heads/{name}": value for name, value in metrics.items()}, {}, {"speech_items": len(scores[0]), "sound_items": len(scores[1])})
 
 
-def _by_head(features: PairFeatures, batch_size: int, model: DenseAV) -> tuple[torch.Tensor, torch.Tensor]:
-    """Each head's score of each pair [B K], and the share of the valid steps won by each head [K]."""
+def _by_head(features: PairFeatures, batch_size: int, model: DenseAV) -> tuple[Float[Tensor, "B K"], Float[Tensor, "K"]]:
+    """Each head's score of each pair, and the share of the valid steps won by each head."""
     scores, wins = [], torch.zeros(model.heads, dtype=torch.float64)
-    for start in range(0, len(features.mask), batch_size):
-        audio, mask, image = (part[start : start + batch_size] for part in features)
-        volume = paired_volume(audio, image, mask, model.score_settings.nonneg)
-        scores.append(AGGREGATIONS[model.score_settings.aggregation](volume[:, None], mask)[:, 0])
-        winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[mask]
+    for rows in torch.arange(len(features.audio.mask)).split(batch_size):
+        image, audio = (each(part, lambda tensor, rows=rows: tensor[rows]) for part in features)
+        scores += [model.scores_by_head(*(each(part, lambda tensor, b=b: tensor[b : b + 1]) for part in (image, audio)))[0] for b in range(len(rows))]
+        winner = model.paired_volume(image, audio).flatten(2, 3).amax(dim=2).argmax(dim=1)[audio.mask]
         wins += torch.bincount(winner, minlength=model.heads).double().cpu()
     return torch.cat(scores), wins / wins.sum().clamp(min=1)

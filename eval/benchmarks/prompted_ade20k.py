@@ -11,14 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from configs.command import UsageError
 from eval.benchmarks.prompted_items import TABLE, read_class_names, read_frame, read_items, read_labels, read_waveform
 from eval.metrics.segmentation import average_precision, best_iou, heatmaps, heatmaps_by_head, to_pixels, word_window
+from eval.parallel import in_batches
 from eval.results import Example, Measured
-from model.grounding.denseav import AudioFeatures, DenseAV, InputSpec
-from model.grounding.similarity import paired_volume
+from model.grounding.denseav import AudioFeatures, DenseAV, InputSpec, each
 from pipelines.stream.augment import padded
 from pipelines.stream.batch import normalized
 
@@ -67,23 +68,21 @@ class PromptedADE20K:
         audio = self._encode_prompts(model, device)
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
         steps = {"basic": audio.mask[order], "advanced": self._word_windows(audio.mask.shape[1], inputs)[order]}
-        low_resolution: dict[str, list[Tensor]] = {variant: [] for variant in self.variants}
-        by_head = []
-        for rows in torch.arange(len(self.items)).split(self.batch_size):
-            prompts = order[rows]
+
+        def maps_of(rows: range) -> list[Tensor]:
             frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
-            image = model.encode_image(normalized(frames).to(device)).dense.float().cpu()
-            volume = paired_volume(audio.dense[prompts], image, audio.mask[prompts], model.score_settings.nonneg)
-            for variant, maps in low_resolution.items():
-                maps.append(heatmaps(volume, steps[variant][rows]))
-            by_head.append(heatmaps_by_head(volume, steps["basic"][rows]))
-        maps = {variant: _to_labels(torch.cat(parts), inputs.image_size_px) for variant, parts in low_resolution.items()}
+            image = each(model.encode_image(normalized(frames).to(device)), Tensor.cpu)
+            volume = model.paired_volume(image, each(audio, lambda tensor: tensor[order[rows]]))
+            return [*(heatmaps(volume, steps[variant][rows]) for variant in self.variants), heatmaps_by_head(volume, steps["basic"][rows])]
+
+        *found, by_head = in_batches(len(self.items), self.batch_size, maps_of, self.name)
+        maps = {variant: _to_labels(low_resolution, inputs.image_size_px) for variant, low_resolution in zip(self.variants, found, strict=True)}
         measured = self._measure(maps)
         if shuffled:
             return measured
-        return measured._replace(examples=self._examples(maps["basic"], torch.cat(by_head), inputs))
+        return measured._replace(examples=self._examples(maps["basic"], by_head, inputs))
 
-    def labels(self, size_px: int) -> Tensor:
+    def labels(self, size_px: int) -> Int[Tensor, "N H_px W_px"]:
         """int32 [N, size_px, size_px]: the class of each pixel, in the geometry of the pictures; read once."""
         if size_px not in self._labels:
             self._labels[size_px] = torch.stack([read_labels(item, size_px) for item in self.items])
@@ -91,14 +90,13 @@ class PromptedADE20K:
 
     def _encode_prompts(self, model: DenseAV, device: torch.device) -> AudioFeatures:
         samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
-        parts = []
-        for start in range(0, len(self.items), self.batch_size):
-            sounds = [padded(read_waveform(item.audio, model.inputs.sample_rate_hz), samples) for item in self.items[start : start + self.batch_size]]
+
+        def features_of(rows: range) -> AudioFeatures:
+            sounds = [padded(read_waveform(self.items[row].audio, model.inputs.sample_rate_hz), samples) for row in rows]
             waveform, mask = (torch.from_numpy(np.stack(column)).to(device) for column in zip(*sounds, strict=True))
-            features = model.encode_audio(waveform, mask)
-            parts.append((features.dense.float().cpu(), features.mask.cpu()))
-        dense, mask = (torch.cat(column) for column in zip(*parts, strict=True))
-        return AudioFeatures(dense, mask, None)
+            return each(model.encode_audio(waveform, mask), Tensor.cpu)
+
+        return AudioFeatures(*in_batches(len(self.items), self.batch_size, features_of, self.name))
 
     def _word_windows(self, steps: int, inputs: InputSpec) -> Tensor:
         timing_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from jaxtyping import Int, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -86,12 +87,12 @@ def read_class_names(path: Path) -> dict[int, str]:
         return {int(row["ade_class_id"]): row["name"] for row in csv.DictReader(file)}
 
 
-def read_frame(path: Path, size_px: int) -> Tensor:
+def read_frame(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
     """uint8 [3, size_px, size_px]: short side resized, centre crop. Raises UsageError: not a picture."""
     return evaluation_image(_read_rgb(path), size_px)
 
 
-def read_labels(item: PromptedPicture, size_px: int) -> Tensor:
+def read_labels(item: PromptedPicture, size_px: int) -> Int[Tensor, "H_px W_px"]:
     """int32 [size_px, size_px]: the class of each pixel, in the geometry of `read_frame`, nearest neighbour; 0 is no class.
 
     Raises:

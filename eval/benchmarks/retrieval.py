@@ -5,7 +5,6 @@ from __future__ import annotations
 from eval.benchmarks.gallery import Gallery
 from eval.metrics.retrieval import recall_at_k
 from eval.results import Measured
-from model.grounding import fused
 from model.grounding.denseav import DenseAV
 
 RECALL_AT = (1, 5, 10)
@@ -28,8 +27,7 @@ class Retrieval:
 
     def evaluate(self, model: DenseAV) -> Measured:
         """Score every sound against every picture, without the volume in memory."""
-        features = self.gallery.encode(model)
-        scores = fused.scores_by_head(features.audio, features.image, features.mask, model.score_settings.aggregation, model.score_settings.nonneg).sum(dim=-1)
+        scores = model.scores_by_head(*self.gallery.encode(model)).sum(dim=-1)
         metrics = {f"audio_to_image/recall_at_{k}": recall_at_k(scores, k) for k in RECALL_AT}
         metrics |= {f"image_to_audio/recall_at_{k}": recall_at_k(scores.T, k) for k in RECALL_AT}
         chance = {f"{way}/recall_at_{k}": min(1.0, k / len(scores)) for way in ("audio_to_image", "image_to_audio") for k in RECALL_AT}

@@ -1,19 +1,35 @@
-"""Sound source localisation: cIoU of a heatmap with the annotated region, and what is reported of many (share at 0.5, area under the curve)."""
+"""Sound source localisation: from maps of any size to cIoU with the annotated region, and what is reported of many (share at 0.5, area under the curve).
+
+Source: reference 2.
+"""
 
 from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn import functional
 
+SIDE_PX = 224
 SUCCESS_AT = 0.5
 AUC_THRESHOLDS = 21
 
 
+def at_full_size(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H_px W_px"]:
+    """Resize maps bilinearly to 224 x 224, where all regions are annotated. Source: reference 2."""
+    return maps if maps.shape[1:] == (SIDE_PX, SIDE_PX) else functional.interpolate(maps[:, None], size=(SIDE_PX, SIDE_PX), mode="bilinear")[:, 0]
+
+
+def scaled_each(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
+    """Bring each map to 0 to 1 by its own smallest and largest value; a flat one becomes 0. Source: reference 2."""
+    low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
+    return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
+
+
 def above_median(maps: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H_px W_px"]:
     """The pixels of each map strictly above its median (of an even number, the upper one). Source: reference 2."""
-    ordered = maps.flatten(1).sort(dim=1).values
-    return maps > ordered[:, ordered.shape[1] // 2, None, None]
+    pixels = maps.flatten(1)
+    return maps > pixels.kthvalue(pixels.shape[1] // 2 + 1, dim=1).values[:, None, None]
 
 
 def as_many_as_annotated(maps: Float[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H_px W_px"]:
@@ -51,9 +67,13 @@ def success(values: Float[Tensor, "N"]) -> float:
 
 def area_under_curve(values: Float[Tensor, "N"]) -> float:
     """Trapezoid over thresholds 0, 0.05, ..., 1 of the share of images at or above each. Source: reference 2."""
+    return area_of_each(values).mean().item()
+
+
+def area_of_each(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """What each image adds to the area under the curve of all, which is the mean of these."""
     thresholds = torch.linspace(0, 1, AUC_THRESHOLDS, dtype=torch.float64)
-    shares = (values[None].double().cpu() >= thresholds[:, None]).double().mean(dim=1)
-    return torch.trapezoid(shares, thresholds).item()
+    return torch.trapezoid((values[:, None].double().cpu() >= thresholds).double(), thresholds, dim=1)
 
 
 def worst_of_group(values: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Float[Tensor, "G"]:

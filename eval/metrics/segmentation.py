@@ -1,4 +1,7 @@
-"""Prompted segmentation: from similarity volumes to heatmaps, average precision and IoU over all pixels of a class."""
+"""Prompted segmentation: from similarity volumes to heatmaps, average precision and IoU over all pixels of a class.
+
+Source: reference 1.6.
+"""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from configs.command import UsageError
-from model.encoders.image import PRETRAINED, RANDOM, load_weights
+from model.encoders.weights import PRETRAINED, RANDOM, misfit, read_weights
 
 SAMPLE_RATE_HZ = 16_000
 # Our name -> torchaudio's bundle, whose weights its own loader keeps in torch's cache.
@@ -34,14 +34,16 @@ class SpeechTransformerEncoder(nn.Module):
         weights: `pretrained` (torchaudio's own loader: its cache, or the network), `random`, or a file.
         norm_eps: of the layer norms of feature projection and transformer; None: the model's own. The published models have 1e-4; the seven
             convolution layers always keep 1e-5.
-        conv_bias: the seven convolutions have a bias, as those of the published models do.
+        conv_bias: the seven convolutions have a bias, as those of the published models do; torchaudio's pre-trained weights have none.
         gradient_checkpointing: layers are computed again in the backward pass instead of kept.
 
     Raises:
-        UsageError: no such model, another sample rate, or weights that are not there.
+        UsageError: no such model, another sample rate, or weights that are not there or do not fit.
 
     Source: reference 1.1.
     """
+
+    has_cls = False
 
     def __init__(
         self,
@@ -56,6 +58,9 @@ class SpeechTransformerEncoder(nn.Module):
         if sample_rate_hz != SAMPLE_RATE_HZ:
             raise UsageError(f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} hears {SAMPLE_RATE_HZ} Hz")
         self.model = _create(name, weights, conv_bias)
+        # Most of torchaudio's recipes leave out 5 to 20 % of the layers in a step. Their parameters get no gradient then, and several processes, each
+        # leaving out others, stop with an error or wait for one another for ever. The other dropouts stay.
+        self.model.encoder.transformer.layer_drop = 0.0
         self.channels: int = self.model.encoder.feature_projection.projection.out_features
         if norm_eps is not None:
             for module in self.model.encoder.modules():
@@ -80,8 +85,7 @@ class SpeechTransformerEncoder(nn.Module):
         hidden = transformer._preprocess(self.model.encoder.feature_projection(features))
         position_bias = None
         for layer in transformer.layers:
-            if not (self.training and torch.rand(()).item() <= transformer.layer_drop):
-                hidden, position_bias = checkpoint(layer, hidden, None, position_bias=position_bias, use_reentrant=False)
+            hidden, position_bias = checkpoint(layer, hidden, None, position_bias=position_bias, use_reentrant=False)
         return hidden if transformer.layer_norm_first else transformer.layer_norm(hidden)
 
 
@@ -91,7 +95,13 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
     if name not in BUNDLES:
         raise UsageError(f"model.audio_encoder={name}: allowed are {', '.join(BUNDLES)}")
     bundle = getattr(torchaudio.pipelines, BUNDLES[name])
+    settings = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
     if weights == PRETRAINED:
+        if conv_bias and not settings["extractor_conv_bias"]:
+            raise UsageError(
+                f"model.audio_conv_bias=true: the convolutions of torchaudio's pre-trained {name} have no bias; "
+                f"allowed here is false, or a file as model.audio_weights, or model.audio_weights={RANDOM}"
+            )
         try:
             model = bundle.get_model()
         except Exception as error:  # URLError, HTTPError, RuntimeError of a broken cache
@@ -102,9 +112,12 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
         model = getattr(model, "model", model)  # WavLM and the large ones come in a wrapper that normalises the waveform
         model.aux = None
         return model
-    settings = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
     build = torchaudio.models.wavlm_model if name.startswith("wavlm") else torchaudio.models.wav2vec2_model
     model = build(**settings | {"extractor_conv_bias": conv_bias or settings["extractor_conv_bias"]}, aux_num_out=None)
     if weights != RANDOM:
-        load_weights(model, weights, f"model.audio_weights={weights}", ignore=("aux.",))
+        origin = f"model.audio_weights={weights}"
+        try:
+            model.load_state_dict(read_weights(weights, origin, ignore=("aux.",)))
+        except RuntimeError as error:
+            raise misfit(origin, error) from None
     return model

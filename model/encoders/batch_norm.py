@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.collectives import sum_over_ranks, world_size
+from model.precision import at_least_float32
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):
@@ -24,10 +25,10 @@ class GlobalBatchNorm(nn.BatchNorm1d):
         ranks = world_size()
         if not self.training or ranks == 1:
             return super().forward(x.flatten(2)).view_as(x)
-        rows = x.flatten(2).float()  # also under autocast: squares of half-precision numbers overflow
-        sums = torch.stack([rows.mean(dim=(0, 2)), rows.square().mean(dim=(0, 2))])
-        mean, mean_square = sum_over_ranks(sums) / ranks
-        variance = (mean_square - mean.square()).clamp(min=0)
+        rows = at_least_float32(x.flatten(2))  # also under autocast: squares of half-precision numbers overflow
+        variance, mean = torch.var_mean(rows, dim=(0, 2), correction=0)
+        mean, mean_square, variance = sum_over_ranks(torch.stack([mean, mean.square(), variance])) / ranks
+        variance = variance + (mean_square - mean.square()).clamp(min=0)  # within ranks, and between them
         with torch.no_grad():
             count = ranks * rows.shape[0] * rows.shape[2]
             self.num_batches_tracked += 1

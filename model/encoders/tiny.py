@@ -1,7 +1,7 @@
 """Small encoders with random weights: the demo and the tests train them in minutes on a laptop. Same interface as the full-size ones.
 
 An image encoder maps frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C] or None); an audio encoder maps waveforms [A S]
-to (dense features [A C T], None). Both state `channels`. Limits: no pre-trained weights, no class token.
+to (dense features [A C T], class tokens [A C] or None). Both state `channels` and `has_cls`. Limits here: no pre-trained weights, no class token.
 
 Batch normalisation, also of the features themselves, and filters of mean 0: what all clips have in common would otherwise decide which patch and
 which head wins, and the gradient, which flows through winners only, hardly moves it. On an early toy world, mAP of words and sounds after 200 steps:
@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.encoders.batch_norm import GlobalBatchNorm
+from model.precision import at_least_float32
 
 
 class TinyImageEncoder(nn.Module):
@@ -29,6 +30,7 @@ class TinyImageEncoder(nn.Module):
     """
 
     patch_size_px = 8
+    has_cls = False
 
     def __init__(self, channels: int = 128, width: int = 32) -> None:
         super().__init__()
@@ -60,6 +62,8 @@ class TinyAudioEncoder(nn.Module):
         mel_bins: F.
     """
 
+    has_cls = False
+
     def __init__(self, channels: int = 128, width: int = 128, sample_rate_hz: int = 16000, mel_bins: int = 64) -> None:
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
@@ -79,7 +83,7 @@ class TinyAudioEncoder(nn.Module):
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
         """Encode waveforms in -1..1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
         with torch.autocast(waveform.device.type, enabled=False):
-            mel = torch.log(self.mel(waveform.float()) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
+            mel = torch.log(self.mel(at_least_float32(waveform)) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
         mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0
         return self.layers(mel.to(next(self.parameters()).dtype)), None
 
@@ -94,7 +98,7 @@ def standardized(weight: Float[Tensor, "O I *kernel"]) -> Float[Tensor, "O I *ke
 class StandardizedConv2d(nn.Conv2d):
     """A convolution by `standardized` filters."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "V I H W"]) -> Float[Tensor, "V O H_out W_out"]:
         """As nn.Conv2d."""
         return self._conv_forward(x, standardized(self.weight), self.bias)
 
@@ -102,7 +106,7 @@ class StandardizedConv2d(nn.Conv2d):
 class StandardizedConv1d(nn.Conv1d):
     """A convolution by `standardized` filters."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Float[Tensor, "A I T"]) -> Float[Tensor, "A O T_out"]:
         """As nn.Conv1d."""
         return self._conv_forward(x, standardized(self.weight), self.bias)
 

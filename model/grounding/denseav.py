@@ -1,15 +1,24 @@
-"""DenseAV: an image branch and an audio branch compared densely, patch by audio step, in K heads. Parts are built outside and passed in."""
+"""DenseAV: an image branch and an audio branch compared densely, patch by audio step, in K heads. Parts are built outside and passed in.
+
+Source: reference 1.1.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from model.grounding import fused, similarity
+from model.grounding.contrast import Calibration
+from model.grounding.global_scores import CLASS_TOKEN_AGGREGATIONS
 from model.grounding.masks import step_mask
+from model.precision import at_least_float32
 
 
 class ImageFeatures(NamedTuple):
@@ -25,6 +34,19 @@ class AudioFeatures(NamedTuple):
     dense: Float[Tensor, "A K C T"]
     mask: Bool[Tensor, "A T"]
     cls: Float[Tensor, "A K C"] | None
+
+
+Features = TypeVar("Features", ImageFeatures, AudioFeatures)
+
+
+def each(features: Features, function: Callable[[Tensor], Tensor]) -> Features:
+    """The same features with every tensor changed: some rows, another device."""
+    return type(features)(*[None if tensor is None else function(tensor) for tensor in features])
+
+
+def joined(parts: Sequence[Features]) -> Features:
+    """Features of several batches one after the other."""
+    return type(parts[0])(*[None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)])
 
 
 class InputSpec(NamedTuple):
@@ -43,6 +65,11 @@ class ScoreSettings(NamedTuple):
     nonneg: bool = False
     use_cls: bool = False
 
+    @property
+    def compares_cls(self) -> bool:
+        """Whether scores take class tokens at all."""
+        return self.use_cls or self.aggregation in CLASS_TOKEN_AGGREGATIONS
+
 
 class DenseAV(nn.Module):
     """The model of the paper around any two encoders.
@@ -54,6 +81,8 @@ class DenseAV(nn.Module):
         image_pool: side of the average pooling of the image grid, in training only.
         inputs: sizes of the inputs, kept with the weights.
         scores: how scores are computed, kept with the weights.
+        image_pooling, audio_pooling: model.grounding.pooling, whose vectors take the place of class tokens; None: the encoders' own.
+        bias: where the learned bias of the logits starts; None: there is none.
 
     Source: reference 1.1.
     """
@@ -68,43 +97,83 @@ class DenseAV(nn.Module):
         image_pool: int,
         inputs: InputSpec,
         scores: ScoreSettings,
+        image_pooling: nn.Module | None = None,
+        audio_pooling: nn.Module | None = None,
+        bias: float | None = None,
     ) -> None:
         super().__init__()
         self.image_encoder, self.audio_encoder = image_encoder, audio_encoder
         self.image_projection, self.audio_projection = image_projection, audio_projection
         self.heads, self.image_pool, self.inputs, self.score_settings = heads, image_pool, inputs, scores
+        self.image_pooling, self.audio_pooling = image_pooling, audio_pooling
         self.log_scale = nn.Parameter(torch.zeros(()))
+        self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
     def encode_image(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> ImageFeatures:
         """Features of ImageNet-normalised frames, one cell for each patch (for `image_pool` x `image_pool` patches in training)."""
         dense, cls = self.image_projection(*self.image_encoder(frames))
         if self.training and self.image_pool > 1:
             dense = functional.avg_pool2d(dense, self.image_pool)
-        return ImageFeatures(dense.unflatten(1, (self.heads, -1)), None if cls is None else cls.unflatten(1, (self.heads, -1)))
+        if self.image_pooling is not None:
+            cls = self.image_pooling(dense.flatten(2).transpose(1, 2))
+        return ImageFeatures(self._split(dense), None if cls is None else self._split(cls))
 
-    def encode_audio(self, waveform: Float[Tensor, "A S"], audio_mask: Bool[Tensor, "A S"], generator: torch.Generator | None = None) -> AudioFeatures:
+    def encode_audio(self, waveform: Float[Tensor, "A S"], audio_mask: Bool[Tensor, "A S"], lone_step: Float[Tensor, "A"] | None = None) -> AudioFeatures:
         """Features of waveforms in -1..1; a step is valid where `audio_mask` (True = sound) covers it.
 
         Args:
-            generator: draws the one step that stays valid in a row without any sound; None: torch's own in training, and in evaluation a
-                fixed one, so that the same sound always gives the same features.
+            lone_step: 0 to 1, where the one step lies that stays valid in a row without any sound; None: in the middle.
         """
-        if generator is None and not self.training:
-            generator = torch.Generator().manual_seed(0)
         dense, cls = self.audio_projection(*self.audio_encoder(waveform))
-        mask = step_mask(audio_mask, dense.shape[-1], generator)
-        return AudioFeatures(dense.unflatten(1, (self.heads, -1)), mask, None if cls is None else cls.unflatten(1, (self.heads, -1)))
+        mask = step_mask(audio_mask, dense.shape[-1], lone_step)
+        if self.audio_pooling is not None:
+            cls = self.audio_pooling(dense.transpose(1, 2), mask)
+        return AudioFeatures(self._split(dense), mask, None if cls is None else self._split(cls))
 
     def forward(
         self,
         frames: Float[Tensor, "B 3 H_px W_px"],
         waveform: Float[Tensor, "B S"],
         audio_mask: Bool[Tensor, "B S"],
-        generator: torch.Generator | None = None,
-    ) -> tuple[ImageFeatures, AudioFeatures, Float[Tensor, ""]]:
-        """Both branches and the log of the logit scale: all the objective needs."""
-        return self.encode_image(frames), self.encode_audio(waveform, audio_mask, generator), self.log_scale
+        lone_step: Float[Tensor, "B"] | None = None,
+        chunk_pairs: int = 0,
+    ) -> tuple[ImageFeatures, AudioFeatures, Calibration]:
+        """Both branches and the calibration: all the objective needs.
+
+        Args:
+            lone_step: see encode_audio.
+            chunk_pairs: pairs encoded at once. Of the others only the features are kept; the backward pass encodes them again, chunk after chunk,
+                with the same random numbers (a gradient cache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
+                2021), so that memory does not grow with the batch. 0: all pairs at once, nothing is computed twice.
+        """
+        calibration = Calibration(self.log_scale, self.bias)
+        if not chunk_pairs or chunk_pairs >= len(frames):
+            return *self._encode(frames, waveform, audio_mask, lone_step), calibration
+        parts = [part.split(chunk_pairs) for part in (frames, waveform, audio_mask)]
+        lone_steps = [None] * len(parts[0]) if lone_step is None else lone_step.split(chunk_pairs)
+        encoded = [checkpoint(self._encode, *chunk, use_reentrant=False) for chunk in zip(*parts, lone_steps, strict=True)]
+        image, audio = map(joined, zip(*encoded, strict=True))
+        return image, audio, calibration
+
+    def _encode(self, frames: Tensor, waveform: Tensor, audio_mask: Tensor, lone_step: Tensor | None) -> tuple[ImageFeatures, AudioFeatures]:
+        return self.encode_image(frames), self.encode_audio(waveform, audio_mask, lone_step)
+
+    def _split(self, features: Float[Tensor, "B D *cells"]) -> Float[Tensor, "B K C *cells"]:
+        return features.unflatten(1, (self.heads, -1))
+
+    def paired_volume(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "B K H W T"]:
+        """Similarities of matching pairs, as this model scores them; 0 at masked-out steps."""
+        image, audio, settings = each(image, at_least_float32), audio._replace(dense=at_least_float32(audio.dense)), self.score_settings
+        cls = (at_least_float32(audio.cls), image.cls) if settings.use_cls else (None, None)
+        return similarity.paired_volume(audio.dense, image.dense, audio.mask, settings.nonneg, *cls)
+
+    def scores_by_head(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "A V K"]:
+        """Score of every audio against every image for each head alone, as this model scores them."""
+        settings = self.score_settings
+        cls = (audio.cls, image.cls) if settings.compares_cls else (None, None)
+        return fused.scores_by_head(audio.dense, image.dense, audio.mask, settings.aggregation, settings.nonneg, *cls)
 
     def projection_parameters(self) -> list[nn.Parameter]:
-        """What learns in the first phase: both projections and the logit scale."""
-        return [*self.image_projection.parameters(), *self.audio_projection.parameters(), self.log_scale]
+        """What learns in the first phase: all but the encoders."""
+        encoders = {id(parameter) for encoder in (self.image_encoder, self.audio_encoder) for parameter in encoder.parameters()}
+        return [parameter for parameter in self.parameters() if id(parameter) not in encoders]

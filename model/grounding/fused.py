@@ -1,29 +1,36 @@
 """The scores of similarity.py, same numbers and same gradients, without the volume `A V K H W T`.
 
-`misa`, `mima` and `paired` take a maximum first: the product is made tile by tile, and only each maximum and its place are kept; the backward pass
-gathers and scatters the winners (of equal values, the first wins). `sisa` takes means, which commute with the product; where they do not (clamped,
-or a maximum over heads in every cell) its tiles are made a second time in the backward pass.
+`misa`, `mima` and `paired` take maxima first, over candidates and over heads alike: the product is made piece by piece, of each maximum only the winner is
+kept (of equal ones the first), and the backward pass moves gradient between winners alone. fused_triton.py does both on a GPU, fused_tiles.py anywhere.
+`sisa` takes means, see fused_means.py.
 
-Limits: tiles in torch, no kernel of its own; computed in the inputs' dtype, whatever autocast says; no second derivative.
+Memory beside features: their copies head by head, gradients in fp32 and in their own dtype, buffers of fixed size, and the winners, 2 bytes x B^2 x T (for
+`paired` x (T + HW)), twice or more where heads do not compete. On a GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
+
+    GB                 features   copies   gradients   winners   buffers   all
+    misa, mima              0.8      0.8         2.4       1.9       0.5     6.4
+    misa by head            0.8      0.8         2.4       3.8       0.5     8.3
+    paired                  0.8      0.8         4.0       8.5       0.5    14.6
+    paired by head          0.8      0.8         4.0      16.9       0.5    23.0
+
+Limits: `sisa` has no kernel; no second derivative. Source: reference 1.2 (what is computed; how is our own).
 """
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
-from model.grounding import similarity
-from model.grounding.similarity import HEAD_AGGREGATIONS, class_similarity, masked_max, masked_mean
-
-# Numbers in one tile of similarities. On a CPU 16 MB: near its cache, yet few tiles, because each parallel region may wait for a core that another
-# process holds (beside a busy one, tiles of 4 MB took 4.3 s, these 2.3 s; alone both take 0.3 s; B = 64, 2 cores).
-TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
-# Winners handled at once in the backward pass, each about 100 bytes of sorting.
-WINNERS_AT_ONCE = {"cpu": 2**17, "cuda": 2**23}
+from model.grounding import fused_tiles, global_scores, similarity
+from model.grounding.fused_means import MeanOfMaxima, mean_of_products, mean_weight
+from model.grounding.fused_tiles import TILE_NUMBERS, Best, Winners, at_most
+from model.grounding.global_scores import GLOBAL_AGGREGATIONS
+from model.grounding.similarity import HEAD_AGGREGATIONS, MASKED_OUT, class_similarity
+from model.precision import at_least_float32
 
 
 def all_pairs_scores(
@@ -68,123 +75,106 @@ def _pooled(
     image_cls: Float[Tensor, "V K C"] | None,
 ) -> Float[Tensor, "A V K_out"]:
     """Scores for each head, or (`elementwise`) of the best head in every cell: then K_out is 1."""
+    if aggregation in GLOBAL_AGGREGATIONS:
+        return global_scores.scores_by_head(audio, image, mask, aggregation, audio_cls, image_cls)
     assert aggregation in similarity.AGGREGATIONS, f"aggregation {aggregation}"
-    if aggregation == "sisa":
-        if nonneg or (elementwise and audio.shape[1] > 1):
-            return _recomputed(audio, image, mask, aggregation, elementwise, nonneg, audio_cls, image_cls)
-        return _mean_of_products(audio, image, mask, audio_cls, image_cls)
-
-    def finish(best: Float[Tensor, "A V K N"]) -> Float[Tensor, "A V K_out N"]:
-        """What is constant or monotone in the maximum, and therefore commutes with it."""
-        best = best if audio_cls is None else best + class_similarity(audio_cls, image_cls)[..., None]
-        best = best.max(dim=2, keepdim=True).values if elementwise else best
-        return best.clamp(min=0) if nonneg else best
-
-    steps, cells = audio.transpose(2, 3), image.flatten(3).transpose(2, 3)
-    over_image = finish(max_over_candidates(steps, cells))
-    if aggregation == "misa":
-        return masked_mean(over_image, mask)
-    if aggregation == "mima":
-        return masked_max(over_image, mask)
-    over_audio = finish(max_over_candidates(cells, steps, mask).transpose(0, 1))
-    return 0.5 * masked_mean(over_image, mask) + 0.5 * over_audio.mean(dim=-1)
+    together = audio.shape[1] if elementwise else 1
+    with torch.autocast(audio.device.type, enabled=False):
+        shift = None if audio_cls is None else class_similarity(at_least_float32(audio_cls), at_least_float32(image_cls))
+        cells = image.flatten(3)
+        if aggregation != "sisa":
+            return _PooledMaximum.apply(audio, cells, mask, shift, aggregation, together, nonneg)
+        if nonneg or together > 1:
+            return MeanOfMaxima.apply(audio, cells, mask, shift, together, nonneg)
+        return mean_of_products(audio, cells, mask, shift)
 
 
-def _mean_of_products(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    audio_cls: Float[Tensor, "A K C"] | None,
-    image_cls: Float[Tensor, "V K C"] | None,
-) -> Float[Tensor, "A V K"]:
-    share = mask.to(audio.dtype) / mask.sum(dim=1, keepdim=True).clamp(min=0.001)
-    scores = torch.einsum("akct,at,vkc->avk", audio, share, image.mean(dim=(3, 4)))
-    return scores if audio_cls is None else scores + class_similarity(audio_cls, image_cls) * share.sum(dim=1)[:, None, None]
+def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -> ModuleType:
+    """fused_triton for what it can compute, else fused_tiles."""
+    if not audio.is_cuda or audio.dtype not in (torch.float32, torch.float16, torch.bfloat16) or audio.dtype != image.dtype:
+        return fused_tiles
+    try:
+        from model.grounding import fused_triton
+    except ImportError:  # torch brings triton to Linux alone
+        return fused_tiles
+    return fused_triton if fused_triton.fits(audio, image) else fused_tiles
 
 
-def _recomputed(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str,
-    elementwise: bool,
-    nonneg: bool,
-    audio_cls: Float[Tensor, "A K C"] | None,
-    image_cls: Float[Tensor, "V K C"] | None,
-) -> Float[Tensor, "A V K_out"]:
-    """The plain form for a few images at a time; each tile is dropped and made again in the backward pass."""
+class _PooledMaximum(torch.autograd.Function):
+    """`misa`, `mima` and `paired`: maxima over candidates and `together` heads, and their mean or maximum, in one node of the graph."""
 
-    def tile(image: Tensor, image_cls: Tensor | None) -> Tensor:
-        options = {"mask": mask, "aggregation": aggregation, "nonneg": nonneg, "audio_cls": audio_cls, "image_cls": image_cls}
-        if not elementwise:
-            return similarity.scores_by_head(audio, image, **options)
-        return similarity.all_pairs_scores(audio, image, head_aggregation="max_elementwise", **options)[..., None]
-
-    at_once = _at_once(TILE_NUMBERS, audio, audio[:, :, 0].numel() * image[0, 0, 0].numel())
-    classes = [None] * len(image) if image_cls is None else image_cls.split(at_once)
-    return torch.cat([checkpoint(tile, part, cls, use_reentrant=False) for part, cls in zip(image.split(at_once), classes, strict=False)], dim=1)
-
-
-def max_over_candidates(
-    queries: Float[Tensor, "P K N C"], candidates: Float[Tensor, "Q K M C"], valid: Bool[Tensor, "Q M"] | None = None
-) -> Float[Tensor, "P Q K N"]:
-    """Largest dot product of each of N vectors of p with any of the M vectors of q, head by head.
-
-    Args:
-        valid: True for the candidates that may win, one at least for each q; None: all.
-    """
-    return _MaxOverCandidates.apply(queries, candidates, valid)
-
-
-class _MaxOverCandidates(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, queries: Tensor, candidates: Tensor, valid: Tensor | None) -> Tensor:
-        (P, K, N, C), (Q, _, M, _) = queries.shape, candidates.shape
-        rows = queries.permute(1, 0, 2, 3).reshape(K, P * N, C)
-        largest = queries.new_empty(Q, K, P * N)
-        winner = torch.empty(Q, K, P * N, dtype=torch.int32, device=queries.device)
-        at_once = _at_once(TILE_NUMBERS, queries, P * N * M)
-        with torch.autocast(queries.device.type, enabled=False):
-            for q in range(0, Q, at_once):
-                for k in range(K):
-                    tile = (rows[k] @ candidates[q : q + at_once, k].reshape(-1, C).T).unflatten(1, (-1, M))
-                    if valid is not None:
-                        tile = tile.masked_fill_(~valid[q : q + at_once], float("-inf"))
-                    values, places = tile.max(dim=-1)
-                    largest[q : q + at_once, k] = values.T
-                    winner[q : q + at_once, k] = places.T
-        ctx.save_for_backward(queries, candidates, winner)
-        return largest.view(Q, K, P, N).permute(2, 0, 1, 3)
+    def forward(
+        ctx,
+        audio: Float[Tensor, "A K C T"],
+        image: Float[Tensor, "V K C M"],
+        mask: Bool[Tensor, "A T"],
+        shift: Float[Tensor, "A V K"] | None,
+        aggregation: str,
+        together: int,
+        nonneg: bool,
+    ) -> Float[Tensor, "A V G"]:
+        (A, K, _, T), (V, _, _, M) = audio.shape, image.shape
+        G, mirrored, kept = K // together, aggregation == "paired", any(ctx.needs_input_grad)
+        scores = at_least_float32(audio.new_empty(0)).new_empty(V, G, A)
+        step_share = mask.to(scores.dtype) if aggregation == "mima" else mean_weight(mask, scores.dtype) * (0.5 if mirrored else 1)
+        cell_share = torch.full((V, M), 0.5 / M, dtype=scores.dtype, device=audio.device) if mirrored else None
+        place = torch.int16 if together * max(M, T) <= 2**15 else torch.int32
+        step_winner = torch.empty(V, G, A, T, dtype=place, device=audio.device) if kept else None
+        cell_winner = torch.empty(A, G, V, M, dtype=place, device=audio.device) if kept and mirrored else None
+        pool, first_step = _largest if aggregation == "mima" else _weighted, mask.int().argmax(dim=1).view(A, 1, 1, 1)
+        for images, over_image, over_audio in _backend(audio, image).search(audio, image, mask, shift, together, mirrored):
+            scores[images], winner = pool(_clamped(over_image, 0) if nonneg else over_image, step_share)
+            if kept:
+                step_winner[images] = winner
+            if mirrored:
+                score, winner = _weighted(_clamped(over_audio, first_step) if nonneg else over_audio, cell_share[images])
+                scores[images] += score.permute(2, 1, 0)
+                if kept:
+                    cell_winner[:, :, images] = winner
+        ctx.save_for_backward(audio, image, step_winner, step_share, cell_winner, cell_share)
+        ctx.together = together
+        return scores.permute(2, 0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor, None]:
-        queries, candidates, winner = ctx.saved_tensors
-        (P, K, N, C), (Q, _, M, _) = queries.shape, candidates.shape
-        rows = queries.permute(1, 0, 2, 3).reshape(K, P * N, C)
-        grad = grad.permute(1, 2, 0, 3).reshape(Q, K, P * N)
-        grad_rows, grad_candidates = torch.zeros_like(rows), torch.empty_like(candidates, memory_format=torch.contiguous_format)
-        at_once = _at_once(WINNERS_AT_ONCE, queries, P * N)
-        for q in range(0, Q, at_once):
-            for k in range(K):
-                # Heads that lost and steps masked out have no gradient: half of the work or more.
-                in_chunk, row = grad[q : q + at_once, k].nonzero(as_tuple=True)
-                weight = grad[q + in_chunk, k, row]
-                cell = in_chunk * M + winner[q + in_chunk, k, row]
-                table = candidates[q : q + at_once, k].reshape(-1, C)
-                grad_rows[k] += _weighted_sums(weight, table, cell, row, P * N)
-                grad_candidates[q : q + at_once, k] = _weighted_sums(weight, rows[k], row, cell, len(table)).view(-1, M, C)
-        return grad_rows.view(K, P, N, C).permute(1, 0, 2, 3), grad_candidates, None
+    def backward(ctx, grad: Float[Tensor, "A V G"]) -> tuple[Tensor | None, ...]:
+        audio, image, step_winner, step_share, cell_winner, cell_share = ctx.saved_tensors
+        over_image = Winners(step_winner, step_share)
+        over_audio = None if cell_winner is None else Winners(cell_winner, cell_share)
+        of_audio, of_image = _backend(audio, image).gradients(audio, image, grad, over_image, over_audio, ctx.together)
+        of_shift = None
+        if ctx.needs_input_grad[3]:
+            of_shift = _flow_by_head(over_image, ctx.together, image.shape[3]).permute(2, 0, 1, 3)
+            if over_audio is not None:
+                of_shift = of_shift + _flow_by_head(over_audio, ctx.together, audio.shape[3]).transpose(1, 2)
+            of_shift = (grad[..., None] * of_shift).flatten(2)
+        return of_audio.to(audio.dtype), of_image.to(image.dtype), None, of_shift, None, None, None
 
 
-def _weighted_sums(weight: Float[Tensor, "E"], table: Float[Tensor, "R C"], source: Int[Tensor, "E"], target: Int[Tensor, "E"], targets: int) -> Tensor:
-    """out[target[e]] += weight[e] * table[source[e]], always in the order of e, so that a run repeats to the bit."""
-    if not len(weight):
-        return table.new_zeros(targets, table.shape[1])
-    order = target.argsort(stable=True)
-    first = torch.searchsorted(target[order], torch.arange(targets, device=target.device))
-    return functional.embedding_bag(source[order], table, first, mode="sum", per_sample_weights=weight[order])
+def _clamped(best: Best, first: Int[Tensor, "Q 1 1 1"] | int) -> Best:
+    """Negative similarities made 0, without gradient. Where none is positive all are equal now, and the first candidate wins."""
+    value, winner = best
+    return Best(value.clamp(min=0), winner.masked_fill((value < 0) | ((value == 0) & (winner != first)), -1))
 
 
-def _at_once(limit: dict[str, int], like: Tensor, numbers_each: int) -> int:
-    return max(1, limit.get(like.device.type, limit["cuda"]) // max(1, numbers_each))
+def _weighted(best: Best, share: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """The sum of the maxima by their shares, and where its gradient flows."""
+    return (best.value * share).sum(dim=-1), best.winner.masked_fill(share == 0, -1)
+
+
+def _largest(best: Best, valid: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """The largest valid maximum, and where its gradient flows."""
+    largest, n = (best.value - MASKED_OUT * (1 - valid)).max(dim=-1, keepdim=True)
+    return largest.squeeze(-1), torch.full_like(best.winner, -1).scatter_(-1, n, best.winner.gather(-1, n))
+
+
+def _flow_by_head(winners: Winners, together: int, candidates: int) -> Float[Tensor, "Q G P J"]:
+    """The share of a group's score that each of its heads decided."""
+    at_once = at_most(TILE_NUMBERS, winners.winner, winners.winner[:1].numel())
+    heads = [(j * candidates, (j + 1) * candidates) for j in range(together)]
+
+    def flow(winner: Tensor) -> Tensor:
+        return torch.stack([(((winner >= first) & (winner < end)) * winners.share).sum(dim=-1) for first, end in heads], dim=-1)
+
+    return torch.cat([flow(winner) for winner in winners.winner.split(at_once)])

@@ -25,21 +25,20 @@ def step_weight(weight: Float[Tensor, "B S"], steps: int) -> Float[Tensor, "B T"
     return functional.interpolate(weight[:, None], size=steps, mode="linear", align_corners=False)[:, 0]
 
 
-def step_mask(waveform_mask: Bool[Tensor, "B S"], steps: int, generator: torch.Generator | None = None) -> Bool[Tensor, "B T"]:
+def step_mask(waveform_mask: Bool[Tensor, "B S"], steps: int, lone_step: Float[Tensor, "B"] | None = None) -> Bool[Tensor, "B T"]:
     """Bring a mask (True = valid sample) to `steps` audio steps.
 
     Args:
         waveform_mask: True where the sample is sound.
         steps: T.
-        generator: draws the step of an empty row; None: torch's own on the CPU. One number is drawn for each row, used or not.
+        lone_step: 0 to 1, where in a row that would be left empty the one step lies that stays valid; None: in the middle.
 
     Returns:
-        True where the resized mask exceeds 0.01. A row left empty gets one random True step, so that every clip has a score.
+        True where the resized mask exceeds 0.01. A row left empty gets one True step, so that every clip has a score.
 
-    Source: reference 1.2.
+    Source: reference 1.2, where the lone step is random.
     """
     mask = step_weight(waveform_mask.float(), steps) > VALID_ABOVE
-    device = generator.device if generator is not None else torch.device("cpu")
-    drawn = torch.randint(steps, (len(mask), 1), generator=generator, device=device).to(mask.device)
-    only_drawn = torch.arange(steps, device=mask.device) == drawn
-    return torch.where(mask.any(dim=1, keepdim=True), mask, only_drawn)
+    lone_step = torch.full((len(mask),), 0.5) if lone_step is None else lone_step
+    lone = (lone_step * steps).long().clamp(max=steps - 1).to(mask.device)
+    return torch.where(mask.any(dim=1, keepdim=True), mask, torch.arange(steps, device=mask.device) == lone[:, None])

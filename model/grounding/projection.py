@@ -1,7 +1,7 @@
 """From an encoder's channels to the shared space: one projection for each branch.
 
 A projection maps (dense features, class tokens or None) to the same pair with `out_channels` channels; the names of the published ones are
-those of reference 1.1. `reference_state` translates weights stored under the reference's names.
+those of reference 1.1. `reference_state` translates weights stored under the reference's names. Source: reference 1.1.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ImageLinear(nn.Module):
 
 
 class AudioLinear(nn.Module):
-    """`audio_linear`: normalise the channels, then one linear map for every step. For small encoders; it has no class token.
+    """`audio_linear`: normalise the channels, then one linear map for every step. For small encoders; class tokens are dropped.
 
     Args:
         in_channels, out_channels, gain: as of ImageLinear.
@@ -58,28 +58,28 @@ class AudioLinear(nn.Module):
         self.layer = nn.Conv1d(in_channels, out_channels, kernel_size=1)
         _scale(self.layer, gain)
 
-    def forward(self, dense: Float[Tensor, "A C T"], cls: None = None) -> tuple[Float[Tensor, "A D T"], None]:
+    def forward(self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None) -> tuple[Float[Tensor, "A D T"], None]:  # noqa: ARG002
         """Project every step; T stays."""
-        assert cls is None, "audio_linear has no place for a class token"
         return self.layer(self.norm(dense)), None
 
 
 class AudioSelfAttentionPool(nn.Module):
     """`audio_sa_3_3_pool_2`: normalise, two convolutions that each take three steps into one, one pre-norm transformer block.
 
-    A learned class vector goes along as an extra token. It takes part in the block's attention, so it shapes the dense features and learns
-    even where scores use no class tokens.
+    The encoder's class token, or else a learned class vector, goes along as an extra token. It takes part in the block's attention, so it shapes the
+    dense features and learns even where scores use no class tokens.
 
     Args:
         in_channels: of the encoder.
         out_channels: of the shared space, all heads together; a multiple of 6, the block's attention heads.
+        has_cls: the encoder gives class tokens; a learned vector beside them would get no gradient, so there is none.
 
     Source: reference 1.1.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, has_cls: bool = False) -> None:
         super().__init__()
-        self.class_vector = nn.Parameter(0.02 * torch.randn(in_channels))
+        self.class_vector = None if has_cls else nn.Parameter(0.02 * torch.randn(in_channels))
         self.norm = ChannelNorm(in_channels, eps=EPS)
         self.reduce = nn.Conv1d(in_channels, out_channels, kernel_size=3, stride=3)
         self.class_layer = nn.Linear(in_channels, out_channels)

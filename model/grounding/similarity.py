@@ -1,5 +1,5 @@
 """Scores of every audio against every image, written plainly: the volume of all similarities is held in memory. fused.py gives the same numbers
-without it. Limits: A * V * K * H * W * T numbers, 10.7 GiB for each head at batch 512.
+without it. Limits: A * V * K * H * W * T numbers, 10.7 GiB for each head at batch 512. Source: reference 1.2.
 """
 
 from __future__ import annotations
@@ -9,6 +9,9 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+from model.grounding import global_scores
+from model.grounding.global_scores import GLOBAL_AGGREGATIONS
 
 # Subtracted from steps that must not win a maximum over time (reference 1.2).
 MASKED_OUT = 1e7
@@ -92,9 +95,10 @@ def _paired(volume: Float[Tensor, "A V K H W T"], mask: Bool[Tensor, "A T"]) -> 
 # From a volume to one score for each head: i = over the image, a = over the audio, m = maximum, s = mean. `paired` averages misa and its mirror.
 AGGREGATIONS: dict[str, Callable[..., Tensor]] = {"misa": _misa, "mima": _mima, "sisa": _sisa, "paired": _paired}
 
-# From one score for each head to one score. `max_elementwise` has taken its maximum before, cell by cell, and comes with one head.
+# From one score for each head to one score. `max_elementwise` has taken its maximum before, cell by cell, and comes with one head; vectors of whole images
+# and sounds have no cells, so their heads are still apart.
 HEAD_AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "max_elementwise": lambda scores: scores.squeeze(-1),
+    "max_elementwise": lambda scores: scores.max(dim=-1).values,
     "sum": lambda scores: scores.sum(dim=-1),
     "max": lambda scores: scores.max(dim=-1).values,
 }
@@ -113,14 +117,16 @@ def scores_by_head(
 
     Args:
         mask: True at valid steps.
-        aggregation: a key of AGGREGATIONS.
+        aggregation: a key of AGGREGATIONS, or one of GLOBAL_AGGREGATIONS.
         nonneg: clamp similarities at 0.
 
     Returns:
-        Any range; a fully masked audio gives 0 (misa, sisa), about -1e7 (mima) or half of it (paired).
+        Any range; a fully masked audio gives 0 (misa, sisa, cavmae), about -1e7 (mima) or half of it (paired).
 
     Source: reference 1.2.
     """
+    if aggregation in GLOBAL_AGGREGATIONS:
+        return global_scores.scores_by_head(audio, image, mask, aggregation, audio_cls, image_cls)
     volume = similarity_volume(audio, image, audio_cls, image_cls)
     return AGGREGATIONS[aggregation](volume.clamp(min=0) if nonneg else volume, mask)
 
@@ -139,7 +145,7 @@ def all_pairs_scores(
 
     Args:
         mask: True at valid steps.
-        aggregation: a key of AGGREGATIONS.
+        aggregation: a key of AGGREGATIONS, or one of GLOBAL_AGGREGATIONS.
         head_aggregation: a key of HEAD_AGGREGATIONS.
         nonneg: clamp similarities at 0.
 
@@ -148,6 +154,8 @@ def all_pairs_scores(
 
     Source: reference 1.2.
     """
+    if aggregation in GLOBAL_AGGREGATIONS:
+        return HEAD_AGGREGATIONS[head_aggregation](global_scores.scores_by_head(audio, image, mask, aggregation, audio_cls, image_cls))
     volume = similarity_volume(audio, image, audio_cls, image_cls)
     volume = volume.clamp(min=0) if nonneg else volume
     if head_aggregation == "max_elementwise":

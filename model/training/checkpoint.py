@@ -1,9 +1,11 @@
-"""A checkpoint is a folder that is either whole or not there: written under a temporary name, hashed, synced, renamed; older ones pruned after.
+"""A checkpoint is a folder that is either whole or not there: written under a temporary name, hashed, synced, renamed.
 
     runs/NAME/checkpoints/step_00001000/
         config.json model.safetensors     the model, loadable by model.hub.from_pretrained
+        ema.safetensors                   the same with averaged weights, where optim.ema_decay asks for them: from_pretrained takes these
         optimizer.safetensors             moments of the optimiser, by parameter name
-        state.json                        step, phase, scaler, stream fingerprint, resolved settings, versions
+        clipping.safetensors              last norms of each gradient
+        state.json                        step, phase, scaler, stream fingerprint, metrics, resolved settings, versions
         manifest.json                     SHA-256 of each of these, written last
 
 The loader's position is the step, the learning rate a function of it, and random
@@ -17,62 +19,110 @@ import json
 import os
 import shutil
 import sys
-import warnings
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from configs.command import UsageError
+from configs.command import RunFailed, UsageError
 from configs.load import changed_keys, load, to_yaml
 from configs.schema import TrainConfig
 from model.grounding.denseav import DenseAV
-from model.hub import save_pretrained, save_tensors
+from model.hub import description_of, read_tensors, save_tensors
+from model.training.clipping import GradientClipping
+from model.training.ema import WeightAverage
 
 # A resumed run may change these: they move no number of the steps already made.
-FREE_KEYS = ("out", "name", "log_every_steps", "tracker", "checkpoint", "stream.workers", "stream.prefetch_batches", "stream.max_rejected_share")
+FREE_KEYS = (
+    *("out", "name", "log_every_steps", "tracker", "checkpoint", "evaluate", "on_nonfinite", "compile", "chunk_pairs", "time_limit_min", "timeout_s"),
+    *("stream.workers", "stream.prefetch_batches", "stream.max_rejected_share", "stream.cache_dir", "stream.cache_gb"),
+)
 
 
-def save(
-    root: Path,
-    step: int,
-    phase: str,
-    model: DenseAV,
-    optimizer: torch.optim.Optimizer,
-    scaler: torch.amp.GradScaler | None,
-    config: TrainConfig,
-    fingerprint: dict[str, Any],
-) -> Path:
-    """Write `root/step_XXXXXXXX` atomically and return it.
+class TrainingState(NamedTuple):
+    """All that changes from step to step; `average` and `scaler` are None in runs without them."""
+
+    model: DenseAV
+    optimizer: torch.optim.Optimizer
+    clipping: GradientClipping
+    average: WeightAverage | None = None
+    scaler: torch.amp.GradScaler | None = None
+
+
+class Snapshot(NamedTuple):
+    """What one checkpoint will hold, copied to the host: training may go on while it is written.
+
+    Attributes:
+        step: number of finished steps.
+        texts: file name -> what is written as JSON.
+        tensors: file name -> tensors by name.
+    """
+
+    step: int
+    texts: dict[str, Any]
+    tensors: dict[str, dict[str, Tensor]]
+
+
+def snapshot(
+    step: int, phase: str, state: TrainingState, config: TrainConfig, fingerprint: dict[str, Any], metrics: Mapping[str, float] | None = None
+) -> Snapshot:
+    """Copy what a checkpoint holds.
 
     Args:
-        root: the run's folder of checkpoints.
         step: number of finished steps.
+        phase: the one they ended in.
         fingerprint: what the stream's order depends on (data sets, seed, windows).
+        metrics: of an evaluation after this very step.
+
+    Raises:
+        RunFailed: a weight is not finite, so that nobody should go on from here.
+    """
+    _check_finite(step, state.model)
+    model = state.model.state_dict()
+    tensors = {"model.safetensors": model, "optimizer.safetensors": _optimizer_tensors(state), "clipping.safetensors": state.clipping.state()}
+    if state.average is not None:
+        tensors["ema.safetensors"] = state.average.weights(state.model)
+    texts = {
+        "config.json": description_of(state.model, config.model),
+        "state.json": {
+            "step": step,
+            "phase": phase,
+            "scaler": state.scaler.state_dict() if state.scaler is not None else None,
+            "stream": fingerprint,
+            "metrics": dict(metrics or {}),
+            "config": to_yaml(config),
+            "versions": versions(),
+        },
+    }
+    return Snapshot(step, texts, {file: {name: _copied(tensor) for name, tensor in held.items()} for file, held in tensors.items()})
+
+
+def write(root: Path, snap: Snapshot) -> Path:
+    """Write `root/step_XXXXXXXX` atomically and return it.
 
     Raises:
         OSError: no room, no rights; nothing half-written is left.
     """
-    final = root / f"step_{step:08d}"
+    final = root / f"step_{snap.step:08d}"
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
-    state = {
-        "step": step,
-        "phase": phase,
-        "scaler": scaler.state_dict() if scaler is not None else None,
-        "stream": fingerprint,
-        "config": to_yaml(config),
-        "versions": versions(),
-    }
     try:
-        save_pretrained(model, config.model, temporary)
-        save_tensors(_optimizer_tensors(model, optimizer), temporary / "optimizer.safetensors")
-        (temporary / "state.json").write_text(json.dumps(state, indent=2) + "\n")
-        hashes = {file.name: _sha256(file) for file in sorted(temporary.iterdir())}
+        for name, text in snap.texts.items():
+            (temporary / name).write_text(json.dumps(text, indent=2) + "\n")
+        for name, tensors in snap.tensors.items():
+            save_tensors(tensors, temporary / name)
+        files = sorted(temporary.iterdir())
+        with ThreadPoolExecutor() as pool:
+            synced = pool.map(_sync, files)  # the disk writes while we hash
+            hashes = dict(zip((file.name for file in files), pool.map(_sha256, files), strict=True))
+            list(synced)
         (temporary / "manifest.json").write_text(json.dumps(hashes, indent=2) + "\n")
-        for path in [*temporary.iterdir(), temporary]:
-            _sync(path)
+        _sync(temporary / "manifest.json")
+        _sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
         _sync(root)
@@ -86,85 +136,55 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
     """state.json of a checkpoint, once it is sure that this run may go on from it.
 
     Raises:
-        UsageError: a setting or a data set is another one now; the line names each with both values.
+        UsageError: a setting or a data set is another one now; the line names each with both values. Or this machine does not see the folder.
     """
+    if not folder.is_dir():
+        raise UsageError(f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share")
     state = json.loads((folder / "state.json").read_text())
     before = load(TrainConfig, [], text=state["config"])
     moved = [f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))]  # the stream's fingerprint tells what is in them
-    steps = ["steps"] if config.optim.schedule == "constant" else []
+    steps = [] if config.optim.schedule == "cosine" else ["steps"]
     changes = changed_keys(before, config, ignore=[*FREE_KEYS, *moved, *steps]) or changed_keys(state["stream"], json.loads(json.dumps(fingerprint)))
     if changes:
         raise UsageError(f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name=")
     return state
 
 
-def restore(folder: Path, model: DenseAV, optimizer: torch.optim.Optimizer | None, scaler: torch.amp.GradScaler | None) -> None:
-    """Load the weights and, where given, the optimiser's moments and the loss scaler.
+def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
+    """Load the weights, their average and the loss scaler.
+
+    Args:
+        same_phase: load the optimiser's moments and the norms for clipping too, which a fresh phase begins without.
 
     Raises:
         UsageError: the weights are of another model.
     """
-    from safetensors.torch import load_file
-
     try:
-        model.load_state_dict(load_file(folder / "model.safetensors"), strict=True)
+        state.model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=True)
     except RuntimeError as error:
         raise UsageError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
-    if optimizer is not None:
-        parameters = dict(model.named_parameters())
-        for key, value in load_file(folder / "optimizer.safetensors").items():
+    if state.average is not None:
+        state.average.load(read_tensors(folder / "ema.safetensors"))
+    if same_phase:
+        parameters = dict(state.model.named_parameters())
+        for key, value in read_tensors(folder / "optimizer.safetensors").items():
             name, entry = key.split("|")
-            optimizer.state[parameters[name]][entry] = value if entry == "step" else value.to(parameters[name].device)
+            state.optimizer.state[parameters[name]][entry] = value if entry == "step" else value.to(parameters[name].device)
+        state.clipping.load(read_tensors(folder / "clipping.safetensors"))
     scaler_state = json.loads((folder / "state.json").read_text())["scaler"]
-    if scaler is not None and scaler_state:
-        scaler.load_state_dict(scaler_state)
-
-
-def prune(root: Path, keep_last: int) -> None:
-    """Remove all but the newest `keep_last` checkpoints."""
-    for folder in _step_folders(root)[keep_last:]:
-        shutil.rmtree(folder)
-
-
-def newest_checkpoint(root: Path) -> Path | None:
-    """The newest whole checkpoint; a damaged one is skipped with a warning for the one before; None when there are no checkpoints.
-
-    Raises:
-        UsageError: there are checkpoints, and all are damaged.
-    """
-    folders = _step_folders(root)
-    for folder in folders:
-        damage = damage_of(folder)
-        if damage is None:
-            return folder
-        warnings.warn(f"{folder} is damaged ({damage}): going back to the checkpoint before it", stacklevel=2)
-    if folders:
-        raise UsageError(f"{root}: all {len(folders)} checkpoints are damaged; restore one, or remove them to begin anew")
-    return None
-
-
-def set_aside_newer(root: Path, step: int) -> None:
-    """Rename the (damaged) checkpoints after `step` to damaged_step_X, so that none is taken for a newer one than those the run will write."""
-    for folder in _step_folders(root):
-        if int(folder.name[5:]) > step:
-            aside = folder.with_name(f"damaged_{folder.name}")
-            shutil.rmtree(aside, ignore_errors=True)
-            folder.rename(aside)
-
-
-def _step_folders(root: Path) -> list[Path]:
-    """The folders of checkpoints, newest first; other names are left alone."""
-    return sorted((folder for folder in root.glob("step_*") if folder.name[5:].isdigit()), key=lambda folder: int(folder.name[5:]), reverse=True)
+    if state.scaler is not None and scaler_state:
+        state.scaler.load_state_dict(scaler_state)
 
 
 def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when every hash holds."""
     try:
         hashes = json.loads((folder / "manifest.json").read_text())
-        for name, expected in hashes.items():
-            if _sha256(folder / name) != expected:
-                return f"{name} has changed"
-    except (OSError, ValueError) as error:
+        with ThreadPoolExecutor() as pool:
+            for name, found in zip(hashes, pool.map(_sha256, [folder / name for name in hashes]), strict=True):
+                if found != hashes[name]:
+                    return f"{name} has changed"
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         return str(error)
     return None
 
@@ -177,14 +197,24 @@ def versions() -> dict[str, str]:
     return {"python": sys.version.split()[0], "torch": torch.__version__, "accelerate": accelerate.__version__, "numpy": numpy.__version__}
 
 
-def _optimizer_tensors(model: DenseAV, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _check_finite(step: int, model: DenseAV) -> None:
+    parameters = dict(model.named_parameters())
+    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters.values()]))
+    if not norms.isfinite().all():
+        broken = [name for name, finite in zip(parameters, norms.isfinite().tolist(), strict=True) if not finite]
+        raise RunFailed(f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before")
+
+
+def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     """The optimiser's state as `parameter name|entry` -> tensor."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    names = {id(parameter): name for name, parameter in state.model.named_parameters()}
     return {
-        f"{names[id(parameter)]}|{entry}": torch.as_tensor(value).detach().cpu().contiguous()
-        for parameter, entries in optimizer.state.items()
-        for entry, value in entries.items()
+        f"{names[id(parameter)]}|{entry}": torch.as_tensor(value) for parameter, entries in state.optimizer.state.items() for entry, value in entries.items()
     }
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
 
 
 def _sha256(path: Path) -> str:

@@ -1,9 +1,8 @@
-"""The optimiser of one phase: which parameters learn, the learning rate at each step, and gradient clipping for each parameter."""
+"""The optimiser of one phase: which parameters learn, in which groups, and the learning rate at each step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -45,50 +44,63 @@ def freeze_for_phase(model: DenseAV, phase: str, learnable: frozenset[str]) -> N
 def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over the parameters that learn; matrices decay, vectors and scalars do not.
 
+    Each of its groups has a `lr_factor`, see `set_learning_rate`.
+
     Raises:
-        UsageError: an unknown optimiser or schedule.
+        UsageError: an unknown optimiser or schedule, or a group of parameters that the model does not have.
     """
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if config.name not in kinds:
         raise UsageError(f"optim.name={config.name}: allowed are {', '.join(kinds)}")
     if config.schedule not in _SCHEDULES:
         raise UsageError(f"optim.schedule={config.schedule}: allowed are {', '.join(_SCHEDULES)}")
-    learning = [p for p in model.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in learning if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in learning if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    names = [name for name, _ in model.named_parameters()]
+    for number, group in enumerate(config.groups):
+        if not any(is_below(name, group.match) for name in names):
+            raise UsageError(
+                f"optim.groups.{number}.match={group.match}: the model has no such parameter; it has {', '.join(_parts(names))} and parts of these"
+            )
+    sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            group = next((group for group in config.groups if is_below(name, group.match)), None)
+            lr_factor, decay_factor = (group.lr_factor, group.weight_decay_factor) if group else (1.0, 1.0)
+            decay = config.weight_decay * decay_factor if parameter.ndim > 1 else 0.0
+            sorted_out.setdefault((lr_factor, decay), []).append(parameter)
+    groups = [{"params": found, "weight_decay": decay, "lr_factor": lr_factor} for (lr_factor, decay), found in sorted_out.items()]
     return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+
+
+def is_below(name: str, part: str) -> bool:
+    """Whether a parameter is the part of the model of this name, or lies in it: `image_encoder.layers.0.weight` is below `image_encoder.layers`."""
+    return name == part or name.startswith(f"{part}.")
+
+
+def _parts(names: list[str]) -> list[str]:
+    return sorted({name.partition(".")[0] for name in names})
 
 
 def learning_rate(config: OptimConfig, step_in_phase: int, steps_in_phase: int) -> float:
     """Linear warm-up to `lr` over the first `warmup_steps`, then the schedule. A pure function, so resuming needs no state."""
     warmup = min(1.0, (step_in_phase + 1) / max(1, config.warmup_steps))
-    after = (step_in_phase - config.warmup_steps) / max(1, steps_in_phase - config.warmup_steps)
-    return config.lr * warmup * _SCHEDULES[config.schedule](min(1.0, max(0.0, after)))
+    after, length = max(0, step_in_phase - config.warmup_steps), max(1, steps_in_phase - config.warmup_steps)
+    return config.lr * warmup * _SCHEDULES[config.schedule](after, length, config.restart_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
-    """Give all groups this learning rate; returned for the log."""
+    """Give each group this learning rate times its own factor; the plain one is returned for the log."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_factor"]
     return lr
 
 
-_SCHEDULES = {"constant": lambda _: 1.0, "cosine": lambda share: 0.5 * (1.0 + math.cos(math.pi * share))}
+def _half_cosine(share: float) -> float:
+    return 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
 
 
-def clip_each_parameter(parameters: Iterable[nn.Parameter], max_norm: float) -> torch.Tensor:
-    """Scale down each gradient whose own norm exceeds `max_norm`; parameters without a gradient are passed over.
-
-    Returns:
-        The norm of all gradients together before clipping, a scalar tensor; 0 when there are none.
-
-    Source: reference 1.5.
-    """
-    gradients = [p.grad for p in parameters if p.grad is not None]
-    if not gradients:
-        return torch.zeros(())
-    norms = torch.stack(torch._foreach_norm(gradients))
-    torch._foreach_mul_(gradients, list((max_norm / (norms + 1e-12)).clamp(max=1.0).unbind()))
-    return norms.square().sum().sqrt()
+# (steps after warm-up, how many there will be, steps between restarts) -> factor on the learning rate
+_SCHEDULES = {
+    "constant": lambda _after, _length, _period: 1.0,
+    "cosine": lambda after, length, _period: _half_cosine(after / length),
+    "restarts": lambda after, _length, period: _half_cosine(after % period / period),
+}

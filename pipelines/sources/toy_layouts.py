@@ -1,4 +1,4 @@
-"""The toy world's items and tables in the layouts of AudioSet, Places Audio 400k and prompted ADE20K.
+"""The toy world's items and tables in the layouts of AudioSet, Places Audio 400k and prompted ADE20K; toy_localization has those of the other sets.
 
 An item is a function of (seed, part, number): `make_item` writes the media that are not there yet and returns the item's row of a table.
 Limits: AudioSet's videos are already cut to their segment, as `videos/<ytid>_<start_ms>.mp4`.
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from configs.schema import ToyWorldConfig
-from pipelines.sources import toy_media
+from pipelines.sources import toy_localization, toy_media
 from pipelines.sources.toy_scene import CLASSES, NO_CLASS, mask, render, scene
 from pipelines.sources.toy_sound import SAMPLE_RATE_HZ, resample, sound, with_noise
 from pipelines.sources.toy_speech import SPEAKERS, Word, say
@@ -31,6 +31,7 @@ FOLDERS = (
     "prompted_ade20k/frames",
     "prompted_ade20k/audio",
     "prompted_ade20k/annotations",
+    *toy_localization.FOLDERS,
 )
 TABLES = (
     "audioset/class_labels_indices.csv",
@@ -40,6 +41,7 @@ TABLES = (
     "places_audio/metadata/val.json",
     "prompted_ade20k/class_names.csv",
     "prompted_ade20k/prompted_segmentation.csv",
+    *toy_localization.TABLES,
 )
 
 _SEGMENTS = {"audioset_train": "unbalanced_train_segments.csv", "audioset_eval": "eval_segments.csv"}
@@ -57,6 +59,7 @@ def counts(config: ToyWorldConfig) -> dict[str, int]:
         "places_train": config.places_train,
         "places_val": config.places_val,
         "prompts": config.prompts,
+        **toy_localization.COUNTS,
     }
 
 
@@ -67,6 +70,8 @@ def make_item(config: ToyWorldConfig, part: str, number: int) -> dict[str, Any]:
         The item's row of the part's table.
     """
     rng = np.random.default_rng([config.seed, list(counts(config)).index(part), number])
+    if part in toy_localization.COUNTS:
+        return toy_localization.make_item(config, part, number, rng)
     match part.partition("_"):
         case "audioset", _, split:
             return _video(config, split, number, rng)
@@ -89,8 +94,8 @@ def write_tables(config: ToyWorldConfig, rows: dict[str, list[dict[str, Any]]]) 
     for part, split in (("places_train", "train"), ("places_val", "val")):
         table = {"image_base_path": "images", "audio_base_path": "wavs", "data": rows[part]}
         files[f"places_audio/metadata/{split}.json"] = json.dumps(table, indent=1) + "\n"
-    (out / "places_audio/metadata").mkdir(exist_ok=True)
-    for name, text in files.items():
+    for name, text in (files | toy_localization.tables(rows)).items():
+        (out / name).parent.mkdir(exist_ok=True)
         toy_media.write(out / name, text.encode())
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import multiprocessing
 import signal
+import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
@@ -27,6 +29,9 @@ from pipelines.stream.worker import end_with_the_run
 
 # The share of clips that cannot be read is taken over at least this many.
 WATCHED_CLIPS = 1000
+
+# Held while a loader starts its workers, in whatever thread.
+_starting = threading.Lock()
 
 
 class Stream:
@@ -56,7 +61,7 @@ class Stream:
         prefetcher.check_room(start_step)
         try:
             prefetcher.advance(start_step)
-            for step, batch in enumerate(self._loader(rank, world_size, start_step), start_step):
+            for step, batch in enumerate(_started(self._loader(rank, world_size, start_step)), start_step):
                 if isinstance(batch, (UsageError, RunFailed)):
                     raise batch
                 watch.add(len(batch), batch.rejected)
@@ -177,13 +182,33 @@ class _RejectedShare:
 
 
 def _start_fork_server() -> None:
-    """Start the process that all workers come from, deaf to Ctrl-C from its first moment on, which it would answer with a stack trace."""
-    resource_tracker.ensure_running()  # would lift the block
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    """Start the process that all workers come from. It and they are deaf from their first moment on to what may reach all processes of a run at once: Ctrl-C,
+    and the signals of a cluster that wants its machine back. The run decides, and needs its data until then."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
+        resource_tracker.ensure_running()  # would lift the block of the other two
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    atexit.register(_end_workers)
+
+
+def _started(loader: DataLoader) -> Iterator[Batch | Exception]:
+    """A loader whose workers are there."""
+    with _starting:
+        return iter(loader)
+
+
+def _end_workers() -> None:
+    """End the workers that are left when the process ends: multiprocessing would ask them by a signal they do not hear, and wait.
+
+    Those being started are waited for: with the run gone they would find nothing of what they were given, and say so at length.
+    """
+    _starting.acquire(timeout=20)
+    for child in multiprocessing.active_children():
+        if child.daemon:
+            child.kill()
 
 
 def _as_it_is(batch: Batch | Exception) -> Batch | Exception:

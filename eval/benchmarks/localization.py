@@ -1,0 +1,124 @@
+"""Sound source localisation: where in the picture does this sound come from? One class for all sets; eval.benchmarks.localization_items says what a set is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from configs.command import RunFailed
+from eval.benchmarks.localization_items import LocalizationSet, SoundingPicture, read_picture
+from eval.benchmarks.localization_maps import MapSource, ModelMaps, RandomMaps, fastest_device, hear
+from eval.benchmarks.localization_measures import Measure
+from eval.metrics.localization import SIDE_PX, at_full_size, scaled_each
+from eval.metrics.segmentation import average_precision
+from eval.results import Example, Measured
+from model.grounding.denseav import DenseAV
+
+EXAMPLES = 6
+
+
+class Localization:
+    """Measures where maps are bright.
+
+    Args:
+        name: `vggss`, `is3`, ...
+        found: the set.
+        measure: what it reports.
+        batch_size: pictures at once.
+        seed: of the shuffled prompts.
+    """
+
+    prompted = True
+
+    def __init__(self, name: str, found: LocalizationSet, measure: Measure, batch_size: int, seed: int) -> None:
+        self.name, self.items, self.left_out, self.measure = name, found.items, found.left_out, measure
+        self.batch_size, self.seed = batch_size, seed
+
+    def evaluate(self, model: DenseAV, shuffled: bool = False, maps: MapSource | None = None) -> Measured:
+        """Maps of all items, their values, the figures of the set.
+
+        Args:
+            shuffled: every sound is exchanged for another one, drawn by the seed; the regions stay.
+            maps: what gives the maps in place of the model (a prior, a mixture); chance and pictures are for the model's own.
+
+        Raises:
+            RunFailed: maps that are not numbers.
+            UsageError: a file that cannot be read.
+        """
+        items = _with_other_sounds(self.items, self.seed) if shuffled else self.items
+        source = maps or ModelMaps(model)
+        values = self.values(source, items)
+        measured = Measured(self.measure.of_set(values, items), {}, self._counts(values), self._classes(values))
+        if shuffled or maps is not None:
+            return measured
+        # Chance has the model's own grid: on a coarser one luck goes further.
+        chance = self.values(RandomMaps(*source(items[:1]).shape[1:]), items)
+        return measured._replace(chance=self.measure.of_set(chance, items), examples=self._examples(source, values["ap"]))
+
+    @torch.inference_mode()
+    def values(self, maps: MapSource, items: Sequence[SoundingPicture]) -> dict[str, Tensor]:
+        """The measure's values of each item, first axis N, and of each picture alone `ap`: average precision over its pixels, NaN without a region."""
+        from tqdm import tqdm
+
+        parts, device = [], fastest_device()
+        starts = range(0, len(items), self.batch_size)
+        for start in tqdm(starts, desc=self.name, unit="batch", dynamic_ncols=True, leave=False, disable=len(starts) < 2):
+            batch = items[start : start + self.batch_size]
+            raw = at_full_size(maps(batch).float().to(device))
+            broken = [item.id for item, own in zip(batch, raw, strict=True) if not own.isfinite().all()]
+            if broken:
+                raise RunFailed(
+                    f"{self.name}: maps hold values that are not finite numbers, {len(broken)} of {len(batch)} in a batch, first that of {broken[0]}"
+                )
+            truth = torch.stack([item.region() for item in batch]).to(device)
+            values = self.measure.of_pictures(raw, truth)
+            values["ap"] = torch.tensor([average_precision(own.flatten(), (region > 0).flatten()) for own, region in zip(raw, truth, strict=True)])
+            parts.append({key: value.cpu() for key, value in values.items()})
+        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+
+    def _counts(self, values: dict[str, Tensor]) -> dict[str, int]:
+        counts = {"items": len(self.items), "groups": len({item.group for item in self.items}), "without_a_region": int(values["ap"].isnan().sum())}
+        return counts | {f"left_out_{why}": n for why, n in self.left_out.items()}
+
+    def _classes(self, values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Means of the items that have a region, by what sounds."""
+        rows_of: dict[str, list[int]] = {}
+        for row, item in enumerate(self.items):
+            if item.label and not values["ap"][row].isnan():
+                rows_of.setdefault(item.label, []).append(row)
+        return {
+            label: {"ap": values["ap"][rows].mean().item(), "iou": values["iou"][rows].mean().item(), "items": len(rows)}
+            for label, rows in sorted(rows_of.items())
+        }
+
+    def _examples(self, maps: ModelMaps, own: Tensor) -> list[Example]:
+        """Pictures from best to worst, evenly spaced by their own average precision; each map and its heads on a scale of their own."""
+        ranked = sorted((row for row in range(len(own)) if not own[row].isnan()), key=lambda row: -own[row])
+        chosen = [ranked[i] for i in sorted({round(q) for q in np.linspace(0, len(ranked) - 1, EXAMPLES)})] if ranked else []
+        examples = []
+        for item, precision in ((self.items[row], own[row].item()) for row in chosen):
+            heard, heads = hear(item, maps.model.inputs), at_full_size(maps.by_head([item])[0]).cpu()
+            example = Example(
+                task=self.name,
+                prompt=item.label or item.id,
+                image=read_picture(item.picture, SIDE_PX).permute(1, 2, 0).numpy(),
+                heatmap=scaled_each(at_full_size(maps([item])))[0].cpu().numpy(),
+                heads=scaled_each(heads.flatten(0, 1)[None])[0].view(heads.shape).numpy(),
+                target=(item.region() > 0).numpy(),
+                average_precision=precision,
+                waveform=heard.waveform[heard.mask],
+                sample_rate_hz=maps.model.inputs.sample_rate_hz,
+            )
+            examples.append(example)
+        return examples
+
+
+def _with_other_sounds(items: Sequence[SoundingPicture], seed: int) -> list[SoundingPicture]:
+    """Each distinct sound is exchanged for another one (one alone stays)."""
+    sounds = list(dict.fromkeys(item.sound for item in items))
+    cycle = torch.randperm(len(sounds), generator=torch.Generator().manual_seed(seed)).tolist()
+    other = {sounds[one]: sounds[next_one] for one, next_one in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+    return [item._replace(sound=other[item.sound]) for item in items]

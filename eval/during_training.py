@@ -1,0 +1,106 @@
+"""Evaluation while a model trains: the benchmarks of `python -m eval.run`, by its code, on all ranks, every so many steps.
+
+The numbers are those of `eval.run` on the checkpoint of that step: in float32, with the averaged weights where the run has such. Their keys in the history
+and the tracker are `eval/task/variant/metric`. Floors are measured once in a run, the first time.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+
+from configs.command import UsageError
+from configs.load import load
+from configs.schema import EvalConfig, TrainConfig
+from eval.benchmarks.assemble import assemble
+from eval.media import media_of
+from eval.parallel import Interrupted, interruptible, rank
+from eval.render import render_heatmap_video
+from eval.run import FLOORS, check_settings, evaluate
+from model.build import build_denseav
+from model.grounding.denseav import DenseAV
+from model.training.ema import WeightAverage
+from model.training.tracking import RunLog, read_history
+
+PREFIX = "eval/"
+
+
+class PeriodicEvaluation:
+    """The evaluation of a run. Every rank makes one.
+
+    Args:
+        config: of the run; `evaluate.config` names the settings of the evaluation.
+        folder: of the run; the rendered video goes there.
+        heard: whether this rank was told to stop (Preemption.heard); asked before each batch.
+
+    Raises:
+        UsageError: settings that eval.run would refuse, or data that is not there.
+    """
+
+    def __init__(self, config: TrainConfig, folder: Path, heard: Callable[[], object]) -> None:
+        from accelerate.utils import broadcast_object_list
+
+        self.run, self.folder, self.heard = config, folder, heard
+        self.config = load(EvalConfig, [f"config={config.evaluate.config}"])
+        check_settings(self.config)
+        self.benchmarks = assemble(self.config)
+        known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in FLOORS)) for line in read_history(folder / "history.jsonl") for key in line)
+        (self.floors_known,) = broadcast_object_list([known])
+
+    def after(self, step: int, model: DenseAV, average: WeightAverage | None, log: RunLog) -> dict[str, float]:
+        """Evaluate if it is time to, and log what is found; every rank has to call it.
+
+        Args:
+            step: number of finished steps.
+            model: in training; it is left as it was.
+            average: of its weights, evaluated in their place.
+
+        Returns:
+            The metrics by `task/variant/metric`; {} when it is not time, or a rank was told to stop meanwhile.
+        """
+        if step % self.run.evaluate.every_steps and step != self.run.steps:
+            return {}
+        floors = [] if self.floors_known else self.config.floors
+        try:
+            with interruptible(self.heard), average.in_place(model) if average else nullcontext(), _at_rest(model) as shown:
+                results = evaluate(dataclasses.replace(self.config, floors=[floor for floor in floors if floor != "untrained"]), self.benchmarks, shown, None)
+                media = media_of(shown, self.benchmarks, results.examples)._replace(videos=self._videos(shown))
+                metrics = results.metrics | (self._untrained(shown) if "untrained" in floors else {})
+        except Interrupted:
+            return {}
+        self.floors_known = True
+        log.add(step, {PREFIX + key: value for key, value in metrics.items()})
+        log.show(step, media)
+        return metrics
+
+    def _videos(self, model: DenseAV) -> dict[str, Path]:
+        if not self.config.video or rank() > 0:
+            return {}
+        try:
+            return {"media/heatmap": render_heatmap_video(model, Path(self.config.video), self.folder / "heatmap.mp4")}
+        except (UsageError, OSError) as error:
+            print(f"warning: no heatmap video: {error}", file=sys.stderr)
+            return {}
+
+    def _untrained(self, model: DenseAV) -> dict[str, float]:
+        """The same measured on the same architecture with fresh weights."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.config.seed)
+            fresh = build_denseav(self.run.model, model.inputs).eval().to(next(model.parameters()).device)
+        found = evaluate(dataclasses.replace(self.config, floors=[]), self.benchmarks, fresh, None).metrics
+        return {f"untrained/{key}": value for key, value in found.items()}
+
+
+@contextmanager
+def _at_rest(model: DenseAV) -> Iterator[DenseAV]:
+    """The model in evaluation mode, as an object of its own: what benchmarks keep of it goes with the block, and does not serve for other weights."""
+    try:
+        yield copy.copy(model).eval()
+    finally:
+        model.train()

@@ -1,0 +1,103 @@
+"""Work on the items of an evaluation, batch by batch, dealt to the ranks of a run and put together again in the order of the items.
+
+Every rank gets all results. Batch i belongs to rank i mod R, so the batches, and with them the last bits of every number, are the same on any number of
+ranks. One process works without a process group. What every rank computes alone from all results (metrics) is the same on each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor, distributed
+
+from configs.command import RunFailed
+from model.collectives import world_size
+
+Columns = Sequence[Tensor | None]
+
+_heard: ContextVar[Callable[[], object]] = ContextVar("heard", default=lambda: False)
+
+
+class Interrupted(Exception):
+    """Some rank was told to stop; all of them have left their work."""
+
+
+@contextmanager
+def interruptible(heard: Callable[[], object]) -> Iterator[None]:
+    """Inside this block `in_batches` asks before each batch whether this rank should stop, and if one should, all raise Interrupted."""
+    token = _heard.set(heard)
+    try:
+        yield
+    finally:
+        _heard.reset(token)
+
+
+def rank() -> int:
+    """Which of the ranks this process is: 0 without a process group."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
+def in_batches(count: int, batch_size: int, work: Callable[[range], Columns], name: str = "") -> list[Tensor | None]:
+    """What `work` makes of `count` items, on all ranks together; every rank has to call it.
+
+    Args:
+        count: of items, at least one.
+        batch_size: items at once.
+        work: rows of a batch -> tensors with one entry for each row, or None, always alike. A rank may do a batch that is another one's.
+        name: for the progress bar of the first rank.
+
+    Returns:
+        The same tensors with the entries of all items in their order, on the device where `work` left them.
+
+    Raises:
+        Interrupted: see `interruptible`.
+        RunFailed: `work` has failed on another rank. On that one, whatever it raised.
+    """
+    from tqdm import tqdm
+
+    starts, ranks = range(0, count, batch_size), world_size()
+    parts: list[list[Tensor | None]] = []
+    rounds = range(0, len(starts), ranks)
+    for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
+        start = starts[min(first + rank(), len(starts) - 1)]  # who has none left makes up the numbers
+        own = _agreed(work, range(start, min(start + batch_size, count)))
+        lengths = [min(batch_size, count - start) for start in starts[first : first + ranks]]
+        parts += zip(*([None] * len(lengths) if column is None else _of_all_ranks(column, lengths) for column in own), strict=True)
+    return [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+
+
+def _agreed(work: Callable[[range], Columns], rows: range) -> Columns:
+    """The rank's own part, if no rank was told to stop and none failed."""
+    stop, made, error = bool(_heard.get()()), (), None
+    try:
+        made = () if stop else work(rows)
+    except Exception as raised:  # told to the other ranks, then raised
+        error = raised
+    told = [(stop, error is not None)]
+    if world_size() > 1:
+        told = [None] * world_size()
+        distributed.all_gather_object(told, (stop, error is not None))
+    if error is not None:
+        raise error
+    if any(failed for _, failed in told):
+        raise RunFailed("another process of the run could not go on with the evaluation, and says why")
+    if any(stops for stops, _ in told):
+        raise Interrupted
+    return made
+
+
+def _of_all_ranks(own: Shaped[Tensor, "b ..."], lengths: Sequence[int]) -> list[Tensor]:
+    """The first ranks' batches, of these lengths. Those in the last round differ by one, so all are sent as long as the longest."""
+    if world_size() == 1:
+        return [own]
+    device = "cpu" if distributed.get_backend() == "gloo" else torch.accelerator.current_accelerator()
+    sent = torch.zeros(max(lengths), *own.shape[1:], dtype=own.dtype, device=device)
+    sent[: len(own)] = own
+    as_bytes = sent.view(torch.uint8) if sent.dtype == torch.bool else sent
+    parts = [torch.empty_like(as_bytes) for _ in range(world_size())]
+    distributed.all_gather(parts, as_bytes)
+    return [part.view(own.dtype)[:length].to(own.device) for part, length in zip(parts, lengths, strict=False)]

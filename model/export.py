@@ -1,0 +1,40 @@
+"""The model of a run as a folder that `from_pretrained` reads: `python -m model.export checkpoint=runs/NAME out=DIR`
+
+Takes the newest whole checkpoint of a run, a step folder, or checkpoints/best; averaged weights where the run has them.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from configs.command import UsageError, run
+from configs.schema import ExportConfig
+
+
+def main(config: ExportConfig) -> int:
+    """Check the checkpoint, copy what is needed, and say what was written."""
+    import shutil
+
+    from model.hub import model_folder, weights_file
+    from model.training.checkpoint import damage_of
+
+    if not config.checkpoint or not config.out:
+        raise UsageError(f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write")
+    found, out = model_folder(Path(config.checkpoint)), Path(config.out)
+    if (found / "manifest.json").is_file() and (damage := damage_of(found)):
+        raise UsageError(f"checkpoint={found} is damaged ({damage})")
+    if (out / "model.safetensors").exists() and out.resolve() == found.resolve():
+        raise UsageError(f"out={out} is the checkpoint itself: give another folder")
+    out.mkdir(parents=True, exist_ok=True)
+    weights = weights_file(found)
+    for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors")):
+        temporary = out / f".{name}.tmp"
+        shutil.copyfile(source, temporary)
+        temporary.replace(out / name)
+    print(f"{weights} -> {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(run(ExportConfig, __doc__, main))

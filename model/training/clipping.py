@@ -1,0 +1,87 @@
+"""Gradient clipping, each parameter by itself: to a fixed norm, and to a multiple of the mean of its own last norms.
+
+No number goes to the host, whatever is clipped. The means are state of a phase: a fresh phase begins without any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from configs.schema import OptimConfig
+
+# A parameter is clipped by its mean once this many norms went into it.
+NORMS_BEFORE = 10
+# Smallest mean that counts, so that a parameter whose gradient was next to nothing can begin to learn.
+LEAST_MEAN = 1e-5
+
+
+class GradientClipping:
+    """Scales down each gradient whose own norm exceeds `max_norm`, or `factor` times its own mean over the last `window` norms.
+
+    Norms of 0 and those that are no numbers do not count: the first gradient of an adapter is 0, and one overflow in half precision would stay in the mean
+    for `window` steps. The norm that counts is the one after clipping to the mean, so a single outlier moves the mean by less than a tenth.
+
+    Args:
+        parameters: those that learn in this phase, in the order of the model.
+        max_norm: fixed limit.
+        factor: times the mean; 0: only the fixed limit.
+        window: norms in the mean.
+
+    Source: reference 1.5.
+    Differs from the reference: its released code computes the mean but never updates it; and the first steps are counted for each parameter.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], max_norm: float, factor: float = 0.0, window: int = 50) -> None:
+        self.parameters, self.max_norm, self.factor, self.window = list(parameters), max_norm, factor, window
+        device, dtype = (self.parameters[0].device, self.parameters[0].dtype) if self.parameters else (None, None)
+        self.norms: Float[Tensor, "window parameters"] = torch.zeros(window, len(self.parameters), device=device, dtype=dtype)
+        self.counts: Int[Tensor, "parameters"] = torch.zeros(len(self.parameters), dtype=torch.int64, device=device)
+
+    @torch.no_grad()
+    def clip(self) -> Float[Tensor, ""]:
+        """Clip the gradients where they are; parameters without one are passed over.
+
+        Returns:
+            The norm of all gradients together before clipping; 0 when there are none.
+        """
+        present = [number for number, parameter in enumerate(self.parameters) if parameter.grad is not None]
+        gradients = [self.parameters[number].grad for number in present]
+        if not gradients:
+            return torch.zeros(())
+        norms = torch.stack(torch._foreach_norm(gradients))
+        limits = self._limits(present, norms) if self.factor else torch.full_like(norms, self.max_norm)
+        torch._foreach_mul_(gradients, list((limits / (norms + 1e-12)).clamp(max=1.0).unbind()))
+        return norms.square().sum().sqrt()
+
+    def _limits(self, present: list[int], norms: Float[Tensor, "present"]) -> Float[Tensor, "present"]:
+        """The limit of each norm by the steps before; then this step's norms are counted."""
+        everything = len(present) == len(self.parameters)
+        chosen = slice(None) if everything else torch.tensor(present, device=norms.device)
+        window, counts = self.norms[:, chosen], self.counts[chosen]
+        means = window.sum(dim=0) / counts.clamp(1, self.window)
+        by_mean = torch.where(counts >= NORMS_BEFORE, self.factor * means.clamp(min=LEAST_MEAN), torch.inf)
+
+        counted = norms.isfinite() & (norms > 0)
+        places = torch.arange(self.window, device=norms.device)[:, None] == counts % self.window
+        self.norms[:, chosen] = torch.where(places & counted, norms.minimum(by_mean), window)
+        self.counts[chosen] = counts + counted
+        return by_mean.clamp(max=self.max_norm)
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps."""
+        return {"norms": self.norms, "counts": self.counts}
+
+    def load(self, state: dict[str, Tensor]) -> None:
+        """Go on from what `state` gave, for the same parameters."""
+        self.norms.copy_(state["norms"])
+        self.counts.copy_(state["counts"])
+
+
+def make_clipping(config: OptimConfig, model: nn.Module) -> GradientClipping:
+    """Clipping of what learns in the model now, by the settings."""
+    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    return GradientClipping(learning, config.max_parameter_norm, config.rolling_norm_factor, config.rolling_norm_steps)

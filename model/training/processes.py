@@ -1,0 +1,91 @@
+"""The processes of a run under Accelerate: opened with our settings, and one clear line for what goes wrong between them."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from configs.command import RunFailed, UsageError
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# What gloo, NCCL and the store of addresses say when a peer is gone or silent.
+_LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|socket|broken pipe", re.IGNORECASE)
+
+
+def open_accelerator(timeout_s: float, trackers: Sequence[str], folder: Path) -> Accelerator:
+    """Meet the other processes and take precision and device from what `accelerate launch` was told.
+
+    Args:
+        timeout_s: how long a process waits for another one.
+        trackers: names for Accelerate; none: nothing is tracked.
+        folder: of the run.
+
+    Raises:
+        UsageError: the launch asks for what the machine cannot do.
+        RunFailed: the address where processes meet is taken, or does not answer.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        raise UsageError("distributed_type=FSDP is not supported, configs/accelerate/fsdp.yaml says why: allowed are NO and MULTI_GPU, as in multi_gpu.yaml")
+    import torch
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    on_cpu = not torch.accelerator.is_available()  # several processes on the CPU: the launcher tells its own kind of GPU processes only
+    waits = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
+    address = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}, where the processes of the run meet,"
+    silent = threading.Timer(timeout_s + 5, _give_up, [f"{address} is answered by something else, or by nobody, for timeout_s={timeout_s:g}"])
+    silent.daemon = True
+    silent.start()
+    try:
+        accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[waits])
+        if accelerator.mixed_precision != "no" and not accelerator.native_amp:
+            raise UsageError(f"mixed_precision={accelerator.mixed_precision}: {accelerator.device.type} computes in full precision only, or in bf16")
+        return accelerator
+    except UsageError:
+        raise
+    except ValueError as error:
+        raise UsageError(f"{_one_line(error)} (from the accelerate configuration)") from None
+    except (RuntimeError, OSError) as error:
+        if "EADDRINUSE" in str(error) or "address already in use" in str(error):
+            raise RunFailed(f"{address} is taken by another program: give another main_process_port") from None
+        raise RunFailed(f"{address} does not answer within timeout_s={timeout_s:g}: {_one_line(error)[:160]}") from None
+    finally:
+        silent.cancel()
+
+
+def _give_up(why: str) -> None:
+    """torch waits for ever for a greeting from a program that is none of ours."""
+    print(f"error: {why}", file=sys.stderr, flush=True)
+    os._exit(1)
+
+
+@contextmanager
+def lost_peers_told(timeout_s: float) -> Iterator[None]:
+    """Inside this block, a process that died or hangs ends the others with one line.
+
+    Raises:
+        RunFailed: a collective failed.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, RunFailed) or not _LOST.search(str(error)):
+            raise
+        rank = os.environ.get("RANK", "0")
+        raise RunFailed(
+            f"rank {rank}: another process of the run has ended or did not answer within timeout_s={timeout_s:g} ({_one_line(error)[:120]}); "
+            "start the run again to go on from its last checkpoint"
+        ) from None
+
+
+def _one_line(error: BaseException) -> str:
+    return re.sub(r"^\[\S*\] ", "", " ".join(str(error).split()))  # without the place in torch's own source

@@ -1,0 +1,35 @@
+"""A batch of noise in which every term of the objective has something to do."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass
+class SmallBatch:
+    """The fields of pipelines.stream.batch.Batch that a step reads."""
+
+    frames: torch.Tensor
+    waveform: torch.Tensor
+    audio_mask: torch.Tensor
+    audio_positive_weight: torch.Tensor
+    image_weight: torch.Tensor
+    source: torch.Tensor
+
+    def rows(self, rows: slice) -> "SmallBatch":
+        """Some of the pairs."""
+        return SmallBatch(*[value[rows].clone() for value in vars(self).values()])
+
+
+def small_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> SmallBatch:
+    """Half of the sound of each clip is masked out, all of the first one's; spliced in the middle; a quarter of each picture is its own."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(pairs, 3, image_size_px, image_size_px, generator=generator)
+    mask = torch.arange(samples) < samples * (0.3 + 0.4 * torch.arange(pairs)[:, None] / pairs)
+    mask[0] = False
+    waveform = 0.1 * torch.randn(pairs, samples, generator=generator) * mask
+    positive_weight = torch.ones(pairs, samples)
+    positive_weight[:, samples // 8 : samples // 4] = 0.3
+    image_weight = torch.zeros(pairs, image_size_px, image_size_px)
+    image_weight[:, : image_size_px // 2, : image_size_px // 2] = 1.0
+    return SmallBatch(frames, waveform, mask, positive_weight, image_weight, torch.arange(pairs) % 2)

@@ -1,0 +1,116 @@
+"""Weights from one run into another, and out of it as a folder."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_training import save, step, tiny_config, tiny_model, tiny_state
+
+from configs.command import UsageError
+from model.export import main as export
+from model.hub import from_pretrained, save_pretrained
+from model.training.initial import take_weights
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run with two checkpoints, of which the second has other weights; returns (run folder, state)."""
+    config = tiny_config("optim.ema_decay=0.9", "optim.lr=0.01")
+    state = tiny_state(config)
+    for number in (1, 2):
+        step(state, number)
+        save(tmp_path / "run/checkpoints", number, state, config)
+    return tmp_path / "run", state
+
+
+def _same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_run_folder_gives_the_averaged_weights_of_its_newest_checkpoint(trained):
+    run, state = trained
+    model = tiny_model(tiny_config(), seed=5)
+    assert take_weights(model, str(run), []) == run / "checkpoints/step_00000002/ema.safetensors"
+    assert _same(model.state_dict(), state.average.weights(state.model))
+
+
+def test_a_step_folder_and_a_from_pretrained_folder_do_as_well(trained, tmp_path):
+    run, state = trained
+    (tmp_path / "out").mkdir()
+    save_pretrained(state.model, tiny_config().model, tmp_path / "out")
+    for folder, expected in (
+        (tmp_path / "out", state.model.state_dict()),
+        (run / "checkpoints/step_00000001", load_file(run / "checkpoints/step_00000001/ema.safetensors")),
+    ):
+        model = tiny_model(tiny_config(), seed=5)
+        take_weights(model, str(folder), [])
+        assert _same(model.state_dict(), expected)
+
+
+def test_what_differs_is_refused_and_named_and_may_be_left_as_it_was_built(trained):
+    run, state = trained
+    wide = tiny_config("model.channels=32")
+    with pytest.raises(
+        UsageError, match=r"init_from=.*: audio_projection\.\S+ is \[16.* instead of \[32.* more; what may differ has to be named in init_except"
+    ):
+        take_weights(tiny_model(wide), str(run), [])
+    model, before = tiny_model(wide, seed=5), tiny_model(wide, seed=5).state_dict()
+    take_weights(model, str(run), ["audio_projection", "image_projection"])
+    mean = state.average.weights(state.model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if "projection" in name else mean[name]), name
+
+
+def test_what_is_missing_and_what_has_no_place_is_named(trained):
+    run, _ = trained
+    model = tiny_model(tiny_config())
+    model.extra = torch.nn.Linear(1, 1, bias=False)
+    with pytest.raises(UsageError, match=r"extra\.weight is missing; what"):
+        take_weights(model, str(run), [])
+    model = tiny_model(tiny_config())
+    del model.log_scale
+    with pytest.raises(UsageError, match="log_scale has no place in the model; what"):
+        take_weights(model, str(run), [])
+
+
+@pytest.mark.parametrize(
+    ("init_from", "init_except", "message"),
+    [("nowhere", [], "init_from=nowhere: no model there; give a run folder"), ("RUN", ["audio_proj"], "init_except: the model has no audio_proj; it has ")],
+)
+def test_misused_names_are_one_line(trained, init_from, init_except, message):
+    with pytest.raises(UsageError, match=message):
+        take_weights(tiny_model(tiny_config()), init_from.replace("RUN", str(trained[0])), init_except)
+
+
+def _export(checkpoint, out):
+    arguments = [sys.executable, "-m", "model.export", f"checkpoint={checkpoint}", f"out={out}"]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_is_exported_to_a_folder_that_loads_with_its_averaged_weights(trained, tmp_path):
+    run, state = trained
+    done = _export(run, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{run}/checkpoints/step_00000002/ema.safetensors -> {tmp_path}/out\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert _same(from_pretrained(tmp_path / "out").state_dict(), state.average.weights(state.model))
+
+
+def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
+    from configs.schema import ExportConfig
+
+    folder = trained[0] / "checkpoints/step_00000002"
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"step_00000002 is damaged \(state\.json has changed\)"):
+        export(ExportConfig(str(folder), str(tmp_path / "out")))
+    with pytest.raises(UsageError, match="both are needed"):
+        export(ExportConfig("", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    good = str(trained[0] / "checkpoints/step_00000001")
+    with pytest.raises(UsageError, match="is the checkpoint itself"):
+        export(ExportConfig(good, good))

@@ -1,0 +1,114 @@
+"""A loss that is no number stops the run or leaves out the step, on all ranks together, and is written down."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_batch import small_batch
+from small_training import INPUTS, tiny_config, tiny_model
+
+from configs.command import RunFailed, UsageError
+from model.training.nonfinite import MOST_IN_A_ROW, NonfiniteGuard
+from model.training.step import forward_loss
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def _output(value: float = 1.0):
+    """Of a pass over pictures of which one has this pixel."""
+    config = tiny_config()
+    model = tiny_model(config).train()
+    batch = small_batch(2, INPUTS.image_size_px, 10240)
+    batch.frames[1, 0, 0, 0] = value
+    return forward_loss(model, batch, model.score_settings, config.loss, seed=1)
+
+
+def test_a_loss_that_is_a_number_passes_and_nothing_is_written(tmp_path):
+    guard = NonfiniteGuard(tmp_path, "stop")
+    assert not guard.leaves_out(7, _output(), ["a", "b"], 0.1) and guard.skipped == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_that_is_none_stops_the_run_with_step_terms_clips_and_a_report(tmp_path, value):
+    with pytest.raises(RunFailed, match=r"^step 7: the loss is nan \(info_nce=nan, .*\); clips a, b; .*nonfinite_step_00000007\.json tells more") as caught:
+        NonfiniteGuard(tmp_path, "stop").leaves_out(7, _output(value), ["a", "b"], 0.1)
+    assert "\n" not in str(caught.value)
+    told = json.loads((tmp_path / "nonfinite_step_00000007.json").read_text(), parse_constant=lambda _: pytest.fail("not JSON"))
+    assert (told["step"], told["loss"], told["lr"], told["scale"]) == (7, "nan", 0.1, 1.0) and told["terms"]["info_nce"] == "nan"
+    (rank,) = told["ranks"]
+    assert rank["clips"] == ["a", "b"] and rank["features"]["image"]["not_finite"] > 0 == rank["features"]["audio"]["not_finite"]
+    assert 0 < rank["features"]["audio"]["largest"] < 100
+
+
+def test_told_to_skip_it_leaves_out_the_step_and_counts_it(tmp_path, capsys):
+    guard, bad, good = NonfiniteGuard(tmp_path, "skip"), _output(math.nan), _output()
+    assert [guard.leaves_out(step, output, ["a"], 0.1) for step, output in ((1, bad), (2, good), (3, bad))] == [True, False, True]
+    assert guard.skipped == 2 and sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["1.json", "3.json"]
+    assert capsys.readouterr().err.count("the step is left out") == 2
+
+
+def test_many_in_a_row_stop_the_run_all_the_same_but_not_with_good_ones_between(tmp_path):
+    guard, bad = NonfiniteGuard(tmp_path, "skip"), _output(math.nan)
+    for step in range(1, 4 * MOST_IN_A_ROW, 2):
+        assert guard.leaves_out(step, bad, ["a"], 0.1)
+    for step in range(100, 100 + MOST_IN_A_ROW - 1):
+        assert guard.leaves_out(step, bad, ["a"], 0.1)
+    with pytest.raises(RunFailed, match=f"these are {MOST_IN_A_ROW} such steps in a row"):
+        guard.leaves_out(100 + MOST_IN_A_ROW - 1, bad, ["a"], 0.1)
+
+
+def test_another_action_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="on_nonfinite=ignore: allowed are stop, skip"):
+        NonfiniteGuard(tmp_path, "ignore")
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+from accelerate import PartialState
+from small_batch import small_batch
+from small_training import INPUTS, tiny_config, tiny_model
+from torch.nn.parallel import DistributedDataParallel
+from model.training.nonfinite import NonfiniteGuard
+from model.training.step import forward_loss
+
+state = PartialState(cpu=True)
+rank, out = state.process_index, Path(sys.argv[1])
+config = tiny_config("model.image_encoder=vit_tiny_patch16_224", "model.image_weights=random")
+model = tiny_model(config).train()
+wrapped, guard = DistributedDataParallel(model), NonfiniteGuard(out, "skip")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+made = []
+for step in range(1, 6):
+    batch = small_batch(4, INPUTS.image_size_px, 10240, seed=step).rows(slice(rank, None, 2))
+    if step in (2, 3) and rank == 1:
+        batch.frames[0] = float("nan")
+    output = forward_loss(wrapped, batch, model.score_settings, config.loss, step)
+    if not guard.leaves_out(step, output, [f"clip{rank}_{step}"], 0.1):
+        output.loss.backward()
+        optimizer.step()
+        made.append(step)
+    optimizer.zero_grad()
+digest = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
+(out / f"rank{rank}").write_text(json.dumps({"made": made, "skipped": guard.skipped, "weights": digest}))
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_both_ranks_leave_out_the_step_in_which_one_has_a_bad_clip_and_go_on_together(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(tmp_path / "ranks.py"), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
+    assert one == other and one["made"] == [1, 4, 5] and one["skipped"] == 2 and math.isfinite(one["weights"])
+    assert done.stderr.count("the step is left out") == 2  # told by one rank
+    told = json.loads((tmp_path / "nonfinite_step_00000002.json").read_text())
+    assert [rank["clips"] for rank in told["ranks"]] == [["clip0_2"], ["clip1_2"]]
+    assert [rank["features"]["image"]["not_finite"] > 0 for rank in told["ranks"]] == [False, True]

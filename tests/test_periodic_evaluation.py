@@ -1,0 +1,302 @@
+"""Evaluation while a model trains: the numbers of eval.run, on any number of ranks, and the model goes on as if nothing had been."""
+
+import copy
+import gc
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from small_evaluation import write_evaluation
+from small_training import backward, tiny_config, tiny_model
+
+from configs.command import UsageError
+from configs.load import load
+from configs.schema import EvalConfig
+from eval import run
+from eval.benchmarks.gallery import Gallery
+from eval.during_training import PeriodicEvaluation
+from eval.media import heatmap_sheet, similarity_picture
+from eval.parallel import Interrupted, in_batches, interruptible
+from eval.results import Example
+from model.hub import save_pretrained
+from model.training.ema import WeightAverage
+from model.training.tracking import Media, RunLog
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Log(RunLog):
+    """Keeps what it is asked to tell."""
+
+    def __init__(self):
+        self.added, self.shown = [], []
+
+    def add(self, step, values):
+        self.added.append((step, dict(values)))
+
+    def show(self, step, media: Media):
+        self.shown.append((step, media))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("world"))
+
+
+def _evaluation(settings, folder, *arguments, heard=lambda: False):
+    config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=2", "steps=5", *arguments)
+    return PeriodicEvaluation(config, folder, heard), config
+
+
+def _by_the_command(settings, model, config, folder, weights=None):
+    """metrics.json of eval.run on a checkpoint with these weights."""
+    folder.mkdir()
+    saved = copy.deepcopy(model)
+    saved.load_state_dict(weights or model.state_dict())
+    save_pretrained(saved, config.model, folder)
+    assert run.main(load(EvalConfig, [f"config={settings}", f"checkpoint={folder}", f"out={folder}", "video="])) == 0
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def _step(model, average, number):
+    backward(model, number)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.5 * parameter.grad
+                parameter.grad = None
+    average.update(model, number)
+
+
+def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_are_measured_once(settings, tmp_path):
+    evaluation, config = _evaluation(settings, tmp_path)
+    model, log = tiny_model(config).train(), Log()
+    average = WeightAverage(model, 0.5)
+    assert evaluation.after(1, model, average, log) == {}
+    for number in (2, 4, 5):
+        _step(model, average, number)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        random = torch.random.get_rng_state()
+        found = evaluation.after(number, model, average, log)
+        assert all(module.training for module in model.modules())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert torch.equal(random, torch.random.get_rng_state())
+        wanted = _by_the_command(settings, model, config, tmp_path / str(number), average.weights(model))
+        if number == 2:
+            assert {"chance/ade20k_sound/basic/map", "untrained/places_retrieval/image_to_audio/recall_at_1"} <= found.keys()
+        else:
+            wanted = {key: value for key, value in wanted.items() if key.split("/")[0] not in run.FLOORS}
+        assert found == pytest.approx(wanted, abs=1e-6)
+    (first, at_first), (second, at_second), (third, _) = log.added
+    assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}
+    assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
+
+
+def test_after_the_last_step_there_is_always_one_and_a_resumed_run_knows_its_floors(settings, tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
+    evaluation, config = _evaluation(settings, tmp_path)
+    found = evaluation.after(5, tiny_model(config).train(), None, Log())
+    assert "ade20k_sound/basic/map" in found and not any(key.startswith(run.FLOORS) for key in found)
+
+
+def test_what_is_shown_are_maps_similarities_tables_and_a_video_with_sound(settings, tmp_path):
+    import av
+
+    evaluation, config = _evaluation(settings, tmp_path)
+    log = Log()
+    evaluation.after(2, tiny_model(config).train(), None, log)
+    ((step, media),) = log.shown
+    assert step == 2 and set(media.pictures) == {
+        *(f"media/{task}/heatmaps" for task in ("ade20k_speech", "ade20k_sound")),
+        *(f"media/{task}/similarity" for task in ("places_retrieval", "audioset_retrieval")),
+    }
+    assert all(picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 5 for picture in media.pictures.values())
+    table = media.tables["media/audioset_retrieval/best"]
+    assert len(table.rows) == 8 and all(len(row) == len(table.columns) == 8 for row in table.rows)
+    picture, clip, place, *best = table.rows[0]
+    assert picture.shape == (32, 32, 3) and clip.startswith("video") and ": label" in clip and 1 <= place <= 9
+    assert [text.startswith("* ") for text in best] == [place == n for n in range(1, 6)]
+    with av.open(str(media.videos["media/heatmap"])) as container:
+        assert {stream.type for stream in container.streams} == {"video", "audio"}
+
+
+def test_who_is_told_to_stop_meanwhile_leaves_without_numbers(settings, tmp_path):
+    asked = []
+    evaluation, config = _evaluation(settings, tmp_path, heard=lambda: len(asked) > 6 or asked.append(1))
+    model, log = tiny_model(config).train(), Log()
+    assert evaluation.after(2, model, None, log) == {} and not log.added and not log.shown
+    assert len(asked) == 7 and model.training and not evaluation.floors_known
+
+
+def test_features_of_a_model_are_forgotten_with_it_and_unreadable_clips_replaced(settings):
+    gallery = Gallery(str(settings.parent / "audioset"), 11, 4, 0)
+    model = tiny_model(tiny_config()).eval()
+    features = gallery.encode(model)
+    assert gallery.encode(model) is features and len(features.audio.mask) == len(gallery.clips) == 11 and gallery.left_out == {"bad_audio": 1}
+    one_by_one = [model.encode_image(_frame(gallery, model, clip)).dense[0] for clip in gallery.clips]
+    assert torch.allclose(torch.stack(one_by_one), features.image.dense, atol=1e-5)
+    del model
+    gc.collect()
+    assert gallery._encoded is None
+
+
+def _frame(gallery, model, clip):
+    from pipelines.stream.batch import normalized
+    from pipelines.stream.reader import ClipReader
+
+    return normalized(gallery.item(ClipReader(gallery.index, *model.inputs), clip).frame)[None]
+
+
+def test_a_split_without_a_readable_clip_is_refused(tmp_path):
+    from small_shards import write_data_set
+
+    write_data_set(tmp_path / "bad", [2], changes={n: {"flac": b"nothing" * 9} for n in range(2)})
+    with pytest.raises(UsageError, match=r"bad: none of its clips can be read \(2 bad_audio\)"):
+        Gallery(str(tmp_path / "bad"), 5, 4, 0).encode(tiny_model(tiny_config()))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [("floors: [luck]", "'luck', allowed are"), ("video: /nowhere.mp4", "video=/nowhere.mp4: no such file"), ("benchmarks: [x]", "allowed are ade20k_speech")],
+)
+def test_a_mistake_in_its_settings_is_told_before_the_training_begins(settings, tmp_path, line, message):
+    kept = [text for text in settings.read_text().splitlines() if text.partition(":")[0] != line.partition(":")[0]]
+    (tmp_path / "eval.yaml").write_text("\n".join([*kept, line]))
+    with pytest.raises(UsageError, match=message):
+        _evaluation(tmp_path / "eval.yaml", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_sheet_has_a_row_for_each_example_whatever_their_heads():
+    def example(heads):
+        image, flat = np.full((40, 40, 3), 128, np.uint8), np.zeros((40, 40), np.float32)
+        return Example("t", "a very long prompt " * 9, image, flat, np.stack([flat] * heads), flat > 1, 0.5, np.zeros(4, np.float32), 16000)
+
+    assert heatmap_sheet([example(2), example(1)]).shape == (2 * (160 + 22), 5 * 160, 3)
+
+
+def test_similarities_are_bright_where_they_are_high():
+    matrix = similarity_picture(torch.eye(4) * 3 - 1)[44:]
+    assert matrix.shape == (480, 480, 3)
+    cells = matrix.reshape(4, 120, 4, 120, 3)[:, 60, :, 60].astype(int).sum(axis=-1)
+    assert (cells.argmax(axis=1) == np.arange(4)).all()
+
+
+# ---------------------------------------------------------------------------------------------- ranks
+
+
+@pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (9, 4), (3, 1)])
+def test_one_process_alone_does_all_batches_in_order(count, batch_size):
+    seen = []
+
+    def work(rows):
+        seen.append(list(rows))
+        return torch.tensor(rows)[:, None] * 2, None, torch.tensor([row % 2 == 0 for row in rows])
+
+    double, nothing, even = in_batches(count, batch_size, work)
+    assert double[:, 0].tolist() == [2 * n for n in range(count)] and nothing is None and even.tolist() == [n % 2 == 0 for n in range(count)]
+    assert [row for rows in seen for row in rows] == list(range(count)) and max(map(len, seen)) <= batch_size
+
+
+def test_outside_a_block_nobody_is_asked_to_stop():
+    with pytest.raises(Interrupted), interruptible(lambda: True):
+        in_batches(1, 1, lambda rows: [torch.tensor(rows)])
+    in_batches(1, 1, lambda rows: [torch.tensor(rows)])
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from torch import distributed
+from small_training import tiny_config, tiny_model
+from configs.command import RunFailed
+from eval.during_training import PeriodicEvaluation
+from eval.parallel import Interrupted, in_batches, interruptible
+from model.training.tracking import RunLog
+
+state = PartialState(cpu=True)
+rank, ranks = state.process_index, state.num_processes
+settings, out = sys.argv[1], Path(sys.argv[2])
+told = {}
+for count in (1, 2, 7, 12):
+    work = lambda rows: [torch.tensor(rows, dtype=torch.float64), torch.tensor([row % 3 == 0 for row in rows]), None]
+    values, flags, nothing = in_batches(count, 2, work)
+    assert values.tolist() == list(range(count)) and flags.tolist() == [n % 3 == 0 for n in range(count)] and nothing is None
+if ranks > 1:
+    asked = []
+    try:
+        with interruptible(lambda: rank == 1 and len(asked) > 1):
+            in_batches(50, 2, lambda rows: asked.append(1) or [torch.tensor(rows)])
+    except Interrupted:
+        told["interrupted"] = len(asked)
+
+    def fails(rows):
+        if rank == 1 and rows[0] >= 6:
+            raise ZeroDivisionError
+        return [torch.tensor(rows)]
+
+    try:
+        in_batches(50, 2, fails)
+    except (ZeroDivisionError, RunFailed) as error:
+        told["failed"] = type(error).__name__
+
+config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=1", "steps=1")
+
+class Log(RunLog):
+    __init__ = add = show = lambda *_: None
+
+evaluation = PeriodicEvaluation(config, out, lambda: False)
+told["metrics"] = evaluation.after(1, tiny_model(config).train(), None, Log())
+told["videos"] = (out / "heatmap.mp4").exists()
+(out / f"rank{rank}.json").write_text(json.dumps(told))
+state.destroy_process_group()
+"""
+
+
+def _ranks(folder, settings, ranks):
+    (folder / str(ranks)).mkdir()
+    (folder / "ranks.py").write_text(RANKS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"] if ranks > 1 else [sys.executable]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    arguments = [str(folder / "ranks.py"), str(settings), str(folder / str(ranks))]
+    done = subprocess.run([*launch, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads((folder / str(ranks) / f"rank{rank}.json").read_text()) for rank in range(ranks)]
+
+
+@pytest.mark.slow
+def test_three_processes_find_exactly_what_one_finds_and_stop_and_fail_together(settings, tmp_path):
+    (one,), three = _ranks(tmp_path, settings, 1), _ranks(tmp_path, settings, 3)
+    assert len(one["metrics"]) > 20
+    for rank in three:
+        assert rank["metrics"] == one["metrics"]  # to the last bit
+    assert [rank["interrupted"] for rank in three] == [3, 2, 3]  # batches begun
+    assert [rank["failed"] for rank in three] == ["RunFailed", "ZeroDivisionError", "RunFailed"]
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_while_it_evaluates_saves_and_leaves_at_once(tmp_path):
+    from small_runs import settings_of_a_run, start, steps_saved, wait
+    from small_shards import write_data_set
+
+    world = write_evaluation(tmp_path / "world", video=False, benchmarks="[places_retrieval]", floors="[]")
+    write_data_set(tmp_path / "many", [2000], frames=1)
+    lines = [line for line in world.read_text().splitlines() if not line.startswith(("places_audio", "gallery_size", "batch_size"))]
+    world.write_text("\n".join([*lines, f"places_audio: {tmp_path}/many", "gallery_size: 2000", "batch_size: 1"]))
+    settings = [*settings_of_a_run(tmp_path / "data"), f"evaluate.config={world}", "evaluate.every_steps=2", "checkpoint.every_steps=100"]
+    out, history = tmp_path / "out", tmp_path / "out/a/history.jsonl"
+    process = start(settings, out)
+    wait(lambda: history.exists() and history.read_text().count("\n") == 2, process)
+    process.terminate()
+    assert process.wait(60) == 75, (out / "told").read_text()
+    assert (out / "a/REQUEUE").read_text() == "SIGTERM after step 2\n" and steps_saved(out) == [2]
+    assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [1, 2]  # no line of the evaluation

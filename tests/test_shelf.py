@@ -1,0 +1,133 @@
+"""Which checkpoint a run goes on from, which it keeps, and how they are written while it trains."""
+
+import os
+import threading
+import warnings
+
+import pytest
+from small_training import save, step, tiny_config, tiny_state
+
+from configs.command import UsageError
+from configs.schema import CheckpointConfig
+from model.hub import from_pretrained
+from model.training.checkpoint import snapshot
+from model.training.shelf import CheckpointShelf, mark_best, newest_checkpoint, prune, tidy
+
+
+def _names(root):
+    return sorted(path.name for path in root.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["truncate", "delete", "flip", "no_manifest", "manifest_of_other_kind"])
+def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, damage):
+    config = tiny_config()
+    state = tiny_state(config)
+    step(state, 0)
+    good, bad = (save(tmp_path, number, state, config) for number in (2, 3))
+    weights = bad / "model.safetensors"
+    if damage == "truncate":
+        os.truncate(weights, weights.stat().st_size - 1)
+    elif damage == "delete":
+        weights.unlink()
+    elif damage == "flip":
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1
+        weights.write_bytes(data)
+    elif damage == "no_manifest":
+        (bad / "manifest.json").unlink()
+    else:
+        (bad / "manifest.json").write_text("[1]")
+    with pytest.warns(UserWarning, match="step_00000003 is damaged"):
+        assert newest_checkpoint(tmp_path) == good
+
+
+def test_where_every_checkpoint_is_damaged_nothing_begins_anew_by_itself(tmp_path):
+    (tmp_path / "step_00000005").mkdir()
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UsageError, match="all 1 checkpoints are damaged"):
+        newest_checkpoint(tmp_path)
+
+
+def test_older_checkpoints_are_pruned_and_other_folders_left_alone(tmp_path):
+    for name in ("step_00000001", "step_00000002", "step_00000010", "step_00000011", "step_best"):
+        (tmp_path / name).mkdir()
+    prune(tmp_path, keep_last=2)
+    assert _names(tmp_path) == ["step_00000010", "step_00000011", "step_best"]
+
+
+def test_the_best_one_and_every_so_many_steps_stay_for_good(tmp_path):
+    for number in (5, 10, 15, 20, 25, 30, 35):
+        (tmp_path / f"step_{number:08d}").mkdir()
+    (tmp_path / "best").symlink_to("step_00000015")
+    prune(tmp_path, keep_last=1, keep_every_steps=10)
+    assert _names(tmp_path) == ["best", *(f"step_{number:08d}" for number in (10, 15, 20, 30, 35))]
+
+
+def test_before_a_run_goes_on_what_a_killed_one_left_is_removed_and_later_ones_set_aside(tmp_path):
+    for name in ("step_00000001", "step_00000002", "step_00000003", ".step_00000004.tmp"):
+        (tmp_path / name).mkdir()
+    (tmp_path / ".best.tmp").symlink_to("step_00000001")
+    (tmp_path / "best").symlink_to("step_00000003")
+    tidy(tmp_path, 1)
+    assert _names(tmp_path) == ["damaged_step_00000002", "damaged_step_00000003", "step_00000001"]
+
+
+def test_best_leads_to_the_highest_metric_and_moves_only_upwards(tmp_path):
+    config = tiny_config()
+    state = tiny_state(config)
+    metrics = [{"a/map": 0.3}, {"a/map": 0.5}, None, {"a/map": 0.5}, {"a/map": 0.4}]
+    moved = [mark_best(tmp_path, save(tmp_path, number, state, config, metrics=found), "a/map") for number, found in enumerate(metrics)]
+    assert moved == [True, True, False, False, False]
+    assert (tmp_path / "best").readlink().name == "step_00000001"
+    assert from_pretrained(tmp_path / "best").heads == 2
+
+
+def test_a_best_metric_that_the_evaluation_does_not_give_is_refused_before_anything_is_written(tmp_path):
+    config = tiny_config()
+    shelf = CheckpointShelf(tmp_path, CheckpointConfig(best_metric="ade20k_speech/basic/mop"))
+    snap = snapshot(1, "full", tiny_state(config), config, {}, {"ade20k_speech/basic/map": 0.5, "places/r10": 0.1})
+    with pytest.raises(UsageError, match=r"checkpoint\.best_metric=ade20k_speech/basic/mop: .* near it are ade20k_speech/basic/map"):
+        shelf.add(snap)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_shelf_writes_beside_the_training_keeps_what_it_should_and_is_done_when_left(tmp_path):
+    config = tiny_config()
+    state = tiny_state(config)
+    with CheckpointShelf(tmp_path, CheckpointConfig(keep_last=2, keep_every_steps=3, best_metric="m")) as shelf:
+        for number in range(1, 9):
+            step(state, number)
+            shelf.add(snapshot(number, "full", state, config, {}, {"m": 1.0 if number == 2 else 0.5}))
+    assert shelf.newest == 8
+    assert _names(tmp_path) == ["best", *(f"step_{number:08d}" for number in (2, 3, 6, 7, 8))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert newest_checkpoint(tmp_path).name == "step_00000008"
+
+
+def test_a_disk_that_refuses_is_told_in_one_line_and_the_next_checkpoint_is_tried_again(tmp_path, capsys):
+    config = tiny_config()
+    state = tiny_state(config)
+    root = tmp_path / "checkpoints"
+    root.write_text("a file where the folder belongs")
+    with CheckpointShelf(root, CheckpointConfig()) as shelf:
+        shelf.add(snapshot(1, "full", state, config, {}))
+        assert shelf.finish() == 0
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1 and "warning: no checkpoint of step 1: " in told and "there is none yet" in told
+        root.unlink()
+        shelf.add(snapshot(2, "full", state, config, {}))
+    assert shelf.newest == 2 and capsys.readouterr().err == ""
+
+
+def test_a_mistake_in_the_thread_reaches_the_one_that_trains_and_ctrl_c_waits_for_nothing(tmp_path):
+    config = tiny_config()
+    shelf = CheckpointShelf(tmp_path, CheckpointConfig())
+    shelf.add(snapshot(1, "full", tiny_state(config), config, {"not json": object()}))
+    with pytest.raises(TypeError):
+        shelf.finish()
+    forever = threading.Event()
+    with pytest.raises(KeyboardInterrupt), CheckpointShelf(tmp_path, CheckpointConfig()) as shelf:
+        shelf._thread = threading.Thread(target=forever.wait, daemon=True)
+        shelf._thread.start()
+        raise KeyboardInterrupt
+    forever.set()
