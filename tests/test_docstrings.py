@@ -46,8 +46,8 @@ def _hints(node):
 
 
 def _is_bare(hint):
-    """A tensor that stands outside of the brackets of Float[...], Bool[...], Int[...]; weights by name and functions of any tensor may."""
-    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) in (*JAXTYPING, "dict", "Mapping", "Callable"):
+    """A tensor that stands outside of the brackets of Float[...], Bool[...], Int[...]; weights by name, columns and functions of any tensor may."""
+    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) in (*JAXTYPING, "dict", "Mapping", "Callable", "list"):
         return False
     if isinstance(hint, ast.Name):
         return hint.id == "Tensor"

@@ -1,5 +1,10 @@
 """Full-size encoders with random weights: shapes, normalisation, adapters, checkpointing, and what is said when weights are not there."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -13,6 +18,7 @@ from model.encoders.lora import LoraSettings
 from model.grounding.denseav import InputSpec
 from model.grounding.projection import AudioSelfAttentionPool
 
+ROOT = Path(__file__).resolve().parent.parent
 VIT = "vit_tiny_patch16_224"
 
 
@@ -185,6 +191,35 @@ def test_what_cannot_be_built_is_one_line(changes, told):
     with pytest.raises(UsageError) as error:
         build_denseav(ModelConfig(**changes), InputSpec(64, 1.0, 16_000))
     assert told in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.slow
+def test_pre_trained_weights_come_from_the_libraries_caches_without_network(tmp_path):
+    """In a process of its own, because the hub's client reads its settings once."""
+    import timm
+    import torchaudio
+    from safetensors.torch import save_file
+
+    vit, hubert = timm.create_model(VIT), torchaudio.models.hubert_base()
+    hub = tmp_path / "huggingface/hub/models--timm--vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    for folder in (hub / "refs", hub / "snapshots/abc", tmp_path / "torch/hub/checkpoints"):
+        folder.mkdir(parents=True)
+    (hub / "refs/main").write_text("abc")
+    save_file(vit.state_dict(), hub / "snapshots/abc/model.safetensors")
+    torch.save(hubert.state_dict(), tmp_path / "torch/hub/checkpoints/hubert_fairseq_base_ls960.pth")
+    program = f"""
+import torch
+from model.encoders.audio import SpeechTransformerEncoder
+from model.encoders.image import TimmImageEncoder
+from model.encoders.mel import MelEncoder
+print(TimmImageEncoder("{VIT}", 224).model.blocks[2].attn.qkv.weight.sum().item(), MelEncoder("{VIT}", 16000).model.blocks[0].mlp.fc1.weight.sum().item())
+print(SpeechTransformerEncoder("hubert_base").model.encoder.transformer.layers[3].attention.k_proj.weight.sum().item())
+"""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "huggingface"), "HF_HUB_OFFLINE": "1", "TORCH_HOME": str(tmp_path / "torch")}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=250, env=environment)
+    assert done.returncode == 0, done.stderr
+    expected = (vit.blocks[2].attn.qkv.weight, vit.blocks[0].mlp.fc1.weight, hubert.encoder.transformer.layers[3].attention.k_proj.weight)
+    assert [float(number) for number in done.stdout.split()] == pytest.approx([weight.sum().item() for weight in expected], rel=1e-4, abs=1e-3)
 
 
 def test_weights_come_from_a_file_and_those_of_another_model_are_refused(tmp_path):

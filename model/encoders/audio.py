@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from configs.command import UsageError
-from model.encoders.weights import PRETRAINED, RANDOM, misfit, read_weights
+from model.encoders.weights import PRETRAINED, RANDOM, first_line, misfit, read_weights
 
 SAMPLE_RATE_HZ = 16_000
 # Our name -> torchaudio's bundle, whose weights its own loader keeps in torch's cache.
@@ -106,7 +106,7 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
             model = bundle.get_model()
         except Exception as error:  # URLError, HTTPError, RuntimeError of a broken cache
             raise UsageError(
-                f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched ({error}); "
+                f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched ({first_line(error)}); "
                 f"give a file as model.audio_weights, or model.audio_weights={RANDOM}"
             ) from None
         model = getattr(model, "model", model)  # WavLM and the large ones come in a wrapper that normalises the waveform

@@ -89,7 +89,7 @@ def _tiles(
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "J VM C"], Float[Tensor, "J V M T A"]]]:
     """A few images and one group of heads at a time: their cells and similarities, to be overwritten."""
     (V, K, C, M), columns = image.shape, steps.shape[2]
-    at_once = at_most(TILE_NUMBERS, image, columns * M * together)
+    at_once = at_most(TILE_NUMBERS, image, columns * M * (together + 2))
     buffer = steps.new_empty(together, min(at_once, V) * M, columns)
     for v in range(0, V, at_once):
         images = slice(v, min(v + at_once, V))

@@ -16,8 +16,9 @@ from torch.nn import functional
 
 from model.precision import at_least_float32
 
-# Numbers in one tile of similarities: 8 MB on a CPU, so that the passes over it stay in its cache.
-TILE_NUMBERS = {"cpu": 2**21, "cuda": 2**27}
+# Numbers in one tile of similarities. On a CPU 16 MB: in its cache, yet few tiles, because each parallel region may wait for a core that another process
+# holds (beside a busy one, tiles of 4 MB took 4.3 s, these 2.3 s; alone both take 0.3 s; B = 64, 2 cores).
+TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
 # Winners handled at once in the backward pass, each about 100 bytes of sorting.
 WINNERS_AT_ONCE = {"cpu": 2**16, "cuda": 2**23}
 
@@ -56,7 +57,7 @@ def search(
     """
     (A, K, C, T), (V, _, _, M) = audio.shape, image.shape
     steps = step_columns(audio)
-    at_once = at_most(TILE_NUMBERS, audio, A * T * M)
+    at_once = at_most(TILE_NUMBERS, audio, (1 + mirrored) * A * T * M)
     buffers = steps.new_empty(1 + mirrored, min(at_once, V) * M, T * A)
     for v in range(0, V, at_once):
         images = slice(v, min(v + at_once, V))
@@ -81,9 +82,9 @@ def step_columns(audio: Float[Tensor, "A K C T"]) -> Float[Tensor, "K C T*A"]:
 
 
 def _first_maximum(tile: Float[Tensor, "V M T A"], dim: int, scratch: Float[Tensor, "V M T A"]) -> tuple[Tensor, Tensor]:
-    """As tile.max(dim), whose search for the place is four times slower on a CPU (40 against 190 ms at B = 64, one core). May overwrite scratch.
+    """As tile.max(dim), whose search for the place takes three times as long on a CPU (190 against 40 to 75 ms at B = 64, one core). Overwrites scratch.
 
-    The winners are marked and weighted M, M - 1, ... 1: the heaviest is the first. A place beside a NaN is any place.
+    The winners are marked and weighted M, M - 1, ... 1: the heaviest is the first. The place beside a NaN is any place.
     """
     size = tile.shape[dim]
     value = tile.amax(dim, keepdim=True)

@@ -1,1 +1,1 @@
-"""Training. Reading order: step.py (features, gather, loss, backward), optim.py, checkpoint.py, tracking.py; train.py at the top runs them."""
+"""Training, run by train.py. Reading order: step.py, optim.py, clipping.py, ema.py, checkpoint.py, shelf.py, preemption.py, processes.py, tracking.py."""
