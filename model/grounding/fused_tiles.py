@@ -16,8 +16,8 @@ from torch.nn import functional
 
 from model.precision import at_least_float32
 
-# Numbers in one tile of similarities. On a CPU 16 MB: in its cache, yet few tiles, because each parallel region may wait for a core that another process
-# holds (beside a busy one, tiles of 4 MB took 4.3 s, these 2.3 s; alone both take 0.3 s; B = 64, 2 cores).
+# Numbers in all tiles held at once. On a CPU 16 MB: within its cache, yet few tiles, because each parallel part of each waits for a core that another
+# process holds (B = 64, `misa`, 2 cores: 0.26 s alone; beside four busy processes 0.9 s, with tiles half as large 2.3 s).
 TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
 # Winners handled at once in the backward pass, each about 100 bytes of sorting.
 WINNERS_AT_ONCE = {"cpu": 2**16, "cuda": 2**23}
@@ -118,32 +118,31 @@ def gradients(
 ) -> tuple[Float[Tensor, "A K C T"], Float[Tensor, "V K C M"]]:
     """Gradients of both features, where the gradient of a score flows to its winners alone."""
     (A, K, C, T), (V, _, _, M) = audio.shape, image.shape
-    rows = audio.permute(1, 0, 3, 2).reshape(K * A * T, C).to(grad.dtype)
-    grad_rows, grad_image = torch.zeros_like(rows), rows.new_empty(V, K, M, C)
-    at_once = at_most(WINNERS_AT_ONCE, audio, grad.shape[2] * A * (T + (0 if over_audio is None else M)))
-    for v in range(0, V, at_once):
-        images = slice(v, min(v + at_once, V))
-        cells = image[images].permute(1, 0, 3, 2).reshape(-1, C).to(grad.dtype)
-        row, cell, weight = _flows(over_image.winner[images], over_image.share, grad[:, images].permute(1, 2, 0), together, M)
-        if over_audio is not None:
-            of_cells = _flows(over_audio.winner[:, :, images], over_audio.share[images], grad[:, images].transpose(1, 2), together, T)
-            cell, row, weight = (torch.cat(both) for both in zip((cell, row, weight), of_cells, strict=True))
-        grad_rows += _weighted_sums(weight, cells, cell, row, len(rows))
-        grad_image[images] = _weighted_sums(weight, rows, row, cell, len(cells)).view(K, -1, M, C).transpose(0, 1)
-    return grad_rows.view(K, A, T, C).permute(1, 0, 3, 2), grad_image.transpose(2, 3)
+    of_audio, of_image = (torch.zeros(P, K, N, C, dtype=grad.dtype, device=grad.device) for P, N in ((A, T), (V, M)))
+    at_once = at_most(WINNERS_AT_ONCE, audio, A * (T if over_audio is None else T + M) // together)
+    for k in range(K):
+        g, j = divmod(k, together)
+        rows = audio[:, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
+        for v in range(0, V, at_once):
+            images = slice(v, min(v + at_once, V))
+            cells = image[images, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
+            row, cell, weight = _flows(over_image.winner[images, g], over_image.share, grad[:, images, g].T, j * M, M)
+            if over_audio is not None:
+                of_cells = _flows(over_audio.winner[:, g, images], over_audio.share[images], grad[:, images, g], j * T, T)
+                cell, row, weight = (torch.cat(both) for both in zip((cell, row, weight), of_cells, strict=True))
+            of_audio[:, k] += _weighted_sums(weight, cells, cell, row, len(rows)).view(A, T, C)
+            of_image[images, k] = _weighted_sums(weight, rows, row, cell, len(cells)).view(-1, M, C)
+    return of_audio.transpose(2, 3), of_image.transpose(2, 3)
 
 
 def _flows(
-    winner: Int[Tensor, "Q G P N"], share: Float[Tensor, "P N"], grad: Float[Tensor, "Q G P"], together: int, candidates: int
+    winner: Int[Tensor, "Q P N"], share: Float[Tensor, "P N"], grad: Float[Tensor, "Q P"], first: int, candidates: int
 ) -> tuple[Int[Tensor, "E"], Int[Tensor, "E"], Float[Tensor, "E"]]:
-    """Every pair of vectors between which gradient flows: the one of p as an index into [K P N], the one of q into [K Q M], and its weight."""
-    flat = winner.flatten()
-    flows = (flat >= 0).nonzero().squeeze(1)
-    q, g, p, n = torch.unravel_index(flows, winner.shape)
-    won = flat[flows].long()
-    head, (P, N) = g * together + won // candidates, share.shape
-    weight = (grad[..., None] * share).flatten()[flows]
-    return (head * P + p) * N + n, (head * len(winner) + q) * candidates + won % candidates, weight
+    """Every pair of vectors of one head between which gradient flows: that of p as an index into [P N], that of q into [Q M], and its weight."""
+    won = winner.flatten()
+    flows = ((won >= first) & (won < first + candidates)).nonzero().squeeze(1)
+    own, place = flows % share.numel(), won[flows].long() - first
+    return own, flows // share.numel() * candidates + place, grad.flatten()[flows // share.shape[1]] * share.flatten()[own]
 
 
 def _weighted_sums(weight: Float[Tensor, "E"], table: Float[Tensor, "R C"], source: Int[Tensor, "E"], target: Int[Tensor, "E"], targets: int) -> Tensor:
