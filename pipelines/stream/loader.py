@@ -191,6 +191,7 @@ def _start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    atexit.unregister(_end_workers)  # once is enough, however many loaders there were
     atexit.register(_end_workers)
 
 
@@ -205,7 +206,8 @@ def _end_workers() -> None:
 
     Those being started are waited for: with the run gone they would find nothing of what they were given, and say so at length.
     """
-    _starting.acquire(timeout=20)
+    if _starting.acquire(timeout=20):
+        _starting.release()
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
