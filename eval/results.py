@@ -41,13 +41,15 @@ class Example:
 
 
 class Measured(NamedTuple):
-    """What one benchmark found: values by `variant/metric`, the same by chance, counts of items, values of each class, pictures."""
+    """What one benchmark found: values by `variant/metric`, the same by chance, counts of items, values of each class, pictures, and the 95 % interval
+    of those values that have one, (low, high)."""
 
     metrics: dict[str, float]
     chance: Mapping[str, float]
     items: Mapping[str, int]
     per_class: Mapping[str, dict[str, float]] = MappingProxyType({})
     examples: Sequence[Example] = ()
+    intervals: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
