@@ -1,0 +1,154 @@
+"""What is each part of a model worth? `python -m eval.ablate config=configs/ablate/toy.yaml out=runs/ablation`
+
+Trains every variant with every seed (by train.py), measures each (by eval.run), and prints a table: mean over seeds and its 95 % interval; bold where the
+difference from the first variant, seed by seed, has an interval without 0. Interrupted, the same command goes on; what is done is not done again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from configs.ablation import AblateConfig, VariantConfig
+from configs.command import RunFailed, UsageError, run
+from configs.load import load, to_yaml
+from configs.schema import EvalConfig, TrainConfig
+
+if TYPE_CHECKING:
+    from eval.comparison_over_seeds import Findings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class Run(NamedTuple):
+    """One training and its evaluation: the settings of both, and the arguments that make them."""
+
+    variant: str
+    seed: int
+    train_arguments: list[str]
+    evaluate_arguments: list[str]
+
+    @property
+    def train(self) -> TrainConfig:
+        return load(TrainConfig, self.train_arguments)
+
+    @property
+    def evaluate(self) -> EvalConfig:
+        return load(EvalConfig, self.evaluate_arguments)
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.train.out) / self.train.name
+
+
+def main(config: AblateConfig) -> int:
+    """Look at all settings, train and measure what is not done yet, write and print the table."""
+    from tqdm import tqdm
+
+    from eval.comparison_over_seeds import table
+    from pipelines.whole_file import whole_file
+
+    runs = planned(config)
+    found: Findings = {variant.name: {} for variant in config.variants}
+    bar = tqdm(runs, unit="run", dynamic_ncols=True)
+    for planned_run in bar:
+        bar.set_description(f"{planned_run.variant}, seed {planned_run.seed}")
+        metrics = _measured(planned_run)
+        if metrics is None:
+            _carry_out(planned_run, config.accelerate)
+            metrics = _measured(planned_run)
+        if metrics is None:
+            raise RunFailed(f"{planned_run.folder}: trained and measured, but its metrics.json is of other settings")
+        unknown = [key for key in config.metrics if key not in metrics and not key.startswith("disentanglement/")]
+        if unknown:
+            raise UsageError(f"metrics={unknown[0]}: not measured by {config.evaluate}; measured are {', '.join(metrics)}")
+        found[planned_run.variant][planned_run.seed] = metrics
+        written = table(found, config.metrics)
+        for name, text in (("ablation.json", json.dumps(_as_json(config, found), indent=2) + "\n"), ("ablation.md", written)):
+            with whole_file(Path(config.out) / name) as file:
+                file.write(text.encode())
+    print(written)
+    print(f"table: {Path(config.out) / 'ablation.md'}")
+    return 0
+
+
+def planned(config: AblateConfig) -> list[Run]:
+    """Every run, all variants of one seed before those of the next, so that an unfinished table compares.
+
+    Raises:
+        UsageError: a setting that training or evaluation would refuse, two variants of one name or in one folder, nothing to do.
+    """
+    for key in ("train", "evaluate", "out"):
+        if not getattr(config, key):
+            raise UsageError(f"{key}= is missing")
+    for key in ("seeds", "variants", "metrics"):
+        if not getattr(config, key):
+            raise UsageError(f"{key}=[]: give at least one")
+    if len(set(config.seeds)) < len(config.seeds):
+        raise UsageError(f"seeds={config.seeds}: one is given twice")
+    if not Path(config.accelerate).is_file():
+        raise UsageError(f"accelerate={config.accelerate}: no such file")
+    folders: dict[str, str] = {}
+    for variant in config.variants:
+        other = folders.setdefault(_folder_name(variant), variant.name)
+        if not _folder_name(variant) or other != variant.name or sum(v.name == variant.name for v in config.variants) > 1:
+            raise UsageError(f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}")
+    runs = [_planned(config, variant, seed) for seed in config.seeds for variant in config.variants]
+    for one in runs[: len(config.variants)]:
+        _ = one.train, one.evaluate
+    return runs
+
+
+def _planned(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
+    out, name = Path(config.out) / _folder_name(variant), f"seed_{seed}"
+    changes = {change.partition("=")[0]: change for change in [*config.always, *variant.change]}
+    own = [f"seed={seed}", f"out={out}", f"name={name}", "tracker=none"]
+    refused = sorted(changes.keys() & {"seed", "out", "name", "config"})
+    if refused:
+        raise UsageError(f"variants, {variant.name}: {changes[refused[0]]} is not for a variant to say; seeds= and out= do")
+    train = [f"config={config.train}", *(change for key, change in changes.items() if key != "tracker"), *own]
+    evaluate = [f"config={config.evaluate}", f"checkpoint={out / name}", f"out={out / name}", "floors=[]", "require=[]", "video="]
+    return Run(variant.name, seed, train, evaluate)
+
+
+def _folder_name(variant: VariantConfig) -> str:
+    return "_".join("".join(letter if letter.isalnum() else " " for letter in variant.name.lower()).split())
+
+
+def _measured(planned_run: Run) -> dict[str, float] | None:
+    """The metrics of a run that was trained and measured with these settings."""
+    settings, metrics = planned_run.folder / "config.yaml", planned_run.folder / "metrics.json"
+    if not settings.is_file() or not metrics.is_file() or settings.read_text() != to_yaml(planned_run.train):
+        return None
+    try:
+        stored = json.loads(metrics.read_bytes())
+        return stored["metrics"] if stored["about"]["config"] == to_yaml(planned_run.evaluate) else None
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def _carry_out(planned_run: Run, accelerate: str) -> None:
+    """Train and measure, each in a process of its own, whose words go to `ablation.log`."""
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", accelerate, str(ROOT / "train.py")]
+    measure = [sys.executable, "-m", "eval.run"]
+    planned_run.folder.mkdir(parents=True, exist_ok=True)
+    log = planned_run.folder / "ablation.log"
+    for command in ([*launch, *planned_run.train_arguments], [*measure, *planned_run.evaluate_arguments]):
+        with log.open("ab") as file:
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
+        if done.returncode:
+            said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+            raise RunFailed(f"{planned_run.variant}, seed {planned_run.seed}: {(said or [f'exit {done.returncode}'])[-1]} (all of it in {log})")
+
+
+def _as_json(config: AblateConfig, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
+    changes = {variant.name: list(variant.change) for variant in config.variants}
+    return {"config": to_yaml(config), "variants": [{"name": name, "change": changes[name], "seeds": seeds} for name, seeds in found.items()]}
+
+
+if __name__ == "__main__":
+    sys.exit(run(AblateConfig, __doc__, main))
