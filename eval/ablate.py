@@ -10,8 +10,10 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from configs.ablation import AblateConfig, VariantConfig
 from configs.command import RunFailed, UsageError, run
@@ -24,25 +26,25 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parent.parent
 
 
-class Run(NamedTuple):
-    """One training and its evaluation: the settings of both, and the arguments that make them."""
+@dataclass(frozen=True)
+class Run:
+    """One training and its evaluation: the arguments of both, and the settings that these make."""
 
     variant: str
     seed: int
+    folder: Path
     train_arguments: list[str]
     evaluate_arguments: list[str]
 
-    @property
+    @cached_property
     def train(self) -> TrainConfig:
+        """Raises UsageError."""
         return load(TrainConfig, self.train_arguments)
 
-    @property
+    @cached_property
     def evaluate(self) -> EvalConfig:
+        """Raises UsageError."""
         return load(EvalConfig, self.evaluate_arguments)
-
-    @property
-    def folder(self) -> Path:
-        return Path(self.train.out) / self.train.name
 
 
 def main(config: AblateConfig) -> int:
@@ -104,15 +106,15 @@ def planned(config: AblateConfig) -> list[Run]:
 
 
 def _planned(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
-    out, name = Path(config.out) / _folder_name(variant), f"seed_{seed}"
+    folder = Path(config.out) / _folder_name(variant) / f"seed_{seed}"
     changes = {change.partition("=")[0]: change for change in [*config.always, *variant.change]}
-    own = [f"seed={seed}", f"out={out}", f"name={name}", "tracker=none"]
+    own = [f"seed={seed}", f"out={folder.parent}", f"name={folder.name}", "tracker=none"]
     refused = sorted(changes.keys() & {"seed", "out", "name", "config"})
     if refused:
         raise UsageError(f"variants, {variant.name}: {changes[refused[0]]} is not for a variant to say; seeds= and out= do")
     train = [f"config={config.train}", *(change for key, change in changes.items() if key != "tracker"), *own]
-    evaluate = [f"config={config.evaluate}", f"checkpoint={out / name}", f"out={out / name}", "floors=[]", "require=[]", "video="]
-    return Run(variant.name, seed, train, evaluate)
+    evaluate = [f"config={config.evaluate}", f"checkpoint={folder}", f"out={folder}", "floors=[]", "require=[]", "video="]
+    return Run(variant.name, seed, folder, train, evaluate)
 
 
 def _folder_name(variant: VariantConfig) -> str:
