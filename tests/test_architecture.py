@@ -79,6 +79,9 @@ COMMANDS = [
     "eval.run",
     "eval.render",
     "eval.parity",
+    "eval.ablate",
+    "model.convert",
+    "model.export",
     "train",
 ]
 SHOW_HELP = """

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from configs import schema
+from configs.ablation import AblateConfig
 from configs.load import load
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -25,7 +26,9 @@ SCHEMAS = {
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
     "eval.parity": schema.ParityConfig,
+    "eval.ablate": AblateConfig,
     "model.convert": schema.ConvertConfig,
+    "model.export": schema.ExportConfig,
 }
 BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity"}  # take a folder
 
