@@ -40,6 +40,7 @@ done
 for split in train val; do
     $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=places_audio source.root=data/toy/places_audio source.split=$$split out=data/toy/shards/places_audio_$$split
 done
+$(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=vggsound source.root=data/toy/vggsound source.split=test out=data/toy/shards/vggsound_test
 endef
 # Two threads everywhere: sums in another order give other numbers after some hundred steps.
 LAUNCH := OMP_NUM_THREADS=2 .venv/bin/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py

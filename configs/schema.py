@@ -225,16 +225,20 @@ class RequirementConfig:
 @dataclass
 class EvalConfig:
     checkpoint: str = setting("", "run folder, step folder or from_pretrained folder")
-    out: str = setting("", "folder for metrics.json, report.html and pictures")
+    out: str = setting("", "folder for metrics.json, report.html, report.md and its pictures")
     benchmarks: list[str] = setting(
         [],
-        "what to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement, vggss, flickr_soundnet, is3 (boxes), is3_masks, "
-        "avsbench_s4, avsbench_ms3, extended_vggss, extended_flickr",
+        "what to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, vggsound_retrieval, disentanglement, vggss, flickr_soundnet, "
+        "is3 (boxes), is3_masks, avsbench_s4, avsbench_ms3, extended_vggss, extended_flickr",
     )
-    floors: list[str] = setting(["chance", "untrained", "shuffled_prompts"], "what to measure beside the model, in the same run")
+    floors: list[str] = setting(
+        ["chance", "untrained", "shuffled_prompts", "center_prior", "global_features"],
+        "what to measure beside the model, in the same run (eval/floors.py); also object_prior, whose weights must be there",
+    )
     prompted_ade20k: str = setting("", "folder in the prompted-ADE20K layout")
     places_audio: str = setting("", "folder of Places Audio validation shards")
     audioset: str = setting("", "folder of AudioSet evaluation shards")
+    vggsound: str = setting("", "folder of VGGSound test shards")
     vggss: str = setting("", "folder in the VGG-SS layout: eval/benchmarks/vgg_ss.py")
     flickr_soundnet: str = setting("", "folder in the Flickr-SoundNet layout: eval/benchmarks/flickr_soundnet.py")
     is3: str = setting("", "folder in the IS3 layout: eval/benchmarks/is3.py")
@@ -244,6 +248,7 @@ class EvalConfig:
     object_prior: str = setting("pretrained", "ImageNet weights of the object prior: pretrained (timm's own, from its cache or the network), random, or a file")
     video: str = setting("", "a video with sound, shown with its heatmap in the report")
     gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", least=1)
+    features: str = setting("", "folder in which features of retrieval items are kept and found again, by weights, data set and settings; empty: not kept")
     batch_size: int = setting(32, "items encoded at once", "items", least=1)
     seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling", least=0)
     require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
@@ -254,6 +259,11 @@ class RenderConfig:
     checkpoint: str = setting("", "run folder, step folder or from_pretrained folder")
     video: str = setting("", "a video with sound")
     out: str = setting("", "the mp4 to write")
+
+
+@dataclass
+class ReportConfig:
+    """Comparing reports has no settings."""
 
 
 @dataclass

@@ -11,6 +11,7 @@ import dataclasses
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -19,10 +20,11 @@ from configs.command import UsageError
 from configs.load import load
 from configs.schema import EvalConfig, TrainConfig
 from eval.benchmarks.assemble import assemble
+from eval.floors import PREFIXES, Floors
 from eval.media import media_of
 from eval.parallel import Interrupted, interruptible, rank
 from eval.render import render_heatmap_video
-from eval.run import FLOORS, check_settings, evaluate
+from eval.run import check_settings, evaluate
 from model.build import build_denseav
 from model.grounding.denseav import DenseAV
 from model.training.ema import WeightAverage
@@ -47,11 +49,13 @@ class PeriodicEvaluation:
         from accelerate.utils import broadcast_object_list
 
         self.run, self.folder, self.heard = config, folder, heard
-        self.config = load(EvalConfig, [f"config={config.evaluate.config}"])
+        # Features of weights that the next steps change are not worth keeping.
+        self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
         check_settings(self.config)
         self.benchmarks = assemble(self.config)
-        known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in FLOORS)) for line in read_history(folder / "history.jsonl") for key in line)
+        known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in PREFIXES)) for line in read_history(folder / "history.jsonl") for key in line)
         (self.floors_known,) = broadcast_object_list([known])
+        self.floors = Floors(self.config, self.benchmarks)
 
     def after(self, step: int, model: DenseAV, average: WeightAverage | None, log: RunLog) -> dict[str, float]:
         """Evaluate if it is time to, and log what is found; every rank has to call it.
@@ -66,18 +70,18 @@ class PeriodicEvaluation:
         """
         if step % self.run.evaluate.every_steps and step != self.run.steps:
             return {}
-        floors = [] if self.floors_known else self.config.floors
+        wants_untrained = not self.floors_known and "untrained" in self.config.floors
         try:
             with interruptible(self.heard), average.in_place(model) if average else nullcontext(), _at_rest(model) as shown:
-                results = evaluate(dataclasses.replace(self.config, floors=[floor for floor in floors if floor != "untrained"]), self.benchmarks, shown, None)
+                fresh = partial(self._untrained, shown) if wants_untrained else None
+                results = evaluate(self.config, self.benchmarks, shown, None if self.floors_known else self.floors, fresh)
                 media = media_of(shown, self.benchmarks, results.examples)._replace(videos=self._videos(shown))
-                metrics = results.metrics | (self._untrained(shown) if "untrained" in floors else {})
         except Interrupted:
             return {}
         self.floors_known = True
-        log.add(step, {PREFIX + key: value for key, value in metrics.items()})
+        log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
         log.show(step, media)
-        return metrics
+        return results.metrics
 
     def _videos(self, model: DenseAV) -> dict[str, Path]:
         if not self.config.video or rank() > 0:
@@ -88,13 +92,11 @@ class PeriodicEvaluation:
             print(f"warning: no heatmap video: {error}", file=sys.stderr)
             return {}
 
-    def _untrained(self, model: DenseAV) -> dict[str, float]:
-        """The same measured on the same architecture with fresh weights."""
+    def _untrained(self, model: DenseAV) -> DenseAV:
+        """The same architecture with fresh weights."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
-            fresh = build_denseav(self.run.model, model.inputs).eval().to(next(model.parameters()).device)
-        found = evaluate(dataclasses.replace(self.config, floors=[]), self.benchmarks, fresh, None).metrics
-        return {f"untrained/{key}": value for key, value in found.items()}
+            return build_denseav(self.run.model, model.inputs).eval().to(next(model.parameters()).device)
 
 
 @contextmanager

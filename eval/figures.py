@@ -10,8 +10,13 @@ from functools import cache
 
 import numpy as np
 
+from eval.results import Example
+
 OPACITY = 0.75
 OUTLINE_RGB = (255, 255, 255)
+PANEL_PX = 160
+HEADING_PX = 22
+INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -58,6 +63,32 @@ def enlarged(image: np.ndarray, width_px: int) -> np.ndarray:
     if image.dtype == bool:
         return np.asarray(Image.fromarray(image.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
     return np.asarray(Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32)).resize(size, Image.Resampling.BICUBIC))
+
+
+def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
+    """A row for each example: the picture with the target outlined, the map, each head alone, the target; above it how good it is, and the prompt."""
+    rows = []
+    for example in examples:
+        image = enlarged(example.image, PANEL_PX)
+        maps = [enlarged(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
+        target = enlarged(example.target, image.shape[1])
+        panels = [outlined(image, target), *(overlay(image, heat) for heat in maps)]
+        titles = [f"{example.value}, {example.prompt}", "map", *(f"head {head}" for head in range(len(example.heads)))]
+        if example.place is None:
+            panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
+            titles.append("target")
+        rows.append(np.hstack([np.vstack([heading(title, panel.shape[1]), panel]) for title, panel in zip(titles, panels, strict=True)]))
+    width_px = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width_px - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+
+
+def heading(text: str, width_px: int) -> np.ndarray:
+    """A strip with one line of text, cut where it does not fit."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width_px, HEADING_PX), PAPER)
+    ImageDraw.Draw(strip).text((3, 3), text, fill=INK, font=ImageFont.load_default(size=13))
+    return np.asarray(strip)
 
 
 def image_tag(image: np.ndarray, description: str) -> str:

@@ -11,17 +11,15 @@ from torch import Tensor
 
 from eval.benchmarks.gallery import Gallery
 from eval.benchmarks.retrieval import Retrieval
-from eval.figures import enlarged, outlined, overlay
+from eval.benchmarks.retrieval_examples import described
+from eval.figures import heading, heatmap_sheet
 from eval.results import Example
 from model.grounding.denseav import DenseAV, each
 from model.training.tracking import Media, Table
-from pipelines.stream.reader import ClipReader, UnreadableClip
+from pipelines.stream.reader import ClipReader
 
-PANEL_PX = 160
-HEADING_PX = 22
 MATRIX_PAIRS, MATRIX_PX = 48, 480
 TABLE_ROWS, BEST = 8, 5
-INK, PAPER = (20, 20, 20), (255, 255, 255)
 
 
 def media_of(model: DenseAV, benchmarks: Mapping[str, object], examples: Sequence[Example]) -> Media:
@@ -38,20 +36,6 @@ def media_of(model: DenseAV, benchmarks: Mapping[str, object], examples: Sequenc
             pictures[f"media/{name}/similarity"] = similarity_picture(_scores(model, benchmark.gallery, MATRIX_PAIRS)[:MATRIX_PAIRS])
             tables[f"media/{name}/best"] = retrieval_table(model, benchmark.gallery)
     return Media(pictures, {}, tables)
-
-
-def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
-    """A row for each example: the picture with the target outlined, the map, each head alone, the target; above it the prompt and its average precision."""
-    rows = []
-    for example in examples:
-        image = enlarged(example.image, PANEL_PX)
-        maps = [enlarged(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
-        target = enlarged(example.target, image.shape[1])
-        panels = [outlined(image, target), *(overlay(image, heat) for heat in maps), np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2)]
-        titles = [f"{example.prompt}, AP {example.average_precision:.2f}", "map", *(f"head {head}" for head in range(len(example.heads))), "target"]
-        rows.append(np.hstack([np.vstack([heading(title, panel.shape[1]), panel]) for title, panel in zip(titles, panels, strict=True)]))
-    width_px = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 0), (0, width_px - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
 
 
 def similarity_picture(scores: Float[Tensor, "A V"]) -> np.ndarray:
@@ -74,19 +58,10 @@ def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
     rows = []
     for row, own in enumerate(scores):
         ranked = own.argsort(descending=True, stable=True).tolist()
-        best = [f"{'* ' if column == row else ''}{_said(reader, gallery.clips[column])} ({own[column]:.3g})" for column in ranked[:BEST]]
+        best = [f"{'* ' if column == row else ''}{described(reader, gallery.clips[column])} ({own[column]:.3g})" for column in ranked[:BEST]]
         picture = gallery.item(reader, gallery.clips[row]).frame.permute(1, 2, 0).numpy()
-        rows.append([picture, _said(reader, gallery.clips[row]), ranked.index(row) + 1, *best, *[""] * (BEST - len(best))])
+        rows.append([picture, described(reader, gallery.clips[row]), ranked.index(row) + 1, *best, *[""] * (BEST - len(best))])
     return Table(["picture", "clip", "place of its own sound", *(f"{place}." for place in range(1, BEST + 1))], rows)
-
-
-def heading(text: str, width_px: int) -> np.ndarray:
-    """A strip with one line of text, cut where it does not fit."""
-    from PIL import Image, ImageDraw, ImageFont
-
-    strip = Image.new("RGB", (width_px, HEADING_PX), PAPER)
-    ImageDraw.Draw(strip).text((3, 3), text, fill=INK, font=ImageFont.load_default(size=13))
-    return np.asarray(strip)
 
 
 @torch.inference_mode()
@@ -94,14 +69,3 @@ def _scores(model: DenseAV, gallery: Gallery, pictures: int) -> Float[Tensor, "A
     """Of all sounds against the first pictures, summed over heads as retrieval is measured."""
     image, audio = gallery.encode(model)
     return model.scores_by_head(each(image, lambda tensor: tensor[:pictures]), audio).sum(dim=-1)
-
-
-def _said(reader: ClipReader, clip: int) -> str:
-    """A clip's id with its text or its labels."""
-    try:
-        described = reader.metadata(clip)
-    except UnreadableClip:
-        described = {}
-    labels = described.get("labels")
-    said = described.get("text") or (", ".join(map(str, labels)) if isinstance(labels, list) else "")
-    return f"{reader.index.id(clip)}: {said}" if said else reader.index.id(clip)

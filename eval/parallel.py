@@ -6,9 +6,11 @@ ranks. One process works without a process group. What every rank computes alone
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 import torch
 from jaxtyping import Shaped
@@ -16,6 +18,9 @@ from torch import Tensor, distributed
 
 from configs.command import RunFailed
 from model.collectives import world_size
+
+# How long a rank waits for another one: longer than any of them computes alone.
+TIMEOUT_S = 3600.0
 
 Columns = Sequence[Tensor | None]
 
@@ -34,6 +39,24 @@ def interruptible(heard: Callable[[], object]) -> Iterator[None]:
         yield
     finally:
         _heard.reset(token)
+
+
+@contextmanager
+def launched() -> Iterator[None]:
+    """Inside this block the processes that `accelerate launch` has started are ranks of one evaluation; one process alone meets nobody.
+
+    Raises:
+        RunFailed: another process has ended, or does not answer.
+    """
+    from model.training.processes import lost_peers_told, open_accelerator
+
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or world_size() > 1:
+        yield
+        return
+    accelerator = open_accelerator(TIMEOUT_S, [], Path())
+    with lost_peers_told(TIMEOUT_S):
+        yield
+    accelerator.end_training()
 
 
 def rank() -> int:
@@ -60,14 +83,19 @@ def in_batches(count: int, batch_size: int, work: Callable[[range], Columns], na
     from tqdm import tqdm
 
     starts, ranks = range(0, count, batch_size), world_size()
-    parts: list[list[Tensor | None]] = []
+    found: list[Tensor | None] = []
     rounds = range(0, len(starts), ranks)
     for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
         start = starts[min(first + rank(), len(starts) - 1)]  # who has none left makes up the numbers
         own = _agreed(work, range(start, min(start + batch_size, count)))
-        lengths = [min(batch_size, count - start) for start in starts[first : first + ranks]]
-        parts += zip(*([None] * len(lengths) if column is None else _of_all_ranks(column, lengths) for column in own), strict=True)
-    return [None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)]
+        # Filled in as they come: in a list of parts to be joined, all of them would be held twice.
+        found = found or [None if column is None else column.new_empty(count, *column.shape[1:]) for column in own]
+        places = [slice(start, min(start + batch_size, count)) for start in starts[first : first + ranks]]
+        for column, whole in zip(own, found, strict=True):
+            if column is not None:
+                for place, part in zip(places, _of_all_ranks(column, [place.stop - place.start for place in places]), strict=True):
+                    whole[place] = part
+    return found
 
 
 def _agreed(work: Callable[[range], Columns], rows: range) -> Columns:

@@ -22,11 +22,12 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Example:
-    """One prompted picture of a benchmark.
+    """One prompted picture of a benchmark, or one pair of a gallery.
 
     image: uint8 [H_px, W_px, 3]. heatmap: float32 [H_px, W_px], 0 to 1 over the whole set. heads: float32 [K, H_px, W_px], 0 to 1 over
     the whole set, before the maximum over heads. target: bool [H_px, W_px], True where the prompted class is. prompt: its name in words.
-    average_precision: of this picture alone. waveform: float32 [S] in -1 to 1 at `sample_rate_hz`.
+    average_precision: of this picture alone. waveform: float32 [S] in -1 to 1 at `sample_rate_hz`. place: of a pair, which has no target: that of its
+    picture among all pictures, for its sound; 1 is best.
     """
 
     task: str
@@ -38,6 +39,12 @@ class Example:
     average_precision: float
     waveform: np.ndarray
     sample_rate_hz: int
+    place: int | None = None
+
+    @property
+    def value(self) -> str:
+        """How good it is, in words."""
+        return f"AP {self.average_precision:.2f}" if self.place is None else f"place {self.place}"
 
 
 class Measured(NamedTuple):
@@ -58,6 +65,7 @@ class Results:
 
     metrics: value by key `task/variant/metric`, with a prefix for floors. items: how many were used and left out, by `task/what`.
     per_class: task -> class name -> {"ap", "iou", "items"}. about: command, config, commit, versions, date.
+    intervals: 95 %, (low, high), by key, of those metrics of the model that have one.
     """
 
     metrics: dict[str, float]
@@ -66,3 +74,4 @@ class Results:
     per_class: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -1,97 +1,122 @@
 """Measure a model: `python -m eval.run config=configs/eval/toy.yaml checkpoint=runs/demo out=runs/demo`
 
-Runs the benchmarks, beside them the floors (chance, the same architecture untrained, prompts shuffled among the items), writes metrics.json and
-report.html into OUT, prints a table. Exit 1 when something that the settings require was not reached.
+Runs the benchmarks, beside them the floors (eval/floors.py), writes metrics.json, report.html and report.md into OUT, prints a table. Exit 1 when
+something that the settings require was not reached. Several processes: `accelerate launch -m eval.run ...`; the numbers are the same to the last bit.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
+import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.command import UsageError, run
+from configs.command import RunFailed, UsageError, run
 from configs.load import to_yaml
 from configs.schema import EvalConfig, RequirementConfig
+from eval.floors import PREFIXES, Floors, check_floors, is_own
 
 if TYPE_CHECKING:
+    from eval.benchmarks.assemble import Benchmark
     from eval.results import Measured, Requirement, Results
+    from model.grounding.denseav import DenseAV
 
-FLOORS = ("chance", "untrained", "shuffled_prompts")
+PACKAGES = ("torch", "torchvision", "torchaudio", "timm", "accelerate", "numpy")
 
 
 def main(config: EvalConfig) -> int:
-    """Make the benchmarks, load the model, measure, write, print."""
-    from eval.benchmarks.assemble import assemble
-    from eval.render import render_heatmap_video
-    from eval.report import write_report
-    from model.hub import from_pretrained, untrained
-    from model.training.tracking import read_history
+    """Meet the other processes where there are such, then measure."""
+    from eval.parallel import launched
 
     for key in ("checkpoint", "out"):
         if not getattr(config, key):
             raise UsageError(f"{key}= is missing: give the run folder of a training")
     check_settings(config)
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    model = from_pretrained(config.checkpoint)
-    benchmarks = assemble(config)
-    results = evaluate(config, benchmarks, model, untrained(config.checkpoint, config.seed) if "untrained" in config.floors else None)
-
-    write_metrics(results, out / "metrics.json")
-    video = render_heatmap_video(model, Path(config.video), out / "heatmap.mp4") if config.video else None
-    report = write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
-    print_table(results)
-    missed = [r for r in results.requirements if not r.passed]
-    if results.requirements:
-        print(f"{len(results.requirements) - len(missed)} of {len(results.requirements)} requirements met" + (": it did not learn enough" if missed else ""))
-    print(f"numbers: {out / 'metrics.json'}\nreport:  {report}")
-    return 1 if missed else 0
+    with launched():
+        return _measure(config)
 
 
 def check_settings(config: EvalConfig) -> None:
     """Meet mistakes before anything is measured. Raises UsageError: an unknown floor, a video that is not there."""
-    for floor in config.floors:
-        if floor not in FLOORS:
-            raise UsageError(f"floors: {floor!r}, allowed are {', '.join(FLOORS)}")
+    check_floors(config.floors)
     if config.video and not Path(config.video).is_file():
         raise UsageError(f"video={config.video}: no such file")
 
 
-def evaluate(config: EvalConfig, benchmarks: Mapping[str, Any], model: Any, floor_model: Any | None) -> Results:
-    """Run every benchmark on the model and on its floors; on several ranks, each of which gets all results."""
+def _measure(config: EvalConfig) -> int:
+    """Make the benchmarks, load the model, measure; the first rank writes and prints."""
+    from eval.benchmarks.assemble import assemble
+    from eval.metrics_file import NAME, write_metrics
+    from eval.parallel import rank
+    from eval.render import render_heatmap_video
+    from eval.report import write_report
+    from model.hub import from_pretrained, untrained
+    from model.training.tracking import read_history
+
+    out = Path(config.out)
+    out.mkdir(parents=True, exist_ok=True)
+    model = from_pretrained(config.checkpoint)
+    benchmarks = assemble(config)
+    fresh = partial(untrained, config.checkpoint, config.seed) if "untrained" in config.floors else None
+    results = evaluate(config, benchmarks, model, Floors(config, benchmarks), fresh)
+    missed = [requirement for requirement in results.requirements if not requirement.passed]
+    if rank() == 0:
+        write_metrics(results, out / NAME)
+        video = render_heatmap_video(model, Path(config.video), out / "heatmap.mp4") if config.video else None
+        report = write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
+        print_table(results)
+        if results.requirements:
+            reached = f"{len(results.requirements) - len(missed)} of {len(results.requirements)} requirements met"
+            print(reached + (": it did not learn enough" if missed else ""))
+        print(f"numbers: {out / NAME}\nreport:  {report}, {report.with_suffix('.md').name}")
+    return 1 if missed else 0
+
+
+def evaluate(
+    config: EvalConfig, benchmarks: Mapping[str, Benchmark], model: DenseAV, floors: Floors | None, untrained: Callable[[], DenseAV] | None
+) -> Results:
+    """Run every benchmark on the model and on its floors; on several ranks, each of which gets all results.
+
+    Args:
+        floors: None: only the model.
+        untrained: makes the model of the floor `untrained`; None: that one is not measured.
+
+    Raises:
+        RunFailed: a figure that is not a number.
+    """
     from tqdm import tqdm
 
     from eval.parallel import rank
     from eval.results import Results
 
-    metrics: dict[str, float] = {}
-    items: dict[str, int] = {}
-    per_class, examples = {}, []
+    results = Results({}, {}, [], about=_about(config))
     bar = tqdm(benchmarks.items(), desc="benchmarks", unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
     for name, benchmark in bar:
         bar.set_postfix_str(name)
         measured: Measured = benchmark.evaluate(model)
-        metrics |= _prefixed(f"{name}/", measured.metrics)
-        items |= _prefixed(f"{name}/", measured.items)
-        examples += measured.examples
+        results.metrics.update(_prefixed(f"{name}/", measured.metrics))
+        results.intervals.update(_prefixed(f"{name}/", measured.intervals))
+        results.items.update(_prefixed(f"{name}/", measured.items))
+        results.examples.extend(measured.examples)
         if measured.per_class:
-            per_class[name] = dict(measured.per_class)
-        if "chance" in config.floors:
-            metrics |= _prefixed(f"chance/{name}/", measured.chance)
-        if "shuffled_prompts" in config.floors and benchmark.prompted:
-            metrics |= _prefixed(f"shuffled_prompts/{name}/", benchmark.evaluate(model, shuffled=True).metrics)
-    if floor_model is not None:
+            results.per_class[name] = dict(measured.per_class)
+        if floors:
+            results.metrics.update(floors.beside(name, benchmark, model, measured))
+    if untrained is not None:
+        fresh = untrained()
         for name, benchmark in tqdm(benchmarks.items(), desc="untrained", unit="benchmark", dynamic_ncols=True, disable=rank() > 0):
-            metrics |= _prefixed(f"untrained/{name}/", benchmark.evaluate(floor_model).metrics)
-    requirements = [check(requirement, metrics) for requirement in config.require]
-    return Results(metrics, items, requirements, per_class, examples, _about(config))
+            results.metrics.update(_prefixed(f"untrained/{name}/", benchmark.evaluate(fresh).metrics))
+    for key, value in results.metrics.items():
+        if not math.isfinite(value):
+            raise RunFailed(f"{key} is {value}: the model gives scores that are not finite numbers, or nothing was left to measure")
+    results.requirements.extend(check(requirement, results.metrics) for requirement in config.require)
+    return results
 
 
 def check(requirement: RequirementConfig, metrics: Mapping[str, float]) -> Requirement:
@@ -109,30 +134,16 @@ def check(requirement: RequirementConfig, metrics: Mapping[str, float]) -> Requi
     return Requirement(requirement.metric, wanted, value, value >= bound)
 
 
-def write_metrics(results: Results, path: Path) -> None:
-    """metrics.json: values, counts, requirements, classes and where they come from; it appears whole or not at all."""
-    from pipelines.whole_file import whole_file
-
-    content = {
-        "metrics": dict(sorted(results.metrics.items())),
-        "items": results.items,
-        "requirements": [dataclasses.asdict(r) | {"value": None if math.isnan(r.value) else r.value} for r in results.requirements],
-        "per_class": results.per_class,
-        "about": results.about,
-    }
-    with whole_file(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
 def print_table(results: Results) -> None:
-    """Each metric beside its floors, then what was required."""
-    own = [key for key in results.metrics if key.split("/")[0] not in FLOORS]
-    floors = [floor for floor in FLOORS if any(key.startswith(floor + "/") for key in results.metrics)]
+    """Each metric with its 95 % interval beside its floors, then what was required."""
+    own = [key for key in results.metrics if is_own(key)]
+    beside = [prefix for prefix in PREFIXES if any(key.startswith(prefix + "/") for key in results.metrics)]
     width = max(map(len, own), default=0)
-    print(f"\n{'':<{width}}  {'model':>7}" + "".join(f"  {floor:>16}" for floor in floors))
+    print(f"\n{'':<{width}}  {'model':>7}  {'95 %':<14}" + "".join(f"  {prefix:>17}" for prefix in beside))
     for key in own:
-        beside = "".join(f"  {results.metrics[f'{floor}/{key}']:>16.3f}" if f"{floor}/{key}" in results.metrics else " " * 18 for floor in floors)
-        print(f"{key:<{width}}  {results.metrics[key]:>7.3f}{beside}")
+        low_high = "[{:.3f}, {:.3f}]".format(*results.intervals[key]) if key in results.intervals else ""
+        floors = "".join(f"  {results.metrics[f'{prefix}/{key}']:>17.3f}" if f"{prefix}/{key}" in results.metrics else " " * 19 for prefix in beside)
+        print(f"{key:<{width}}  {results.metrics[key]:>7.3f}  {low_high:<14}{floors}".rstrip())
     print()
     for requirement in results.requirements:
         print(f"{'PASS' if requirement.passed else 'FAIL'}  {requirement.metric} = {requirement.value:.3f}, wanted {requirement.wanted}")
@@ -142,18 +153,20 @@ def _prefixed(prefix: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {prefix + key: value for key, value in values.items()}
 
 
-def _about(config: EvalConfig) -> dict[str, Any]:
+def _about(config: EvalConfig) -> dict[str, str]:
     """Where the numbers come from."""
-    import torch
+    from model.collectives import world_size
 
-    done = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    git = ["git", "describe", "--always", "--dirty= with changes", "--abbrev=40", "--exclude=*"]
+    done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     return {
         "command": "python -m eval.run " + " ".join(sys.argv[1:]),
         "config": to_yaml(config),
         "commit": done.stdout.strip() or "not in a git checkout",
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "processes": str(world_size()),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
     }
 
 

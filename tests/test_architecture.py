@@ -79,6 +79,7 @@ COMMANDS = [
     "eval.run",
     "eval.render",
     "eval.parity",
+    "eval.report",
     "eval.ablate",
     "model.convert",
     "model.export",

@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from eval.metrics import localization
-from eval.metrics.disentanglement import disentanglement
+from eval.metrics import localization, retrieval
+from eval.metrics.disentanglement import disentanglement, disentanglement_intervals
+from eval.metrics.intervals import draw_weights, middle
 from eval.metrics.retrieval import recall_at_k
 from eval.metrics.segmentation import average_precision, best_iou, heatmaps, heatmaps_by_head, to_pixels, word_window
 
@@ -19,6 +20,14 @@ def test_recall_counts_the_queries_whose_own_item_is_among_the_best_k():
 
 def test_a_constant_score_finds_nothing():
     assert recall_at_k(torch.zeros(20, 20), 10) == 0.0
+
+
+def test_places_are_the_same_however_many_scores_are_compared_at_once(monkeypatch):
+    scores = torch.randint(20, (50, 50)).float()
+    slow = torch.tensor([sum(bool(other >= row[n]) for other in row) for n, row in enumerate(scores)])
+    for at_once in (1, 120, 10**6):
+        monkeypatch.setattr(retrieval, "AT_ONCE", at_once)
+        assert torch.equal(retrieval.places(scores), slow) and recall_at_k(scores, 10) == (slow <= 10).double().mean()
 
 
 @pytest.mark.parametrize(
@@ -92,6 +101,15 @@ def test_heads_that_divide_the_work_reach_one_and_identical_heads_do_not():
     assert disentanglement(same[:100], same[100:]).pred_dis == pytest.approx(0.5, abs=0.1)
     with pytest.raises(ValueError, match="2 heads"):
         disentanglement(torch.rand(3, 1), torch.rand(3, 1))
+
+
+def test_intervals_of_disentanglement_are_those_of_computing_it_again_for_each_draw():
+    speech, sound = torch.rand(13, 2).mul(9).round() + torch.tensor([3.0, 0.0]), torch.rand(9, 2).mul(9).round() + torch.tensor([0.0, 3.0])
+    rows = [[torch.arange(len(w)).repeat_interleave(w.long()) for w in draw_weights(len(source), seed)] for source, seed in ((speech, 5), (sound, 6))]
+    again = torch.tensor([disentanglement(speech[own], sound[other]) for own, other in zip(*rows, strict=True)], dtype=torch.float64)
+    found = disentanglement_intervals(speech, sound, seed=5)
+    assert found["pred_dis"] == pytest.approx(middle(again[:, 0]), abs=1e-6) and found["act_dis"] == pytest.approx(middle(again[:, 1]), abs=1e-6)
+    assert found["pred_dis"].low < disentanglement(speech, sound).pred_dis < found["pred_dis"].high
 
 
 def test_ciou_by_hand_counts_claimed_pixels_outside_against_the_map():

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from configs.command import UsageError
+from configs.command import RunFailed, UsageError
 from eval.benchmarks.prompted_ade20k import PromptedADE20K
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
 
@@ -80,11 +80,46 @@ def test_a_model_that_knows_the_answer_gets_everything_and_with_shuffled_prompts
 def test_pictures_run_from_best_to_worst_and_carry_what_the_report_draws(tmp_path, knowing):
     measured = PromptedADE20K(str(_write(tmp_path, count=9)), "sound", batch_size=4, seed=0).evaluate(knowing)
     own = [e.average_precision for e in measured.examples]
-    assert len(own) == 6 and own == sorted(own, reverse=True)
+    assert len(own) == 5 and own == sorted(own, reverse=True)
     example = measured.examples[0]
     assert example.image.shape == (64, 64, 3) and example.heads.shape == (1, 64, 64) and example.target.any()
     assert example.heatmap.min() >= 0 and example.heatmap.max() <= 1
     assert len(example.waveform) == RATE_HZ
+
+
+def test_every_figure_has_an_interval_and_a_threshold_chosen_on_other_pictures_stands_beside(tmp_path, knowing):
+    measured = PromptedADE20K(str(_write(tmp_path, count=12)), "speech", batch_size=5, seed=0).evaluate(knowing)
+    assert set(measured.metrics) == {f"{variant}/{key}" for variant in ("basic", "advanced") for key in ("map", "miou", "miou_validation_chosen")}
+    assert set(measured.intervals) == set(measured.metrics)
+    assert all(low - 1e-6 <= measured.metrics[key] <= high + 1e-6 for key, (low, high) in measured.intervals.items())
+    assert measured.metrics["basic/miou_validation_chosen"] > 0.9
+    assert measured.items["classes_without_a_pixel_in_one_half"] == 0 and measured.items["items_of_smallest_class"] == 4
+
+
+def test_annotations_are_read_once_whatever_is_asked_of_them(tmp_path, knowing):
+    benchmark = PromptedADE20K(str(_write(tmp_path)), "sound", batch_size=4, seed=0)
+    before = benchmark.evaluate(knowing)
+    for n in range(6):
+        (tmp_path / f"annotations/p{n}_seg.png").write_bytes(b"gone")
+    assert benchmark.evaluate(knowing, shuffled=True).metrics.keys() == before.metrics.keys()
+
+
+def test_maps_that_are_no_numbers_are_told_in_one_line(tmp_path, knowing):
+    knowing.image_encoder.forward = lambda frames: (torch.full_like(frames[:, :, ::8, ::8], torch.nan), None)
+    with pytest.raises(RunFailed, match=r"ade20k_sound: 6 of 6 maps hold values that are not finite numbers, first that of .*p0\.png"):
+        PromptedADE20K(str(_write(tmp_path)), "sound", batch_size=4, seed=0).evaluate(knowing)
+
+
+def test_a_word_that_is_not_in_the_clip_is_counted_and_stays(tmp_path, knowing):
+    rows = ['p0.png,6600,s0.wav,"[1.0, 1.5]",v0.wav', 'p1.png,6601,s1.wav,"[7, 8]",v1.wav']
+    items = PromptedADE20K(str(_write(tmp_path, rows=rows)), "speech", batch_size=4, seed=0).evaluate(knowing).items
+    assert items["words_beyond_the_clip"] == 2 and items["items"] == 8
+
+
+@pytest.mark.parametrize("timing", ["[0.7, 0.2]", "[-1, 1]", "[0, Infinity]", "[NaN, 1]", "[1]", "3", "soon"])
+def test_a_timing_that_is_none_is_refused(tmp_path, timing):
+    with pytest.raises(UsageError, match=r"line 8: .*0 <= start_s <= end_s"):
+        PromptedADE20K(str(_write(tmp_path, rows=[f'p0.png,6600,s0.wav,"{timing}",v0.wav'])), "speech", batch_size=4, seed=0)
 
 
 def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path, knowing):

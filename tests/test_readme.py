@@ -26,11 +26,12 @@ SCHEMAS = {
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
     "eval.parity": schema.ParityConfig,
+    "eval.report": schema.ReportConfig,
     "eval.ablate": AblateConfig,
     "model.convert": schema.ConvertConfig,
     "model.export": schema.ExportConfig,
 }
-BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity"}  # take a folder
+BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity", "eval.report"}  # take folders
 
 
 def _tree() -> dict[str, str]:

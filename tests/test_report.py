@@ -1,13 +1,18 @@
 """The report: everything measured is in it, it needs nothing beside itself, and text from data stays text."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 
+from eval.catalogue import BENCHMARKS
 from eval.figures import curve, enlarged, outlined, overlay
-from eval.report import headline, write_report
+from eval.floors import PREFIXES
+from eval.published import FIGURES, MARKS
+from eval.report import write_report
+from eval.report_content import counted, difference, headline, metric_name, placed, sections
 from eval.results import Example, Requirement, Results
 
 
@@ -16,7 +21,7 @@ def _example(task, prompt="red star", heads=2):
     return Example(
         task=task, prompt=prompt, image=rng.integers(0, 255, (32, 32, 3)).astype(np.uint8), heatmap=rng.random((32, 32), np.float32),
         heads=rng.random((heads, 32, 32), np.float32), target=rng.random((32, 32)) > 0.5, average_precision=0.777,
-        waveform=np.zeros(160, np.float32), sample_rate_hz=16000,
+        waveform=np.zeros(1600, np.float32), sample_rate_hz=16000,
     )  # fmt: skip
 
 
@@ -60,7 +65,7 @@ def test_the_report_is_whole_alone_and_shows_every_number(results, tmp_path):
     video.write_bytes(b"\0\0")
     text = write_report(results, tmp_path, [{"step": 1, "scale": 1.0}, {"step": 2, "scale": 1.5}], video).read_text()
     tags = _parsed(text)
-    assert all(address.startswith("data:") for address in tags.addresses)
+    assert all(address.startswith(("data:", "#")) for address in tags.addresses)
     assert tags.seen.count("img") == 8 and tags.seen.count("audio") == 2 and tags.seen.count("video") == 1
     for number in ("0.612", "0.075", "0.123", "0.432", "0.250", "FAIL", "0.500", "commit: abc"):
         assert number in text
@@ -77,13 +82,121 @@ def test_without_history_video_pictures_or_floors_the_report_still_stands(tmp_pa
 
 def test_one_head_has_no_maps_of_its_own(tmp_path):
     text = write_report(Results({}, {}, [], {}, [_example("ade20k_sound", heads=1)]), tmp_path, [], None).read_text()
-    assert "Each head alone" not in text
+    assert "each head alone" not in text
 
 
 def test_the_headline_is_made_of_the_numbers(results):
     said = headline(results.metrics)
     assert "0.61" in said and "prompts shuffled 0.12" in said and "chance 0.08" in said and "untrained" not in said
     assert headline({}) == "What was measured, and what it was measured against."
+    said = headline({"vggss/median/ciou": 0.416, "chance/vggss/median/ciou": 0.05, "flickr_soundnet/median/ciou": 0.8})
+    assert said.startswith("On VGG-SS, 42% of the sources are found, cIoU at 0.5 (chance 0.05); on Flickr-SoundNet, 80%")
+
+
+# ---------------------------------------------------------------------------------------------- what stands beside our numbers
+
+
+def test_intervals_floors_and_items_stand_beside_the_model_in_both_reports(tmp_path):
+    metrics = {"vggss/median/ciou": 0.4004, "center_prior/vggss/median/ciou": 0.2002, "with_object_prior/vggss/median/ciou": 0.4567}
+    items = {"vggss/items": 1234, "vggss/without_a_region": 2, "vggss/left_out_no_sound": 3, "vggss/left_out_duplicate": 0}
+    write_report(Results(metrics, items, [], intervals={"vggss/median/ciou": (0.3503, 0.4506)}), tmp_path, [], None)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for number in ("0.400", "0.200", "0.457", "0.350", "0.451", "1,234 items, 2 without a region. Left out: 3 no sound."):
+        assert number in page and number in text
+    assert "| cIoU, median | **0.400** | 0.350 to 0.451 | 0.200 | 0.457 |" in text
+    assert PREFIXES["with_object_prior"] in text and "untrained" not in text
+
+
+def test_published_figures_stand_only_beside_what_was_measured_each_with_its_mark(tmp_path):
+    write_report(Results({"vggss/median/ciou": 0.4}, {"vggss/items": 24}, []), tmp_path, [], None)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert "SouPLe, published (T)" in page and "SSLAlign, published (C)" in page and "published on 5,158 items, ours on 24" in page
+    assert "| cIoU, median | 0.400 | SouPLe | 0.548 | T |" in text and "published on 5,158 items, ours on 24" in text
+    assert not any(word in page + text for word in ("CAV-MAE", "VAB", "0.852"))
+    assert MARKS["T"] in page and MARKS["T"] in text
+
+
+def test_a_set_of_the_published_size_is_not_said_to_differ_in_it():
+    (section,) = sections(Results({"flickr_soundnet/median/ciou": 0.8}, {"flickr_soundnet/items": 250}, []))
+    assert all("ours on" not in difference(section, figure) for figure in section.rows[0].published)
+
+
+def test_no_figure_is_published_that_nobody_could_verify():
+    assert {figure.mark for figure in FIGURES} <= set(MARKS) and len({(f.key, f.system) for f in FIGURES}) == len(FIGURES)
+    for figure in FIGURES:
+        task, _, _ = figure.key.split("/")
+        assert task in BENCHMARKS and 0 < figure.value < 1 and metric_name(figure.key)
+    unverified = {("ade20k_speech", "miou"): 0.368, ("ade20k_sound", "map"): 0.327}
+    for (task, metric), value in unverified.items():
+        assert not [f for f in FIGURES if f.system == "DenseAV" and f.key.startswith(task) and f.key.endswith(metric) and abs(f.value - value) < 0.01]
+    assert not [f for f in FIGURES if f.system == "DenseAV" and "retrieval" in f.key]
+
+
+def test_every_benchmark_that_can_be_run_is_in_the_catalogue():
+    from configs.command import UsageError
+    from configs.schema import EvalConfig
+    from eval.benchmarks.assemble import assemble
+
+    with pytest.raises(UsageError) as told:
+        assemble(EvalConfig(benchmarks=["?"]))
+    assert set(str(told.value).partition("allowed are ")[2].split(", ")) <= set(BENCHMARKS)
+    assert all(entry.terms for entry in BENCHMARKS.values())
+
+
+def test_a_benchmark_that_gave_counts_and_no_number_is_still_there():
+    found = sections(Results({"vggss/median/auc": 0.5}, {"disentanglement/items": 0}, []))
+    assert [section.task for section in found] == ["vggss", "disentanglement"] and counted(found[0]) == "" and counted(found[1]) == "0 items. Nothing left out."
+
+
+@pytest.mark.parametrize(("count", "wanted"), [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"]), (4, ["best", "", "", "worst"])])
+def test_pictures_have_their_place(count, wanted):
+    assert [place for place, _ in placed([_example("vggss")] * count)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("ade20k_speech/basic/miou_validation_chosen", "mIoU validation chosen, basic"),
+        ("places_retrieval/audio_to_image/recall_at_10", "recall@10, audio to image"),
+        ("disentanglement/heads/share_of_head_1", "steps won by head 1"),
+        ("avsbench_s4/test_chosen/f_score", "F-score, test chosen"),
+        ("extended_vggss/median/max_f1", "max-F1, median"),
+    ],
+)
+def test_a_metric_has_a_name_for_readers(key, name):
+    assert metric_name(key) == name
+
+
+# ---------------------------------------------------------------------------------------------- Markdown
+
+
+def test_markdown_shows_best_median_and_worst_as_files_and_data_stays_text(results, tmp_path):
+    from PIL import Image
+
+    pictures = [replace(_example("ade20k_speech", prompt), average_precision=ap) for prompt, ap in (("![x](y) | `z`", 0.9), ("two", 0.5), ("<i>three", 0.1))]
+    write_report(replace(results, examples=[*pictures, _example("ade20k_sound")]), tmp_path, [], None)
+    text = (tmp_path / "report.md").read_text()
+    for name in ("ade20k_speech", "ade20k_sound"):
+        assert f"](pictures/{name}.jpg)" in text
+    with Image.open(tmp_path / "pictures/ade20k_speech.jpg") as sheet:
+        assert sheet.size == (5 * 160, 3 * (160 + 22))
+    assert r"best: \!\[x\](y) \| \`z\`, AP 0.90; median: two, AP 0.50; worst: \<i\>three, AP 0.10" in text
+    assert "<b>bold" not in text and r"\<b\>bold\</b\> star | 0.500 | 0.250 | 8 |" in text
+    assert "**FAIL** `ade20k_speech/basic/map` = 0.612, wanted `>= 0.9`" in text and "    commit: abc" in text and "    a: 1" in text
+    columns = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "0.612" in line}
+    assert columns == {5}
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_a_curve_is_drawn_over_the_steps_that_have_its_value_and_floors_have_none(tmp_path):
+    history = [
+        {"step": n, "loss": 1.0 / n} | ({"eval/vggss/median/ciou": 0.1 * n, "eval/chance/vggss/median/ciou": 0.1} if n % 3 == 0 else {}) for n in range(1, 8)
+    ]
+    page = write_report(Results({}, {}, []), tmp_path, history, None).read_text()
+    assert "eval/vggss/median/ciou: from 0.3 to 0.6" in page and page.count("<polyline") == 2 and "eval/chance" not in page
+    assert ">step 6<" in page and ">step 7<" in page
 
 
 def test_a_cold_cell_keeps_the_dimmed_picture_and_a_hot_one_takes_the_maps_colour():

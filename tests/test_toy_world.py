@@ -16,8 +16,8 @@ import soundfile
 from PIL import Image
 
 from configs.command import UsageError
-from configs.schema import ToyWorldConfig
-from pipelines.sources import toy_layouts, toy_scene, toy_world
+from configs.schema import SourceConfig, ToyWorldConfig
+from pipelines.sources import toy_layouts, toy_scene, toy_world, vggsound
 from pipelines.sources.toy_scene import CLASSES
 from pipelines.sources.toy_speech import SPEAKERS
 
@@ -70,6 +70,13 @@ def test_videos_show_the_scene_and_carry_the_sound_and_the_damaged_ones_do_not(o
         except av.error.InvalidDataError:
             outcomes.append("cut off")
     assert sorted(outcomes) == ["cut off"] + ["whole"] * 11 + ["without sound"]
+
+
+def test_vggsound_is_read_by_its_own_source_and_every_row_has_its_video(out):
+    source = SourceConfig(kind="vggsound", root=str(out / "vggsound"), split="test", media_is_cut=True)
+    clips = list(vggsound.rows(source))
+    assert len(clips) == 48 and len({clip.id for clip in clips}) == 48 and all(clip.labels[0] in CLASSES for clip in clips)
+    assert sorted(clip.media for clip in clips) == sorted(str(p.relative_to(out / "vggsound")) for p in (out / "vggsound/videos").iterdir())
 
 
 def test_a_video_is_the_rendered_scene(config, out):

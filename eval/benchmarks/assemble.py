@@ -14,6 +14,7 @@ from eval.benchmarks.extended import read_extended
 from eval.benchmarks.flickr_soundnet import read_flickr_soundnet
 from eval.benchmarks.gallery import Gallery
 from eval.benchmarks.is3 import read_is3
+from eval.benchmarks.kept_features import KeptFeatures
 from eval.benchmarks.localization import Localization
 from eval.benchmarks.localization_items import LocalizationSet
 from eval.benchmarks.localization_measures import DetectionMeasure, MaskMeasure, Measure, PointingMeasure
@@ -31,9 +32,11 @@ def assemble(config: EvalConfig) -> dict[str, Benchmark]:
         UsageError: an unknown name, none at all, or data that is not there.
     """
 
+    kept = KeptFeatures(config.features) if config.features else None
+
     @cache
     def gallery(key: str) -> Gallery:
-        return Gallery(_folder(config, key), config.gallery_size, config.batch_size, config.seed)
+        return Gallery(_folder(config, key), config.gallery_size, config.batch_size, config.seed, kept)
 
     def prompted(prompt: str) -> PromptedADE20K:
         return PromptedADE20K(_folder(config, "prompted_ade20k"), prompt, config.batch_size, config.seed)
@@ -46,6 +49,7 @@ def assemble(config: EvalConfig) -> dict[str, Benchmark]:
         "ade20k_sound": lambda: prompted("sound"),
         "places_retrieval": lambda: Retrieval("places_retrieval", gallery("places_audio")),
         "audioset_retrieval": lambda: Retrieval("audioset_retrieval", gallery("audioset")),
+        "vggsound_retrieval": lambda: Retrieval("vggsound_retrieval", gallery("vggsound")),
         "disentanglement": lambda: HeadUse(gallery("places_audio"), gallery("audioset")),
         "vggss": lambda: localization("vggss", "vggss", read_vgg_ss, PointingMeasure()),
         "flickr_soundnet": lambda: localization("flickr_soundnet", "flickr_soundnet", read_flickr_soundnet, PointingMeasure()),

@@ -9,16 +9,20 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from configs.command import UsageError
+from eval.benchmarks.kept_features import KeptFeatures
 from eval.parallel import Columns, in_batches
-from model.grounding.denseav import AudioFeatures, DenseAV, ImageFeatures, InputSpec, each, joined
+from model.grounding.denseav import AudioFeatures, DenseAV, ImageFeatures, InputSpec
 from pipelines.stream.augment import padded
 from pipelines.stream.batch import Item, collate
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.reader import ClipReader, UnreadableClip
 
 _READABLE = -1
+# In the order in which `_features` gives them.
+_PARTS = {"image": ImageFeatures, "audio": AudioFeatures}
 
 
 class PairFeatures(NamedTuple):
@@ -36,6 +40,7 @@ class Gallery:
         size: at most this many pairs; fewer where the split is smaller.
         batch_size: pairs encoded at once.
         seed: of the permutation, and of the one frame drawn of each clip.
+        kept: features from run to run; None: they are always encoded.
 
     Attributes:
         clips: their numbers in `index`, in order, once encoded.
@@ -47,9 +52,9 @@ class Gallery:
     Source: reference 1.6.
     """
 
-    def __init__(self, folder: str, size: int, batch_size: int, seed: int) -> None:
+    def __init__(self, folder: str, size: int, batch_size: int, seed: int, kept: KeptFeatures | None = None) -> None:
         self.index = DatasetIndex.open(folder)
-        self.size, self.batch_size, self.seed = min(size, self.index.clips), batch_size, seed
+        self.size, self.batch_size, self.seed, self.kept = min(size, self.index.clips), batch_size, seed, kept
         self.clips: list[int] = []
         self.left_out: Counter[str] = Counter()
         self._encoded: tuple[weakref.ref[DenseAV], PairFeatures] | None = None
@@ -61,26 +66,50 @@ class Gallery:
             UsageError: no clip can be read.
         """
         if self._encoded is None or self._encoded[0]() is not model:
-            self._encoded = weakref.ref(model, self._forget), self._encode(model)
+            self._encoded = weakref.ref(model, self._forget), self._features_of(model)
         return self._encoded[1]
 
+    def counts(self) -> dict[str, int]:
+        """For the report: clips passed over by reason, and clips whose id was there before. Such a pair is a wrong answer to the other one."""
+        ids = [self.index.id(clip) for clip in self.clips]
+        return {"duplicates": len(ids) - len(set(ids))} | {f"left_out_{why}": n for why, n in sorted(self.left_out.items())}
+
+    def _features_of(self, model: DenseAV) -> PairFeatures:
+        """Encoded, or as they were kept."""
+        if self.kept is None:
+            tensors = self._encode(model)
+        else:
+            settings = {"data": self.index.fingerprint, "size": self.size, "batch_size": self.batch_size, "seed": self.seed}
+            tensors = self.kept.of(model, settings, lambda: self._encode(model))
+        self.clips = tensors["clips"].tolist()
+        self.left_out = Counter({why: n for why, n in zip(UnreadableClip.REASONS, tensors["left_out"].tolist(), strict=True) if n})
+        return PairFeatures(*(kind(*(tensors.get(f"{part}.{name}") for name in kind._fields)) for part, kind in _PARTS.items()))
+
     @torch.inference_mode()
-    def _encode(self, model: DenseAV) -> PairFeatures:
-        """The first readable clips of the permutation; those passed over are counted by reason. In the place of each, another one is tried."""
+    def _encode(self, model: DenseAV) -> dict[str, Tensor]:
+        """Features of the first readable clips of the permutation, by name, and which clips these are; those passed over are counted by reason.
+
+        In the place of each of these another one is tried, and its features are written there: nothing is held twice.
+        """
         reader = ClipReader(self.index, *model.inputs)
         waiting = np.random.default_rng(self.seed).permutation(self.index.clips).tolist()
-        self.clips, self.left_out, parts = [], Counter(), []
-        while waiting and len(self.clips) < self.size:
-            tried, waiting = waiting[: self.size - len(self.clips)], waiting[self.size - len(self.clips) :]
+        clips, left_out, found = [], torch.zeros(len(UnreadableClip.REASONS), dtype=torch.int64), []
+        while waiting and len(clips) < self.size:
+            tried, waiting = waiting[: self.size - len(clips)], waiting[self.size - len(clips) :]
             reasons, *columns = in_batches(len(tried), self.batch_size, partial(self._features, model, reader, tried), "encoding")
-            readable = [row for row, reason in enumerate(reasons.tolist()) if reason == _READABLE]
-            self.clips += [tried[row] for row in readable]
-            self.left_out.update(UnreadableClip.REASONS[reason] for reason in reasons.tolist() if reason != _READABLE)
-            features = ImageFeatures(*columns[:2]), AudioFeatures(*columns[2:])
-            parts.append([each(part, lambda tensor, rows=readable: tensor[rows]) for part in features])
-        if not self.clips:
-            raise UsageError(f"{self.index.folder}: none of its clips can be read ({', '.join(f'{n} {why}' for why, n in self.left_out.items())})")
-        return PairFeatures(*map(joined, zip(*parts, strict=True)))
+            found = found or columns
+            for row in (reasons == _READABLE).nonzero()[:, 0].tolist():
+                for column, whole in zip(columns, found, strict=True):
+                    if column is not None:
+                        whole[len(clips)] = column[row]
+                clips.append(tried[row])
+            left_out += reasons[reasons != _READABLE].bincount(minlength=len(left_out))
+        if not clips:
+            why = ", ".join(f"{n} {reason}" for reason, n in zip(UnreadableClip.REASONS, left_out.tolist(), strict=True) if n)
+            raise UsageError(f"{self.index.folder}: none of its clips can be read ({why})")
+        names = [f"{part}.{name}" for part, kind in _PARTS.items() for name in kind._fields]
+        named = {name: column[: len(clips)] for name, column in zip(names, found, strict=True) if column is not None}
+        return named | {"clips": torch.tensor(clips), "left_out": left_out}
 
     def item(self, reader: ClipReader, clip: int) -> Item:
         """A clip with the one frame that is drawn of it. Raises UnreadableClip."""

@@ -14,10 +14,12 @@ from eval.benchmarks.localization_maps import MapSource, ModelMaps, RandomMaps, 
 from eval.benchmarks.localization_measures import Measure
 from eval.metrics.localization import SIDE_PX, at_full_size, scaled_each
 from eval.metrics.segmentation import average_precision
+from eval.parallel import in_batches
 from eval.results import Example, Measured
 from model.grounding.denseav import DenseAV
 
-EXAMPLES = 6
+# Odd: the one in the middle is the median.
+EXAMPLES = 5
 
 
 class Localization:
@@ -56,28 +58,38 @@ class Localization:
             return measured
         # Chance has the model's own grid: on a coarser one luck goes further.
         chance = self.values(RandomMaps(*source(items[:1]).shape[1:]), items)
-        return measured._replace(chance=self.measure.of_set(chance, items), examples=self._examples(source, values["ap"]))
+        return measured._replace(
+            chance=self.measure.of_set(chance, items),
+            examples=self._examples(source, values["ap"]),
+            intervals=self.measure.intervals(values, items, self.seed),
+        )
 
     @torch.inference_mode()
     def values(self, maps: MapSource, items: Sequence[SoundingPicture]) -> dict[str, Tensor]:
-        """The measure's values of each item, first axis N, and of each picture alone `ap`: average precision over its pixels, NaN without a region."""
-        from tqdm import tqdm
+        """The measure's values of each item, first axis N, and of each picture alone `ap`: average precision over its pixels, NaN without a region.
 
-        parts, device = [], fastest_device()
-        starts = range(0, len(items), self.batch_size)
-        for start in tqdm(starts, desc=self.name, unit="batch", dynamic_ncols=True, leave=False, disable=len(starts) < 2):
-            batch = items[start : start + self.batch_size]
-            raw = at_full_size(maps(batch).float().to(device))
-            broken = [item.id for item, own in zip(batch, raw, strict=True) if not own.isfinite().all()]
-            if broken:
-                raise RunFailed(
-                    f"{self.name}: maps hold values that are not finite numbers, {len(broken)} of {len(batch)} in a batch, first that of {broken[0]}"
-                )
-            truth = torch.stack([item.region() for item in batch]).to(device)
-            values = self.measure.of_pictures(raw, truth)
-            values["ap"] = torch.tensor([average_precision(own.flatten(), (region > 0).flatten()) for own, region in zip(raw, truth, strict=True)])
-            parts.append({key: value.cpu() for key, value in values.items()})
-        return {key: torch.cat([part[key] for part in parts]) for key in parts[0]}
+        On several ranks each works on its share of the batches, and gets the values of all items.
+        """
+        names: list[str] = []
+
+        def of_batch(rows: range) -> list[Tensor]:
+            values = self._of_pictures(maps, items[rows.start : rows.stop])
+            names[:] = values
+            return list(values.values())
+
+        columns = in_batches(len(items), self.batch_size, of_batch, self.name)
+        return dict(zip(names, columns, strict=True))
+
+    def _of_pictures(self, maps: MapSource, batch: Sequence[SoundingPicture]) -> dict[str, Tensor]:
+        device = fastest_device()
+        raw = at_full_size(maps(batch).float().to(device))
+        broken = [item.id for item, own in zip(batch, raw, strict=True) if not own.isfinite().all()]
+        if broken:
+            raise RunFailed(f"{self.name}: maps hold values that are not finite numbers, {len(broken)} of {len(batch)} in a batch, first that of {broken[0]}")
+        truth = torch.stack([item.region() for item in batch]).to(device)
+        values = self.measure.of_pictures(raw, truth)
+        values["ap"] = torch.tensor([average_precision(own.flatten(), (region > 0).flatten()) for own, region in zip(raw, truth, strict=True)])
+        return {key: value.cpu() for key, value in values.items()}
 
     def _counts(self, values: dict[str, Tensor]) -> dict[str, int]:
         counts = {"items": len(self.items), "groups": len({item.group for item in self.items}), "without_a_region": int(values["ap"].isnan().sum())}

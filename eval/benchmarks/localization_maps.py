@@ -97,7 +97,7 @@ def steps_that_count(items: Sequence[SoundingPicture], starts_s: Sequence[float]
     return torch.where(inside.any(dim=1, keepdim=True), inside, mask)
 
 
-def center_prior(items: Sequence[SoundingPicture]) -> Float[Tensor, "B H W"]:
+def center_prior(items: Sequence[object]) -> Float[Tensor, "B H W"]:
     """A bump in the middle of every picture: photographers point at what they mean."""
     place = (torch.arange(SIDE_PX) + 0.5) / SIDE_PX - 0.5
     bump = torch.exp(-(place**2) / (2 * CENTER_SPREAD**2))

@@ -6,24 +6,26 @@ The folder's layout: eval.benchmarks.prompted_items.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from configs.command import UsageError
-from eval.benchmarks.prompted_items import TABLE, read_class_names, read_frame, read_items, read_labels, read_waveform
-from eval.metrics.segmentation import average_precision, best_iou, heatmaps, heatmaps_by_head, to_pixels, word_window
+from configs.command import RunFailed, UsageError
+from eval.benchmarks.prompted_items import TABLE, PromptedPicture, read_class_names, read_frame, read_items, read_target, read_waveform
+from eval.benchmarks.prompted_measures import measure
+from eval.metrics.segmentation import heatmaps, heatmaps_by_head, to_pixels, word_window
 from eval.parallel import in_batches
 from eval.results import Example, Measured
 from model.grounding.denseav import AudioFeatures, DenseAV, InputSpec, each
 from pipelines.stream.augment import padded
 from pipelines.stream.batch import normalized
 
-EXAMPLES = 6
+# Odd: the one in the middle is the median.
+EXAMPLES = 5
 
 
 class PromptedADE20K:
@@ -50,7 +52,7 @@ class PromptedADE20K:
                 f"prompted_ade20k={root}: no usable row in {TABLE} ({', '.join(f'{n} {why}' for why, n in self.left_out.items()) or 'it is empty'})"
             )
         self.class_names = read_class_names(Path(root) / "class_names.csv")
-        self._labels: dict[int, Tensor] = {}
+        self._read: dict[int, np.ndarray] = {}
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -58,12 +60,36 @@ class PromptedADE20K:
         return ("basic", "advanced") if self.prompt == "speech" else ("basic",)
 
     @torch.inference_mode()
-    def evaluate(self, model: DenseAV, shuffled: bool = False) -> Measured:
-        """Heatmaps of all items, then AP and best IoU of each class over all pixels of its pictures.
+    def evaluate(self, model: DenseAV, shuffled: bool = False, maps: Callable[[Sequence[PromptedPicture]], Tensor] | None = None) -> Measured:
+        """Heatmaps of all items, then the figures of each class over all pixels of its pictures (prompted_measures.py).
 
         Args:
             shuffled: give every picture the prompt of another one, drawn by the seed; the class asked for stays the picture's own.
+            maps: what gives the maps [N, H, W] in place of the model (a prior), the same for every variant.
+
+        Raises:
+            RunFailed: maps that are not finite numbers.
+            UsageError: a file that cannot be read, or an annotation of another size than its picture.
         """
+        inputs = model.inputs
+        if maps is not None:
+            return self._measure(dict.fromkeys(self.variants, maps(self.items)), inputs)[0]
+        found, by_head = self._maps(model, shuffled)
+        self._check(by_head)
+        measured, own = self._measure(found, inputs)
+        if shuffled:
+            return measured
+        examples = self._examples(found["basic"], by_head, own, inputs)
+        return measured._replace(items=self._counts(inputs.clip_duration_s) | dict(measured.items), examples=examples)
+
+    def _measure(self, maps: dict[str, Tensor], inputs: InputSpec) -> tuple[Measured, Float[Tensor, "N"]]:
+        """Figures of all classes, and the average precision of each picture alone."""
+        names = [item.frame.stem for item in self.items]
+        asked = torch.tensor([item.class_id for item in self.items])
+        return measure(maps, self._targets(inputs.image_size_px), asked, names, self._class_name, inputs.image_size_px, self.seed)
+
+    def _maps(self, model: DenseAV, shuffled: bool) -> tuple[dict[str, Tensor], Float[Tensor, "N K H W"]]:
+        """The maps [N, H, W] of each variant, and those of each head."""
         inputs, device = model.inputs, next(model.parameters()).device
         audio = self._encode_prompts(model, device)
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
@@ -76,17 +102,7 @@ class PromptedADE20K:
             return [*(heatmaps(volume, steps[variant][rows]) for variant in self.variants), heatmaps_by_head(volume, steps["basic"][rows])]
 
         *found, by_head = in_batches(len(self.items), self.batch_size, maps_of, self.name)
-        maps = {variant: _to_labels(low_resolution, inputs.image_size_px) for variant, low_resolution in zip(self.variants, found, strict=True)}
-        measured = self._measure(maps)
-        if shuffled:
-            return measured
-        return measured._replace(examples=self._examples(maps["basic"], by_head, inputs))
-
-    def labels(self, size_px: int) -> Int[Tensor, "N H_px W_px"]:
-        """int32 [N, size_px, size_px]: the class of each pixel, in the geometry of the pictures; read once."""
-        if size_px not in self._labels:
-            self._labels[size_px] = torch.stack([read_labels(item, size_px) for item in self.items])
-        return self._labels[size_px]
+        return dict(zip(self.variants, found, strict=True)), by_head
 
     def _encode_prompts(self, model: DenseAV, device: torch.device) -> AudioFeatures:
         samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
@@ -102,53 +118,44 @@ class PromptedADE20K:
         timing_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])
         return word_window(timing_s, steps, torch.full((len(self.items),), inputs.clip_duration_s))
 
-    def _by_class(self, labels: Tensor) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Class, rows of its items, and bool [rows * pixels] True where the class is; classes without a pixel are passed over."""
-        asked = torch.tensor([item.class_id for item in self.items])
-        for class_id in asked.unique().tolist():
-            rows = (asked == class_id).nonzero()[:, 0]
-            relevant = (labels[rows] == class_id).flatten()
-            if relevant.any():
-                yield class_id, rows, relevant
+    def _targets(self, size_px: int) -> UInt8[np.ndarray, "N bytes"]:
+        """The pixels of each item's own class, in the geometry of the pictures, as bits; read once, by all ranks together."""
+        if size_px not in self._read:
 
-    def _measure(self, maps: dict[str, Tensor]) -> Measured:
-        labels = self.labels(next(iter(maps.values())).shape[-1])
-        metrics, chance, per_class = {}, {}, {}
-        # A map blind to picture and prompt reaches the class's share of the pixels.
-        share = float(np.mean([relevant.double().mean().item() for _, _, relevant in self._by_class(labels)]))
-        for variant, pixels in maps.items():
-            found = {c: (average_precision(pixels[rows].flatten(), r), best_iou(pixels[rows].flatten(), r), len(rows)) for c, rows, r in self._by_class(labels)}
-            metrics |= {
-                f"{variant}/map": float(np.mean([ap for ap, _, _ in found.values()])),
-                f"{variant}/miou": float(np.mean([i for _, i, _ in found.values()])),
-            }
-            chance |= {f"{variant}/map": share, f"{variant}/miou": share}
-            if variant == "basic":
-                per_class = {self._class_name(c): {"ap": ap, "iou": iou, "items": count} for c, (ap, iou, count) in found.items()}
-        asked = {item.class_id for item in self.items}
-        counts = {"items": len(self.items), "classes": len(per_class), "classes_without_a_pixel": len(asked) - len(per_class)}
-        return Measured(metrics, chance, counts | {f"left_out_{why}": n for why, n in self.left_out.items()}, per_class)
+            def packed(rows: range) -> list[Tensor]:
+                return [torch.from_numpy(np.stack([np.packbits(read_target(self.items[row], size_px)) for row in rows]))]
 
-    def _examples(self, maps: Tensor, by_head: Tensor, inputs: InputSpec) -> list[Example]:
+            (targets,) = in_batches(len(self.items), self.batch_size, packed, f"{self.name}: annotations")
+            self._read[size_px] = targets.numpy()
+        return self._read[size_px]
+
+    def _check(self, maps: Float[Tensor, "N K H W"]) -> None:
+        """Raises RunFailed: maps that are not finite numbers."""
+        broken = (~maps.isfinite()).flatten(1).any(dim=1).nonzero()[:, 0].tolist()
+        if broken:
+            first = self.items[broken[0]].frame
+            raise RunFailed(f"{self.name}: {len(broken)} of {len(maps)} maps hold values that are not finite numbers, first that of {first}")
+
+    def _counts(self, clip_s: float) -> dict[str, int]:
+        words = [item.word_s for item in self.items if item.word_s]
+        # They are measured all the same, by the steps at the end of the clip.
+        beyond = {"words_beyond_the_clip": sum(start >= clip_s for start, _ in words)} if words else {}
+        return {"items": len(self.items)} | beyond | {f"left_out_{why}": n for why, n in self.left_out.items()}
+
+    def _examples(self, maps: Float[Tensor, "N H W"], by_head: Float[Tensor, "N K H W"], own: Float[Tensor, "N"], inputs: InputSpec) -> list[Example]:
         """Pictures from best to worst, evenly spaced by their own average precision."""
-        labels = self.labels(inputs.image_size_px)
-        own = {}
-        for row, item in enumerate(self.items):
-            relevant = (labels[row] == item.class_id).flatten()
-            if relevant.any():
-                own[row] = average_precision(maps[row].flatten(), relevant)
-        ranked = sorted(own, key=lambda row: -own[row])
+        ranked = sorted((row for row in range(len(own)) if not own[row].isnan()), key=lambda row: -own[row])
         chosen = [ranked[i] for i in sorted({round(q) for q in np.linspace(0, len(ranked) - 1, EXAMPLES)})] if ranked else []
-        heads = {row: to_pixels(by_head[row], by_head.min().item(), by_head.max().item(), *maps.shape[-2:]) for row in chosen}
+        side_px = inputs.image_size_px
         return [
             Example(
                 task=self.name,
                 prompt=self._class_name(self.items[row].class_id),
-                image=read_frame(self.items[row].frame, inputs.image_size_px).permute(1, 2, 0).numpy(),
-                heatmap=maps[row].numpy(),
-                heads=heads[row].numpy(),
-                target=(labels[row] == self.items[row].class_id).numpy(),
-                average_precision=own[row],
+                image=read_frame(self.items[row].frame, side_px).permute(1, 2, 0).numpy(),
+                heatmap=to_pixels(maps[[row]], maps.min().item(), maps.max().item(), side_px, side_px)[0].numpy(),
+                heads=to_pixels(by_head[row], by_head.min().item(), by_head.max().item(), side_px, side_px).numpy(),
+                target=read_target(self.items[row], side_px),
+                average_precision=own[row].item(),
                 waveform=read_waveform(self.items[row].audio, inputs.sample_rate_hz),
                 sample_rate_hz=inputs.sample_rate_hz,
             )
@@ -157,10 +164,6 @@ class PromptedADE20K:
 
     def _class_name(self, class_id: int) -> str:
         return self.class_names.get(class_id, f"class {class_id}")
-
-
-def _to_labels(maps: Tensor, size_px: int) -> Tensor:
-    return to_pixels(maps, maps.min().item(), maps.max().item(), size_px, size_px)
 
 
 def _derangement(count: int, seed: int) -> Tensor:

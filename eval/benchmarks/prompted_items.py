@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
@@ -59,9 +60,12 @@ def read_items(root: Path, prompt: str, left_out: Counter[str]) -> Iterator[Prom
             try:
                 class_id = int(row["ade_class_id"])
                 word_s = tuple(map(float, json.loads(row["timing"]))) if prompt == "speech" and row[PROMPT_COLUMN[prompt]] else None
-                assert word_s is None or len(word_s) == 2
-            except (ValueError, TypeError, AssertionError):
-                raise UsageError(f"{table}, line {reader.line_num}: ade_class_id must be a whole number and timing JSON [start_s, end_s]") from None
+                if word_s is not None and not (len(word_s) == 2 and 0 <= word_s[0] <= word_s[1] < math.inf):
+                    raise ValueError(word_s)
+            except (ValueError, TypeError):
+                raise UsageError(
+                    f"{table}, line {reader.line_num}: ade_class_id must be a whole number and timing JSON [start_s, end_s], 0 <= start_s <= end_s"
+                ) from None
             name, audio = Path(row["image_location"]), Path(row[PROMPT_COLUMN[prompt]] or "")
             item = PromptedPicture(root / "frames" / name.name, root / "annotations" / f"{name.stem}_seg.png", root / "audio" / audio.name, class_id, word_s)
             why = _why_not(item, bool(audio.name))
@@ -108,6 +112,11 @@ def read_labels(item: PromptedPicture, size_px: int) -> Int[Tensor, "H_px W_px"]
     classes = (rgb[0] // 10 * 256 + rgb[1])[None]
     resized = functional.resize(classes, [size_px], interpolation=InterpolationMode.NEAREST) if min(classes.shape[-2:]) != size_px else classes
     return functional.center_crop(resized, [size_px, size_px])[0]
+
+
+def read_target(item: PromptedPicture, size_px: int) -> Bool[np.ndarray, "H_px W_px"]:
+    """True in the pixels of the class that is asked for. Args and Raises as `read_labels`."""
+    return (read_labels(item, size_px) == item.class_id).numpy()
 
 
 def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:

@@ -56,6 +56,19 @@ def interval(statistic: Callable[[Int[Tensor, "M"]], float], items: int, seed: i
     return _middle(torch.tensor([statistic(torch.cat([rows_of[drawn] for drawn in draw])) for draw in _draws(len(rows_of), seed)], dtype=torch.float64))
 
 
+def draw_weights(items: int, seed: int, group: Int[Tensor, "N"] | None = None) -> Float[Tensor, "R N"]:
+    """How often each item is in each of 1,000 draws, for numbers that follow from weighted counts. Args as `interval`; the same draws."""
+    number = _numbered(group, items)
+    groups = int(number.max()) + 1
+    draws = _draws(groups, seed) + groups * torch.arange(RESAMPLES)[:, None]
+    return draws.flatten().bincount(minlength=RESAMPLES * groups).view(RESAMPLES, groups)[:, number].float()
+
+
+def middle(values: Float[Tensor, "R"]) -> Interval:
+    """The interval of a number from its values in each draw; draws in which it has none (NaN) are not counted, and none at all gives NaN."""
+    return _middle(values[~values.isnan()]) if not values.isnan().all() else Interval(torch.nan, torch.nan)
+
+
 def _numbered(group: Int[Tensor, "N"] | None, items: int) -> Int[Tensor, "N"]:
     """Groups as numbers from 0 on, without gaps."""
     return torch.arange(items) if group is None else group.unique(return_inverse=True)[1].cpu()

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from jaxtyping import Float
+import torch
+from jaxtyping import Float, Int
 from torch import Tensor
+
+# Scores compared at once: what is held beside the matrix is a small share of it.
+AT_ONCE = 2**24
 
 
 def recall_at_k(scores: Float[Tensor, "Q G"], k: int) -> float:
@@ -21,9 +25,15 @@ def recall_at_k(scores: Float[Tensor, "Q G"], k: int) -> float:
 
     Source: reference 1.6.
     """
+    return (places(scores) <= k).double().mean().item()
+
+
+def places(scores: Float[Tensor, "Q G"]) -> Int[Tensor, "Q"]:
+    """The place of each query's own item in its row, 1 is best. Args, ties and Raises as `recall_at_k`. Source: reference 1.6."""
     if not len(scores) or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"recall@k needs a square matrix of scores, this one is {tuple(scores.shape)}")
-    if scores.isnan().any():
-        raise ValueError(f"recall@k: {int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
-    not_worse = (scores >= scores.diagonal()[:, None]).sum(dim=1)
-    return (not_worse <= k).double().mean().item()
+    rows = max(1, AT_ONCE // len(scores))
+    if wrong := sum(int(part.isnan().sum()) for part in scores.split(rows)):
+        raise ValueError(f"recall@k: {wrong} of {scores.numel()} scores are NaN")
+    own = scores.diagonal()[:, None].split(rows)
+    return torch.cat([(part >= own_part).sum(dim=1) for part, own_part in zip(scores.split(rows), own, strict=True)])

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
+
+from model.precision import at_least_float32
 
 WINDOW_MARGIN_S = 0.2
 THRESHOLDS = 20
@@ -85,15 +88,14 @@ def average_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -
     """
     if scores.isnan().any():
         raise ValueError(f"average precision: {int(scores.isnan().sum())} of {scores.numel()} scores are NaN")
-    if not relevant.any():
-        return math.nan
-    scores, order = scores.sort(descending=True)
-    found = relevant[order].cumsum(0, dtype=torch.float64)
-    last_of_its_value = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
-    place = last_of_its_value.nonzero()[:, 0]
-    found = found[place]
-    precision = found / (place + 1)
-    return ((found - torch.cat([found.new_zeros(1), found[:-1]])) * precision).sum().item() / found[-1].item()
+    return precision_of_sorted(_sorted(scores), _sorted(scores[relevant])) if relevant.any() else math.nan
+
+
+def precision_of_sorted(scores: Shaped[np.ndarray, "N"], found: Shaped[np.ndarray, "M"]) -> float:
+    """Average precision of all scores and of the relevant ones among them, one at least, both in rising order: the mean over these of the precision at
+    their score. Numbers alone are sorted faster than with their places: 250 million pixels of 150 classes in 8 against 26 s on one core."""
+    hit, kept = len(found) - np.searchsorted(found, found), len(scores) - np.searchsorted(scores, found)
+    return float((hit / kept).mean())
 
 
 def best_iou(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
@@ -104,15 +106,28 @@ def best_iou(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
 
     Source: reference 1.6.
     """
-    thresholds = torch.linspace(float(scores.min()), float(scores.max()), THRESHOLDS, device=scores.device, dtype=scores.dtype)
-    relevant_count = int(relevant.sum())
-    relevant_scores = scores[relevant]
-    best = 0.0
-    for threshold in thresholds:
-        kept, hit = int((scores > threshold).sum()), int((relevant_scores > threshold).sum())
-        union = relevant_count + kept - hit
-        best = max(best, hit / union if union else 0.0)
-    return best
+    ordered, found = _sorted(scores), _sorted(scores[relevant])
+    levels = thresholds(ordered[[0, -1]])
+    return float(iou_of_counts(reaching(ordered, levels, strictly=True), reaching(found, levels, strictly=True), np.array(len(found))).max())
+
+
+def thresholds(ends: Float[np.ndarray, "2"]) -> Float[np.ndarray, "20"]:
+    """Evenly spaced from the smallest to the largest score, both included."""
+    return torch.linspace(*ends.tolist(), THRESHOLDS, dtype=torch.from_numpy(ends).dtype).numpy()
+
+
+def reaching(ordered: Shaped[np.ndarray, "N"], levels: Shaped[np.ndarray, "Q"], strictly: bool = False) -> Int[np.ndarray, "Q"]:
+    """How many of the scores, in rising order, are at or above each level (strictly: above)."""
+    return len(ordered) - np.searchsorted(ordered, levels, side="right" if strictly else "left")
+
+
+def iou_of_counts(kept: Shaped[np.ndarray, "*n Q"], hit: Shaped[np.ndarray, "*n Q"], relevant: Shaped[np.ndarray, "*n"]) -> Float[np.ndarray, "*n Q"]:
+    """Intersection over union at each threshold from counts of pixels: above it, relevant ones among these, all relevant ones. An empty union gives 0."""
+    return hit / np.maximum(relevant[..., None] + kept - hit, 1)
+
+
+def _sorted(scores: Float[Tensor, "N"]) -> Shaped[np.ndarray, "N"]:
+    return np.sort(at_least_float32(scores).cpu().numpy())
 
 
 def _mean_over(values: Float[Tensor, "... T"], steps: Bool[Tensor, "... T"]) -> Float[Tensor, "..."]:

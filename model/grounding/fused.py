@@ -1,8 +1,8 @@
 """The scores of similarity.py, same numbers and same gradients, without the volume `A V K H W T`.
 
 `misa`, `mima` and `paired` take maxima first, over candidates and over heads alike: the product is made piece by piece, of each maximum only the winner is
-kept (of equal ones the first), and the backward pass moves gradient between winners alone. fused_triton.py does both on a GPU, fused_tiles.py anywhere.
-`sisa` takes means, see fused_means.py.
+kept (of equal ones the first), and the backward pass moves gradient between winners alone. fused_triton.py does both on a GPU, fused_tiles.py anywhere;
+fused_forward.py only scores, on a CPU. `sisa` takes means, see fused_means.py.
 
 Memory beside features: their copies head by head, gradients in fp32 and in their own dtype, buffers of fixed size, and the winners, 2 bytes x B^2 x T (for
 `paired` x (T + HW)), twice or more where heads do not compete. On a GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from model.grounding import fused_tiles, global_scores, similarity
+from model.grounding import fused_forward, fused_tiles, global_scores, similarity
 from model.grounding.fused_means import MeanOfMaxima, mean_of_products, mean_weight
 from model.grounding.fused_tiles import TILE_NUMBERS, Best, Winners, at_most
 from model.grounding.global_scores import GLOBAL_AGGREGATIONS
@@ -82,6 +82,8 @@ def _pooled(
     with torch.autocast(audio.device.type, enabled=False):
         shift = None if audio_cls is None else class_similarity(at_least_float32(audio_cls), at_least_float32(image_cls))
         cells = image.flatten(3)
+        if fused_forward.wanted(audio, cells, shift, aggregation):
+            return fused_forward.scores(audio, cells, mask, shift, aggregation, together, nonneg)
         if aggregation != "sisa":
             return _PooledMaximum.apply(audio, cells, mask, shift, aggregation, together, nonneg)
         if nonneg or together > 1:

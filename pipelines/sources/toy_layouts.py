@@ -1,7 +1,8 @@
-"""The toy world's items and tables in the layouts of AudioSet, Places Audio 400k and prompted ADE20K; toy_localization has those of the other sets.
+"""The toy world's items and tables in the layouts of AudioSet, Places Audio 400k, prompted ADE20K and VGGSound's test split; toy_localization has those
+of the other sets.
 
 An item is a function of (seed, part, number): `make_item` writes the media that are not there yet and returns the item's row of a table.
-Limits: AudioSet's videos are already cut to their segment, as `videos/<ytid>_<start_ms>.mp4`.
+Limits: videos are already cut to their segment, AudioSet's as `videos/<ytid>_<start_ms>.mp4`; 48 of VGGSound, whatever the settings.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ FOLDERS = (
     "prompted_ade20k/audio",
     "prompted_ade20k/annotations",
     *toy_localization.FOLDERS,
+    "vggsound/videos",
 )
 TABLES = (
     "audioset/class_labels_indices.csv",
@@ -42,7 +44,9 @@ TABLES = (
     "prompted_ade20k/class_names.csv",
     "prompted_ade20k/prompted_segmentation.csv",
     *toy_localization.TABLES,
+    "vggsound/vggsound.csv",
 )
+VGGSOUND_TEST = 48
 
 _SEGMENTS = {"audioset_train": "unbalanced_train_segments.csv", "audioset_eval": "eval_segments.csv"}
 _CAPTIONS = ("{0} and {1}", "{0} and {1}", "{0} near {1}", "{0} with {1}", "{0} next to {1}", "there is {0} and {1}", "i see {0} and {1}")
@@ -60,6 +64,7 @@ def counts(config: ToyWorldConfig) -> dict[str, int]:
         "places_val": config.places_val,
         "prompts": config.prompts,
         **toy_localization.COUNTS,
+        "vggsound_test": VGGSOUND_TEST,
     }
 
 
@@ -74,7 +79,10 @@ def make_item(config: ToyWorldConfig, part: str, number: int) -> dict[str, Any]:
         return toy_localization.make_item(config, part, number, rng)
     match part.partition("_"):
         case "audioset", _, split:
-            return _video(config, split, number, rng)
+            damage = _damage(config.seed, config.audioset_train, config.damaged_share).get(number) if split == "train" else None
+            return _video(config, "audioset/videos/{ytid}_{start_ms}.mp4", rng, damage)
+        case "vggsound", _, _:
+            return _video(config, "vggsound/videos/{ytid}_{start_s:06d}.mp4", rng)
         case "places", _, split:
             return _caption(config, split, number, rng)
         case _:
@@ -89,6 +97,7 @@ def write_tables(config: ToyWorldConfig, rows: dict[str, list[dict[str, Any]]]) 
         "prompted_ade20k/prompted_segmentation.csv": _csv(list(rows["prompts"][0]), [list(row.values()) for row in rows["prompts"]]),
     }
     files["prompted_ade20k/class_names.csv"] = _csv(["ade_class_id", "name"], [[ade_class_id(k), name] for k, name in enumerate(CLASSES)])
+    files["vggsound/vggsound.csv"] = "".join(f"{r['ytid']},{r['start_s']},{CLASSES[r['kind']]},test\n" for r in rows["vggsound_test"])
     for part, name in _SEGMENTS.items():
         files[f"audioset/{name}"] = _segments(rows[part])
     for part, split in (("places_train", "train"), ("places_val", "val")):
@@ -122,12 +131,11 @@ def annotation(kinds: np.ndarray) -> np.ndarray:
     return np.stack([numbers // 256 * 10, numbers % 256, np.where(numbers > 0, 255, 0)], axis=-1).astype(np.uint8)
 
 
-def _video(config: ToyWorldConfig, split: str, number: int, rng: np.random.Generator) -> dict[str, Any]:
+def _video(config: ToyWorldConfig, media: str, rng: np.random.Generator, damage: str | None = None) -> dict[str, Any]:
     ytid = "".join(_YTID_LETTERS[i] for i in rng.integers(len(_YTID_LETTERS), size=11))
     start_s = int(rng.integers(0, 600))
     picture = scene(rng, config.image_size_px)
     kind = int(rng.choice(picture.kinds))
-    damage = _damage(config.seed, config.audioset_train, config.damaged_share).get(number) if split == "train" else None
 
     def make() -> bytes:
         frames = [render(picture, i / config.fps) for i in range(round(config.clip_duration_s * config.fps))]
@@ -141,8 +149,8 @@ def _video(config: ToyWorldConfig, split: str, number: int, rng: np.random.Gener
         return video[: len(video) // 2] if damage == "cut off" else video
 
     if damage != "missing":
-        toy_media.write_once(Path(config.out) / "audioset/videos" / f"{ytid}_{start_s * 1000}.mp4", make)
-    return {"ytid": ytid, "start_s": start_s, "end_s": start_s + config.clip_duration_s, "mid": label_mid(kind)}
+        toy_media.write_once(Path(config.out) / media.format(ytid=ytid, start_s=start_s, start_ms=start_s * 1000), make)
+    return {"ytid": ytid, "start_s": start_s, "end_s": start_s + config.clip_duration_s, "kind": kind}
 
 
 def _caption(config: ToyWorldConfig, split: str, number: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -208,13 +216,13 @@ def _damage(seed: int, videos: int, share: float) -> dict[int, str]:
 
 def _segments(rows: list[dict[str, Any]]) -> str:
     """AudioSet's table: three comment lines, then `YTID, start, end, "label"`."""
-    labels = len({row["mid"] for row in rows})
+    labels = len({row["kind"] for row in rows})
     head = [
         "# Segments csv of the toy world",
         f"# num_ytids={len(rows)}, num_segs={len(rows)}, num_unique_labels={labels}, num_positive_labels={len(rows)}",
         "# YTID, start_seconds, end_seconds, positive_labels",
     ]
-    return "\n".join(head + [f'{r["ytid"]}, {r["start_s"]:.3f}, {r["end_s"]:.3f}, "{r["mid"]}"' for r in rows]) + "\n"
+    return "\n".join(head + [f'{r["ytid"]}, {r["start_s"]:.3f}, {r["end_s"]:.3f}, "{label_mid(r["kind"])}"' for r in rows]) + "\n"
 
 
 def _csv(head: list[str], rows: list[list[Any]]) -> str:

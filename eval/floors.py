@@ -1,0 +1,106 @@
+"""What every number stands beside, measured in the same run: a number without its floor says nothing. Keys: FLOOR/task/variant/metric.
+
+chance            what luck reaches
+untrained         the same architecture with fresh weights
+shuffled_prompts  the model itself, every picture with another one's prompt: a map that ignores the prompt loses nothing by that
+center_prior      maps: a bump in the middle of every picture
+global_features   retrieval: the model itself, its features averaged over cells and steps before they are compared. For maps it is no floor: the mean
+                  over steps of one head's products is the product with the mean
+object_prior      localisation: where things are, whatever sounds (ImageNet features); with it `with_object_prior`, no floor but what this field
+                  reports: 0.4 of the model's own map, 0.6 of that prior
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from configs.command import UsageError
+from configs.schema import EvalConfig
+
+if TYPE_CHECKING:
+    from eval.benchmarks.assemble import Benchmark
+    from eval.results import Measured
+    from model.grounding.denseav import DenseAV
+
+FLOORS = ("chance", "untrained", "shuffled_prompts", "center_prior", "global_features", "object_prior")
+# What keys of metrics.json may begin with, and how tables call it.
+PREFIXES = {
+    "shuffled_prompts": "prompts shuffled",
+    "untrained": "untrained",
+    "global_features": "global features",
+    "center_prior": "centre prior",
+    "object_prior": "object prior",
+    "with_object_prior": "with object prior",
+    "chance": "chance",
+}
+
+
+def check_floors(names: list[str]) -> None:
+    """Raises UsageError: an unknown floor."""
+    for floor in names:
+        if floor not in FLOORS:
+            raise UsageError(f"floors: {floor!r}, allowed are {', '.join(FLOORS)}")
+
+
+def is_own(key: str) -> bool:
+    """Whether a key of metrics.json is the model's own, not a floor's."""
+    return key.partition("/")[0] not in PREFIXES
+
+
+class Floors:
+    """The floors that need no other model. (`untrained` does: eval.run measures it like the model.)
+
+    Raises:
+        UsageError: the object prior is asked for and its weights are not there.
+    """
+
+    def __init__(self, config: EvalConfig, benchmarks: Mapping[str, Benchmark]) -> None:
+        import torch
+
+        from eval.benchmarks.localization import Localization
+        from eval.benchmarks.localization_maps import ObjectPrior
+
+        self.names, self.prior = frozenset(config.floors), None
+        if "object_prior" in self.names and any(isinstance(benchmark, Localization) for benchmark in benchmarks.values()):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(config.seed)  # random weights, where they are asked for, are those of every rank
+                self.prior = ObjectPrior(config.object_prior)
+
+    def beside(self, name: str, benchmark: Benchmark, model: DenseAV, own: Measured) -> dict[str, float]:
+        """Each floor that this benchmark has.
+
+        Args:
+            model: the one that is measured.
+            own: what was measured of it, with chance.
+        """
+        from eval.benchmarks.localization import Localization
+        from eval.benchmarks.localization_maps import Mixture, ModelMaps, center_prior
+        from eval.benchmarks.prompted_ade20k import PromptedADE20K
+        from eval.benchmarks.retrieval import Retrieval
+        from model.grounding.global_scores import GLOBAL_AGGREGATIONS
+
+        found: dict[str, Mapping[str, float]] = {"chance": own.chance} if "chance" in self.names else {}
+        if "shuffled_prompts" in self.names and benchmark.prompted:
+            found["shuffled_prompts"] = benchmark.evaluate(model, shuffled=True).metrics
+        if "center_prior" in self.names and isinstance(benchmark, (Localization, PromptedADE20K)):
+            found["center_prior"] = benchmark.evaluate(model, maps=center_prior).metrics
+        if self.prior and isinstance(benchmark, Localization):
+            found["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
+            found["with_object_prior"] = benchmark.evaluate(model, maps=Mixture(ModelMaps(model), self.prior)).metrics
+        if "global_features" in self.names and isinstance(benchmark, Retrieval) and model.score_settings.aggregation not in GLOBAL_AGGREGATIONS:
+            with scored_globally(model):
+                found["global_features"] = benchmark.evaluate(model).metrics
+        return {f"{floor}/{name}/{key}": value for floor, metrics in found.items() for key, value in metrics.items()}
+
+
+@contextmanager
+def scored_globally(model: DenseAV) -> Iterator[None]:
+    """Inside this block the model compares means over cells and steps (model.grounding.global_scores.mean_pooled); features that are kept stay good."""
+    own = model.score_settings
+    model.score_settings = own._replace(aggregation="cavmae", use_cls=False)
+    try:
+        yield
+    finally:
+        model.score_settings = own
