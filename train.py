@@ -12,7 +12,7 @@ import itertools
 import statistics
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,11 +35,11 @@ def main(config: TrainConfig) -> int:
 
     stop = Preemption(config.time_limit_min)
 
-    from model.training.processes import lost_peers_told, open_accelerator
+    from model.training.processes import lost_peers_told, open_accelerator, wants_fsdp
     from model.training.tracking import tracker_names
     from pipelines.whole_file import only_writer
 
-    folder = Path(config.out) / config.name
+    folder, fsdp = Path(config.out) / config.name, wants_fsdp()
     accelerator = open_accelerator(config.timeout_s, tracker_names(config.tracker), folder)
     if config.batch_size % accelerator.num_processes:
         raise UsageError(f"batch_size={config.batch_size} (global) must be a multiple of the {accelerator.num_processes} processes launched")
@@ -48,10 +48,10 @@ def main(config: TrainConfig) -> int:
         if accelerator.is_main_process:
             folder.mkdir(parents=True, exist_ok=True)
             closing.enter_context(only_writer(folder))
-        return train(config, folder, accelerator, stop)
+        return train(config, folder, accelerator, stop, fsdp)
 
 
-def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Preemption) -> int:
+def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Preemption, fsdp: bool) -> int:
     """Build the parts, then load, step, log and save until the last step or until told to stop."""
     import torch
     from accelerate.utils import broadcast_object_list
@@ -63,11 +63,12 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     from model.training.clipping import make_clipping
     from model.training.compiling import compile_encoders
     from model.training.ema import WeightAverage
-    from model.training.flops import least_clip_s
+    from model.training.flops import least_clip_s_by_phase
     from model.training.initial import take_weights
     from model.training.meter import Meter, gradient_norms
     from model.training.nonfinite import NonfiniteGuard
     from model.training.optim import freeze_for_phase, learning_rate, make_optimizer, phases_from, set_learning_rate
+    from model.training.sharding import EvaluatedWeights, divide, is_divided, prepare
     from model.training.shelf import CheckpointShelf, newest_checkpoint, tidy
     from model.training.tracking import RunLog
     from pipelines.stream.loader import open_stream
@@ -92,6 +93,10 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
         accelerator.print(f"weights of {take_weights(model, config.init_from, config.init_except)}")
     learnable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     model.to(accelerator.device)
+    phases = phases_from(start, config.projection_steps, config.steps)
+    least_clip_s = least_clip_s_by_phase(model, [phase.name for phase in phases], learnable, world_size)
+    if fsdp:
+        divide(model, accelerator.mixed_precision)
     average = WeightAverage(model, config.optim.ema_decay) if config.optim.ema_decay else None
     if config.compile:
         compile_encoders(model)
@@ -104,19 +109,27 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
             file.write(to_yaml(config).encode())
     guard, meter = NonfiniteGuard(folder, config.on_nonfinite), Meter(config.batch_size * config.accumulate)
 
+    def save(phase: str, state: TrainingState, metrics: Mapping[str, float] | None = None) -> None:
+        if on_main or is_divided(model):  # all ranks put together a divided model
+            snap = snapshot(done, phase, state, config, stream.fingerprint, metrics)
+            if on_main:
+                shelf.add(snap)
+
     # ---- the steps
     arriving = _in_groups(stream.batches(rank, world_size, start * config.accumulate), config.accumulate)
     with CheckpointShelf(checkpoints, config.checkpoint, start) as shelf, RunLog(accelerator, config, folder, start) as log:
         evaluation = PeriodicEvaluation(config, folder, stop.heard) if config.evaluate.config else None
-        for phase in phases_from(start, config.projection_steps, config.steps):
+        for phase in phases:
             freeze_for_phase(model, phase.name, learnable)
             state = TrainingState(model, make_optimizer(config.optim, model), make_clipping(config.optim, model), average, accelerator.scaler)
             if newest:
                 restore(newest, state, same_phase=saved["phase"] == phase.name)
                 newest = None
-            meter.least_clip_s = least_clip_s(model, world_size)
-            wrapped, optimizer = accelerator.prepare(model, state.optimizer)
+            meter.least_clip_s = least_clip_s[phase.name]
+            wrapped, optimizer = prepare(accelerator, model, state.optimizer)
             wrapped.train()
+            if evaluation:  # one that the run was stopped in is made up for
+                evaluation.after(phase.start, model, EvaluatedWeights(average), log)
             meter.restart()
             for step in range(phase.start, phase.stop):
                 lr = set_learning_rate(optimizer, learning_rate(config.optim, step - phase.first, phase.stop - phase.first))
@@ -142,13 +155,13 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
                     values |= _mean([output.values() for output in outputs]) | meter.read() | {"lr": lr, "skipped_steps": guard.skipped}
                     values |= {f"lr/{group.match}": lr * group.lr_factor for group in config.optim.groups}
                     log.add(done, values | ({"grad_norm": float(grad_norm)} if outputs else {}))
-                metrics = evaluation.after(done, model, average, log) if evaluation else {}
+                metrics = evaluation.after(done, model, EvaluatedWeights(average), log) if evaluation else {}
                 if metrics:
                     meter.restart()
-                if on_main and (done % config.checkpoint.every_steps == 0 or done == config.steps):
-                    shelf.add(snapshot(done, phase.name, state, config, stream.fingerprint, metrics))
-            if on_main and stop.reason and done > shelf.finish():
-                shelf.add(snapshot(done, phase.name, state, config, stream.fingerprint))
+                if done % config.checkpoint.every_steps == 0 or done == config.steps:
+                    save(phase.name, state, metrics)
+            if stop.reason and not stop.everywhere(not on_main or done <= shelf.finish()):
+                save(phase.name, state)
             model = accelerator.unwrap_model(wrapped, keep_fp32_wrapper=False)
             accelerator.free_memory()
             if stop.reason:
@@ -178,19 +191,21 @@ def _backward(
     """
     import torch
 
+    from model.training.sharding import finish_backward
     from model.training.step import forward_loss, seed_of
 
-    scores = accelerator.unwrap_model(wrapped).score_settings
+    model = accelerator.unwrap_model(wrapped)
     score_dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(accelerator.mixed_precision)  # autocast's features come back as float32
     outputs = []
     for number, batch in enumerate(batches, step * config.accumulate):
         torch.manual_seed(seed_of(config.seed, number, accelerator.process_index))
         with contextlib.nullcontext() if batch is batches[-1] else accelerator.no_sync(wrapped):
             on_device = batch.to(accelerator.device)
-            output = forward_loss(wrapped, on_device, scores, config.loss, seed_of(config.seed, number), config.chunk_pairs, score_dtype)
+            output = forward_loss(wrapped, on_device, model.score_settings, config.loss, seed_of(config.seed, number), config.chunk_pairs, score_dtype)
             if guard.leaves_out(step + 1, output, batch.id, lr):
                 return []
             accelerator.backward(output.loss / config.accumulate)
+            finish_backward(model)
         outputs.append(output)
     return outputs
 

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from eval.render import render_heatmap_video
 from eval.run import check_settings, evaluate
 from model.build import build_denseav
 from model.grounding.denseav import DenseAV
-from model.training.ema import WeightAverage
+from model.training.sharding import EvaluatedWeights
 from model.training.tracking import RunLog, read_history
 
 PREFIX = "eval/"
@@ -53,32 +53,35 @@ class PeriodicEvaluation:
         self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
         check_settings(self.config)
         self.benchmarks = assemble(self.config)
-        known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in PREFIXES)) for line in read_history(folder / "history.jsonl") for key in line)
-        (self.floors_known,) = broadcast_object_list([known])
+        keys = {line["step"]: [key for key in line if key.startswith(PREFIX)] for line in read_history(folder / "history.jsonl")}
+        known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in PREFIXES)) for own in keys.values() for key in own)
+        self.floors_known, self.measured = broadcast_object_list([known, {step for step, own in keys.items() if own}])
         self.floors = Floors(self.config, self.benchmarks)
 
-    def after(self, step: int, model: DenseAV, average: WeightAverage | None, log: RunLog) -> dict[str, float]:
-        """Evaluate if it is time to, and log what is found; every rank has to call it.
+    def after(self, step: int, model: DenseAV, weights: EvaluatedWeights, log: RunLog) -> dict[str, float]:
+        """Evaluate if it is time to and that has not been done, and log what is found; every rank has to call it.
 
         Args:
             step: number of finished steps.
             model: in training; it is left as it was.
-            average: of its weights, evaluated in their place.
+            weights: those of it that are evaluated.
 
         Returns:
             The metrics by `task/variant/metric`; {} when it is not time, or a rank was told to stop meanwhile.
         """
-        if step % self.run.evaluate.every_steps and step != self.run.steps:
+        due = step > 0 and (step % self.run.evaluate.every_steps == 0 or step == self.run.steps)
+        if not due or step in self.measured:
             return {}
         wants_untrained = not self.floors_known and "untrained" in self.config.floors
         try:
-            with interruptible(self.heard), average.in_place(model) if average else nullcontext(), _at_rest(model) as shown:
+            with interruptible(self.heard), weights.in_place(model), _at_rest(model) as shown:
                 fresh = partial(self._untrained, shown) if wants_untrained else None
                 results = evaluate(self.config, self.benchmarks, shown, None if self.floors_known else self.floors, fresh)
                 media = media_of(shown, self.benchmarks, results.examples)._replace(videos=self._videos(shown))
         except Interrupted:
             return {}
         self.floors_known = True
+        self.measured.add(step)
         log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
         log.show(step, media)
         return results.metrics

@@ -69,6 +69,7 @@ def test_another_action_is_refused(tmp_path):
 RANKS = """
 import json, sys
 from pathlib import Path
+import torch
 from accelerate import PartialState
 from small_batch import small_batch
 from small_training import INPUTS, tiny_config, tiny_model

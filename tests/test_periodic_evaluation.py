@@ -25,6 +25,7 @@ from eval.parallel import Interrupted, in_batches, interruptible
 from eval.results import Example
 from model.hub import save_pretrained
 from model.training.ema import WeightAverage
+from model.training.sharding import EvaluatedWeights
 from model.training.tracking import Media, RunLog
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -77,12 +78,12 @@ def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_a
     evaluation, config = _evaluation(settings, tmp_path)
     model, log = tiny_model(config).train(), Log()
     average = WeightAverage(model, 0.5)
-    assert evaluation.after(1, model, average, log) == {}
+    assert evaluation.after(1, model, EvaluatedWeights(average), log) == {}
     for number in (2, 4, 5):
         _step(model, average, number)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         random = torch.random.get_rng_state()
-        found = evaluation.after(number, model, average, log)
+        found = evaluation.after(number, model, EvaluatedWeights(average), log)
         assert all(module.training for module in model.modules())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert torch.equal(random, torch.random.get_rng_state())
@@ -93,6 +94,7 @@ def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_a
             wanted = {key: value for key, value in wanted.items() if floors.is_own(key)}
         assert found == pytest.approx(wanted, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
+    assert evaluation.after(5, model, EvaluatedWeights(average), log) == {}, "once is enough"
     assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}
     assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
 
@@ -100,7 +102,7 @@ def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_a
 def test_after_the_last_step_there_is_always_one_and_a_resumed_run_knows_its_floors(settings, tmp_path):
     (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
     evaluation, config = _evaluation(settings, tmp_path)
-    found = evaluation.after(5, tiny_model(config).train(), None, Log())
+    found = evaluation.after(5, tiny_model(config).train(), EvaluatedWeights(None), Log())
     assert "ade20k_sound/basic/map" in found and all(map(floors.is_own, found))
 
 
@@ -109,7 +111,7 @@ def test_what_is_shown_are_maps_similarities_tables_and_a_video_with_sound(setti
 
     evaluation, config = _evaluation(settings, tmp_path)
     log = Log()
-    evaluation.after(2, tiny_model(config).train(), None, log)
+    evaluation.after(2, tiny_model(config).train(), EvaluatedWeights(None), log)
     ((step, media),) = log.shown
     assert step == 2 and set(media.pictures) == {
         *(f"media/{task}/heatmaps" for task in ("ade20k_speech", "ade20k_sound", "places_retrieval", "audioset_retrieval")),
@@ -129,7 +131,7 @@ def test_who_is_told_to_stop_meanwhile_leaves_without_numbers(settings, tmp_path
     asked = []
     evaluation, config = _evaluation(settings, tmp_path, heard=lambda: len(asked) > 6 or asked.append(1))
     model, log = tiny_model(config).train(), Log()
-    assert evaluation.after(2, model, None, log) == {} and not log.added and not log.shown
+    assert evaluation.after(2, model, EvaluatedWeights(None), log) == {} and not log.added and not log.shown
     assert len(asked) == 7 and model.training and not evaluation.floors_known
 
 
@@ -221,6 +223,7 @@ from small_training import tiny_config, tiny_model
 from configs.command import RunFailed
 from eval.during_training import PeriodicEvaluation
 from eval.parallel import Interrupted, in_batches, interruptible
+from model.training.sharding import EvaluatedWeights
 from model.training.tracking import RunLog
 
 state = PartialState(cpu=True)
@@ -255,7 +258,7 @@ class Log(RunLog):
     __init__ = add = show = lambda *_: None
 
 evaluation = PeriodicEvaluation(config, out, lambda: False)
-told["metrics"] = evaluation.after(1, tiny_model(config).train(), None, Log())
+told["metrics"] = evaluation.after(1, tiny_model(config).train(), EvaluatedWeights(None), Log())
 told["videos"] = (out / "heatmap.mp4").exists()
 (out / f"rank{rank}.json").write_text(json.dumps(told))
 state.destroy_process_group()
@@ -284,14 +287,15 @@ def test_three_processes_find_exactly_what_one_finds_and_stop_and_fail_together(
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_stop_while_it_evaluates_saves_and_leaves_at_once(tmp_path):
+def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_up_for_it(tmp_path):
     from small_runs import settings_of_a_run, start, steps_saved, wait
     from small_shards import write_data_set
 
     world = write_evaluation(tmp_path / "world", video=False, benchmarks="[places_retrieval]", floors="[]")
     write_data_set(tmp_path / "many", [2000], frames=1)
     lines = [line for line in world.read_text().splitlines() if not line.startswith(("places_audio", "gallery_size", "batch_size"))]
-    world.write_text("\n".join([*lines, f"places_audio: {tmp_path}/many", "gallery_size: 2000", "batch_size: 1"]))
+    wanted = [*lines, f"places_audio: {tmp_path}/many"]
+    world.write_text("\n".join([*wanted, "gallery_size: 2000", "batch_size: 1"]))
     settings = [*settings_of_a_run(tmp_path / "data"), f"evaluate.config={world}", "evaluate.every_steps=2", "checkpoint.every_steps=100"]
     out, history = tmp_path / "out", tmp_path / "out/a/history.jsonl"
     process = start(settings, out)
@@ -300,3 +304,10 @@ def test_a_run_that_is_told_to_stop_while_it_evaluates_saves_and_leaves_at_once(
     assert process.wait(60) == 75, (out / "told").read_text()
     assert (out / "a/REQUEUE").read_text() == "SIGTERM after step 2\n" and steps_saved(out) == [2]
     assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [1, 2]  # no line of the evaluation
+
+    world.write_text("\n".join([*wanted, "gallery_size: 9"]))
+    process = start(settings, out)
+    assert process.wait(120) == 0, (out / "told").read_text()
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/places_retrieval/audio_to_image/recall_at_1" in line] == [2, 4, 6], "made up for"
+    assert [line["step"] for line in lines if "loss/total" in line] == [1, 2, 3, 4, 5, 6]

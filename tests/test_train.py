@@ -6,7 +6,7 @@ import signal
 
 import pytest
 import torch
-from small_runs import ROOT, TWO_PROCESSES, assert_same_checkpoint, losses, run, settings_of_a_run, start, steps_saved, wait, weights
+from small_runs import TWO_PROCESSES, assert_same_checkpoint, losses, run, settings_of_a_run, start, steps_saved, wait, weights
 from small_training import tiny_config, tiny_model
 
 from configs.command import UsageError
@@ -191,14 +191,3 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused(settings, tmp_path)
     (tmp_path / "two.yaml").write_text(TWO_PROCESSES)
     done = run(settings, tmp_path, "batch_size=7", accelerate=tmp_path / "two.yaml")
     assert done.returncode != 0 and "batch_size=7" in done.stderr
-
-
-@pytest.mark.slow
-def test_fsdp_is_refused_in_one_line(settings, tmp_path):
-    launch = ("--num_processes", "2", "--mixed_precision", "no")
-    done = run(settings, tmp_path, accelerate=ROOT / "configs/accelerate/fsdp.yaml", launch=launch)
-    assert done.returncode == 1
-    told = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
-    assert set(told) == {
-        "error: distributed_type=FSDP is not supported, configs/accelerate/fsdp.yaml says why: allowed are NO and MULTI_GPU, as in multi_gpu.yaml"
-    }

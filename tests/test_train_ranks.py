@@ -29,20 +29,20 @@ def _port():
 
 # Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
 FLOAT64 = """
-import json, os, sys
+import sys
 sys.path[:0] = [{root!r}]
-import accelerate, torch
+import torch
 torch.set_default_dtype(torch.float64)
+from model.training.tracking import History
 
 def cast(module, inputs):
     return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
 
-def log(self, values, step):
-    if self.is_main_process:
-        print("LOSS", values["loss/total"], flush=True)
+def add(history, step, values):
+    print("LOSS", values["loss/total"], flush=True)
 
 torch.nn.modules.module.register_module_forward_pre_hook(cast)
-accelerate.Accelerator.log = log
+History.add = add
 
 if __name__ == "__main__":
     import train

@@ -25,15 +25,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from configs.command import RunFailed, UsageError
 from configs.load import changed_keys, load, to_yaml
 from configs.schema import TrainConfig
+from model.collectives import world_size
 from model.grounding.denseav import DenseAV
 from model.hub import description_of, read_tensors, save_tensors
 from model.training.clipping import GradientClipping
 from model.training.ema import WeightAverage
+from model.training.parts import divided_like, norms, whole
 
 # A resumed run may change these: they move no number of the steps already made.
 FREE_KEYS = (
@@ -69,7 +71,7 @@ class Snapshot(NamedTuple):
 def snapshot(
     step: int, phase: str, state: TrainingState, config: TrainConfig, fingerprint: dict[str, Any], metrics: Mapping[str, float] | None = None
 ) -> Snapshot:
-    """Copy what a checkpoint holds.
+    """Copy what a checkpoint holds. Of a divided model every rank has to call it; only the first one keeps the tensors, which are whole.
 
     Args:
         step: number of finished steps.
@@ -97,7 +99,9 @@ def snapshot(
             "versions": versions(),
         },
     }
-    return Snapshot(step, texts, {file: {name: _copied(tensor) for name, tensor in held.items()} for file, held in tensors.items()})
+    keeps = world_size() == 1 or distributed.get_rank() == 0
+    gathered = {file: ((name, whole(tensor)) for name, tensor in held.items()) for file, held in tensors.items()}
+    return Snapshot(step, texts, {file: {name: _copied(tensor) for name, tensor in held if keeps} for file, held in gathered.items()})
 
 
 def write(root: Path, snap: Snapshot) -> Path:
@@ -159,8 +163,10 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
     Raises:
         UsageError: the weights are of another model.
     """
+    own = state.model.state_dict()
+    weights = {name: divided_like(tensor, own.get(name)) for name, tensor in read_tensors(folder / "model.safetensors").items()}
     try:
-        state.model.load_state_dict(read_tensors(folder / "model.safetensors"), strict=True)
+        state.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UsageError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
     if state.average is not None:
@@ -169,7 +175,8 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
         parameters = dict(state.model.named_parameters())
         for key, value in read_tensors(folder / "optimizer.safetensors").items():
             name, entry = key.split("|")
-            state.optimizer.state[parameters[name]][entry] = value if entry == "step" else value.to(parameters[name].device)
+            like = parameters[name]
+            state.optimizer.state[like][entry] = value if entry == "step" else divided_like(value, like).to(like.device)
         state.clipping.load(read_tensors(folder / "clipping.safetensors"))
     scaler_state = json.loads((folder / "state.json").read_text())["scaler"]
     if state.scaler is not None and scaler_state:
@@ -199,9 +206,9 @@ def versions() -> dict[str, str]:
 
 def _check_finite(step: int, model: DenseAV) -> None:
     parameters = dict(model.named_parameters())
-    norms = torch.stack(torch._foreach_norm([p.detach() for p in parameters.values()]))
-    if not norms.isfinite().all():
-        broken = [name for name, finite in zip(parameters, norms.isfinite().tolist(), strict=True) if not finite]
+    finite = norms([p.detach() for p in parameters.values()]).isfinite()
+    if not finite.all():
+        broken = [name for name, is_finite in zip(parameters, finite.tolist(), strict=True) if not is_finite]
         raise RunFailed(f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before")
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from configs.schema import OptimConfig
+from model.training.parts import norms as norms_of
+from model.training.parts import own_part
 
 # A parameter is clipped by its mean once this many norms went into it.
 NORMS_BEFORE = 10
@@ -52,9 +54,9 @@ class GradientClipping:
         gradients = [self.parameters[number].grad for number in present]
         if not gradients:
             return torch.zeros(())
-        norms = torch.stack(torch._foreach_norm(gradients))
+        norms = norms_of(gradients)
         limits = self._limits(present, norms) if self.factor else torch.full_like(norms, self.max_norm)
-        torch._foreach_mul_(gradients, list((limits / (norms + 1e-12)).clamp(max=1.0).unbind()))
+        torch._foreach_mul_([own_part(gradient) for gradient in gradients], list((limits / (norms + 1e-12)).clamp(max=1.0).unbind()))
         return norms.square().sum().sqrt()
 
     def _limits(self, present: list[int], norms: Float[Tensor, "present"]) -> Float[Tensor, "present"]:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 
+import torch
+
 from configs.command import UsageError
 from model.grounding.denseav import DenseAV
+from model.training.sharding import is_divided, layers
 
 
 def compile_encoders(model: DenseAV) -> None:
@@ -20,5 +23,9 @@ def compile_encoders(model: DenseAV) -> None:
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     if not any(map(shutil.which, compilers)):
         raise UsageError(f"compile=true: this machine has no C++ compiler ({', '.join(compilers)}); install one, or allowed is compile=false")
-    model.image_encoder.compile()
-    model.audio_encoder.compile()
+    for encoder in (model.image_encoder, model.audio_encoder):
+        if is_divided(model):  # layer by layer: gathering them would break every graph
+            for layer in layers(encoder):  # of fixed shapes, for chunk_pairs has to get the same graph again in the backward pass
+                layer.forward = torch.compile(layer.forward, dynamic=False)
+        else:
+            encoder.compile()

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from model.training.parts import divided_like, own_part
+
 
 class WeightAverage:
     """Exponential moving average of the parameters that learn; everything else in the model counts as it is.
@@ -29,7 +31,7 @@ class WeightAverage:
     def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after `step` finished steps."""
         keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self._means.values()), self._of(model), 1 - keep)
+        torch._foreach_lerp_(self._own_means(), self._of(model), 1 - keep)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The state dict of the model with means in the place of parameters; buffers are the model's own."""
@@ -39,7 +41,7 @@ class WeightAverage:
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from what `weights` gave."""
         for name, mean in self._means.items():
-            mean.copy_(weights[name])
+            mean.copy_(divided_like(weights[name], mean))
 
     @contextmanager
     def in_place(self, model: nn.Module) -> Iterator[None]:
@@ -52,11 +54,14 @@ class WeightAverage:
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        parameters, means = self._of(model), list(self._means.values())
+        parameters, means = self._of(model), self._own_means()
         kept = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, means)
         torch._foreach_copy_(means, kept)
 
     def _of(self, model: nn.Module) -> list[Tensor]:
         parameters = dict(model.named_parameters())
-        return [parameters[name].detach() for name in self._means]
+        return [own_part(parameters[name].detach()) for name in self._means]
+
+    def _own_means(self) -> list[Tensor]:
+        return [own_part(mean) for mean in self._means.values()]

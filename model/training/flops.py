@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
 from model.grounding.denseav import DenseAV
+from model.training.optim import freeze_for_phase
 
 # Dense matrix products in bfloat16 with sums in float32, in 1e12 FLOPs a second; float16 where a GPU has no bfloat16 units (V100, T4).
 # Source: NVIDIA's data sheets, whose figures for H100, H200 and L40S count zeros that are skipped and are halved here; RTX 4090: Ada architecture paper.
@@ -49,6 +51,16 @@ def least_clip_s(model: DenseAV, world_size: int) -> float | None:
     device = next(model.parameters()).device
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return None if peak is None else clip_flops(model) / (world_size * peak)
+
+
+def least_clip_s_by_phase(model: DenseAV, phases: Sequence[str], learnable: frozenset[str], world_size: int) -> dict[str, float | None]:
+    """`least_clip_s` in each of the phases, before the model is divided among ranks; see freeze_for_phase. All that can learn does so in the end."""
+    found = {}
+    for phase in phases:
+        freeze_for_phase(model, phase, learnable)
+        found[phase] = least_clip_s(model, world_size)
+    freeze_for_phase(model, "full", learnable)
+    return found
 
 
 def peak_flops(device_name: str) -> float | None:

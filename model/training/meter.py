@@ -11,6 +11,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from model.training.parts import norms
+
 
 class Meter:
     """Clips a second, the share of time spent waiting for data, the share of the GPUs used, peak memory, rejected clips by reason.
@@ -69,9 +71,9 @@ class Meter:
 
 @torch.no_grad()
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """`grad_norm/PART`: the norm of the gradients of each part of the model that has any, such as image_encoder, as they are now."""
+    """`grad_norm/PART`: the norm of the gradients of each part of the model that has any, such as image_encoder, as they are now; every rank has to call it."""
     by_part: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             by_part.setdefault(name.partition(".")[0], []).append(parameter.grad)
-    return {f"grad_norm/{part}": torch.stack(torch._foreach_norm(gradients)).norm().item() for part, gradients in by_part.items()}
+    return {f"grad_norm/{part}": norms(gradients).norm().item() for part, gradients in by_part.items()}

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from configs.command import UsageError
 from configs.schema import OptimConfig
@@ -60,14 +61,15 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
             raise UsageError(
                 f"optim.groups.{number}.match={group.match}: the model has no such parameter; it has {', '.join(_parts(names))} and parts of these"
             )
-    sorted_out: dict[tuple[float, float], list[nn.Parameter]] = {}
+    sorted_out: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             group = next((group for group in config.groups if is_below(name, group.match)), None)
             lr_factor, decay_factor = (group.lr_factor, group.weight_decay_factor) if group else (1.0, 1.0)
             decay = config.weight_decay * decay_factor if parameter.ndim > 1 else 0.0
-            sorted_out.setdefault((lr_factor, decay), []).append(parameter)
-    groups = [{"params": found, "weight_decay": decay, "lr_factor": lr_factor} for (lr_factor, decay), found in sorted_out.items()]
+            is_divided = isinstance(parameter, DTensor)  # torch steps those of one kind together
+            sorted_out.setdefault((lr_factor, decay, is_divided), []).append(parameter)
+    groups = [{"params": found, "weight_decay": decay, "lr_factor": lr_factor} for (lr_factor, decay, _), found in sorted_out.items()]
     return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 

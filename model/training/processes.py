@@ -20,6 +20,23 @@ if TYPE_CHECKING:
 # What gloo, NCCL and the store of addresses say when a peer is gone or silent.
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|socket|broken pipe", re.IGNORECASE)
 
+# The launcher's settings that change what is computed or kept, and what we do; it puts them into the environment in capitals.
+_FSDP_SETTINGS = {"fsdp_version": "2", "fsdp_reshard_after_forward": "true", "fsdp_offload_params": "false", "fsdp_activation_checkpointing": "false"}
+
+
+def wants_fsdp() -> bool:
+    """Whether `accelerate launch` was told distributed_type: FSDP; to be asked before open_accelerator.
+
+    Raises:
+        UsageError: a setting of fsdp_config asks for what is not there.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") != "true":
+        return False
+    for key, allowed in _FSDP_SETTINGS.items():
+        if (value := os.environ.get(key.upper(), allowed)) != allowed:
+            raise UsageError(f"{key}={value} (from the accelerate configuration): allowed is {allowed}, as in configs/accelerate/fsdp.yaml")
+    return True
+
 
 def open_accelerator(timeout_s: float, trackers: Sequence[str], folder: Path) -> Accelerator:
     """Meet the other processes and take precision and device from what `accelerate launch` was told.
@@ -33,8 +50,6 @@ def open_accelerator(timeout_s: float, trackers: Sequence[str], folder: Path) ->
         UsageError: the launch asks for what the machine cannot do.
         RunFailed: the address where processes meet is taken, or does not answer.
     """
-    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
-        raise UsageError("distributed_type=FSDP is not supported, configs/accelerate/fsdp.yaml says why: allowed are NO and MULTI_GPU, as in multi_gpu.yaml")
     import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
@@ -45,6 +60,7 @@ def open_accelerator(timeout_s: float, trackers: Sequence[str], folder: Path) ->
     silent = threading.Timer(timeout_s + 5, _give_up, [f"{address} is answered by something else, or by nobody, for timeout_s={timeout_s:g}"])
     silent.daemon = True
     silent.start()
+    os.environ.pop("ACCELERATE_USE_FSDP", None)  # Accelerate would divide the model, and once only; model.training.sharding does
     try:
         accelerator = Accelerator(cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[waits])
         if accelerator.mixed_precision != "no" and not accelerator.native_amp:

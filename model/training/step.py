@@ -7,14 +7,12 @@ processes give exactly the gradient of one process with the whole batch.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn import functional
 
-from configs.command import RunFailed
 from configs.schema import LossConfig
 from model.collectives import sum_over_ranks, world_size
 from model.grounding.contrast import ContrastSettings, scale_of
@@ -44,20 +42,6 @@ class StepOutput(NamedTuple):
     terms: dict[str, Tensor]
     scores: Tensor
     inputs: ObjectiveInputs
-
-    def check_finite(self, step: int, ids: Sequence[str]) -> None:
-        """Stop before numbers that are none reach the weights.
-
-        Args:
-            step: the number of the step, from 1.
-            ids: of this rank's clips.
-
-        Raises:
-            RunFailed: the loss is not finite; names the step, the terms and the clips.
-        """
-        if not self.loss.isfinite():
-            terms = ", ".join(f"{name}={term.item():g}" for name, term in self.terms.items() if not term.isfinite())
-            raise RunFailed(f"step {step}: the loss is {self.loss.item():g} ({terms or 'every term is finite'}); clips {', '.join(ids)}")
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
