@@ -24,6 +24,27 @@ main_process_port: 0
 mixed_precision: "no"
 dynamo_backend: "no"
 """
+# Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
+FLOAT64 = """
+import sys
+sys.path[:0] = [{root!r}]
+import torch
+torch.set_default_dtype(torch.float64)
+from model.training.tracking import History
+
+def cast(module, inputs):
+    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
+
+def add(history, step, values):
+    print("LOSS", values["loss/total"], flush=True)
+
+torch.nn.modules.module.register_module_forward_pre_hook(cast)
+History.add = add
+
+if __name__ == "__main__":
+    import train
+    sys.exit(train.run(train.TrainConfig, "", train.main))
+"""
 SETTINGS = [
     "steps=6", "projection_steps=3", "batch_size=8", "tracker=none", "log_every_steps=1", "checkpoint.every_steps=1", "checkpoint.keep_last=9",
     "stream.image_size_px=32", "stream.clip_duration_s=0.64", "stream.workers=1", "stream.augment.splice_max_s=0.3", "stream.augment.splice_min_s=0.1",

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_evaluation import write_evaluation
-from small_runs import ROOT, assert_same_checkpoint, losses, processes_of, run, settings_of_a_run, start, steps_saved, wait, weights
+from small_runs import FLOAT64, ROOT, assert_same_checkpoint, losses, processes_of, run, settings_of_a_run, start, steps_saved, wait, weights
 from small_training import tiny_config, tiny_model
 
 from configs.command import UsageError
@@ -22,28 +22,6 @@ from model.training.sharding import divide
 TWO = {"accelerate": ROOT / "configs/accelerate/fsdp.yaml", "launch": ("--num_processes", "2", "--mixed_precision", "no")}
 ALL_FILES = ("model", "optimizer", "clipping", "ema")
 EVERYTHING = ["optim.ema_decay=0.9", "optim.rolling_norm_factor=1.5", "optim.rolling_norm_steps=11", "stream.augment.extra_mask_probability=0.3"]
-
-# Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
-FLOAT64 = """
-import sys
-sys.path[:0] = [{root!r}]
-import torch
-torch.set_default_dtype(torch.float64)
-from model.training.tracking import History
-
-def cast(module, inputs):
-    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
-
-def add(history, step, values):
-    print("LOSS", values["loss/total"], flush=True)
-
-torch.nn.modules.module.register_module_forward_pre_hook(cast)
-History.add = add
-
-if __name__ == "__main__":
-    import train
-    sys.exit(train.run(train.TrainConfig, "", train.main))
-"""
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import socket
 import time
 
 import pytest
-from small_runs import ROOT, TWO_PROCESSES, losses, processes_of, run, settings_of_a_run, start, steps_saved, wait
+from small_runs import FLOAT64, ROOT, TWO_PROCESSES, losses, processes_of, run, settings_of_a_run, start, steps_saved, wait
 
 CPU = ROOT / "configs/accelerate/cpu.yaml"
 NODES = ROOT / "configs/accelerate/multi_node.yaml"
@@ -27,27 +27,6 @@ def _port():
         return free.getsockname()[1]
 
 
-# Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
-FLOAT64 = """
-import sys
-sys.path[:0] = [{root!r}]
-import torch
-torch.set_default_dtype(torch.float64)
-from model.training.tracking import History
-
-def cast(module, inputs):
-    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
-
-def add(history, step, values):
-    print("LOSS", values["loss/total"], flush=True)
-
-torch.nn.modules.module.register_module_forward_pre_hook(cast)
-History.add = add
-
-if __name__ == "__main__":
-    import train
-    sys.exit(train.run(train.TrainConfig, "", train.main))
-"""
 MANY_TERMS = ["steps=20", "projection_steps=8", "accumulate=2", "checkpoint.every_steps=100", "stream.augment.extra_mask_probability=0.3"]
 
 
