@@ -97,10 +97,10 @@ def counted(section: Section) -> str:
 
 
 def difference(section: Section, published: Published) -> str:
-    """Why a published figure is not of the same items as ours; empty where we know of nothing."""
+    """Why a published figure may not be of the same items as ours; empty where they are equally many."""
     items = section.used.get("items", 0)
-    other = f"published on {published.items:,} items, ours on {items:,}" if published.items and published.items != items else ""
-    return "; ".join(part for part in (published.note, other) if part)
+    other = f"published on {published.items:,} items, ours on {items:,}" if published.items else f"on the published data, ours on {items:,} items"
+    return "; ".join(part for part in (published.note, "" if published.items == items else other) if part)
 
 
 def placed(examples: Sequence[Example]) -> list[tuple[str, Example]]:

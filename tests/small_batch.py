@@ -1,27 +1,19 @@
 """A batch of noise in which every term of the objective has something to do."""
 
-from dataclasses import dataclass
+import dataclasses
 
 import torch
 
-
-@dataclass
-class SmallBatch:
-    """The fields of pipelines.stream.batch.Batch that a step reads."""
-
-    frames: torch.Tensor
-    waveform: torch.Tensor
-    audio_mask: torch.Tensor
-    audio_positive_weight: torch.Tensor
-    image_weight: torch.Tensor
-    source: torch.Tensor
-
-    def rows(self, rows: slice) -> "SmallBatch":
-        """Some of the pairs."""
-        return SmallBatch(*[value[rows].clone() for value in vars(self).values()])
+from pipelines.stream.batch import Batch
 
 
-def small_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> SmallBatch:
+def rows(batch: Batch, some: slice) -> Batch:
+    """Some of the pairs."""
+    parts = {name: value[some].clone() if isinstance(value, torch.Tensor) else value[some] for name, value in vars(batch).items() if name != "rejected"}
+    return dataclasses.replace(batch, **parts)
+
+
+def small_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> Batch:
     """Half of the sound of each clip is masked out, all of the first one's; spliced in the middle; a quarter of each picture is its own."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randn(pairs, 3, image_size_px, image_size_px, generator=generator)
@@ -32,4 +24,5 @@ def small_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> 
     positive_weight[:, samples // 8 : samples // 4] = 0.3
     image_weight = torch.zeros(pairs, image_size_px, image_size_px)
     image_weight[:, : image_size_px // 2, : image_size_px // 2] = 1.0
-    return SmallBatch(frames, waveform, mask, positive_weight, image_weight, torch.arange(pairs) % 2)
+    names = [f"clip{pair}" for pair in range(pairs)]
+    return Batch(frames, waveform, mask, positive_weight, image_weight, torch.arange(pairs) % 2, names, [-1] * pairs)

@@ -5,12 +5,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.schema import EvalConfig, ToyWorldConfig
+from configs.schema import EvalConfig, ModelConfig, ToyWorldConfig
 from eval.benchmarks.assemble import assemble
+from model.build import build_denseav
+from model.grounding.denseav import DenseAV, InputSpec
 from pipelines.sources import toy_layouts, toy_localization
 from pipelines.sources.toy_media import write
 
-SIZE_PX = 64
+SIZE_PX, RATE_HZ = 64, 16000
+CONFIG = ModelConfig(channels=16, heads=2, audio_projection="audio_linear", image_pool=1)
 NAMES = ["vggss", "flickr_soundnet", "is3", "is3_masks", "avsbench_s4", "avsbench_ms3", "extended_vggss", "extended_flickr"]
 FOLDERS = ["vggss", "flickr_soundnet", "is3", "avsbench", "extended_vggss", "extended_flickr"]
 
@@ -24,6 +27,12 @@ def make_twins(root: Path, seed: int = 0) -> Path:
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         write(root / name, text.encode())
     return root
+
+
+def untrained_model() -> DenseAV:
+    """Random weights, the same ones each time."""
+    torch.manual_seed(0)
+    return build_denseav(CONFIG, InputSpec(SIZE_PX, 2.4, RATE_HZ)).eval()
 
 
 def folders(root: Path) -> dict[str, str]:

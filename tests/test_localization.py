@@ -5,11 +5,11 @@ from functools import partial
 
 import pytest
 import torch
-from small_localization import NAMES, SIZE_PX, anti_oracle, benchmark, folders, make_twins, oracle
+from small_localization import CONFIG, NAMES, RATE_HZ, anti_oracle, benchmark, folders, make_twins, oracle, untrained_model
 
 from configs.command import RunFailed, UsageError
 from configs.load import load
-from configs.schema import EvalConfig, ModelConfig
+from configs.schema import EvalConfig
 from eval.benchmarks.localization import Localization
 from eval.benchmarks.localization_items import LocalizationSet, SoundingPicture, boxes_region
 from eval.benchmarks.localization_maps import ModelMaps, RandomMaps, center_prior
@@ -18,12 +18,7 @@ from eval.metrics.intervals import interval
 from eval.metrics.sounding import detection
 from eval.metrics.thresholds import is_validation
 from eval.run import main
-from model.build import build_denseav
-from model.grounding.denseav import InputSpec
 from model.hub import save_pretrained
-
-RATE_HZ = 16000
-CONFIG = ModelConfig(channels=16, heads=2, audio_projection="audio_linear", image_pool=1)
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +28,7 @@ def twins(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untrained():
-    torch.manual_seed(0)
-    return build_denseav(CONFIG, InputSpec(SIZE_PX, 2.4, RATE_HZ)).eval()
+    return untrained_model()
 
 
 # ---------------------------------------------------------------------------------------------- every set

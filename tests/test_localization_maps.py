@@ -7,21 +7,16 @@ import pytest
 import soundfile
 import torch
 from PIL import Image
-from small_localization import SIZE_PX, benchmark, make_twins, oracle
+from small_localization import RATE_HZ, SIZE_PX, benchmark, make_twins, oracle, untrained_model
 from torch import nn
 
 from configs.command import UsageError
-from configs.schema import ModelConfig
 from eval.benchmarks.localization import Localization
 from eval.benchmarks.localization_items import LocalizationSet, SoundingPicture, boxes_region
 from eval.benchmarks.localization_maps import Mixture, ModelMaps, ObjectPrior, RandomMaps, center_prior, hear, steps_that_count
 from eval.benchmarks.localization_measures import PointingMeasure
 from eval.metrics.localization import scaled_each
-from model.build import build_denseav
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
-
-RATE_HZ = 16000
-CONFIG = ModelConfig(channels=16, heads=2, audio_projection="audio_linear", image_pool=1)
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +26,7 @@ def twins(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def untrained():
-    torch.manual_seed(0)
-    return build_denseav(CONFIG, InputSpec(SIZE_PX, 2.4, RATE_HZ)).eval()
+    return untrained_model()
 
 
 # ---------------------------------------------------------------------------------------------- what is heard and when

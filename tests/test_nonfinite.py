@@ -71,7 +71,7 @@ import json, sys
 from pathlib import Path
 import torch
 from accelerate import PartialState
-from small_batch import small_batch
+from small_batch import rows, small_batch
 from small_training import INPUTS, tiny_config, tiny_model
 from torch.nn.parallel import DistributedDataParallel
 from model.training.nonfinite import NonfiniteGuard
@@ -85,7 +85,7 @@ wrapped, guard = DistributedDataParallel(model), NonfiniteGuard(out, "skip")
 optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
 made = []
 for step in range(1, 6):
-    batch = small_batch(4, INPUTS.image_size_px, 10240, seed=step).rows(slice(rank, None, 2))
+    batch = rows(small_batch(4, INPUTS.image_size_px, 10240, seed=step), slice(rank, None, 2))
     if step in (2, 3) and rank == 1:
         batch.frames[0] = float("nan")
     output = forward_loss(wrapped, batch, model.score_settings, config.loss, step)

@@ -14,7 +14,7 @@ RANKS = """
 import sys
 import torch
 from safetensors.torch import save_file
-from small_batch import small_batch
+from small_batch import rows, small_batch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 
@@ -44,7 +44,7 @@ for name, (model_changes, loss_changes, chunk_pairs) in CASES.items():
             if key.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
     wrapped = DistributedDataParallel(model.to(dtype))
-    batch = small_batch(8, 32, 25600).rows(slice(rank, None, ranks))
+    batch = rows(small_batch(8, 32, 25600), slice(rank, None, ranks))
     batch.frames, batch.waveform = batch.frames.to(dtype), batch.waveform.to(dtype)
     output = forward_loss(wrapped, batch, model.score_settings, LossConfig(random_positions=20, **loss_changes), seed=3, chunk_pairs=chunk_pairs)
     output.loss.backward()

@@ -152,7 +152,7 @@ RANKS = """
 import sys
 import torch
 from safetensors.torch import save_file
-from small_batch import small_batch
+from small_batch import rows, small_batch
 from torch import distributed
 
 from configs.schema import LossConfig, ModelConfig, OptimConfig
@@ -193,7 +193,7 @@ for name, (changes, chunk_pairs) in CASES.items():
     optimizer, clipping = make_optimizer(config, model), make_clipping(config, model)
     loss = LossConfig(random_positions=20, objective="info_nce" if model.bias is None else "siglip")
     for step in range(2):
-        batch = small_batch(4, 32, 25600).rows(slice(rank, None, ranks))
+        batch = rows(small_batch(4, 32, 25600), slice(rank, None, ranks))
         batch.frames, batch.waveform = batch.frames.double(), batch.waveform.double()
         output = forward_loss(model, batch, model.score_settings, loss, seed=3, chunk_pairs=chunk_pairs)
         output.loss.backward()
