@@ -16,13 +16,20 @@ SHARDS = 10
 _MARK = "BUILD_UNDER_TEST"
 
 
+BROKEN = {"v05": "unreadable", "v11": "unreadable", "v17": "unreadable", "v23": "no_audio", "v31": "unreadable"}
+
+
 def write_media(root: Path) -> Path:
-    """40 videos, of which two are broken: ten shards."""
+    """40 videos, of which five are broken in different ways: ten shards."""
     first = write_video(root / "v00.mp4", duration_s=1.0, size_px=(320, 240), events_s=(0.3,))
     for number in range(1, 4 * SHARDS):
         shutil.copy(first, root / f"v{number:02d}.mp4")
+    (root / "v05.mp4").write_bytes(b"")
     (root / "v11.mp4").write_text("text")
+    (root / "v17.mp4").write_bytes(first.read_bytes()[: first.stat().st_size // 2])
     write_video(root / "v23.mp4", sound=False)
+    (root / "v31.mp4").unlink()
+    os.mkfifo(root / "v31.mp4")
     return root
 
 
@@ -31,15 +38,16 @@ def write_long_media(root: Path) -> Path:
     write_media(root)
     long = write_video(root / "v00.mp4", duration_s=8.0, fps=24, size_px=(640, 480), gop=200)
     for path in root.iterdir():
-        if path.name not in ("v00.mp4", "v11.mp4", "v23.mp4"):
+        if path.stem not in BROKEN and path != long:
             path.unlink()
             os.link(long, path)
     return root
 
 
 def words(media: Path, out: object, *more: str) -> list[str]:
-    """Arguments of the command after `python -m`."""
-    return ["pipelines.build", f"source.root={media}", f"out={out}", *OURS, *more]
+    """Arguments of the command after `python -m`; one of `more` stands in for ours of the same key."""
+    arguments = [f"source.root={media}", f"out={out}", *OURS, *more]
+    return ["pipelines.build", *{argument.partition("=")[0]: argument for argument in arguments}.values()]
 
 
 def start(media: Path, out: object, *more: str, env: dict[str, str] | None = None, cwd: Path = ROOT) -> subprocess.Popen:

@@ -233,7 +233,8 @@ def test_a_full_disk_under_ray_is_one_clear_line(media, tmp_path):
 def test_a_node_that_does_not_see_the_media_is_named(cluster, media, tmp_path):
     """Its folder of media is empty, as where a disk was not mounted: it must not fill shards with missing clips."""
     seen, hidden = tmp_path / "media", tmp_path / "nothing"
-    shutil.copytree(media, seen)
+    seen.mkdir()
+    write_media(seen)
     hidden.mkdir()
     if subprocess.run(["unshare", "--mount", "--map-root-user", "mount", "--bind", str(hidden), str(seen)], capture_output=True, check=False).returncode:
         pytest.skip("no right to mount")
