@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -230,7 +229,7 @@ def test_a_full_disk_under_ray_is_one_clear_line(media, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_media_is_named(cluster, media, tmp_path):
+def test_a_node_that_does_not_see_the_media_is_named(cluster, tmp_path):
     """Its folder of media is empty, as where a disk was not mounted: it must not fill shards with missing clips."""
     seen, hidden = tmp_path / "media", tmp_path / "nothing"
     seen.mkdir()
