@@ -31,7 +31,7 @@ def test_shards_of_webdatasets_writer_are_indexed_and_give_batches(tmp_path, cap
     assert seen == {f"{number:09d}" for number in range(8)}
 
 
-def test_the_layout_of_img2dataset_is_read_beside_its_otherfiles(tmp_path, capsys):
+def test_the_layout_of_img2dataset_is_read_beside_its_other_files(tmp_path, capsys):
     folder = tmp_path / "cc3m"
     folder.mkdir()
     for shard in range(2):
