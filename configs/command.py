@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 
 class UsageError(ValueError):
@@ -37,8 +38,9 @@ def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[
         print((doc or "").strip() + "\n\n" + describe(schema))
         return 0
     try:
-        named = [a for a in argv if "=" in a]
-        bare = [a for a in argv if "=" not in a]
+        # A file may be called lr=1e-4.
+        bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
+        named = [a for a in argv if a not in bare]
         if len(bare) != len(positional):
             wanted = " ".join(p.upper() for p in positional) or "only key=value arguments"
             raise UsageError(f"got {' '.join(map(repr, bare)) or 'nothing'}, wanted {wanted}, on the command line (--help lists the keys)")
@@ -50,7 +52,7 @@ def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
+        print("interrupted: run the same command again", file=sys.stderr)
         return 130
     except OSError as error:
         if isinstance(error, BrokenPipeError):
@@ -70,4 +72,6 @@ _MACHINE_ERRORS = {
     errno.EACCES: "ask for the right to use it or give another folder",
     errno.EEXIST: "a file is where a folder belongs: give another folder",
     errno.ENOTDIR: "a file is where a folder belongs: give another folder",
+    errno.EISDIR: "a folder is where a file belongs: give another folder",
+    errno.ENAMETOOLONG: "give a shorter name",
 }

@@ -44,7 +44,7 @@ def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
             layers.append(("the command line", _parse_argument(schema, argument)))
     for origin, layer in layers:
         for key in _leaf_keys(layer):
-            _check_key(schema, key, origin)
+            _check_list(_check_key(schema, key, origin), OmegaConf.select(layer, key) if key else None, key, origin)
         try:
             merged = _merge(merged, layer)
         except OmegaConfBaseException as error:
@@ -176,6 +176,19 @@ def _check_ranges(config: Any, prefix: str = "") -> None:
         least, most = f.metadata["least"], f.metadata["most"]
         if least is not None and not least <= value <= (math.inf if most is None else most):  # NaN is in no range
             raise UsageError(f"{key}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
+
+
+def _check_list(wanted: Any, value: Any, key: str, origin: str) -> None:
+    """OmegaConf tells neither what a list lacks nor, of a list in a list, anything."""
+    from omegaconf import OmegaConf
+
+    if typing.get_origin(wanted) is not list:
+        return
+    of = typing.get_args(wanted)[0]
+    if not OmegaConf.is_list(value):
+        raise UsageError(f"{key}={value}: wanted a list, {key}=[{value}] (from {origin})")
+    if not dataclasses.is_dataclass(of) and any(map(OmegaConf.is_config, value)):
+        raise UsageError(f"{key}={value}: wanted a list of plain values, without lists in it (from {origin})")
 
 
 def _check_key(schema: type, key: str, origin: str) -> Any:

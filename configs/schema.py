@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from configs.setting import setting
 from configs.training import CheckpointConfig, EvaluateConfig, OptimConfig
 
+# What torch's generators take.
+LARGEST_SEED = 2**63 - 1
+
 # ---------------------------------------------------------------------------------------------- building shards
 
 
@@ -42,7 +45,7 @@ class BuildConfig:
     decode: DecodeConfig = setting(DecodeConfig, "from media to frames and waveform")
     out: str = setting("", "folder the shards are written to, or an address such as s3://bucket/train")
     clips_per_shard: int = setting(1000, "rows dealt to each shard", "clips", least=1)
-    seed: int = setting(0, "seed of the row order", least=0)
+    seed: int = setting(0, "seed of the row order", least=0, most=LARGEST_SEED)
     exclude: list[str] = setting(list, "files of ids to leave out, one a line: clips, or videos with all their clips; evaluation sets, for example")
     labels: list[str] = setting(list, "keep clips that have one of these labels; empty: all")
     executor: str = setting("local", "where shards are built: local (processes of this machine), ray (a cluster), slice (one part of a job array)")
@@ -183,7 +186,7 @@ class LossConfig:
 class TrainConfig:
     name: str = setting("run", "name of the run: its folder below out")
     out: str = setting("runs", "folder of runs, which all machines of a run share")
-    seed: int = setting(0, "seed of initial weights, order, augmentation and random positions", least=0)
+    seed: int = setting(0, "seed of initial weights, order, augmentation and random positions", least=0, most=LARGEST_SEED)
     batch_size: int = setting(40, "global batch size: pairs over all ranks in one forward pass", "pairs", least=1)
     accumulate: int = setting(1, "batches whose gradients make one step; negatives are those of the same batch only", "batches", least=1)
     chunk_pairs: int = setting(0, "pairs encoded at once on each rank, the rest computed again in the backward pass; 0: all", "pairs", least=0)
@@ -250,7 +253,7 @@ class EvalConfig:
     gallery_size: int = setting(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", least=1)
     features: str = setting("", "folder in which features of retrieval items are kept and found again, by weights, data set and settings; empty: not kept")
     batch_size: int = setting(32, "items encoded at once", "items", least=1)
-    seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling", least=0)
+    seed: int = setting(0, "seed of the permutation, the untrained weights and the shuffling", least=0, most=LARGEST_SEED)
     require: list[RequirementConfig] = setting([], "the command answers no (exit 1) unless each holds")
 
 
@@ -277,7 +280,7 @@ class ParityConfig:
 @dataclass
 class ToyWorldConfig:
     out: str = setting("data/toy", "folder the raw media are written to")
-    seed: int = setting(0, "seed of everything in the world", least=0)
+    seed: int = setting(0, "seed of everything in the world", least=0, most=LARGEST_SEED)
     audioset_train: int = setting(1500, "videos of the AudioSet-like training split", "clips", least=1)
     audioset_eval: int = setting(200, "videos of the AudioSet-like evaluation split", "clips", least=1)
     places_train: int = setting(1500, "spoken captions of the Places-Audio-like training split", "clips", least=1)

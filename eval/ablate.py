@@ -7,9 +7,10 @@ difference from the first variant, seed by seed, has an interval without 0. Inte
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -55,6 +56,7 @@ def main(config: AblateConfig) -> int:
     from pipelines.whole_file import whole_file
 
     runs = planned(config)
+    refuse_what_cannot_be_trained(runs)
     found: Findings = {variant.name: {} for variant in config.variants}
     bar = tqdm(runs, unit="run", dynamic_ncols=True)
     for planned_run in bar:
@@ -101,12 +103,47 @@ def planned(config: AblateConfig) -> list[Run]:
             raise UsageError(f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}")
     runs = [_planned(config, variant, seed) for seed in config.seeds for variant in config.variants]
     for one in runs[: len(config.variants)]:
-        _ = one.train, one.evaluate
+        _ = one.train
+    for key in config.metrics:
+        _refuse_unknown(key, config.evaluate, runs[0].evaluate.benchmarks)
     return runs
+
+
+def _refuse_unknown(key: str, evaluate: str, benchmarks: Sequence[str]) -> None:
+    """Raises UsageError: a metric of no benchmark that is measured. (What a benchmark measures, only its run says.)"""
+    task, _, rest = key.partition("/")
+    if task not in benchmarks or (task == "disentanglement" and not re.fullmatch(r"heads/(pred_dis|act_dis|share_of_head_\d+)", rest)):
+        raise UsageError(f"metrics={key}: not measured by {evaluate}, whose benchmarks are {', '.join(benchmarks)}; a metric is called task/variant/metric")
+
+
+def refuse_what_cannot_be_trained(runs: Sequence[Run]) -> None:
+    """Meet, before hours go into the first one, what the training of any variant would refuse.
+
+    Raises:
+        UsageError: a model that cannot be built, shards that are not there.
+    """
+    from model.build import build_untrained
+    from model.grounding.denseav import InputSpec
+    from pipelines.stream.index import DatasetIndex
+
+    opened: set[str] = set()
+    for one in {one.variant: one for one in runs}.values():
+        stream = one.train.stream
+        try:
+            build_untrained(one.train.model, InputSpec(stream.image_size_px, stream.clip_duration_s, stream.sample_rate_hz), seed=0)
+            for shards in (source.shards for source in stream.sources if source.shards not in opened):
+                DatasetIndex.open(shards)
+                opened.add(shards)
+        except UsageError as error:
+            raise UsageError(f"variants, {one.variant}: {error}") from None
 
 
 def _planned(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
     folder = Path(config.out) / _folder_name(variant) / f"seed_{seed}"
+    for changes in (config.always, variant.change):
+        keys = [change.partition("=")[0] for change in changes]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise UsageError(f"{twice} is given twice in {'always' if changes is config.always else f'the variant {variant.name}'}: {changes}")
     changes = {change.partition("=")[0]: change for change in [*config.always, *variant.change]}
     own = [f"seed={seed}", f"out={folder.parent}", f"name={folder.name}", "tracker=none"]
     refused = sorted(changes.keys() & {"seed", "out", "name", "config"})

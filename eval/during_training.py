@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
-
 from configs.command import UsageError
 from configs.load import load
 from configs.schema import EvalConfig, TrainConfig
@@ -25,7 +23,7 @@ from eval.media import media_of
 from eval.parallel import Interrupted, interruptible, rank
 from eval.render import render_heatmap_video
 from eval.run import check_settings, evaluate
-from model.build import build_denseav
+from model.build import build_untrained
 from model.grounding.denseav import DenseAV
 from model.training.sharding import EvaluatedWeights
 from model.training.tracking import RunLog, read_history
@@ -96,10 +94,8 @@ class PeriodicEvaluation:
             return {}
 
     def _untrained(self, model: DenseAV) -> DenseAV:
-        """The same architecture with fresh weights."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            return build_denseav(self.run.model, model.inputs).eval().to(next(model.parameters()).device)
+        """The same architecture with random weights."""
+        return build_untrained(self.run.model, model.inputs, self.config.seed).eval().to(next(model.parameters()).device)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What every number stands beside, measured in the same run: a number without its floor says nothing. Keys: FLOOR/task/variant/metric.
 
 chance            what luck reaches
-untrained         the same architecture with fresh weights
+untrained         the same architecture with random weights, also in encoders that began with pre-trained ones
 shuffled_prompts  the model itself, every picture with another one's prompt: a map that ignores the prompt loses nothing by that
 center_prior      maps: a bump in the middle of every picture
 global_features   retrieval: the model itself, its features averaged over cells and steps before they are compared. For maps it is no floor: the mean

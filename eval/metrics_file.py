@@ -15,8 +15,8 @@ from pipelines.whole_file import whole_file
 NAME = "metrics.json"
 
 
-def write_metrics(results: Results, path: Path) -> None:
-    """Values, intervals, counts, requirements, classes and where they come from; the file appears whole or not at all."""
+def write_metrics(results: Results, folder: Path) -> Path:
+    """Values, intervals, counts, requirements, classes and where they come from; the file appears in `folder` whole or not at all. Returns its path."""
     content = {
         "metrics": dict(sorted(results.metrics.items())),
         "intervals": {key: list(ends) for key, ends in sorted(results.intervals.items())},
@@ -25,8 +25,9 @@ def write_metrics(results: Results, path: Path) -> None:
         "per_class": results.per_class,
         "about": results.about,
     }
-    with whole_file(path) as file:
+    with whole_file(folder / NAME) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+    return folder / NAME
 
 
 def read_metrics(place: Path) -> dict[str, Any]:
@@ -35,11 +36,12 @@ def read_metrics(place: Path) -> dict[str, Any]:
     Raises:
         UsageError: no such file, or not one of ours.
     """
-    path = place / NAME if place.is_dir() else place
+    path = place
     try:
+        path = place / NAME if place.is_dir() else place
         content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise UsageError(f"{path}: no such file; give a folder that eval.run wrote to, or its {NAME}") from None
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}; give a folder that eval.run wrote to, or its {NAME}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
     parts = {"metrics": _is_number, "intervals": _is_interval, "items": _is_number, "about": lambda value: isinstance(value, str)}

@@ -6,7 +6,9 @@ Limits: all pictures are held in memory, so a video is cut after MAX_DURATION_S.
 
 from __future__ import annotations
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,6 +35,8 @@ def main(config: RenderConfig) -> None:
     for key in ("checkpoint", "video", "out"):
         if not getattr(config, key):
             raise UsageError(f"{key}= is missing")
+    if Path(config.out).is_dir():
+        raise UsageError(f"out={config.out} is a folder; give the name of the mp4 to write")
     print(render_heatmap_video(from_pretrained(config.checkpoint), Path(config.video), Path(config.out)))
 
 
@@ -55,7 +59,8 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     low, high = maps.min(), maps.max()
 
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(f".{out.stem}.tmp.mp4")
+    tempfile.TemporaryFile(dir=out.parent).close()  # ffmpeg would say in many lines that it cannot write there
+    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.mp4")
     first = enlarged(clip.frames[0], WIDTH_PX)
     height_px, width_px = (side - side % 2 for side in first.shape[:2])
     writer = imageio_ffmpeg.write_frames(
@@ -68,9 +73,11 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
             picture = enlarged(clip.frames[number], WIDTH_PX)
             drawn = overlay(picture, _resized(heat, picture.shape[:2]))
             writer.send(np.ascontiguousarray(drawn[:height_px, :width_px]))
+        writer.close()
+        temporary.replace(out)
     finally:
         writer.close()
-    temporary.replace(out)
+        temporary.unlink(missing_ok=True)
     return out
 
 

@@ -7,7 +7,9 @@ Figures of two runs whose 95 % intervals do not overlap differ by more than the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from eval.results import Results
 
 
+FILES = ("report.html", "report.md")
+
+
 def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: ARG001
     """Print the comparison."""
     from eval.compare import compared
@@ -25,6 +30,27 @@ def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: AR
     if action != "compare":
         raise UsageError(f"{action!r}: allowed is compare A B, on the command line")
     print(compared(Path(a), Path(b)))
+
+
+@contextmanager
+def report_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for a report and hold it, before hours go into what is to be written there.
+
+    Raises:
+        UsageError: another command holds it, or a folder is where one of the files belongs.
+        OSError: it cannot be made or written.
+    """
+    from eval.metrics_file import NAME
+    from eval.report_markdown import PICTURES
+    from pipelines.whole_file import only_writer
+
+    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
+    for name in (NAME, *FILES):
+        if (folder / name).is_dir():
+            raise UsageError(f"out={folder}: {name} is a folder there; remove it, or give another out=")
+    tempfile.TemporaryFile(dir=folder).close()
+    with only_writer(folder / PICTURES):
+        yield
 
 
 def write_report(results: Results, folder: Path, history: Sequence[Mapping[str, float | int]], video: Path | None) -> Path:
@@ -43,11 +69,11 @@ def write_report(results: Results, folder: Path, history: Sequence[Mapping[str, 
     from eval.report_markdown import as_markdown
     from pipelines.whole_file import whole_file
 
-    texts = {"report.md": as_markdown(results, folder), "report.html": as_html(results, history, video)}
-    for name, text in texts.items():
+    html, markdown = FILES
+    for name, text in {markdown: as_markdown(results, folder), html: as_html(results, history, video)}.items():
         with whole_file(folder / name) as file:
             file.write(text.encode())
-    return folder / "report.html"
+    return folder / html
 
 
 if __name__ == "__main__":

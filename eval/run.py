@@ -11,6 +11,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import version
@@ -52,29 +53,30 @@ def check_settings(config: EvalConfig) -> None:
 def _measure(config: EvalConfig) -> int:
     """Make the benchmarks, load the model, measure; the first rank writes and prints."""
     from eval.benchmarks.assemble import assemble
-    from eval.metrics_file import NAME, write_metrics
+    from eval.metrics_file import write_metrics
     from eval.parallel import rank
     from eval.render import render_heatmap_video
-    from eval.report import write_report
+    from eval.report import report_folder, write_report
     from model.hub import from_pretrained, untrained
     from model.training.tracking import read_history
 
-    out = Path(config.out)
-    out.mkdir(parents=True, exist_ok=True)
-    model = from_pretrained(config.checkpoint)
-    benchmarks = assemble(config)
-    fresh = partial(untrained, config.checkpoint, config.seed) if "untrained" in config.floors else None
-    results = evaluate(config, benchmarks, model, Floors(config, benchmarks), fresh)
-    missed = [requirement for requirement in results.requirements if not requirement.passed]
-    if rank() == 0:
-        write_metrics(results, out / NAME)
-        video = render_heatmap_video(model, Path(config.video), out / "heatmap.mp4") if config.video else None
-        report = write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
-        print_table(results)
-        if results.requirements:
-            reached = f"{len(results.requirements) - len(missed)} of {len(results.requirements)} requirements met"
-            print(reached + (": it did not learn enough" if missed else ""))
-        print(f"numbers: {out / NAME}\nreport:  {report}, {report.with_suffix('.md').name}")
+    out, on_first = Path(config.out), rank() == 0
+    with report_folder(out) if on_first else nullcontext():
+        model = from_pretrained(config.checkpoint)
+        benchmarks = assemble(config)
+        floors = Floors(config, benchmarks)
+        fresh = partial(untrained, config.checkpoint, config.seed) if "untrained" in config.floors else None
+        video = render_heatmap_video(model, Path(config.video), out / "heatmap.mp4") if config.video and on_first else None
+        results = evaluate(config, benchmarks, model, floors, fresh)
+        missed = [requirement for requirement in results.requirements if not requirement.passed]
+        if on_first:
+            numbers = write_metrics(results, out)
+            report = write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
+            print_table(results)
+            if results.requirements:
+                reached = f"{len(results.requirements) - len(missed)} of {len(results.requirements)} requirements met"
+                print(reached + (": it did not learn enough" if missed else ""))
+            print(f"numbers: {numbers}\nreport:  {report}, {report.with_suffix('.md').name}")
     return 1 if missed else 0
 
 
@@ -158,11 +160,14 @@ def _about(config: EvalConfig) -> dict[str, str]:
     from model.collectives import world_size
 
     git = ["git", "describe", "--always", "--dirty= with changes", "--abbrev=40", "--exclude=*"]
-    done = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True, check=False).stdout.strip()
+    except OSError:  # there is no git
+        commit = ""
     return {
         "command": "python -m eval.run " + " ".join(sys.argv[1:]),
         "config": to_yaml(config),
-        "commit": done.stdout.strip() or "not in a git checkout",
+        "commit": commit or "not in a git checkout",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "processes": str(world_size()),
         "python": platform.python_version(),

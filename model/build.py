@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import nn
 
 from configs.command import UsageError
@@ -14,6 +16,7 @@ from model.encoders.image import TimmImageEncoder
 from model.encoders.lora import LoraSettings
 from model.encoders.mel import MelEncoder
 from model.encoders.tiny import TinyAudioEncoder, TinyImageEncoder
+from model.encoders.weights import RANDOM
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
 from model.grounding.global_scores import GLOBAL_AGGREGATIONS
 from model.grounding.pooling import SimPool
@@ -64,6 +67,13 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
         audio_pooling=SimPool(config.channels) if simpool else None,
         bias=config.logit_bias_init if config.logit_bias else None,
     )
+
+
+def build_untrained(config: ModelConfig, inputs: InputSpec, seed: int) -> DenseAV:
+    """The same architecture with random weights throughout, drawn from `seed`, whatever its encoders began with: the floor of every benchmark."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_denseav(dataclasses.replace(config, image_weights=RANDOM, audio_weights=RANDOM), inputs)
 
 
 def _image_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:

@@ -13,7 +13,7 @@ import torch
 
 from configs.command import UsageError
 from configs.schema import ModelConfig
-from model.build import build_denseav
+from model.build import build_untrained
 from model.grounding.denseav import DenseAV, InputSpec
 
 
@@ -60,8 +60,8 @@ def from_pretrained(folder: str | Path) -> DenseAV:
     """
     from safetensors import SafetensorError
 
-    folder, model = _build(folder, weights="random")  # others are read in a moment
-    file = weights_file(folder)
+    folder = model_folder(Path(folder))
+    model, file = build_untrained(*_description(folder), seed=0), weights_file(folder)
     try:
         model.load_state_dict(read_tensors(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -76,26 +76,21 @@ def weights_file(folder: Path) -> Path:
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
-    """The architecture of `from_pretrained(folder)` with fresh weights drawn from `seed`: the floor of every benchmark."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return _ready(_build(folder)[1])
+    """The architecture of `from_pretrained(folder)` with random weights drawn from `seed`. Raises UsageError: no model there."""
+    return _ready(build_untrained(*_description(model_folder(Path(folder))), seed))
 
 
 def _ready(model: DenseAV) -> DenseAV:
     return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
-def _build(folder: str | Path, weights: str = "") -> tuple[Path, DenseAV]:
-    """The folder of a model and the model with fresh weights; `weights`: in place of those its encoders began with."""
-    found = model_folder(Path(folder))
-    description = json.loads((found / "config.json").read_text())
+def _description(folder: Path) -> tuple[ModelConfig, InputSpec]:
+    """Raises UsageError: config.json is not one of ours."""
     try:
-        config = ModelConfig(**description["model"])
-        config = dataclasses.replace(config, image_weights=weights, audio_weights=weights) if weights else config
-        return found, build_denseav(config, InputSpec(**description["inputs"]))
-    except (KeyError, TypeError) as error:
-        raise UsageError(f"checkpoint={found}: config.json is not one of ours ({error})") from None
+        description = json.loads((folder / "config.json").read_bytes())
+        return ModelConfig(**description["model"]), InputSpec(**description["inputs"])
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
+        raise UsageError(f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})") from None
 
 
 def model_folder(folder: Path, key: str = "checkpoint") -> Path:

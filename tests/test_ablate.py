@@ -54,6 +54,13 @@ def test_the_toy_ablation_is_planned_seed_by_seed(monkeypatch):
         (["variants=[{name: a}, {name: a}]"], "'a' is not one of its own"),
         (["variants=[{name: a b}, {name: A-B}]"], "'A-B' is not one of its own"),
         (["variants=[{name: ---}]"], "has no letter or digit"),
+        (["variants=[{name: a, change: [steps=1, steps=2]}]"], "steps is given twice in the variant a"),
+        (["always=[steps=1, steps=2]"], "steps is given twice in always"),
+        (["metrics=[foo]"], "metrics=foo: not measured by configs/eval/toy.yaml, whose benchmarks are ade20k_speech"),
+        (["metrics=[disentanglement/heads/pred]"], "metrics=disentanglement/heads/pred: not measured"),
+        (["variants=[{name: a, change: [model.heads=7]}]"], "variants, a: model.heads=7 must divide"),
+        (["variants=[{name: a, change: [model.aggregation=foo]}]"], "variants, a: model.aggregation"),
+        (["always=[stream.sources.0.shards=nowhere]"], "nowhere: no such folder of shards"),
     ],
 )
 def test_a_mistake_is_told_in_one_line_before_anything_is_trained(arguments, words, monkeypatch, capsys, tmp_path):
@@ -124,7 +131,7 @@ def test_variants_are_trained_and_measured_once_whatever_happens_between(tmp_pat
     wait(lambda: list(tmp_path.glob("out/two_heads/seed_0/checkpoints/step_*/manifest.json")), first)
     os.killpg(first.pid, signal.SIGINT)
     told, _ = first.communicate(timeout=60)
-    assert first.returncode == 130 and "run the same command again to go on" in told
+    assert first.returncode == 130 and "run the same command again" in told
 
     wrong = subprocess.run([*command, "metrics=[places_retrieval/nothing]"], cwd=ROOT, capture_output=True, text=True, env=environment)
     assert wrong.returncode == 2 and "metrics=places_retrieval/nothing: not measured by" in wrong.stderr.splitlines()[-1]

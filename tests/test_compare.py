@@ -22,7 +22,7 @@ def _write(folder, metrics, intervals=None, items=None, config="seed: 0\n"):
     results = Results(
         metrics, items or {}, [Requirement("x", ">= 1", float("nan"), False)], about={"config": config, "commit": "abc"}, intervals=intervals or {}
     )
-    write_metrics(results, folder / "metrics.json")
+    write_metrics(results, folder)
     return folder
 
 
@@ -87,7 +87,7 @@ def test_a_file_from_before_there_were_intervals_is_compared(two):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "no such file; give a folder"),
+        (None, "No such file or directory; give a folder"),
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
@@ -110,6 +110,18 @@ def test_a_missing_or_broken_file_is_told_in_one_line(two, content, message, cap
         read_metrics(two[1])
     assert run(ReportConfig, "doc", main, ["compare", str(two[0]), str(two[1])], ("compare", "A", "B")) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_folder_may_be_called_as_a_setting_and_one_in_place_of_the_file_is_told(two, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    two[0].rename("lr=1e-4")
+    assert run(ReportConfig, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
+    assert "A: lr=1e-4" in capsys.readouterr().out
+    (two[1] / "metrics.json").unlink()
+    (two[1] / "metrics.json").mkdir()
+    for place in (two[1], Path("x" * 300)):
+        with pytest.raises(UsageError, match=r"metrics\.json: Is a directory|File name too long"):
+            read_metrics(place)
 
 
 def test_settings_that_cannot_be_read_do_not_hinder(two):

@@ -44,6 +44,8 @@ def test_resolved_settings_read_back_as_they_were(tmp_path):
         (["config=nowhere.yaml"], ["nowhere.yaml", "no such file"]),
         (["steps"], ["'steps'", "key=value"]),
         (["steps=[1"], ["steps=[1", "the command line"]),
+        (["stream.sources=places"], ["stream.sources=places: wanted a list", "the command line"]),
+        (["seed=9223372036854775808"], ["seed=9223372036854775808 must be 0 to 9223372036854775807"]),
     ],
 )
 def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
@@ -52,6 +54,15 @@ def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
     assert message.count("\n") == 1 and message.startswith("error: ")
     for part in parts:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("benchmarks", "said"),
+    [("is3", r"benchmarks=is3: wanted a list, benchmarks=\[is3\] \("), ("[[is3]]", "benchmarks=.* wanted a list of plain values, without lists in it")],
+)
+def test_what_is_no_list_of_names_is_told_with_how_to_write_one(benchmarks, said):
+    with pytest.raises(UsageError, match=said):
+        load(EvalConfig, [f"benchmarks={benchmarks}"])
 
 
 def test_a_file_with_an_unknown_key_is_named(tmp_path):

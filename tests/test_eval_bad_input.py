@@ -96,7 +96,7 @@ def test_a_word_that_is_not_in_the_clip_is_counted(root):
     _write(root / "prompted", rows=['p0.png,6600,s0.wav,"[7.5, 8]",v0.wav'])
     code, written = _evaluate(root, "ade20k_speech")
     assert code == 0 and sum(count for key, count in written["items"].items() if "beyond" in key) == 1
-    assert "1 words beyond the clip" in (root / "out/report.md").read_text()
+    assert "1 words beyond the sound" in (root / "out/report.md").read_text()
 
 
 def test_clips_of_a_gallery_that_cannot_be_read_are_counted(root):

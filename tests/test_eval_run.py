@@ -1,6 +1,8 @@
 """The command that measures a model, on small real data: files, floors, requirements, exit codes."""
 
+import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +14,16 @@ from small_media import write_video
 from small_shards import write_data_set
 from test_prompted_ade20k import _write
 
-from configs.command import run
+from configs.command import UsageError, run
 from configs.load import load
 from configs.schema import EvalConfig, ModelConfig
 from eval.benchmarks.gallery import Gallery
 from eval.benchmarks.retrieval import Retrieval
+from eval.report import report_folder
 from eval.run import check, main
 from model.build import build_denseav
 from model.grounding.denseav import InputSpec
-from model.hub import from_pretrained, save_pretrained
+from model.hub import from_pretrained, model_folder, save_pretrained, untrained
 from model.training.tracking import History
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -118,6 +121,38 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_measured(world, change
     assert re.search(message, error), error
 
 
+def test_a_folder_that_cannot_take_the_report_is_told_before_anything_is_measured(world, tmp_path, capsys):
+    arguments = [argument for argument in _arguments(world) if not argument.startswith("out=")]
+    (tmp_path / "report.html").mkdir()
+    assert run(EvalConfig, "doc", main, [*arguments, f"out={tmp_path}"]) == 2
+    assert "report.html is a folder there" in capsys.readouterr().err
+    assert run(EvalConfig, "doc", main, [*arguments, f"out={tmp_path / ('x' * 300)}"]) == 1
+    assert "File name too long" in capsys.readouterr().err
+    with report_folder(tmp_path / "held"):
+        assert run(EvalConfig, "doc", main, [*arguments, f"out={tmp_path / 'held'}"]) == 2
+    error = capsys.readouterr().err
+    assert "is being written by another command" in error and error.count("\n") == 1
+
+
+def test_a_model_whose_encoders_began_with_weights_from_elsewhere_is_measured_beside_random_ones_without_them(tmp_path):
+    config = ModelConfig(**vars(CONFIG) | {"image_encoder": "vit_tiny_patch16_224", "image_weights": "random"})
+    model = build_denseav(config, InputSpec(64, 1.0, 16000))
+    save_pretrained(model, dataclasses.replace(config, image_weights=str(tmp_path / "gone.safetensors")), tmp_path)
+    state = from_pretrained(tmp_path).state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    one, same, other = (untrained(tmp_path, seed).state_dict() for seed in (0, 0, 1))
+    name = next(name for name in one if name.startswith("image_encoder") and name.endswith("proj.weight"))
+    assert torch.equal(one[name], same[name]) and not torch.equal(one[name], other[name])
+
+
+@pytest.mark.parametrize("content", [b'{"model": ', b"\xff\xfe", b"[1]", b'{"model": {}}', b'{"model": {"heads": 2}, "inputs": {"x": 1}}'])
+def test_a_damaged_description_of_a_model_is_one_clear_line(world, tmp_path, content):
+    shutil.copy(model_folder(world / "run") / "model.safetensors", tmp_path)
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(UsageError, match=r"config\.json is not one of ours"):
+        from_pretrained(tmp_path)
+
+
 def test_a_gallery_is_drawn_by_its_seed_and_encoded_once_for_each_model(world):
     model = from_pretrained(world / "run")
     gallery, again, other = (Gallery(str(world / "audioset"), 5, 4, seed) for seed in (0, 0, 1))
@@ -128,12 +163,14 @@ def test_a_gallery_is_drawn_by_its_seed_and_encoded_once_for_each_model(world):
     assert Retrieval("audioset_retrieval", gallery).evaluate(model).items["items"] == 5
 
 
-def test_one_head_has_no_disentanglement(world, tmp_path):
+def test_one_head_has_no_disentanglement_and_that_is_told(world, tmp_path, capsys):
     single = ModelConfig(**(vars(CONFIG) | {"heads": 1}))
     save_pretrained(build_denseav(single, InputSpec(64, 1.0, 16000)), single, tmp_path)
     arguments = [a for a in _arguments(world, "floors=[]") if not a.startswith(("checkpoint", "out"))]
     assert main(load(EvalConfig, [*arguments, f"checkpoint={tmp_path}", f"out={tmp_path}"])) == 0
-    assert not any(key.startswith("disentanglement") for key in json.loads((tmp_path / "metrics.json").read_text())["metrics"])
+    written = json.loads((tmp_path / "metrics.json").read_text())
+    assert not any(key.startswith("disentanglement") for key in written["metrics"]) and written["items"]["disentanglement/items"] == 0
+    assert "disentanglement: not measured, the model has one head" in capsys.readouterr().err
 
 
 @pytest.mark.slow

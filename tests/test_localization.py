@@ -3,7 +3,9 @@
 import json
 from functools import partial
 
+import numpy as np
 import pytest
+import soundfile
 import torch
 from small_localization import CONFIG, NAMES, RATE_HZ, anti_oracle, benchmark, folders, make_twins, oracle, untrained_model
 
@@ -40,6 +42,14 @@ KEYS = {
     "extended_vggss": {"median/ap", "median/max_f1", "median/ciou"},
 }
 KEYS |= {"flickr_soundnet": KEYS["vggss"], "is3_masks": KEYS["is3"], "avsbench_ms3": KEYS["avsbench_s4"], "extended_flickr": KEYS["extended_vggss"]}
+
+
+def test_seconds_that_are_not_in_the_sound_are_counted(twins, untrained, tmp_path):
+    short = benchmark(twins, "avsbench_s4")
+    waveform = np.random.default_rng(0).normal(0, 0.1, round(1.4 * RATE_HZ))
+    soundfile.write(tmp_path / "short.wav", waveform, RATE_HZ)
+    short.items = [item._replace(sound=tmp_path / "short.wav") if item.group == short.items[0].group else item for item in short.items]
+    assert short.evaluate(untrained).items["seconds_beyond_the_sound"] == 3, "of five; the second one is there in part"
 
 
 @pytest.mark.parametrize("name", NAMES)

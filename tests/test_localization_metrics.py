@@ -133,6 +133,13 @@ def test_overlap_by_hand():
 # ---------------------------------------------------------------------------------------------- thresholds
 
 
+def test_a_map_of_a_picture_without_a_source_gets_no_credit_from_keeping_as_much_as_is_annotated():
+    maps, nothing = torch.rand(3, 8, 8), torch.zeros(3, 8, 8)
+    kept = localization.as_many_as_annotated(maps, nothing)
+    assert kept.flatten(1).sum(dim=1).tolist() == [31] * 3
+    assert overlap(kept, nothing > 0).iou.tolist() == [33 / 64] * 3
+
+
 def test_the_validation_half_is_fixed_by_names():
     names = [f"video{n}" for n in range(2000)]
     half = is_validation(names)

@@ -57,7 +57,7 @@ def copy(whole, tmp_path):
         ("avsbench_s4", 30, 6),
         ("avsbench_ms3", 30, 6),
         ("extended_vggss", 32, 32),
-        ("extended_flickr", 32, 32),
+        ("extended_flickr", 32, 16),  # each picture is there with its own sound and with another one's
     ],
 )
 def test_a_whole_set_is_read_in_its_published_size(whole, name, items, groups):

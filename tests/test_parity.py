@@ -57,6 +57,16 @@ def test_an_output_we_do_not_compute_or_that_is_not_a_number_is_a_miss(tmp_path)
     assert check_case(_copy("audio_mask_01", tmp_path, **{"out.mask": broken})).difference == float("inf")
 
 
+def test_a_case_that_nothing_can_be_computed_from_is_a_miss_and_the_others_are_looked_at(tmp_path, capsys):
+    _copy("audio_mask_00", tmp_path)
+    stored = load_file(_copy("retrieval_00", tmp_path))
+    with safe_open(GOLDEN / "retrieval_00.safetensors", "pt") as case:
+        save_file({name: tensor for name, tensor in stored.items() if name != "in.scores"}, tmp_path / "retrieval_00.safetensors", case.metadata())
+    assert main(ParityConfig(), str(tmp_path)) == 1
+    told = capsys.readouterr()
+    assert "1 agree, 1 miss" in told.out and "retrieval_00.safetensors: KeyError: 'scores'" in told.err
+
+
 def test_the_answer_is_no_after_a_miss(tmp_path, capsys):
     good, bad = (tmp_path / name for name in ("good", "bad"))
     for folder in (good, bad):
@@ -83,6 +93,10 @@ def test_what_is_no_case_is_named_in_one_line(tmp_path):
     save_file({"in.x": torch.zeros(1)}, tmp_path / "text.safetensors", metadata={"case": json.dumps({"kind": "poem", "params": {}})})
     with pytest.raises(UsageError, match=r"kind 'poem', allowed are scores, "):
         check_folder(tmp_path)
+    for kind, said in ((["mel"], r"kind \['mel'\], allowed are"), ("mel", "no tensor is called out.NAME")):
+        save_file({"in.x": torch.zeros(1)}, tmp_path / "text.safetensors", metadata={"case": json.dumps({"kind": kind, "params": {}})})
+        with pytest.raises(UsageError, match=said):
+            check_folder(tmp_path)
 
 
 def test_the_command_ends_with_two_and_one_line_where_there_is_no_folder():

@@ -113,7 +113,22 @@ def test_maps_that_are_no_numbers_are_told_in_one_line(tmp_path, knowing):
 def test_a_word_that_is_not_in_the_clip_is_counted_and_stays(tmp_path, knowing):
     rows = ['p0.png,6600,s0.wav,"[1.0, 1.5]",v0.wav', 'p1.png,6601,s1.wav,"[7, 8]",v1.wav']
     items = PromptedADE20K(str(_write(tmp_path, rows=rows)), "speech", batch_size=4, seed=0).evaluate(knowing).items
-    assert items["words_beyond_the_clip"] == 2 and items["items"] == 8
+    assert items["words_beyond_the_sound"] == 2 and items["items"] == 8
+
+
+def test_a_word_after_the_end_of_its_own_sound_is_counted_and_a_row_that_repeats_one_too(tmp_path, knowing):
+    _write(tmp_path, rows=['p0.png,6600,short.wav,"[0.5, 0.9]",v0.wav', *2 * ['p1.png,6601,s1.wav,"[0.25, 0.75]",v1.wav']])
+    soundfile.write(tmp_path / "audio/short.wav", 0.5 * np.sin(np.arange(4800)), RATE_HZ)
+    items = PromptedADE20K(str(tmp_path), "speech", batch_size=4, seed=0).evaluate(knowing).items
+    assert (items["items"], items["words_beyond_the_sound"], items["duplicates"]) == (9, 1, 2)
+
+
+def test_a_class_of_a_single_prompt_is_measured_and_classes_of_one_name_stay_apart(tmp_path, knowing):
+    _write(tmp_path, count=2)
+    (tmp_path / "class_names.csv").write_text("ade_class_id,name\n6600,door\n6601,door\n")
+    measured = PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)
+    assert measured.per_class.keys() == {"door (class 6600)", "door (class 6601)"}
+    assert all(values["items"] == 1 and values["ap"] > 0.99 for values in measured.per_class.values())
 
 
 @pytest.mark.parametrize("timing", ["[0.7, 0.2]", "[-1, 1]", "[0, Infinity]", "[NaN, 1]", "[1]", "3", "soon"])
@@ -141,6 +156,17 @@ def test_a_class_without_a_pixel_is_counted_and_does_not_enter_the_mean(tmp_path
     assert measured.metrics["basic/map"] > 0.99
 
 
+def test_a_table_saved_with_a_byte_order_mark_is_read(tmp_path):
+    table = _write(tmp_path) / "prompted_segmentation.csv"
+    table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
+    assert len(PromptedADE20K(str(tmp_path), "speech", batch_size=4, seed=0).items) == 6
+
+
+def _add_row(root, row):
+    with (root / "prompted_segmentation.csv").open("a") as file:
+        file.write(row + "\n")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -148,6 +174,12 @@ def test_a_class_without_a_pixel_is_counted_and_does_not_enter_the_mean(tmp_path
         (lambda root: (root / "prompted_segmentation.csv").write_text("image_location,ade_class_id\n"), "no column vggsound_file"),
         (lambda root: (root / "prompted_segmentation.csv").write_text("image_location,ade_class_id,vggsound_file\np0.png,x,v0.wav\n"), "line 2.*whole number"),
         (lambda root: [f.unlink() for f in (root / "audio").iterdir()], "no usable row.*6 no_prompt_file"),
+        (lambda root: (root / "prompted_segmentation.csv").write_bytes(b"image_location,ade_class_id,vggsound_file\n\xff"), "is not a CSV file: 'utf-8'"),
+        (lambda root: _add_row(root, "7"), "line 8: .*a whole number"),
+        (lambda root: _add_row(root, f'p0.png,{10**30},"",,v0.wav'), "line 8: .*is not 0 to 6655"),
+        (lambda root: _add_row(root, f'"{"p" * 300}.png",7,"",,v0.wav'), "line 8: .*304 letters is not the name of a file"),
+        (lambda root: (root / "class_names.csv").write_text("Idx,Name\n"), "class_names.csv: no column ade_class_id, name"),
+        (lambda root: (root / "class_names.csv").write_text("ade_class_id,name\nx,door\n"), "class_names.csv, line 2: .*'x'"),
     ],
 )
 def test_what_is_missing_is_told_in_one_line(tmp_path, spoil, message):
@@ -159,6 +191,15 @@ def test_what_is_missing_is_told_in_one_line(tmp_path, spoil, message):
 def test_an_annotation_of_another_size_is_refused(tmp_path, knowing):
     Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(_write(tmp_path) / "annotations/p2_seg.png")
     with pytest.raises(UsageError, match=r"p2_seg\.png is 10 x 10 px"):
+        PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)
+
+
+def test_a_damaged_annotation_is_named(tmp_path, knowing):
+    path = _write(tmp_path) / "annotations/p2_seg.png"
+    damaged = bytearray(path.read_bytes())
+    damaged[37:41] = b"\0\0\0\0"  # the type of the second chunk
+    path.write_bytes(damaged)
+    with pytest.raises(UsageError, match=r"p2_seg\.png is not a whole picture"):
         PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)
 
 

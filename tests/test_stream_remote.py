@@ -272,4 +272,4 @@ def test_no_thread_that_fetches_keeps_the_process_alive(server, folder, tmp_path
     began_s = time.monotonic()
     _, told = run.communicate(timeout=60)
     assert time.monotonic() - began_s < 20  # torch waits 5 s for each worker that fetches
-    assert (run.returncode, told) == ((130, "interrupted: run the same command again to go on\n") if kill == signal.SIGINT else (-9, ""))
+    assert (run.returncode, told) == ((130, "interrupted: run the same command again\n") if kill == signal.SIGINT else (-9, ""))

@@ -36,7 +36,11 @@ def assemble(config: EvalConfig) -> dict[str, Benchmark]:
 
     @cache
     def gallery(key: str) -> Gallery:
-        return Gallery(_folder(config, key), config.gallery_size, config.batch_size, config.seed, kept)
+        folder = _folder(config, key)
+        try:
+            return Gallery(folder, config.gallery_size, config.batch_size, config.seed, kept)
+        except UsageError as error:
+            raise UsageError(f"{key}: {error}") from None
 
     def prompted(prompt: str) -> PromptedADE20K:
         return PromptedADE20K(_folder(config, "prompted_ade20k"), prompt, config.batch_size, config.seed)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -11,7 +13,7 @@ from configs.command import RunFailed
 from eval.benchmarks.gallery import Gallery
 from eval.metrics.disentanglement import disentanglement, disentanglement_intervals
 from eval.metrics.intervals import draw_weights, middle
-from eval.parallel import in_batches
+from eval.parallel import in_batches, rank
 from eval.results import Measured
 from model.grounding.denseav import DenseAV, each
 
@@ -31,13 +33,15 @@ class HeadUse:
         self.speech, self.sound = speech, sound
 
     def evaluate(self, model: DenseAV) -> Measured:
-        """Empty for a model with one head; pred-dis and act-dis only for two.
+        """No figures of a model with one head, which is told; pred-dis and act-dis only of two.
 
         Raises:
             RunFailed: scores that are not finite numbers.
         """
         if model.heads == 1:
-            return Measured({}, {}, {})
+            if rank() == 0:
+                print(f"{self.name}: not measured, the model has one head", file=sys.stderr)
+            return Measured({}, {}, {"items": 0})
         galleries = {"speech": self.speech, "sound": self.sound}
         (speech, speech_wins), (sound, sound_wins) = (_by_head(gallery, model, f"{self.name}: {name}") for name, gallery in galleries.items())
         shares = _share(speech_wins.sum(dim=0)) / 2 + _share(sound_wins.sum(dim=0)) / 2

@@ -3,8 +3,8 @@
 Folder: that of eval.benchmarks.vgg_ss or flickr_soundnet, and in it
     metadata/vggss_test_plus_silent.csv  or  metadata/flickr_test_plus_silent.csv      columns video, audio, label; label is non-sounding
 
-frames/VIDEO.jpg and audio/AUDIO.wav of each such row lie beside the others. In the VGG-SS half both are of one clip in which the source is not seen, in
-the Flickr half the sound is another video's.
+frames/VIDEO.jpg and audio/AUDIO.wav of each such row lie beside the others. In the VGG-SS half most are of one clip in which the source is not
+seen, in the Flickr half the picture is one of the others and the sound another video's.
 Get it: the archives linked in the repository stoneMo/SLAVC, the two tables from kaistmm/SSLalignment, metadata/ (neither README names terms; those
 of the sets they extend hold).
 
@@ -44,7 +44,7 @@ def read_extended(root: Path, base: str) -> LocalizationSet:
             sound=root / "audio" / f"{audio}.wav",
             region=partial(boxes_region, []),
             label="",
-            group=f"{video}+{audio}",
+            group=video,
             heard_s=HEARD_S,
             in_view=False,
         )

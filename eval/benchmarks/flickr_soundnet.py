@@ -85,7 +85,7 @@ def _region(annotation: Path) -> torch.Tensor:
 
 def _ids(table: Path) -> list[str]:
     try:
-        with table.open(newline="", encoding="utf-8") as file:
+        with table.open(newline="", encoding="utf-8-sig") as file:
             return [plain_name(row[0]) for row in csv.reader(file) if row]
     except (csv.Error, ValueError) as error:
         raise UsageError(f"{table}: {error}; the first column holds IDs of pictures") from None

@@ -12,6 +12,7 @@ from configs.command import RunFailed
 from eval.benchmarks.localization_items import LocalizationSet, SoundingPicture, read_picture
 from eval.benchmarks.localization_maps import MapSource, ModelMaps, RandomMaps, fastest_device, hear
 from eval.benchmarks.localization_measures import Measure
+from eval.benchmarks.sounds import sound_length_s
 from eval.metrics.localization import SIDE_PX, at_full_size, scaled_each
 from eval.metrics.segmentation import average_precision
 from eval.parallel import in_batches
@@ -93,7 +94,10 @@ class Localization:
 
     def _counts(self, values: dict[str, Tensor]) -> dict[str, int]:
         counts = {"items": len(self.items), "groups": len({item.group for item in self.items}), "without_a_region": int(values["ap"].isnan().sum())}
-        return counts | {f"left_out_{why}": n for why, n in self.left_out.items()}
+        lengths_s = {item.sound: sound_length_s(item.sound) for item in self.items if item.second is not None}
+        # Of these all that is heard counts for the map.
+        beyond = sum(item.second is not None and item.second >= lengths_s[item.sound] for item in self.items)
+        return counts | ({"seconds_beyond_the_sound": beyond} if lengths_s else {}) | {f"left_out_{why}": n for why, n in self.left_out.items()}
 
     def _classes(self, values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
         """Means of the items that have a region, by what sounds."""

@@ -6,11 +6,10 @@ Pictures are squeezed to a square without cropping, as everywhere in this field,
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from configs.command import UsageError
+from eval.benchmarks.pictures import opened_picture
 from eval.metrics.localization import SIDE_PX
 
 # Pixels of 224 x 224: left, top, right, bottom.
@@ -93,9 +93,9 @@ def mask_region(path: Path, picture: Path, at_least: int) -> Float[Tensor, "H_px
     """
     from PIL import Image
 
-    with _opened(picture) as opened:
+    with opened_picture(picture) as opened:
         width_px, height_px = opened.size
-    with _opened(path) as opened:
+    with opened_picture(path) as opened:
         mask = np.asarray(opened.convert("RGB"))
     rows, columns = mask.shape[:2]
     # A pixel of slack: sides are rounded when a picture is reduced.
@@ -109,17 +109,6 @@ def read_picture(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
     """A picture, both sides resized to `size_px` (bicubic). Raises UsageError: not a whole picture."""
     from PIL import Image
 
-    with _opened(path) as opened:
+    with opened_picture(path) as opened:
         resized = opened.convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            yield picture
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} is not a whole picture ({error}); repair it, or remove it: what is missing is left out and counted") from None

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from configs.command import UsageError
 from eval.benchmarks.localization_items import SoundingPicture, read_picture
-from eval.benchmarks.prompted_items import read_waveform
+from eval.benchmarks.sounds import read_waveform
 from eval.metrics.localization import SIDE_PX, at_full_size, scaled_each
 from eval.metrics.segmentation import heatmaps, heatmaps_by_head
 from model.encoders.weights import PRETRAINED, RANDOM, first_line, misfit, read_weights

@@ -75,7 +75,8 @@ class MaskMeasure(_Means):
     """AVSBench: how well does the map cover an exact mask? mIoU and F-score, means over frames.
 
     Variants: `median` and `adaptive` as in PointingMeasure, `fixed` keeps what reaches 0.5, `test_chosen` the best of 255 thresholds for all frames,
-    `validation_chosen` the threshold best on about half of the videos, judged on the others. Frames without a source have no F-score.
+    `validation_chosen` the threshold best on about half of the videos, judged on the others. Frames without a source have no F-score, and their IoU is
+    the share of pixels left dark: half of them by `median` and `adaptive`, which always claim the brighter half there.
 
     Source: eval.metrics.mask_overlap.
     """
@@ -121,9 +122,9 @@ class DetectionMeasure(_Means):
 
     def intervals(self, values: Values, items: Sequence[SoundingPicture], seed: int) -> dict[str, Interval]:
         """95 % of every figure."""
-        sure, found, in_view = values["confidence"], values["median"] >= SUCCESS_AT, _in_view(items)
+        sure, found, in_view, group = values["confidence"], values["median"] >= SUCCESS_AT, _in_view(items), group_numbers(items)
         drawn = {
-            f"median/{name}": interval(lambda rows, place=place: detection(sure[rows], found[rows], in_view[rows])[place], len(items), seed)
+            f"median/{name}": interval(lambda rows, place=place: detection(sure[rows], found[rows], in_view[rows])[place], len(items), seed, group)
             for place, name in enumerate(("ap", "max_f1"))
         }
         return super().intervals(values, items, seed) | drawn

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from configs.command import RunFailed, UsageError
-from eval.benchmarks.prompted_items import TABLE, PromptedPicture, read_class_names, read_frame, read_items, read_target, read_waveform
+from eval.benchmarks.prompted_items import TABLE, PromptedPicture, read_class_names, read_frame, read_items, read_target
 from eval.benchmarks.prompted_measures import measure
+from eval.benchmarks.sounds import read_waveform
 from eval.metrics.segmentation import heatmaps, heatmaps_by_head, to_pixels, word_window
 from eval.parallel import in_batches
 from eval.results import Example, Measured
@@ -74,13 +75,14 @@ class PromptedADE20K:
         inputs = model.inputs
         if maps is not None:
             return self._measure(dict.fromkeys(self.variants, maps(self.items)), inputs)[0]
-        found, by_head = self._maps(model, shuffled)
+        audio = self._encode_prompts(model)
+        found, by_head = self._maps(model, audio, shuffled)
         self._check(by_head)
         measured, own = self._measure(found, inputs)
         if shuffled:
             return measured
         examples = self._examples(found["basic"], by_head, own, inputs)
-        return measured._replace(items=self._counts(inputs.clip_duration_s) | dict(measured.items), examples=examples)
+        return measured._replace(items=self._counts(audio.mask, inputs.clip_duration_s) | dict(measured.items), examples=examples)
 
     def _measure(self, maps: dict[str, Tensor], inputs: InputSpec) -> tuple[Measured, Float[Tensor, "N"]]:
         """Figures of all classes, and the average precision of each picture alone."""
@@ -88,10 +90,9 @@ class PromptedADE20K:
         asked = torch.tensor([item.class_id for item in self.items])
         return measure(maps, self._targets(inputs.image_size_px), asked, names, self._class_name, inputs.image_size_px, self.seed)
 
-    def _maps(self, model: DenseAV, shuffled: bool) -> tuple[dict[str, Tensor], Float[Tensor, "N K H W"]]:
+    def _maps(self, model: DenseAV, audio: AudioFeatures, shuffled: bool) -> tuple[dict[str, Tensor], Float[Tensor, "N K H W"]]:
         """The maps [N, H, W] of each variant, and those of each head."""
         inputs, device = model.inputs, next(model.parameters()).device
-        audio = self._encode_prompts(model, device)
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
         steps = {"basic": audio.mask[order], "advanced": self._word_windows(audio.mask.shape[1], inputs)[order]}
 
@@ -104,8 +105,8 @@ class PromptedADE20K:
         *found, by_head = in_batches(len(self.items), self.batch_size, maps_of, self.name)
         return dict(zip(self.variants, found, strict=True)), by_head
 
-    def _encode_prompts(self, model: DenseAV, device: torch.device) -> AudioFeatures:
-        samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
+    def _encode_prompts(self, model: DenseAV) -> AudioFeatures:
+        device, samples = next(model.parameters()).device, round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
 
         def features_of(rows: range) -> AudioFeatures:
             sounds = [padded(read_waveform(self.items[row].audio, model.inputs.sample_rate_hz), samples) for row in rows]
@@ -136,11 +137,12 @@ class PromptedADE20K:
             first = self.items[broken[0]].frame
             raise RunFailed(f"{self.name}: {len(broken)} of {len(maps)} maps hold values that are not finite numbers, first that of {first}")
 
-    def _counts(self, clip_s: float) -> dict[str, int]:
-        words = [item.word_s for item in self.items if item.word_s]
-        # They are measured all the same, by the steps at the end of the clip.
-        beyond = {"words_beyond_the_clip": sum(start >= clip_s for start, _ in words)} if words else {}
-        return {"items": len(self.items)} | beyond | {f"left_out_{why}": n for why, n in self.left_out.items()}
+    def _counts(self, heard: Bool[Tensor, "N T"], clip_s: float) -> dict[str, int]:
+        """All of these are measured all the same, but for what is left out: rows that repeat one, and words that begin after the end of their sound."""
+        starts_s = torch.tensor([item.word_s[0] if item.word_s else -1.0 for item in self.items])
+        beyond = {"words_beyond_the_sound": int((starts_s >= heard.float().mean(dim=1) * clip_s).sum())} if self.prompt == "speech" else {}
+        repeated = {"duplicates": len(self.items) - len(set(self.items))}
+        return {"items": len(self.items)} | repeated | beyond | {f"left_out_{why}": n for why, n in self.left_out.items()}
 
     def _examples(self, maps: Float[Tensor, "N H W"], by_head: Float[Tensor, "N K H W"], own: Float[Tensor, "N"], inputs: InputSpec) -> list[Example]:
         """Pictures from best to worst, evenly spaced by their own average precision."""

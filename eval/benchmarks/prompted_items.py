@@ -10,11 +10,10 @@ A pixel's class is int(R / 10) * 256 + G. Rows of class 0, or whose files are no
 
 from __future__ import annotations
 
-import csv
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,9 +24,13 @@ from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
 from configs.command import UsageError
+from eval.benchmarks.pictures import opened_picture
+from eval.benchmarks.tables import csv_rows, find_table, finite, plain_name
 from pipelines.stream.augment import evaluation_image
 
 TABLE = "prompted_segmentation.csv"
+# int(R / 10) * 256 + G of a white pixel.
+LARGEST_CLASS = 25 * 256 + 255
 PROMPT_COLUMN = {"speech": "speech_prompt_file", "sound": "vggsound_file"}
 
 
@@ -36,7 +39,7 @@ class PromptedPicture(NamedTuple):
 
     frame: Path
     annotation: Path
-    audio: Path
+    audio: Path | None
     class_id: int
     word_s: tuple[float, float] | None
 
@@ -45,50 +48,50 @@ def read_items(root: Path, prompt: str, left_out: Counter[str]) -> Iterator[Prom
     """The usable rows of the table in order; the others are counted by reason in `left_out`.
 
     Raises:
-        UsageError: no folder, no table, no such column, a class or a timing that is not one.
+        UsageError: no folder, no table, no such column, a class or a timing that is none, a name that no file can have.
     """
-    table = root / TABLE
-    if not table.is_file():
-        raise UsageError(f"prompted_ade20k={root}: no {TABLE} there; expected beside it are frames/, annotations/ and audio/")
-    with table.open(newline="") as file:
-        reader = csv.DictReader(file)
-        wanted = ["image_location", "ade_class_id", PROMPT_COLUMN[prompt], *(["timing"] if prompt == "speech" else [])]
-        missing = [column for column in wanted if column not in (reader.fieldnames or [])]
-        if missing:
-            raise UsageError(f"{table}: no column {', '.join(missing)}; there are {', '.join(reader.fieldnames or ['none'])}")
-        for row in reader:
-            try:
-                class_id = int(row["ade_class_id"])
-                word_s = tuple(map(float, json.loads(row["timing"]))) if prompt == "speech" and row[PROMPT_COLUMN[prompt]] else None
-                if word_s is not None and not (len(word_s) == 2 and 0 <= word_s[0] <= word_s[1] < math.inf):
-                    raise ValueError(word_s)
-            except (ValueError, TypeError):
-                raise UsageError(
-                    f"{table}, line {reader.line_num}: ade_class_id must be a whole number and timing JSON [start_s, end_s], 0 <= start_s <= end_s"
-                ) from None
-            name, audio = Path(row["image_location"]), Path(row[PROMPT_COLUMN[prompt]] or "")
-            item = PromptedPicture(root / "frames" / name.name, root / "annotations" / f"{name.stem}_seg.png", root / "audio" / audio.name, class_id, word_s)
-            why = _why_not(item, bool(audio.name))
-            if why:
-                left_out[why] += 1
-            else:
-                yield item
+    table = find_table("prompted_ade20k", root, TABLE, "frames/, annotations/ and audio/")
+    columns = ["image_location", "ade_class_id", PROMPT_COLUMN[prompt], *(["timing"] if prompt == "speech" else [])]
+    wanted = "ade_class_id is a whole number, timing JSON [start_s, end_s] with 0 <= start_s <= end_s"
+    for item in csv_rows(table, columns, partial(_read_row, root, prompt), wanted):
+        why = _why_not(item)
+        if why:
+            left_out[why] += 1
+        else:
+            yield item
 
 
-def _why_not(item: PromptedPicture, has_prompt: bool) -> str | None:
+def _read_row(root: Path, prompt: str, row: dict[str, str]) -> PromptedPicture:
+    """Raises ValueError or TypeError: a class or a timing that is none, a name that no file can have."""
+    picture, audio = Path(plain_name(Path(row["image_location"]).name)), Path(row[PROMPT_COLUMN[prompt]] or "").name
+    class_id = int(row["ade_class_id"])
+    if not 0 <= class_id <= LARGEST_CLASS:
+        raise ValueError(f"ade_class_id {class_id} is not 0 to {LARGEST_CLASS}")
+    word_s = None
+    if prompt == "speech" and audio:
+        start_s, end_s = map(finite, json.loads(row["timing"]))
+        if not 0 <= start_s <= end_s:
+            raise ValueError(f"timing {row['timing']}")
+        word_s = start_s, end_s
+    sound = root / "audio" / plain_name(audio) if audio else None
+    return PromptedPicture(root / "frames" / picture.name, root / "annotations" / f"{picture.stem}_seg.png", sound, class_id, word_s)
+
+
+def _why_not(item: PromptedPicture) -> str | None:
     if not item.class_id:
         return "class_0"
-    if not has_prompt or not item.audio.is_file():
+    if item.audio is None or not item.audio.is_file():
         return "no_prompt_file"
     return None if item.frame.is_file() and item.annotation.is_file() else "no_picture_or_annotation"
 
 
 def read_class_names(path: Path) -> dict[int, str]:
-    """Names by class number; {} without the file."""
+    """Names by class number, all different; {} without the file. Raises UsageError: a file with other columns, or a class that is no number."""
     if not path.is_file():
         return {}
-    with path.open(newline="") as file:
-        return {int(row["ade_class_id"]): row["name"] for row in csv.DictReader(file)}
+    names = dict(csv_rows(path, ("ade_class_id", "name"), lambda row: (int(row["ade_class_id"]), row["name"])))
+    shared = {name for name, classes in Counter(names.values()).items() if classes > 1}
+    return {class_id: f"{name} (class {class_id})" if name in shared else name for class_id, name in names.items()}
 
 
 def read_frame(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
@@ -102,10 +105,8 @@ def read_labels(item: PromptedPicture, size_px: int) -> Int[Tensor, "H_px W_px"]
     Raises:
         UsageError: not a picture, or of another size than the frame.
     """
-    from PIL import Image
-
     rgb = _read_rgb(item.annotation).to(torch.int32)
-    with Image.open(item.frame) as frame:
+    with opened_picture(item.frame) as frame:
         width_px, height_px = frame.size
     if rgb.shape[-2:] != (height_px, width_px):
         raise UsageError(f"{item.annotation} is {rgb.shape[-1]} x {rgb.shape[-2]} px, its picture {item.frame} is {width_px} x {height_px}")
@@ -119,30 +120,6 @@ def read_target(item: PromptedPicture, size_px: int) -> Bool[np.ndarray, "H_px W
     return (read_labels(item, size_px) == item.class_id).numpy()
 
 
-def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
-    """float32 [S] in -1 to 1: the first channel, resampled where the file has another rate.
-
-    Raises:
-        UsageError: not a sound file, or an empty one.
-    """
-    import soundfile
-    from torchaudio.functional import resample
-
-    try:
-        waveform, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UsageError(f"{path} is not a sound file: {error}") from None
-    if not len(waveform):
-        raise UsageError(f"{path} holds no sound")
-    first = torch.from_numpy(np.ascontiguousarray(waveform[:, 0]))
-    return (first if rate_hz == sample_rate_hz else resample(first, rate_hz, sample_rate_hz)).numpy()
-
-
 def _read_rgb(path: Path) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as picture:
-            return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-    except (UnidentifiedImageError, OSError) as error:
-        raise UsageError(f"{path} is not a whole picture: {error}") from None
+    with opened_picture(path) as picture:
+        return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)

@@ -59,7 +59,7 @@ def measure(
         found, drawn, shares = {}, [], []
         for class_id, rows, measured in _classes(low_resolution, targets, asked, is_validation(names), size_px):
             found[class_id] = measured.figures
-            drawn.append(measured.drawn(weights[:, rows]))
+            drawn.append(measured.drawn(weights[:, rows.numpy()]))
             # A map blind to picture and prompt reaches the class's share of the pixels.
             shares.append(measured.relevant.mean() / size_px**2)
             if variant == next(iter(maps)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +13,9 @@ from typing import Any, TypeVar
 from configs.command import UsageError
 
 Row = TypeVar("Row")
+
+# What file systems allow, less room for what readers add (`_seg.png`).
+_LONGEST_NAME_BYTES = 240
 
 
 def find_table(key: str, root: Path, name: str, beside: str) -> Path:
@@ -30,24 +34,25 @@ def find_table(key: str, root: Path, name: str, beside: str) -> Path:
     return path
 
 
-def csv_rows(path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], Row]) -> Iterator[Row]:
+def csv_rows(path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], Row], wanted: str = "") -> Iterator[Row]:
     """What `read` makes of each row below the header, in order.
 
     Args:
         columns: needed; others may be there.
-        read: raises ValueError where a row does not fit.
+        read: raises ValueError, KeyError or TypeError where a row does not fit.
+        wanted: what a row looks like, for the error line; "": the columns.
 
     Raises:
         UsageError: a missing column, a row that does not fit, not a CSV file.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with path.open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
             if missing:
                 raise UsageError(f"{path}: no column {', '.join(missing)}; there are {', '.join(reader.fieldnames or ['none'])}")
             for row in reader:
-                yield _read(row, read, f"{path}, line {reader.line_num}", f"a row has {', '.join(columns)}")
+                yield _read(row, read, f"{path}, line {reader.line_num}", wanted or f"a row has {', '.join(columns)}")
     except (csv.Error, UnicodeDecodeError) as error:
         raise UsageError(f"{path} is not a CSV file: {error}") from None
 
@@ -75,9 +80,11 @@ def json_rows(path: Path, wanted: str, read: Callable[[dict[str, Any]], Row]) ->
 
 
 def plain_name(value: Any) -> str:
-    """The name of a file in a folder of the set. Raises ValueError: empty, or one that leads elsewhere."""
+    """The name of a file in a folder of the set. Raises ValueError: empty, one that leads elsewhere, or longer than file systems allow."""
     if not isinstance(value, str) or not value.strip(".") or "/" in value or "\\" in value or "\0" in value:
         raise ValueError(f"{value!r} is not the name of a file")
+    if len(os.fsencode(value)) > _LONGEST_NAME_BYTES:
+        raise ValueError(f"{value[:50]!r}... of {len(value)} letters is not the name of a file (is a quote not closed?)")
     return value
 
 
@@ -92,5 +99,5 @@ def finite(value: Any) -> float:
 def _read(row: Any, read: Callable[[Any], Row], where: str, wanted: str) -> Row:
     try:
         return read(row)
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise UsageError(f"{where}: {type(error).__name__} {error}; {wanted}") from None

@@ -224,11 +224,9 @@ class History:
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The logged steps in order; a line cut off by a kill is left out; [] without a file."""
+    """The logged steps in order; a line cut off by a kill, or damaged, is left out; [] without a file."""
     lines = []
-    for text in path.read_text().splitlines() if path.is_file() else []:
-        try:
+    for text in path.read_bytes().splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return lines
+    return [line for line in lines if isinstance(line, dict)]
