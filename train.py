@@ -34,6 +34,13 @@ def main(config: TrainConfig) -> int:
     from model.training.preemption import Preemption
 
     stop = Preemption(config.time_limit_min)
+    if not Path(config.name).parts or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
+        raise UsageError(f"name={config.name!r}: wanted the name of a folder below out={config.out}")
+    if config.checkpoint.best_metric and not config.evaluate.config:
+        raise UsageError(f"checkpoint.best_metric={config.checkpoint.best_metric}: nothing is measured, evaluate.config= is empty")
+    if config.checkpoint.best_metric and config.evaluate.every_steps % config.checkpoint.every_steps:
+        told = f"evaluate.every_steps={config.evaluate.every_steps} must be a multiple of checkpoint.every_steps={config.checkpoint.every_steps}"
+        raise UsageError(f"checkpoint.best_metric={config.checkpoint.best_metric}: {told}, so that what is measured is kept")
 
     from model.training.processes import lost_peers_told, open_accelerator, wants_fsdp
     from model.training.tracking import tracker_names
@@ -57,7 +64,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     from accelerate.utils import broadcast_object_list
 
     from eval.during_training import PeriodicEvaluation
-    from model.build import build_denseav
+    from model.build import build_denseav, refuse_unfit_inputs
     from model.grounding.denseav import InputSpec
     from model.training.checkpoint import TrainingState, read_state, restore, snapshot
     from model.training.clipping import make_clipping
@@ -92,7 +99,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     elif config.init_from:
         accelerator.print(f"weights of {take_weights(model, config.init_from, config.init_except)}")
     learnable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
-    model.to(accelerator.device)
+    refuse_unfit_inputs(model.to(accelerator.device))
     phases = phases_from(start, config.projection_steps, config.steps)
     least_clip_s = least_clip_s_by_phase(model, [phase.name for phase in phases], learnable, world_size)
     if fsdp:
@@ -103,6 +110,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
 
     # ---- what the run writes
     if on_main:
+        checkpoints.mkdir(exist_ok=True)
         tidy(checkpoints, start)
         (folder / "REQUEUE").unlink(missing_ok=True)
         with whole_file(folder / "config.yaml") as file:

@@ -50,7 +50,9 @@ class PeriodicEvaluation:
         # Features of weights that the next steps change are not worth keeping.
         self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
         check_settings(self.config)
-        self.benchmarks = assemble(self.config)
+        best, self.benchmarks = config.checkpoint.best_metric, assemble(self.config)
+        if best and best.partition("/")[0] not in (*self.benchmarks, *PREFIXES):
+            raise UsageError(f"checkpoint.best_metric={best}: wanted task/variant/metric of what is evaluated, {', '.join(self.benchmarks)}")
         keys = {line["step"]: [key for key in line if key.startswith(PREFIX)] for line in read_history(folder / "history.jsonl")}
         known = any(key.startswith(tuple(f"{PREFIX}{floor}/" for floor in PREFIXES)) for own in keys.values() for key in own)
         self.floors_known, self.measured = broadcast_object_list([known, {step for step, own in keys.items() if own}])

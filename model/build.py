@@ -69,6 +69,27 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     )
 
 
+def refuse_unfit_inputs(model: DenseAV) -> None:
+    """Encode one empty pair, so that sizes which leave a layer without a cell or a step are met before training. Leaves the model in evaluation mode.
+
+    Raises:
+        UsageError: the model cannot take inputs of the sizes it was built for.
+    """
+    inputs, parameter = model.eval().inputs, next(model.parameters())
+    samples = round(inputs.clip_duration_s * inputs.sample_rate_hz)
+    try:
+        with torch.inference_mode():
+            cells = model.encode_image(torch.zeros(1, 3, inputs.image_size_px, inputs.image_size_px, device=parameter.device)).dense.shape[-2:]
+            model.encode_audio(torch.zeros(1, samples, device=parameter.device), torch.ones(1, samples, dtype=torch.bool, device=parameter.device))
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        sizes = f"stream.image_size_px={inputs.image_size_px}, stream.clip_duration_s={inputs.clip_duration_s}"
+        raise UsageError(f"{sizes}: too small for the encoders, projections and pooling of this model ({str(error).splitlines()[0]})") from None
+    if min(cells) < model.image_pool:
+        raise UsageError(f"model.image_pool={model.image_pool}: a picture of stream.image_size_px={inputs.image_size_px} has {cells[0]} x {cells[1]} cells")
+
+
 def build_untrained(config: ModelConfig, inputs: InputSpec, seed: int) -> DenseAV:
     """The same architecture with random weights throughout, drawn from `seed`, whatever its encoders began with: the floor of every benchmark."""
     with torch.random.fork_rng(devices=[]):
@@ -78,6 +99,8 @@ def build_untrained(config: ModelConfig, inputs: InputSpec, seed: int) -> DenseA
 
 def _image_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
     if config.image_encoder == "tiny":
+        if config.lora_rank:
+            raise UsageError(f"model.lora_rank={config.lora_rank} adapts a timm image encoder, and model.image_encoder is tiny; allowed here is 0")
         return TinyImageEncoder()
     return TimmImageEncoder(
         config.image_encoder,

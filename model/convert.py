@@ -50,6 +50,8 @@ def main(config: ConvertConfig) -> int:
         state, unused, missing = translated(stored, model.state_dict())
     except UsageError as error:
         raise UsageError(f"source={config.source}: {error}") from None
+    except (ValueError, IndexError, TypeError) as error:  # shapes and settings that no DenseAV has
+        raise UsageError(f"source={config.source}: these are not the weights of a DenseAV ({type(error).__name__}: {error})") from None
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, strict=False)
     for name in unused:
         print(f"unused   {name}")

@@ -18,6 +18,7 @@ def main(config: ExportConfig) -> int:
 
     from model.hub import model_folder, weights_file
     from model.training.checkpoint import damage_of
+    from pipelines.whole_file import whole_file
 
     if not config.checkpoint or not config.out:
         raise UsageError(f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write")
@@ -28,10 +29,11 @@ def main(config: ExportConfig) -> int:
         raise UsageError(f"out={out} is the checkpoint itself: give another folder")
     out.mkdir(parents=True, exist_ok=True)
     weights = weights_file(found)
-    for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors")):
-        temporary = out / f".{name}.tmp"
-        shutil.copyfile(source, temporary)
-        temporary.replace(out / name)
+    # Both are on disk before either takes the place of an earlier one.
+    with whole_file(out / "config.json") as described, whole_file(out / "model.safetensors") as weighed:
+        for source, copied in ((found / "config.json", described), (weights, weighed)):
+            with source.open("rb") as file:
+                shutil.copyfileobj(file, copied)
     print(f"{weights} -> {out}")
     return 0
 

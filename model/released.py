@@ -109,6 +109,6 @@ def weights_of(content: Any) -> Mapping[str, Tensor]:
         UsageError: there is none.
     """
     state = content.get("state_dict", content) if isinstance(content, dict) else None
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise UsageError("there is no state_dict of tensors in it")
     return state

@@ -101,6 +101,18 @@ def test_a_run_is_exported_to_a_folder_that_loads_with_its_averaged_weights(trai
     assert _same(from_pretrained(tmp_path / "out").state_dict(), state.average.weights(state.model))
 
 
+def test_damaged_weights_are_not_taken(trained, tmp_path):
+    run, state = trained
+    ema = run / "checkpoints/step_00000002/ema.safetensors"
+    ema.write_bytes(ema.read_bytes()[:-1] + b"x")
+    with pytest.raises(UsageError, match=r"init_from=.*step_00000002 is damaged \(ema\.safetensors has changed\)"):
+        take_weights(state.model, str(ema.parent), [])
+    save_pretrained(state.model, tiny_config().model, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UsageError, match=r"init_from=.*model\.safetensors cannot be read"):
+        take_weights(state.model, str(tmp_path), [])
+
+
 def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
     from configs.schema import ExportConfig
 

@@ -61,6 +61,15 @@ def test_many_in_a_row_stop_the_run_all_the_same_but_not_with_good_ones_between(
         guard.leaves_out(100 + MOST_IN_A_ROW - 1, bad, ["a"], 0.1)
 
 
+def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
+    model = tiny_model(tiny_config()).train()
+    batch = small_batch(2, INPUTS.image_size_px, 10240)
+    batch.waveform[1, 100], batch.frames[0, 0, 0, 0] = math.nan, math.inf
+    forward_loss(model, batch, model.score_settings, tiny_config().loss, seed=1)
+    running = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
+    assert running and all(buffer.isfinite().all() for buffer in running.values())
+
+
 def test_another_action_is_refused(tmp_path):
     with pytest.raises(UsageError, match="on_nonfinite=ignore: allowed are stop, skip"):
         NonfiniteGuard(tmp_path, "ignore")

@@ -3,13 +3,17 @@
 import json
 
 import pytest
-from small_training import INPUTS
+from small_training import INPUTS, tiny_config, tiny_model
 
 from configs.command import UsageError
-from configs.schema import ModelConfig
-from model.build import build_denseav
+from configs.load import load
+from configs.schema import ModelConfig, OptimConfig, TrainConfig
+from model.build import build_denseav, refuse_unfit_inputs
+from model.training.optim import make_optimizer
+from model.training.processes import open_accelerator
 from model.training.step import seed_of
 from model.training.tracking import History, read_history
+from train import main
 
 
 @pytest.mark.parametrize(
@@ -25,6 +29,56 @@ from model.training.tracking import History, read_history
 def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
     with pytest.raises(UsageError, match=message):
         build_denseav(ModelConfig(**({"channels": 16, "audio_projection": "audio_linear"} | change)), INPUTS)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("name=", "name='': wanted the name of a folder below out=runs"),
+        ("name=../x", r"name='\.\./x': wanted the name of a folder"),
+        ("name=/tmp/x", "name='/tmp/x': wanted the name of a folder"),
+        ("checkpoint.best_metric=a/b/c", r"checkpoint\.best_metric=a/b/c: nothing is measured, evaluate\.config= is empty"),
+        ("timeout_s=.inf", r"timeout_s=inf must be 1 to 1"),
+    ],
+)
+def test_what_can_be_seen_to_be_wrong_is_refused_at_once(setting, message):
+    with pytest.raises(UsageError, match=message):
+        main(load(TrainConfig, [setting]))
+
+
+def test_a_best_metric_that_is_measured_where_nothing_is_kept_is_refused():
+    changes = ["checkpoint.best_metric=a/b/c", "evaluate.config=x.yaml", "evaluate.every_steps=200", "checkpoint.every_steps=300"]
+    with pytest.raises(UsageError, match=r"evaluate\.every_steps=200 must be a multiple of checkpoint\.every_steps=300"):
+        main(load(TrainConfig, changes))
+
+
+@pytest.mark.parametrize(("key", "value", "ours"), [("gradient_accumulation_steps", "4", "accumulate="), ("dynamo_backend", "EAGER", "compile=true")])
+def test_what_accelerate_was_told_and_is_ours_to_set_is_refused_because_it_would_come_on_top(monkeypatch, tmp_path, key, value, ours):
+    monkeypatch.setenv(f"ACCELERATE_{key.upper()}", value)
+    with pytest.raises(UsageError, match=f"{key}={value.lower()} .* {ours} is our setting"):
+        open_accelerator(10.0, [], tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "change"),
+    [(INPUTS._replace(image_size_px=4), {}), (INPUTS._replace(clip_duration_s=0.02), {}), (INPUTS, {"image_pool": 13})],
+)
+def test_inputs_too_small_for_the_model_are_met_before_training(inputs, change):
+    model = build_denseav(ModelConfig(**({"channels": 16, "audio_projection": "audio_linear"} | change)), inputs)
+    with pytest.raises(UsageError, match=r"stream\.image_size_px=.*(too small for|has 4 x 4 cells)"):
+        refuse_unfit_inputs(model)
+
+
+@pytest.mark.parametrize("betas", [[], [0.9], [0.9, 1.0], [-0.1, 0.9]])
+def test_odd_betas_are_refused(betas):
+    with pytest.raises(UsageError, match=r"optim\.betas=.*: wanted two numbers"):
+        make_optimizer(OptimConfig(betas=betas), tiny_model(tiny_config()))
+
+
+def test_damaged_lines_of_a_history_are_left_out(tmp_path):
+    path = tmp_path / "history.jsonl"
+    path.write_bytes(b'{"step": 1, "a": 2}\n\xff\xfe\nnull\n[1]\n{"loss": 1}\n{"step": "x"}\n{"step": 2}\n')
+    assert [line["step"] for line in read_history(path)] == [1, 2]
 
 
 def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):

@@ -17,11 +17,20 @@ from model.precision import at_least_float32
 class GlobalBatchNorm(nn.BatchNorm1d):
     """Normalise each channel by the mean and variance over rows and cells of all ranks; by running means in evaluation.
 
-    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.collectives.gather_pairs does.
+    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.collectives.gather_pairs does. Running means stay as
+    they were where a batch would make them no numbers: the step of such a batch may be left out, but it has been looked at by then.
     """
 
     def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
         """Normalise over every axis but the second."""
+        running = [self.running_mean, self.running_var] if self.training else []
+        before = [mean.clone() for mean in running]
+        normal = self._forward(x)
+        for mean, last in zip(running, before, strict=True):
+            mean.data.copy_(torch.where(mean.isfinite(), mean, last))  # .data: autograd has noted the running means, but does not use them
+        return normal
+
+    def _forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
         ranks = world_size()
         if not self.training or ranks == 1:
             return super().forward(x.flatten(2)).view_as(x)

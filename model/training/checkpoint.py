@@ -205,10 +205,10 @@ def versions() -> dict[str, str]:
 
 
 def _check_finite(step: int, model: DenseAV) -> None:
-    parameters = dict(model.named_parameters())
-    finite = norms([p.detach() for p in parameters.values()]).isfinite()
+    weights = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    finite = norms([weight.detach() for weight in weights.values()]).isfinite()
     if not finite.all():
-        broken = [name for name, is_finite in zip(parameters, finite.tolist(), strict=True) if not is_finite]
+        broken = [name for name, is_finite in zip(weights, finite.tolist(), strict=True) if not is_finite]
         raise RunFailed(f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before")
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import SafetensorError
 from torch import nn
 
 from configs.command import UsageError
 from model.hub import model_folder, read_tensors, weights_file
+from model.training.checkpoint import damage_of
 from model.training.optim import is_below
 
 
@@ -23,16 +25,21 @@ def take_weights(model: nn.Module, init_from: str, init_except: Sequence[str]) -
         The file that was read.
 
     Raises:
-        UsageError: no model there, a name in `init_except` that the model does not have, weights that are missing, too many or of another shape.
+        UsageError: no model there or a damaged one, a name in `init_except` that the model does not have; weights missing, too many or of another
+            shape.
     """
-    file = weights_file(model_folder(Path(init_from), "init_from"))
-    own = model.state_dict()
+    folder = model_folder(Path(init_from), "init_from")
+    file, own = weights_file(folder), model.state_dict()
+    if (folder / "manifest.json").is_file() and (damage := damage_of(folder)):
+        raise UsageError(f"init_from={folder} is damaged ({damage})")
+    try:
+        stored = read_tensors(file)
+    except (SafetensorError, OSError) as error:
+        raise UsageError(f"init_from={file} cannot be read ({error})") from None
     for part in init_except:
         if not any(is_below(name, part) for name in own):
             raise UsageError(f"init_except: the model has no {part}; it has {', '.join(sorted({name.partition('.')[0] for name in own}))} and parts of these")
-    wanted, found = (
-        {name: tensor for name, tensor in tensors.items() if not any(is_below(name, part) for part in init_except)} for tensors in (own, read_tensors(file))
-    )
+    wanted, found = ({name: tensor for name, tensor in tensors.items() if not any(is_below(name, part) for part in init_except)} for tensors in (own, stored))
     wrong = [f"{name} is missing" for name in wanted.keys() - found.keys()]
     wrong += [f"{name} has no place in the model" for name in found.keys() - wanted.keys()]
     wrong += [

@@ -48,13 +48,15 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
     Each of its groups has a `lr_factor`, see `set_learning_rate`.
 
     Raises:
-        UsageError: an unknown optimiser or schedule, or a group of parameters that the model does not have.
+        UsageError: an unknown optimiser or schedule, odd betas, or a group of parameters that the model does not have.
     """
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if config.name not in kinds:
         raise UsageError(f"optim.name={config.name}: allowed are {', '.join(kinds)}")
     if config.schedule not in _SCHEDULES:
         raise UsageError(f"optim.schedule={config.schedule}: allowed are {', '.join(_SCHEDULES)}")
+    if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
+        raise UsageError(f"optim.betas={config.betas}: wanted two numbers, 0 or more and below 1")
     names = [name for name, _ in model.named_parameters()]
     for number, group in enumerate(config.groups):
         if not any(is_below(name, group.match) for name in names):

@@ -23,6 +23,9 @@ _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|soc
 # The launcher's settings that change what is computed or kept, and what we do; it puts them into the environment in capitals.
 _FSDP_SETTINGS = {"fsdp_version": "2", "fsdp_reshard_after_forward": "true", "fsdp_offload_params": "false", "fsdp_activation_checkpointing": "false"}
 
+# Those that the trainer has settings of its own for, on top of which they would come: every gradient divided once more, layers compiled twice.
+_SETTINGS_OF_OURS = {"gradient_accumulation_steps": ("1", "accumulate="), "dynamo_backend": ("no", "compile=true")}
+
 
 def wants_fsdp() -> bool:
     """Whether `accelerate launch` was told distributed_type: FSDP; to be asked before open_accelerator.
@@ -54,6 +57,9 @@ def open_accelerator(timeout_s: float, trackers: Sequence[str], folder: Path) ->
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
+    for key, (allowed, ours) in _SETTINGS_OF_OURS.items():
+        if (value := os.environ.get(f"ACCELERATE_{key.upper()}", allowed).lower()) != allowed:
+            raise UsageError(f"{key}={value} (from the accelerate configuration): allowed is {allowed}; {ours} is our setting for it")
     on_cpu = not torch.accelerator.is_available()  # several processes on the CPU: the launcher tells its own kind of GPU processes only
     waits = InitProcessGroupKwargs(timeout=timedelta(seconds=timeout_s))
     address = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}, where the processes of the run meet,"

@@ -41,13 +41,13 @@ class CheckpointShelf:
         """Begin to write a checkpoint, once the one before is written.
 
         Raises:
-            UsageError: its metrics have none of the name that decides which one is best.
+            UsageError: its metrics have none of the name that decides which one is best. (It is written all the same.)
         """
         self.finish()
-        if self._config.best_metric:
-            check_metric(self._config.best_metric, snap.texts["state.json"]["metrics"])
         self._thread = threading.Thread(target=self._add, args=(snap,), daemon=True)
         self._thread.start()
+        if self._config.best_metric:
+            check_metric(self._config.best_metric, snap.texts["state.json"]["metrics"])
 
     def finish(self) -> int:
         """Wait until what was added is on disk, or could not be written; returns `newest`."""

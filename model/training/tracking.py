@@ -229,4 +229,4 @@ def read_history(path: Path) -> list[dict[str, Any]]:
     for text in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
-    return [line for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("step"), int)]
