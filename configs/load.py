@@ -43,11 +43,13 @@ def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
         if not argument.startswith("config="):
             layers.append(("the command line", _parse_argument(schema, argument)))
     for origin, layer in layers:
-        for key in _leaf_keys(layer):
-            _check_list(_check_key(schema, key, origin), OmegaConf.select(layer, key) if key else None, key, origin)
         try:
+            for key in _leaf_keys(layer):
+                _check_list(_check_key(schema, key, origin), OmegaConf.select(layer, key) if key else None, key, origin)
             merged = _merge(merged, layer)
-        except OmegaConfBaseException as error:
+        except UsageError:
+            raise
+        except (OmegaConfBaseException, ValueError) as error:
             key = getattr(error, "full_key", None) or next(iter(_leaf_keys(layer)), "")
             raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {origin})") from None
     try:

@@ -48,8 +48,11 @@ class PeriodicEvaluation:
 
         self.run, self.folder, self.heard = config, folder, heard
         # Features of weights that the next steps change are not worth keeping.
-        self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
-        check_settings(self.config)
+        try:
+            self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
+            check_settings(self.config)
+        except UsageError as error:
+            raise UsageError(f"evaluate.config={config.evaluate.config}: {error}") from None
         best, self.benchmarks = config.checkpoint.best_metric, assemble(self.config)
         if best and best.partition("/")[0] not in (*self.benchmarks, *PREFIXES):
             raise UsageError(f"checkpoint.best_metric={best}: wanted task/variant/metric of what is evaluated, {', '.join(self.benchmarks)}")

@@ -2,13 +2,14 @@
 
 Reads .ckpt (Lightning; nothing in it is run) and .safetensors, in both layouts of names. Sizes, encoders and adapters are read from the weights; how many
 heads there are and how they are scored, only the settings tell: hyper_parameters inside a .ckpt, config.json beside a .safetensors, or heads=. Tells what
-has no place in the model and what was not stored, and ends with 1 then.
+has no place in the model; where something was not stored, it tells that, writes nothing and ends with 1.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +52,9 @@ def main(config: ConvertConfig) -> int:
     except UsageError as error:
         raise UsageError(f"source={config.source}: {error}") from None
     except (ValueError, IndexError, TypeError) as error:  # shapes and settings that no DenseAV has
-        raise UsageError(f"source={config.source}: these are not the weights of a DenseAV ({type(error).__name__}: {error})") from None
+        raise UsageError(
+            f"source={config.source}: these are not the weights of a DenseAV ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+        ) from None
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, strict=False)
     for name in unused:
         print(f"unused   {name}")
@@ -84,7 +87,9 @@ def _read(source: str) -> Any:
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors', pickle's and zip's errors have no common base
-        why = str(error).strip().partition("\n")[0] or type(error).__name__
+        # torch's own words for it advise to run the code.
+        told = str(error).strip().partition("\n")[0] or type(error).__name__
+        why = "it holds more than tensors and plain values, or is damaged" if isinstance(error, pickle.UnpicklingError) else told
         raise UsageError(f"source={source} cannot be read without running code in it ({why[:200]})") from None
 
 

@@ -17,16 +17,15 @@ def main(config: ExportConfig) -> int:
     import shutil
 
     from model.hub import model_folder, weights_file
-    from model.training.checkpoint import damage_of
     from pipelines.whole_file import whole_file
 
     if not config.checkpoint or not config.out:
         raise UsageError(f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write")
     found, out = model_folder(Path(config.checkpoint)), Path(config.out)
-    if (found / "manifest.json").is_file() and (damage := damage_of(found)):
-        raise UsageError(f"checkpoint={found} is damaged ({damage})")
-    if (out / "model.safetensors").exists() and out.resolve() == found.resolve():
-        raise UsageError(f"out={out} is the checkpoint itself: give another folder")
+    if (out / "manifest.json").exists():
+        raise UsageError(f"out={out} is a checkpoint: give another folder")
+    if out.resolve() == found.resolve():
+        raise UsageError(f"out={out} is what is to be exported: give another folder")
     out.mkdir(parents=True, exist_ok=True)
     weights = weights_file(found)
     # Both are on disk before either takes the place of an earlier one.

@@ -100,11 +100,20 @@ def model_folder(folder: Path, key: str = "checkpoint") -> Path:
         key: the setting that named it.
 
     Raises:
-        UsageError: no model there.
+        UsageError: no model there, or a checkpoint that is damaged.
     """
+    from model.training.checkpoint import damage_of
     from model.training.shelf import newest_checkpoint
 
-    for found in (folder, newest_checkpoint(folder / "checkpoints")):
-        if found and (found / "model.safetensors").is_file() and (found / "config.json").is_file():
-            return found
+    if _has_model(folder):
+        if (folder / "manifest.json").is_file() and (damage := damage_of(folder)):
+            raise UsageError(f"{key}={folder} is damaged ({damage})")
+        return folder
+    newest = newest_checkpoint(folder / "checkpoints")
+    if newest and _has_model(newest):
+        return newest
     raise UsageError(f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")
+
+
+def _has_model(folder: Path) -> bool:
+    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()

@@ -44,6 +44,9 @@ def test_resolved_settings_read_back_as_they_were(tmp_path):
         (["config=nowhere.yaml"], ["nowhere.yaml", "no such file"]),
         (["steps"], ["'steps'", "key=value"]),
         (["steps=[1"], ["steps=[1", "the command line"]),
+        (["stream.sources.0=places"], ["stream.sources", "the command line"]),
+        (["loss.tv=-5"], ["loss.tv=-5.0 must be 0 or more"]),
+        (["loss.tv=.nan"], ["loss.tv=nan must be 0 or more"]),
         (["stream.sources=places"], ["stream.sources=places: wanted a list", "the command line"]),
         (["seed=9223372036854775808"], ["seed=9223372036854775808 must be 0 to 9223372036854775807"]),
     ],
@@ -63,6 +66,12 @@ def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
 def test_what_is_no_list_of_names_is_told_with_how_to_write_one(benchmarks, said):
     with pytest.raises(UsageError, match=said):
         load(EvalConfig, [f"benchmarks={benchmarks}"])
+
+
+def test_a_setting_that_stands_for_itself_is_refused_in_one_line(tmp_path, capsys):
+    (tmp_path / "a.yaml").write_text("steps: ${steps}\n")
+    assert run(TrainConfig, "A command.", lambda _: 0, [f"config={tmp_path / 'a.yaml'}"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_a_file_with_an_unknown_key_is_named(tmp_path):

@@ -99,7 +99,7 @@ def _write(content):
     [
         (lambda _: None, "no such file; give a released .ckpt or .safetensors"),
         (lambda path: path.write_text("text"), "cannot be read without running code in it"),
-        (_write({"state_dict": {"a": print}}), "cannot be read without running code in it"),
+        (_write({"state_dict": {"a": print}}), "without running code in it (it holds more than tensors and plain values, or is damaged)"),
         (_write({"state_dict": {}}), "there is no state_dict of tensors in it"),
         (_write([1]), "there is no state_dict of tensors in it"),
         (
@@ -108,6 +108,12 @@ def _write(content):
         ),
         (_write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "norm_vectors": True}}), "norm_vectors: features of length 1 are not known"),
         (_write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": "mean"}}), "model.aggregation=mean: allowed are misa"),
+        (_write({"state_dict": [1]}), "there is no state_dict of tensors in it"),
+        (_write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": ["x"]}}), "these are not the weights of a DenseAV"),
+        (
+            _write({"state_dict": weights() | {"image_model.model.patch_embed.proj.weight": torch.zeros(3)}, "hyper_parameters": {"sim_agg_heads": 1}}),
+            "these are not the weights of a DenseAV (ValueError",
+        ),
         (_write({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {"sim_agg_heads": 1}}), "these are not the weights of a DenseAV"),
     ],
 )

@@ -107,6 +107,8 @@ def test_damaged_weights_are_not_taken(trained, tmp_path):
     ema.write_bytes(ema.read_bytes()[:-1] + b"x")
     with pytest.raises(UsageError, match=r"init_from=.*step_00000002 is damaged \(ema\.safetensors has changed\)"):
         take_weights(state.model, str(ema.parent), [])
+    with pytest.raises(UsageError, match=r"checkpoint=.*step_00000002 is damaged"):
+        from_pretrained(ema.parent)
     save_pretrained(state.model, tiny_config().model, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut")
     with pytest.raises(UsageError, match=r"init_from=.*model\.safetensors cannot be read"):
@@ -124,5 +126,5 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
         export(ExportConfig("", str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     good = str(trained[0] / "checkpoints/step_00000001")
-    with pytest.raises(UsageError, match="is the checkpoint itself"):
+    with pytest.raises(UsageError, match="is a checkpoint: give another folder"):
         export(ExportConfig(good, good))

@@ -3,15 +3,19 @@
 import json
 
 import pytest
+import torch
 from small_training import INPUTS, tiny_config, tiny_model
 
 from configs.command import UsageError
 from configs.load import load
 from configs.schema import ModelConfig, OptimConfig, TrainConfig
 from model.build import build_denseav, refuse_unfit_inputs
+from model.grounding.contrast import Calibration
+from model.grounding.denseav import ScoreSettings
+from model.grounding.losses import ObjectiveInputs
 from model.training.optim import make_optimizer
 from model.training.processes import open_accelerator
-from model.training.step import seed_of
+from model.training.step import StepOutput, seed_of
 from model.training.tracking import History, read_history
 from train import main
 
@@ -67,6 +71,18 @@ def test_inputs_too_small_for_the_model_are_met_before_training(inputs, change):
     model = build_denseav(ModelConfig(**({"channels": 16, "audio_projection": "audio_linear"} | change)), inputs)
     with pytest.raises(UsageError, match=r"stream\.image_size_px=.*(too small for|has 4 x 4 cells)"):
         refuse_unfit_inputs(model)
+
+
+def test_the_share_of_a_head_counts_what_class_tokens_add_where_they_are_compared():
+    torch.manual_seed(0)
+    tokens = torch.zeros(3, 2, 4)
+    tokens[:, 1] = 10.0  # head 1 wins every step by its class tokens alone
+    sounds, pictures, weights = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 2, 2), torch.ones(3, 5)
+    inputs = ObjectiveInputs(sounds, pictures, weights > 0, weights, torch.ones(3, 2, 2), torch.zeros(3), Calibration(torch.zeros(())), tokens, tokens)
+    for use_cls in (True, False):
+        values = StepOutput(torch.zeros(()), {}, torch.eye(3), inputs, ScoreSettings(use_cls=use_cls)).values()
+        assert values["heads/share_of_head_0"] + values["heads/share_of_head_1"] == pytest.approx(1)
+        assert (values["heads/share_of_head_1"] == 1) == use_cls
 
 
 @pytest.mark.parametrize("betas", [[], [0.9], [0.9, 1.0], [-0.1, 0.9]])

@@ -187,6 +187,8 @@ def damage_of(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when every hash holds."""
     try:
         hashes = json.loads((folder / "manifest.json").read_text())
+        if lost := {"config.json", "model.safetensors", "optimizer.safetensors", "state.json"} - hashes.keys():
+            return f"manifest.json does not name {', '.join(sorted(lost))}"
         with ThreadPoolExecutor() as pool:
             for name, found in zip(hashes, pool.map(_sha256, [folder / name for name in hashes]), strict=True):
                 if found != hashes[name]:

@@ -10,7 +10,6 @@ from torch import nn
 
 from configs.command import UsageError
 from model.hub import model_folder, read_tensors, weights_file
-from model.training.checkpoint import damage_of
 from model.training.optim import is_below
 
 
@@ -28,10 +27,7 @@ def take_weights(model: nn.Module, init_from: str, init_except: Sequence[str]) -
         UsageError: no model there or a damaged one, a name in `init_except` that the model does not have; weights missing, too many or of another
             shape.
     """
-    folder = model_folder(Path(init_from), "init_from")
-    file, own = weights_file(folder), model.state_dict()
-    if (folder / "manifest.json").is_file() and (damage := damage_of(folder)):
-        raise UsageError(f"init_from={folder} is damaged ({damage})")
+    file, own = weights_file(model_folder(Path(init_from), "init_from")), model.state_dict()
     try:
         stored = read_tensors(file)
     except (SafetensorError, OSError) as error:

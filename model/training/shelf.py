@@ -7,7 +7,6 @@ import json
 import shutil
 import sys
 import threading
-import warnings
 from pathlib import Path
 from types import TracebackType
 
@@ -91,7 +90,7 @@ def newest_checkpoint(root: Path) -> Path | None:
         damage = damage_of(folder)
         if damage is None:
             return folder
-        warnings.warn(f"{folder} is damaged ({damage}): going back to the checkpoint before it", stacklevel=2)
+        print(f"warning: {folder} is damaged ({damage}): going back to the checkpoint before it", file=sys.stderr)
     if folders:
         raise UsageError(f"{root}: all {len(folders)} checkpoints are damaged; restore one, or remove them to begin anew")
     return None

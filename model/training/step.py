@@ -36,12 +36,13 @@ class Batch(Protocol):
 
 
 class StepOutput(NamedTuple):
-    """The loss to call backward on, its unweighted terms, and what statistics are made of (detached; see `values`)."""
+    """The loss to call backward on, its unweighted terms, and what statistics are made of (detached; see `values`); `settings`: how it was scored."""
 
     loss: Tensor
     terms: dict[str, Tensor]
     scores: Tensor
     inputs: ObjectiveInputs
+    settings: ScoreSettings
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
@@ -53,7 +54,9 @@ class StepOutput(NamedTuple):
         count, own = len(self.scores), self.scores.diagonal().sum()
         found = {"loss/total": self.loss, **{f"loss/{name}": term for name, term in self.terms.items()}, "scale": scale_of(self.inputs.calibration.log_scale)}
         found |= {"scores/own": own / count, "scores/other": (self.scores.sum() - own) / max(1, count * (count - 1))}
-        volume = paired_volume(at_least_float32(self.inputs.audio), at_least_float32(self.inputs.image), self.inputs.audio_mask)
+        cls = (at_least_float32(self.inputs.audio_cls), at_least_float32(self.inputs.image_cls)) if self.settings.use_cls else (None, None)
+        dense = at_least_float32(self.inputs.audio), at_least_float32(self.inputs.image)
+        volume = paired_volume(*dense, self.inputs.audio_mask, self.settings.nonneg, *cls)
         winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[self.inputs.audio_mask]
         wins = sum_over_ranks(torch.bincount(winner, minlength=volume.shape[1]).double())
         found |= {f"heads/share_of_head_{k}": share for k, share in enumerate(wins / wins.sum())}
@@ -97,7 +100,7 @@ def forward_loss(
     contrast = ContrastSettings(config.objective, config.label_smoothing, config.margin)
     generator = torch.Generator(device=mask.device).manual_seed(seed)
     terms, pairs = objective(inputs, scores, contrast, weights, config.random_positions, generator)
-    return StepOutput(total(terms, weights), terms, pairs.detach(), inputs._replace(audio=audio_dense.detach(), image=image_dense.detach()))
+    return StepOutput(total(terms, weights), terms, pairs.detach(), inputs._replace(audio=audio_dense.detach(), image=image_dense.detach()), scores)
 
 
 def _of_this_rank(rows: Tensor) -> Tensor:
