@@ -17,7 +17,6 @@ def main(config: ExportConfig) -> int:
     import shutil
 
     from model.hub import model_folder, weights_file
-    from pipelines.whole_file import whole_file
 
     if not config.checkpoint or not config.out:
         raise UsageError(f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write")
@@ -28,11 +27,17 @@ def main(config: ExportConfig) -> int:
         raise UsageError(f"out={out} is what is to be exported: give another folder")
     out.mkdir(parents=True, exist_ok=True)
     weights = weights_file(found)
-    # Both are on disk before either takes the place of an earlier one.
-    with whole_file(out / "config.json") as described, whole_file(out / "model.safetensors") as weighed:
-        for source, copied in ((found / "config.json", described), (weights, weighed)):
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, copied)
+    copies = [(source, out / f".{name}.tmp", out / name) for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors"))]
+    try:  # both are there before either takes the place of an earlier one
+        for source, temporary, _ in copies:
+            shutil.copyfile(source, temporary)
+        for _, temporary, copy in copies:
+            temporary.replace(copy)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(out)) from None
+    finally:
+        for _, temporary, _ in copies:
+            temporary.unlink(missing_ok=True)
     print(f"{weights} -> {out}")
     return 0
 

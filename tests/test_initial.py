@@ -1,5 +1,7 @@
 """Weights from one run into another, and out of it as a folder."""
 
+import errno
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -128,3 +130,22 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
     good = str(trained[0] / "checkpoints/step_00000001")
     with pytest.raises(UsageError, match="is a checkpoint: give another folder"):
         export(ExportConfig(good, good))
+
+
+def test_a_full_disk_leaves_an_earlier_export_as_it_was(trained, tmp_path, monkeypatch):
+    from configs.schema import ExportConfig
+
+    out = tmp_path / "out"
+    export(ExportConfig(str(trained[0] / "checkpoints/step_00000001"), str(out)))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    real, filled = shutil.copyfile, []
+
+    def fills(source, copy):
+        filled.append(real(source, copy))
+        if len(filled) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", fills)
+    with pytest.raises(OSError, match=f"No space left on device: '{out}'"):
+        export(ExportConfig(str(trained[0]), str(out)))
+    assert len(filled) == 2 and {path.name: path.read_bytes() for path in out.iterdir()} == before
