@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from small_builds import build, contents, running, start, wait, write_media
+from small_disk import small_disk
 from small_media import write_video
 
 
@@ -99,27 +100,17 @@ def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built,
     raise AssertionError(f"only {kills} kills in 100 builds")
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 300 kB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=300k", "none", disk], capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
-def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, small_disk):
-    done = build(media, small_disk / "out", "processes=1", "decode.audio_format=wav")
-    told = done.stderr.splitlines()[-1]
-    assert done.returncode == 1 and told.startswith("error: No space left on device") and "Traceback" not in done.stderr
-    names = sorted(path.name for path in (small_disk / "out").iterdir())
-    assert names[0] == "build.json" and "manifest.json" not in names and all(name.startswith("train-") for name in names[1:])
-    assert any(name.endswith(".tar") for name in names)
-    subprocess.run(["mount", "-o", "remount,size=20M", small_disk], check=True)
-    assert build(media, small_disk / "out", "decode.audio_format=wav").returncode == 0
-    assert json.loads((small_disk / "out/manifest.json").read_text())["written"] == 35
+def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, tmp_path):
+    with small_disk(tmp_path, "300k") as disk:
+        done = build(media, disk / "out", "processes=1", "decode.audio_format=wav")
+        told = done.stderr.splitlines()[-1]
+        assert done.returncode == 1 and told.startswith("error: No space left on device") and "Traceback" not in done.stderr
+        names = sorted(path.name for path in (disk / "out").iterdir())
+        assert names[0] == "build.json" and "manifest.json" not in names and all(name.startswith("train-") for name in names[1:])
+        assert any(name.endswith(".tar") for name in names)
+        subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
+        assert build(media, disk / "out", "decode.audio_format=wav").returncode == 0
+        assert json.loads((disk / "out/manifest.json").read_text())["written"] == 35
 
 
 def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_path):

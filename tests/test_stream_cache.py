@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from flaky_http import serve_flaky
 from small_builds import wait
+from small_disk import small_disk
 from small_shards import write_data_set
 
 from configs.command import RunFailed, UsageError
@@ -264,11 +265,7 @@ def test_a_cache_too_small_for_two_shards_and_one_that_cannot_be_made_are_refuse
 
 
 def test_a_full_disk_is_one_line(server, tmp_path):
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "none", disk], capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    try:
+    with small_disk(tmp_path, "200k") as disk:
         index = DatasetIndex.open(server.address, CacheSettings(str(disk), 10**9))
         with pytest.raises(RunFailed) as error:
             [index.read(clip, "wav") for clip in range(index.clips)]
@@ -277,8 +274,6 @@ def test_a_full_disk_is_one_line(server, tmp_path):
         assert _here(tmp_path) and not list(disk.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
         assert all(index.read(clip, "wav") for clip in range(index.clips))
-    finally:
-        subprocess.run(["umount", "-l", disk], check=True)
 
 
 # ---------------------------------------------------------------------------------------------- patience

@@ -3,11 +3,11 @@
 import json
 import os
 import signal
-import subprocess
 import time
 
 import pytest
 from flaky_http import serve_flaky
+from small_disk import small_disk
 from small_runs import assert_same_checkpoint, losses, run, settings_of_a_run, start, steps_saved, wait
 from small_shards import write_data_set
 
@@ -109,17 +109,6 @@ def test_a_run_that_waits_for_data_that_never_come_can_be_stopped(settings, tmp_
         assert time.monotonic() - began_s < 10
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 60 MB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=60m", "none", disk], capture_output=True).returncode:
-        pytest.skip("no right to mount a file system")
-    yield disk
-    subprocess.run(["umount", "-l", disk], check=True)
-
-
 def _fill(path):
     with path.open("ab", buffering=0) as file:
         try:
@@ -130,26 +119,27 @@ def _fill(path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_run_goes_on_but_a_last_checkpoint_that_fails_is_an_error(settings, small_disk, tmp_path):
-    out, told = small_disk / "out", tmp_path / "told"
-    out.mkdir()
-    (out / "told").symlink_to(told)
-    process = start(settings, out, "steps=1000000", "checkpoint.every_steps=5", "checkpoint.keep_last=1")
-    wait(lambda: steps_saved(out), process)
-    _fill(small_disk / "filler")
-    wait(lambda: told.read_text().count("warning: no checkpoint of step") >= 2, process)
-    before = steps_saved(out)
-    assert "No space left on device" in told.read_text() and before and not list(out.glob("a/checkpoints/.*"))
-    (small_disk / "filler").unlink()
-    wait(lambda: steps_saved(out) > before, process)
-    _fill(small_disk / "filler")
-    process.send_signal(signal.SIGTERM)
-    assert process.wait(60) == 1
-    assert "error: " in told.read_text().splitlines()[-1] and "the last checkpoint could not be written; make room" in told.read_text().splitlines()[-1]
-    assert "Traceback" not in told.read_text() and not (out / "a/REQUEUE").exists()
-    (small_disk / "filler").unlink()
-    newest = max(steps_saved(out))
-    done = run(settings, out, f"steps={newest + 4}", "projection_steps=30")
-    assert done.returncode == 0 and f"going on after step {newest} of" in done.stdout, done.stderr
-    steps = [json.loads(line)["step"] for line in (out / "a/history.jsonl").read_text().splitlines() if line]
-    assert steps[-4:] == list(range(newest + 1, newest + 5)) and len(steps) == len(set(steps))
+def test_a_full_disk_is_told_and_the_run_goes_on_but_a_last_checkpoint_that_fails_is_an_error(settings, tmp_path):
+    with small_disk(tmp_path, "60m") as disk:
+        out, told = disk / "out", tmp_path / "told"
+        out.mkdir()
+        (out / "told").symlink_to(told)
+        process = start(settings, out, "steps=1000000", "checkpoint.every_steps=5", "checkpoint.keep_last=1")
+        wait(lambda: steps_saved(out), process)
+        _fill(disk / "filler")
+        wait(lambda: told.read_text().count("warning: no checkpoint of step") >= 2, process)
+        before = steps_saved(out)
+        assert "No space left on device" in told.read_text() and before and not list(out.glob("a/checkpoints/.*"))
+        (disk / "filler").unlink()
+        wait(lambda: steps_saved(out) > before, process)
+        _fill(disk / "filler")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 1
+        assert "error: " in told.read_text().splitlines()[-1] and "the last checkpoint could not be written; make room" in told.read_text().splitlines()[-1]
+        assert "Traceback" not in told.read_text() and not (out / "a/REQUEUE").exists()
+        (disk / "filler").unlink()
+        newest = max(steps_saved(out))
+        done = run(settings, out, f"steps={newest + 4}", "projection_steps=30")
+        assert done.returncode == 0 and f"going on after step {newest} of" in done.stdout, done.stderr
+        steps = [json.loads(line)["step"] for line in (out / "a/history.jsonl").read_text().splitlines() if line]
+        assert steps[-4:] == list(range(newest + 1, newest + 5)) and len(steps) == len(set(steps))
