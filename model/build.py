@@ -78,7 +78,7 @@ def refuse_unfit_inputs(model: DenseAV) -> None:
     inputs, parameter = model.eval().inputs, next(model.parameters())
     samples = round(inputs.clip_duration_s * inputs.sample_rate_hz)
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference_mode: what an encoder keeps of it (positions, say) must serve in training
             cells = model.encode_image(torch.zeros(1, 3, inputs.image_size_px, inputs.image_size_px, device=parameter.device)).dense.shape[-2:]
             model.encode_audio(torch.zeros(1, samples, device=parameter.device), torch.ones(1, samples, dtype=torch.bool, device=parameter.device))
     except torch.OutOfMemoryError:
