@@ -82,13 +82,13 @@ def test_best_leads_to_the_highest_metric_and_moves_only_upwards(tmp_path):
     assert from_pretrained(tmp_path / "best").heads == 2
 
 
-def test_a_best_metric_that_the_evaluation_does_not_give_is_refused_before_anything_is_written(tmp_path):
+def test_a_best_metric_that_the_evaluation_does_not_give_is_refused_and_costs_no_checkpoint(tmp_path):
     config = tiny_config()
     shelf = CheckpointShelf(tmp_path, CheckpointConfig(best_metric="ade20k_speech/basic/mop"))
     snap = snapshot(1, "full", tiny_state(config), config, {}, {"ade20k_speech/basic/map": 0.5, "places/r10": 0.1})
     with pytest.raises(UsageError, match=r"checkpoint\.best_metric=ade20k_speech/basic/mop: .* near it are ade20k_speech/basic/map"):
         shelf.add(snap)
-    assert not list(tmp_path.iterdir())
+    assert shelf.finish() == 1 and newest_checkpoint(tmp_path) == tmp_path / "step_00000001"
 
 
 def test_a_shelf_writes_beside_the_training_keeps_what_it_should_and_is_done_when_left(tmp_path):
