@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from configs.command import RunFailed, UsageError, run
+from configs.contradictions import refuse_contradictions
 from configs.load import to_yaml
 from configs.schema import ModelConfig, TrainConfig
 
@@ -34,14 +35,7 @@ def main(config: TrainConfig) -> int:
     from model.training.preemption import Preemption
 
     stop = Preemption(config.time_limit_min)
-    if not Path(config.name).parts or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
-        raise UsageError(f"name={config.name!r}: wanted the name of a folder below out={config.out}")
-    if config.checkpoint.best_metric and not config.evaluate.config:
-        raise UsageError(f"checkpoint.best_metric={config.checkpoint.best_metric}: nothing is measured, evaluate.config= is empty")
-    if config.checkpoint.best_metric and config.evaluate.every_steps % config.checkpoint.every_steps:
-        told = f"evaluate.every_steps={config.evaluate.every_steps} must be a multiple of checkpoint.every_steps={config.checkpoint.every_steps}"
-        raise UsageError(f"checkpoint.best_metric={config.checkpoint.best_metric}: {told}, so that what is measured is kept")
-
+    refuse_contradictions(config)
     from model.training.processes import lost_peers_told, open_accelerator, wants_fsdp
     from model.training.tracking import tracker_names
     from pipelines.whole_file import only_writer
@@ -137,7 +131,9 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
             wrapped, optimizer = prepare(accelerator, model, state.optimizer)
             wrapped.train()
             if evaluation:  # one that the run was stopped in is made up for
-                evaluation.after(phase.start, model, EvaluatedWeights(average), log)
+                made_up = evaluation.after(phase.start, model, EvaluatedWeights(average), log)
+                if made_up and on_main:
+                    shelf.add_metrics(made_up)
             meter.restart()
             for step in range(phase.start, phase.stop):
                 lr = set_learning_rate(optimizer, learning_rate(config.optim, step - phase.first, phase.stop - phase.first))

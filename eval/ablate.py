@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.ablation import AblateConfig, VariantConfig
 from configs.command import RunFailed, UsageError, run
+from configs.contradictions import refuse_contradictions
 from configs.load import load, to_yaml
 from configs.schema import EvalConfig, TrainConfig
 
@@ -103,7 +104,10 @@ def planned(config: AblateConfig) -> list[Run]:
             raise UsageError(f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}")
     runs = [_planned(config, variant, seed) for seed in config.seeds for variant in config.variants]
     for one in runs[: len(config.variants)]:
-        _ = one.train
+        try:
+            refuse_contradictions(one.train)
+        except UsageError as error:
+            raise UsageError(f"variants, {one.variant}: {error}") from None
     for key in config.metrics:
         _refuse_unknown(key, config.evaluate, runs[0].evaluate.benchmarks)
     return runs

@@ -91,6 +91,22 @@ def test_a_best_metric_that_the_evaluation_does_not_give_is_refused_and_costs_no
     assert shelf.finish() == 1 and newest_checkpoint(tmp_path) == tmp_path / "step_00000001"
 
 
+def test_an_evaluation_made_up_for_lets_the_checkpoint_on_disk_become_best(tmp_path):
+    config = tiny_config()
+    state = tiny_state(config)
+    shelf = CheckpointShelf(tmp_path, CheckpointConfig(best_metric="a/map", keep_last=1))
+    shelf.add(snapshot(1, "full", state, config, {}, {"a/map": 0.3}))
+    shelf.add(snapshot(2, "full", state, config, {}))  # stopped in its evaluation
+    resumed = CheckpointShelf(tmp_path, CheckpointConfig(best_metric="a/map", keep_last=1), shelf.finish())
+    resumed.add_metrics({"a/map": 0.5})
+    assert (tmp_path / "best").readlink().name == "step_00000002" and newest_checkpoint(tmp_path).name == "step_00000002"
+    resumed.add(snapshot(3, "full", state, config, {}, {"a/map": 0.4}))
+    resumed.finish()
+    assert _names(tmp_path) == ["best", "step_00000002", "step_00000003"] and (tmp_path / "best").readlink().name == "step_00000002"
+    with pytest.raises(UsageError, match="near it are a/mip"):
+        resumed.add_metrics({"a/mip": 0.6})
+
+
 def test_a_shelf_writes_beside_the_training_keeps_what_it_should_and_is_done_when_left(tmp_path):
     config = tiny_config()
     state = tiny_state(config)

@@ -7,6 +7,7 @@ import json
 import shutil
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
@@ -15,6 +16,8 @@ from configs.schema import CheckpointConfig
 from model.training.checkpoint import Snapshot, damage_of, write
 
 BEST = "best"
+# Of an evaluation that came after the checkpoint was written; what came before is in state.json.
+METRICS = "late_metrics.json"
 
 
 class CheckpointShelf:
@@ -47,6 +50,23 @@ class CheckpointShelf:
         self._thread.start()
         if self._config.best_metric:
             check_metric(self._config.best_metric, snap.texts["state.json"]["metrics"])
+
+    def add_metrics(self, metrics: Mapping[str, float]) -> None:
+        """Note what an evaluation found of the newest checkpoint when that was on disk already: in late_metrics.json beside its state.
+
+        Raises:
+            UsageError: as `add`.
+        """
+        folder = self.root / f"step_{self.finish():08d}"
+        try:
+            temporary = self.root / f".{METRICS}.tmp"
+            temporary.write_text(json.dumps(dict(metrics), indent=2) + "\n")
+            temporary.replace(folder / METRICS)
+        except OSError as error:
+            print(f"warning: {folder / METRICS}: {error.strerror or error}; this checkpoint cannot become the best one", file=sys.stderr)
+        if self._config.best_metric:
+            mark_best(self.root, folder, self._config.best_metric)
+            check_metric(self._config.best_metric, metrics)
 
     def finish(self) -> int:
         """Wait until what was added is on disk, or could not be written; returns `newest`."""
@@ -130,7 +150,7 @@ def mark_best(root: Path, folder: Path, metric: str) -> bool:
     return True
 
 
-def check_metric(metric: str, metrics: dict[str, float]) -> None:
+def check_metric(metric: str, metrics: Mapping[str, float]) -> None:
     """Refuse the name of a metric that an evaluation does not give.
 
     Raises:
@@ -142,7 +162,10 @@ def check_metric(metric: str, metrics: dict[str, float]) -> None:
 
 
 def _metrics(folder: Path) -> dict[str, float]:
-    return json.loads((folder / "state.json").read_text())["metrics"] if folder.exists() else {}
+    if not folder.exists():
+        return {}
+    late = folder / METRICS
+    return json.loads((folder / "state.json").read_text())["metrics"] | (json.loads(late.read_text()) if late.exists() else {})
 
 
 def _step_folders(root: Path) -> list[Path]:
