@@ -1,8 +1,6 @@
 """Copies of remote shards: fetched once, whole, in a bounded folder that processes share and are killed over."""
 
-import contextlib
 import json
-import multiprocessing
 import os
 import pickle
 import shutil
@@ -15,26 +13,19 @@ import numpy as np
 import pytest
 from flaky_http import serve_flaky
 from small_builds import wait
+from small_cache import NAMES, SHARDS, cache_of, copies, open_shard, put_all_read, read_shard, shard_bytes, shards_of_one_size, started
 from small_disk import small_disk
-from small_shards import write_data_set
 
 from configs.command import RunFailed, UsageError
-from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
-from pipelines.stream.cache import ShardCache, StatedShard
 from pipelines.stream.index import CacheSettings, DatasetIndex
-from pipelines.stream.room import Needed
-
-SHARDS = 6
-NAMES = [f"train-{number:06d}" for number in range(SHARDS)]
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Shards of one size."""
-    return write_data_set(tmp_path_factory.mktemp("shards") / "set", [3] * SHARDS, audio="wav", changes={n: {"1.jpg": b"x"} for n in range(3 * SHARDS)})
+    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
 
 
 @pytest.fixture(scope="module")
@@ -53,48 +44,7 @@ def _short_pauses(monkeypatch, server):
 @pytest.fixture
 def cache(server, folder, tmp_path):
     """Makes caches in one folder that hold so many shards of a data set."""
-
-    def make(shards=SHARDS, of=folder, address=server.address):
-        entries = json.loads((of / "manifest.json").read_text())["shards"]
-        stated = {entry["name"]: StatedShard(entry["size_bytes"], entry["sha256"]) for entry in entries}
-        return ShardCache(RemoteFolder(address), stated, tmp_path / "cache", entries[0]["sha256"], round(shards * _size_bytes(folder)))
-
-    return make
-
-
-def _size_bytes(folder):
-    sizes = {path.stat().st_size for path in folder.glob("*.tar")}
-    return max(sizes)
-
-
-def _here(tmp_path):
-    return sorted(path.stem for path in tmp_path.rglob("*.tar"))
-
-
-def _open(cache, name):
-    os.close(cache.open(name))
-
-
-def _read(cache, name):
-    descriptor = cache.open(name)
-    try:
-        return os.pread(descriptor, 1 << 30, 0)
-    finally:
-        os.close(descriptor)
-
-
-def _put_all_read(cache, names, queue):
-    queue.put([_read(cache, name) for name in names])
-
-
-def _processes(count, target, *arguments):
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.stream.cache"])
-    queue = context.Queue()
-    processes = [context.Process(target=target, args=(*arguments, queue)) for _ in range(count)]
-    for process in processes:
-        process.start()
-    return processes, queue
+    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(of, address, tmp_path, shards * shard_bytes(folder))
 
 
 # ---------------------------------------------------------------------------------------------- once and whole
@@ -103,7 +53,7 @@ def _processes(count, target, *arguments):
 def test_processes_that_want_the_same_shards_at_once_fetch_each_once(cache, server, folder, tmp_path):
     server.plan({}, delay_s=0.3)
     before = server.answers()
-    processes, queue = _processes(4, _put_all_read, cache(), NAMES[:3])
+    processes, queue = started(4, put_all_read, cache(), NAMES[:3])
     expected = [(folder / f"{name}.tar").read_bytes() for name in NAMES[:3]]
     assert all(queue.get(timeout=60) == expected for _ in processes)
     for process in processes:
@@ -128,13 +78,13 @@ def test_a_fetch_that_is_killed_leaves_nothing_that_stands_in_the_way(cache, ser
     server.plan({f"{NAMES[0]}.tar": ["hang"], f"{NAMES[1]}.tar": ["hang"]})
     mine = cache()
     for name in NAMES[:2]:
-        (process,), _ = _processes(1, _put_all_read, mine, [name])
+        (process,), _ = started(1, put_all_read, mine, [name])
         wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
         assert len(list(tmp_path.rglob("*.tmp"))) == 1
         wanted = {NAMES[0]: NAMES[0], NAMES[1]: NAMES[2]}[name]  # the same one; another one
-        assert _read(mine, wanted) == (folder / f"{wanted}.tar").read_bytes()
+        assert read_shard(mine, wanted) == (folder / f"{wanted}.tar").read_bytes()
         assert not list(tmp_path.rglob("*.tmp"))
     assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {".lock", f"{NAMES[0]}.tar", f"{NAMES[2]}.tar"}
 
@@ -142,9 +92,9 @@ def test_a_fetch_that_is_killed_leaves_nothing_that_stands_in_the_way(cache, ser
 def test_one_who_waits_for_a_fetch_that_is_killed_goes_on(cache, server, folder, tmp_path):
     server.plan({f"{NAMES[0]}.tar": ["hang"]})
     mine, found = cache(), []
-    (process,), _ = _processes(1, _put_all_read, mine, NAMES[:1])
+    (process,), _ = started(1, put_all_read, mine, NAMES[:1])
     wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
-    waiting = threading.Thread(target=lambda: found.append(_read(mine, NAMES[0])))
+    waiting = threading.Thread(target=lambda: found.append(read_shard(mine, NAMES[0])))
     waiting.start()
     time.sleep(0.3)
     assert waiting.is_alive() and server.asked(f"{NAMES[0]}.tar")
@@ -166,18 +116,18 @@ def test_what_is_left_of_a_table_that_was_being_made_is_removed(server, tmp_path
 @pytest.mark.parametrize("size_bytes", [0, 1000])
 def test_a_truncated_copy_is_fetched_again(cache, folder, size_bytes):
     mine = cache()
-    _open(mine, NAMES[0])
+    open_shard(mine, NAMES[0])
     os.truncate(mine.path(NAMES[0]), size_bytes)
-    assert _read(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
+    assert read_shard(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
 
 
 def test_bytes_that_change_on_the_disk_at_the_same_size_are_not_noticed_by_the_cache(cache, server):
     """As documented: a decoder meets them."""
     mine = cache()
-    data = _read(mine, NAMES[0])
+    data = read_shard(mine, NAMES[0])
     mine.path(NAMES[0]).write_bytes(bytes(len(data)))
     before = server.answers()
-    assert _read(mine, NAMES[0]) == bytes(len(data))
+    assert read_shard(mine, NAMES[0]) == bytes(len(data))
     assert server.answers() == before
 
 
@@ -202,60 +152,6 @@ def test_a_manifest_cannot_name_a_file_elsewhere(folder, tmp_path):
         DatasetIndex.open(own.address, CacheSettings(str(tmp_path / "cache"), 10**9))
 
 
-# ---------------------------------------------------------------------------------------------- bounded
-
-
-def test_the_shard_used_longest_ago_goes_first_and_one_in_use_stays_readable(cache, folder, tmp_path):
-    mine = cache(shards=3)
-    _open(mine, NAMES[1])
-    descriptor = mine.open(NAMES[0])
-    _open(mine, NAMES[2])
-    _open(mine, NAMES[1])
-    _open(mine, NAMES[3])
-    assert _here(tmp_path) == [NAMES[1], NAMES[2], NAMES[3]]
-    assert os.pread(descriptor, 1 << 30, 0) == (folder / f"{NAMES[0]}.tar").read_bytes()
-    os.close(descriptor)
-    _open(mine, NAMES[0])
-    assert _here(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
-
-
-def test_data_sets_share_the_room(cache, folder, tmp_path):
-    other = write_data_set(tmp_path / "other", [3] * 2, prefix="other", audio="wav", changes={n: {"1.jpg": b"y"} for n in range(6)})
-    with serve_flaky(other) as own:
-        mine, theirs = cache(shards=3), cache(shards=3, of=other, address=own.address)
-        for name in NAMES[:3]:
-            _open(mine, name)
-        for name in NAMES[:2]:
-            assert _read(theirs, name) == (other / f"{name}.tar").read_bytes()
-        assert [path.parent == theirs.tables for path in sorted((tmp_path / "cache").rglob("*.tar"), key=lambda p: p.stat().st_mtime_ns)] == [False, True, True]
-        assert _read(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
-
-
-def _read_at_random(cache, queue):
-    rng = np.random.default_rng(os.getpid())
-    queue.put([len(_read(cache, NAMES[number])) for number in rng.integers(SHARDS, size=60)])
-
-
-def test_processes_together_never_hold_more_than_the_room_given(cache, folder, tmp_path):
-    """Of six shards four fit, and three processes read: whoever fetches keeps room for all of it."""
-    size_bytes, most = _size_bytes(folder), 0
-    processes, queue = _processes(3, _read_at_random, cache(shards=4))
-    while any(process.is_alive() for process in processes):
-        held = {}
-        for path in [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.tar")]:  # in this order none is missed
-            with contextlib.suppress(FileNotFoundError):
-                held[path.name.removeprefix(".").partition(".")[0]] = path.stat().st_size
-        most = max(most, sum(held.values()))
-        time.sleep(0.001)
-        if queue.qsize() == 3:
-            break
-    assert all(queue.get(timeout=60) == [size_bytes] * 60 for _ in processes)
-    for process in processes:
-        process.join()
-    assert 2 * size_bytes < most <= 4 * size_bytes
-    assert len(_here(tmp_path)) <= 4
-
-
 def test_a_cache_too_small_for_two_shards_and_one_that_cannot_be_made_are_refused(cache, tmp_path):
     with pytest.raises(UsageError, match=r"cannot hold two shards of http://127.*, the largest has"):
         cache(shards=1.5)
@@ -271,7 +167,7 @@ def test_a_full_disk_is_one_line(server, tmp_path):
             [index.read(clip, "wav") for clip in range(index.clips)]
         assert str(error.value).startswith(f"stream.cache_dir={disk}, for copies of http://127.0.0.1:")
         assert str(error.value).endswith("No space left on device; make room, lower stream.cache_gb or give another folder, then run the same command again")
-        assert _here(tmp_path) and not list(disk.rglob("*.tmp"))
+        assert copies(tmp_path) and not list(disk.rglob("*.tmp"))
         subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
         assert all(index.read(clip, "wav") for clip in range(index.clips))
 
@@ -294,58 +190,3 @@ def test_tries_go_on_until_both_their_number_and_the_time_are_reached():
     assert attempts(retry.Retries(3, 0.0, 0.001)) == 3
     assert attempts(retry.Retries(1, 0.2, 0.05)) in (3, 4)
     assert attempts(retry.Retries(1, 100.0, 0.05), time.monotonic() - 100) == 1
-
-
-# ---------------------------------------------------------------------------------------------- ahead of need
-
-
-def test_what_a_run_needs_is_not_removed_for_what_is_fetched_ahead(cache, tmp_path):
-    mine = cache(shards=3)
-    for name in NAMES[:3]:
-        _open(mine, name)
-    needed = Needed(mine.folder)
-    needed.state(mine.path(name) for name in NAMES[:3])
-    assert not mine.fetch_ahead(NAMES[3])
-    assert _here(tmp_path) == NAMES[:3] and not list(tmp_path.rglob("*.tmp"))
-    needed.state(mine.path(name) for name in (*NAMES[:2], NAMES[3]))
-    assert mine.fetch_ahead(NAMES[3])
-    assert _here(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
-    _open(mine, NAMES[4])  # one that is read now takes the room all the same
-    assert _here(tmp_path) == [NAMES[1], NAMES[3], NAMES[4]]
-    assert mine.fetch_ahead(NAMES[5])
-    assert _here(tmp_path) == [NAMES[1], NAMES[3], NAMES[5]]
-    needed.close()
-    assert mine.fetch_ahead(NAMES[0])
-    assert _here(tmp_path) == [NAMES[0], NAMES[3], NAMES[5]]
-
-
-def _need(cache, names, queue):
-    needed = Needed(cache.folder)
-    needed.state(cache.path(name) for name in names)
-    queue.put(None)
-    time.sleep(60)
-
-
-def test_what_another_process_needs_is_spared_until_it_is_killed(cache, tmp_path):
-    mine = cache(shards=2)
-    for name in NAMES[:2]:
-        _open(mine, name)
-    (process,), queue = _processes(1, _need, mine, NAMES[:2])
-    queue.get(timeout=60)
-    assert not mine.fetch_ahead(NAMES[2])
-    os.kill(process.pid, signal.SIGKILL)
-    process.join()
-    assert mine.fetch_ahead(NAMES[2])
-    assert not list(tmp_path.rglob(".needed-*"))
-
-
-def test_what_another_is_fetching_is_not_fetched_ahead(cache, server, tmp_path):
-    server.plan({f"{NAMES[0]}.tar": ["hang"]})
-    mine = cache()
-    (process,), _ = _processes(1, _put_all_read, mine, NAMES[:1])
-    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
-    before = server.answers()
-    assert mine.fetch_ahead(NAMES[0])
-    assert server.answers() == before and not _here(tmp_path)
-    process.kill()
-    process.join()
