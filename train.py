@@ -89,7 +89,9 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     inputs = InputSpec(config.stream.image_size_px, config.stream.clip_duration_s, config.stream.sample_rate_hz)
     model = build_denseav(_without_weights(config.model) if newest or config.init_from else config.model, inputs)
     if newest:
-        accelerator.print(f"going on after step {start} of {newest}")
+        accelerator.print(
+            f"going on after step {start} of {newest}" + (f": steps={config.steps} are done, there is nothing to do" if start >= config.steps else "")
+        )
     elif config.init_from:
         accelerator.print(f"weights of {take_weights(model, config.init_from, config.init_except)}")
     learnable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)

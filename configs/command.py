@@ -34,6 +34,8 @@ def run(schema: type, doc: str, body: Callable[..., int | None], argv: Sequence[
     from configs.load import describe, load
 
     argv = list(sys.argv[1:] if argv is None else argv)
+    if not sys.stderr.isatty():
+        os.environ.setdefault("TQDM_MININTERVAL", "30")  # seconds: in a log each state of a progress bar is a line of its own
     if any(a in ("-h", "--help", "help") for a in argv):
         print((doc or "").strip() + "\n\n" + describe(schema))
         return 0

@@ -111,6 +111,7 @@ def _parse_argument(schema: type, argument: str) -> Any:
     try:
         if _check_key(schema, key, "the command line") is str:
             layer = OmegaConf.create({})
+            value = str(Path(value).expanduser()) if value.startswith("~/") else value  # shells leave it after key=
             OmegaConf.update(layer, key, value.replace("${", r"\${"))  # it is no reference to another setting
             return layer
         return OmegaConf.from_dotlist([argument + "''" if argument.endswith("=") else argument])
@@ -167,6 +168,8 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.F
             yield from _fields(hints[f.name], f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, f
+            if typing.get_origin(hints[f.name]) is list and dataclasses.is_dataclass(item := typing.get_args(hints[f.name])[0]):
+                yield from _fields(item, f"{prefix}{f.name}.N.")
 
 
 def _check_ranges(config: Any, prefix: str = "") -> None:
@@ -211,6 +214,6 @@ def _check_key(schema: type, key: str, origin: str) -> Any:
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{key}: unknown key {part!r}{hint} Allowed here: {', '.join(names)} (from {origin})")
+            raise UsageError(f"{key}: unknown key {part!r}{hint or '.'} Allowed here: {', '.join(names) or 'none'} (from {origin})")
         node = hints[part]
     return node

@@ -14,11 +14,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from configs.command import UsageError
+from tqdm import tqdm
+
+from configs.command import RunFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig, TrainConfig
 from eval.benchmarks.assemble import assemble
-from eval.floors import PREFIXES, Floors
+from eval.floors import PREFIXES, Floors, is_own
 from eval.media import media_of
 from eval.parallel import Interrupted, interruptible, rank
 from eval.render import render_heatmap_video
@@ -62,7 +64,9 @@ class PeriodicEvaluation:
         self.floors = Floors(self.config, self.benchmarks)
 
     def after(self, step: int, model: DenseAV, weights: EvaluatedWeights, log: RunLog) -> dict[str, float]:
-        """Evaluate if it is time to and that has not been done, and log what is found; every rank has to call it.
+        """Evaluate if it is time to and that has not been done, log what is found and print the model's own figures; every rank has to call it.
+
+        What cannot be measured is told in one line and ends no training: a clip that the evaluation trips over, scores that are not finite.
 
         Args:
             step: number of finished steps.
@@ -70,7 +74,7 @@ class PeriodicEvaluation:
             weights: those of it that are evaluated.
 
         Returns:
-            The metrics by `task/variant/metric`; {} when it is not time, or a rank was told to stop meanwhile.
+            The metrics by `task/variant/metric`; {} when it is not time, a rank was told to stop meanwhile, or there are none.
         """
         due = step > 0 and (step % self.run.evaluate.every_steps == 0 or step == self.run.steps)
         if not due or step in self.measured:
@@ -83,10 +87,18 @@ class PeriodicEvaluation:
                 media = media_of(shown, self.benchmarks, results.examples)._replace(videos=self._videos(shown))
         except Interrupted:
             return {}
+        except (UsageError, RunFailed) as error:
+            if rank() == 0 or isinstance(error, UsageError):
+                tqdm.write(f"warning: no evaluation after step {step}: {error}; the training goes on", file=sys.stderr)
+            return {}
         self.floors_known = True
         self.measured.add(step)
         log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
         log.show(step, media)
+        if rank() == 0:
+            for task in self.benchmarks:
+                own = {key.partition("/")[2]: value for key, value in results.metrics.items() if is_own(key) and key.startswith(f"{task}/")}
+                tqdm.write(f"after step {step}, {task}: " + ", ".join(f"{key} {value:.3f}" for key, value in own.items()))
         return results.metrics
 
     def _videos(self, model: DenseAV) -> dict[str, Path]:

@@ -1,7 +1,7 @@
 """Lay over a video where its sound comes from: `python -m eval.render checkpoint=runs/demo video=in.mp4 out=out.mp4`
 
 Each picture is compared with the sound of its moment; the map is the best head's similarity, scaled over the whole video. The sound is kept.
-Limits: all pictures are held in memory, so a video is cut after MAX_DURATION_S.
+Small pictures are enlarged by a whole factor. Limits: all pictures are held in memory, so only the first 120 s of a video are rendered.
 """
 
 from __future__ import annotations
@@ -35,9 +35,12 @@ def main(config: RenderConfig) -> None:
     for key in ("checkpoint", "video", "out"):
         if not getattr(config, key):
             raise UsageError(f"{key}= is missing")
-    if Path(config.out).is_dir():
-        raise UsageError(f"out={config.out} is a folder; give the name of the mp4 to write")
-    print(render_heatmap_video(from_pretrained(config.checkpoint), Path(config.video), Path(config.out)))
+    out, video = Path(config.out), Path(config.video)
+    if out.is_dir() or out.suffix.lower() != ".mp4":
+        raise UsageError(f"out={config.out}{' is a folder' * out.is_dir()}: wanted the name of the mp4 to write, such as heatmap.mp4")
+    if out.resolve() == video.resolve():
+        raise UsageError(f"out={config.out} is the video itself, which would be lost; give another name")
+    print(render_heatmap_video(from_pretrained(config.checkpoint), video, out))
 
 
 def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
@@ -127,11 +130,13 @@ def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
                 raise UsageError(f"video={video}: no picture stream in it")
             stream = container.streams.video[0]
             fps = min(float(stream.average_rate or MAX_FPS), MAX_FPS)
-            duration_s = min((container.duration or 0) / 1e6, MAX_DURATION_S)
+            duration_s = (container.duration or 0) / 1e6
     except av.error.FFmpegError as error:
         raise UsageError(f"video={video}: not a video that can be opened ({error})") from None
+    if duration_s > MAX_DURATION_S:
+        print(f"{video}: the first {MAX_DURATION_S:.0f} s of {duration_s:.0f} s are rendered", file=sys.stderr)
     settings = DecodeConfig(
-        frames_per_clip=max(1, round(duration_s * fps)),
+        frames_per_clip=max(1, round(min(duration_s, MAX_DURATION_S) * fps)),
         short_side_px=480,
         sample_rate_hz=model.inputs.sample_rate_hz,
         min_duration_s=0.0,

@@ -168,7 +168,7 @@ def _video(video: Path | None) -> str:
     if video is None:
         return ""
     return (
-        "<h2>A video with its heatmap</h2><p class=note>Held out of training. Bright is where the sound of the moment comes from; turn the sound on.</p>"
+        "<h2>A video with its heatmap</h2><p class=note>Bright is where the sound of the moment comes from; turn the sound on.</p>"
         f'<video controls loop playsinline src="{data_address("video/mp4", video.read_bytes())}"></video>'
     )
 

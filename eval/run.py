@@ -75,7 +75,8 @@ def _measure(config: EvalConfig) -> int:
             print_table(results)
             if results.requirements:
                 reached = f"{len(results.requirements) - len(missed)} of {len(results.requirements)} requirements met"
-                print(reached + (": it did not learn enough" if missed else ""))
+                unknown = sum(math.isnan(requirement.value) for requirement in missed)
+                print(reached + (f"; {unknown} are of figures that were not measured" if unknown else ": it did not learn enough" if missed else ""))
             print(f"numbers: {numbers}\nreport:  {report}, {report.with_suffix('.md').name}")
     return 1 if missed else 0
 

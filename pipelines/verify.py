@@ -49,6 +49,8 @@ def main(config: VerifyConfig, folder: str) -> int:
         raise UsageError(f"{folder}: no such folder of shards")
     manifest, wrong = read_manifest(out)
     sizes, checked = out.sizes(), []
+    if not manifest and not any(name.endswith((".tar", ".json", ".jsonl")) for name in sizes):
+        raise UsageError(f"{folder}: no folder of shards, there is neither manifest.json nor a .tar in it")
     threads = config.threads or (len(os.sched_getaffinity(0)) if isinstance(out, LocalFolder) else _REMOTE_THREADS)
     for damage in [wrong] if wrong else _damages(out, manifest, sizes, threads, checked):
         tqdm.write(printable(damage))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from configs.command import UsageError, run
-from configs.load import changed_keys, load, to_yaml
+from configs.load import changed_keys, describe, load, to_yaml
 from configs.schema import BuildConfig, EvalConfig, ToyWorldConfig, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -130,3 +130,14 @@ def test_a_value_out_of_range_is_refused_with_what_is_allowed(schema, argument, 
 @pytest.mark.parametrize("text", ["2024_06_01", "000012", "1e5", "yes", "null", "a: b", "[1]", "{x}", "", "'quoted'", "$HOME", "${oc.env:HOME}"])
 def test_a_text_on_the_command_line_is_taken_as_it_is_typed(text):
     assert load(TrainConfig, [f"name={text}"]).name == text
+
+
+def test_a_path_at_home_is_one_also_where_the_shell_leaves_it(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert load(TrainConfig, ["stream.cache_dir=~/copies", "name=~x"]).stream.cache_dir == "/home/me/copies"
+    assert load(TrainConfig, ["name=a~/b"]).name == "a~/b"
+
+
+def test_help_names_the_keys_of_the_items_of_a_list():
+    shown = describe(TrainConfig)
+    assert re.search(r"^  stream\.sources\.N\.weight +share of the positions .* \[1\.0\]$", shown, re.MULTILINE) and "optim.groups.N.match" in shown

@@ -131,6 +131,17 @@ def test_who_is_told_to_stop_meanwhile_leaves_without_numbers(settings, tmp_path
     assert len(asked) == 7 and model.training and not evaluation.floors_known
 
 
+def test_what_cannot_be_measured_is_told_and_the_training_goes_on(settings, tmp_path, monkeypatch, capsys):
+    evaluation, config = _evaluation(settings, tmp_path)
+    model, log = tiny_model(config).train(), Log()
+    with monkeypatch.context() as broken:
+        broken.setattr(Gallery, "encode", lambda *_: (_ for _ in ()).throw(UsageError("clip c1 has sound at 44100 Hz")))
+        assert evaluation.after(2, model, EvaluatedWeights(None), log) == {} and not log.added and model.training
+    assert capsys.readouterr().err.splitlines()[-1] == "warning: no evaluation after step 2: clip c1 has sound at 44100 Hz; the training goes on"
+    found = evaluation.after(4, model, EvaluatedWeights(None), log)
+    assert f"after step 4, places_retrieval: audio_to_image/recall_at_1 {found['places_retrieval/audio_to_image/recall_at_1']:.3f}, " in capsys.readouterr().out
+
+
 def test_features_of_a_model_are_forgotten_with_it_and_unreadable_clips_replaced(settings):
     gallery = Gallery(str(settings.parent / "audioset"), 11, 4, 0)
     model = tiny_model(tiny_config()).eval()

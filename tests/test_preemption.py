@@ -44,6 +44,15 @@ def test_each_signal_stops_before_the_next_item_and_says_how_the_run_ends(sent, 
     assert stop.agreed() == reason
 
 
+@pytest.mark.parametrize(("rank", "lines"), [("0", ["SIGTERM: stopping after the step under way, then saving"]), ("1", [])])
+def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    Preemption()
+    for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), sent)
+    assert capfd.readouterr().err.split("\n")[1:-1] == lines
+
+
 def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
     Preemption()
     for _ in range(3):

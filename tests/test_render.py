@@ -8,7 +8,9 @@ from small_media import write_video
 from torch import nn
 
 from configs.command import UsageError
-from eval.render import heatmaps_over_time, render_heatmap_video
+from configs.schema import RenderConfig
+from eval import render
+from eval.render import heatmaps_over_time, main, render_heatmap_video
 from model.grounding.denseav import DenseAV, InputSpec, ScoreSettings
 
 
@@ -92,3 +94,21 @@ def test_the_model_is_not_changed_by_looking(tmp_path, loudness_of_brightness):
     before = torch.random.get_rng_state()
     render_heatmap_video(loudness_of_brightness, tmp_path / "in.mp4", tmp_path / "out.mp4")
     assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("out", "told"), [("in.mp4", "is the video itself, which would be lost"), ("x.webm", "wanted the name of the mp4"), ("", "is a folder")]
+)
+def test_an_output_that_would_be_lost_or_lie_is_refused(tmp_path, out, told):
+    write_video(tmp_path / "in.mp4", duration_s=0.6, events_s=(0.3,))
+    before = (tmp_path / "in.mp4").read_bytes()
+    with pytest.raises(UsageError, match=told):
+        main(RenderConfig(checkpoint="nowhere", video=str(tmp_path / "in.mp4"), out=f"{tmp_path}/./{out}"))
+    assert (tmp_path / "in.mp4").read_bytes() == before
+
+
+def test_of_a_long_video_the_beginning_is_rendered_and_that_is_told(tmp_path, loudness_of_brightness, monkeypatch, capsys):
+    monkeypatch.setattr(render, "MAX_DURATION_S", 1.0)
+    video = write_video(tmp_path / "in.mp4", duration_s=2.4, events_s=(0.3,))
+    frames, _, _ = _decoded(render_heatmap_video(loudness_of_brightness, video, tmp_path / "out.mp4"))
+    assert frames[-1][0] < 1.0 and "the first 1 s of 2 s are rendered" in capsys.readouterr().err

@@ -23,6 +23,15 @@ def test_a_folder_gives_its_videos_in_order_with_ids_of_their_own(tmp_path):
     assert all(c.end_s == 0 and c.split == "train" and c.source == "folder" for c in clips)
 
 
+@pytest.mark.parametrize(
+    ("changes", "told"), [({}, r"there is no video below it \(\.3gp \.avi"), ({"segments": "x.csv"}, "source.segments=x.csv is for layouts")]
+)
+def test_a_folder_without_videos_and_one_with_a_table_are_refused(tmp_path, changes, told):
+    (tmp_path / "notes.txt").write_text("x")
+    with pytest.raises(UsageError, match=told):
+        list(folder.rows(SourceConfig(root=str(tmp_path), **changes)))
+
+
 def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
     with pytest.raises(UsageError, match=r"is not a folder; source.kind=folder wants one with videos in it"):
         list(folder.rows(SourceConfig(root=str(tmp_path / "none"))))

@@ -101,7 +101,7 @@ def test_a_dry_run_says_what_the_build_would_take_and_writes_nothing(audioset_ro
     assert list(lines) == ["rows", "missing", "reads", "writes", "clips", "core hours"]
     assert lines["rows"] == ["5"]
     assert lines["missing"] == ["1", "20.0", "%"]
-    assert lines["clips"][0] == "2" and "of 3 tried 2 could be used" in done.stdout
+    assert lines["clips"][0] == "2" and "of 3 tried 2 could be used (1 unreadable)" in done.stdout
     assert "in 1 shards" in done.stdout and "decode.mode=exact" in done.stdout
     assert all(float(lines[name][0]) > 0 for name in ("reads", "writes", "core hours")) and lines["reads"][1] == "MB,"
     assert {path: path.stat().st_mtime_ns for path in audioset_root.rglob("*")} == before

@@ -216,6 +216,12 @@ def test_a_folder_that_is_not_there_is_a_wrong_use(out, address):
         main(VerifyConfig(), address.format(out.parent))
 
 
+def test_a_folder_without_shards_is_a_wrong_use_and_nobody_is_told_to_remove_files(tmp_path):
+    (tmp_path / "holiday.mp4").write_bytes(b"x")
+    with pytest.raises(UsageError, match=r"no folder of shards, there is neither manifest\.json nor a \.tar in it"):
+        main(VerifyConfig(), str(tmp_path))
+
+
 def test_an_address_nothing_reaches_is_a_wrong_use():
     with pytest.raises(UsageError, match="nosuch"):
         main(VerifyConfig(), "nosuch://bucket/train")

@@ -74,6 +74,8 @@ class Preemption:
             if self._interrupted_s and time.monotonic() > self._interrupted_s + SAME_INTERRUPT_S:
                 raise KeyboardInterrupt
             self._interrupted_s = self._interrupted_s or time.monotonic()
+        if not self._heard and os.environ.get("RANK", "0") == "0":
+            os.write(2, f"\n{_REASON_OF[number].name}: stopping after the step under way, then saving\n".encode())  # print is not for signal handlers
         self._heard = max(self._heard, _REASON_OF[signal.Signals(number)])
 
     def heard(self) -> Reason:

@@ -92,7 +92,7 @@ class RunLog:
 
         on_main = accelerator.is_main_process
         self._trackers = accelerator.trackers
-        self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not on_main, mininterval=1.0, dynamic_ncols=True)
+        self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not on_main, dynamic_ncols=True)
         self._history = History(folder / "history.jsonl", start) if on_main else None
         if on_main and config.tracker != "none":
             _start(accelerator, config, folder, start)
@@ -110,7 +110,7 @@ class RunLog:
         self._history.add(step, values)
         parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_wait_share": "waiting {:.0%}"}
         if said := [form.format(values[key]) for key, form in parts.items() if key in values]:
-            self._bar.set_postfix_str("  ".join(said))
+            self._bar.set_postfix_str("  ".join(said), refresh=False)  # with the next step
         self._tell(lambda tracker: tracker.log(dict(values), step=step) if _is_new(tracker, step) else None)
 
     def show(self, step: int, media: Media) -> None:

@@ -6,6 +6,7 @@ import os
 import random
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
     root = Path(config.source.root)
     sizes = [sum(_size(root / name) for name in (clip.media, clip.image) if name) for clip in sampled]
     process = DecodingProcess(root, config.decode)
-    written, out_bytes, tried = 0, 0, 0
+    written, out_bytes, tried, reasons = 0, 0, 0, Counter()
     with_media = [clip for clip, size in zip(sampled, sizes, strict=True) if size]
     process.warm_up()
     began_s = time.perf_counter()
@@ -109,18 +110,19 @@ def print_dry_run(config: BuildConfig, survey: Survey, rows: Iterable[Clip | Rej
             try:
                 out_bytes += sum(map(len, process.encode(clip).values()))
                 written += 1
-            except RejectedClip:
-                continue
+            except RejectedClip as error:
+                reasons[error.reason] += 1
     finally:
         process.stop()
     seconds = time.perf_counter() - began_s
+    why = f" ({', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))})" if reasons else ""
     there = clips * len(with_media) / len(sampled)
     print(f"{'rows':<14}{survey.rows:>12}")
     print(f"{'missing':<14}{survey.missing:>12}   {100 * survey.missing / survey.rows:.1f} %")
     print(f"{'reads':<14}{_told(clips * sum(sizes) / len(sizes))}, about")
     if tried:
         print(f"{'writes':<14}{_told(there * out_bytes / tried)}, about, in {-(-survey.rows // config.clips_per_shard)} shards")
-        print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used")
+        print(f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used{why}")
         print(f"{'core hours':<14}{there * seconds / tried / 3600:>12.3g}   about, with decode.mode={config.decode.mode}")
     return 0
 

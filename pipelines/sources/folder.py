@@ -26,11 +26,16 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
     """The videos below the root, in the order of their names, folder by folder.
 
     Raises:
-        UsageError: there is no such folder, or one below it cannot be listed.
+        UsageError: there is no such folder, no video in it, or one below it cannot be listed; a table or a template, which only other layouts have.
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
         raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})")
+
+    for key in ("segments", "media"):
+        if value := getattr(source, key):
+            raise UsageError(f"source.{key}={value} is for layouts with a table of clips; source.kind=folder takes every video below source.root, whole")
+    found = False
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"source.root={source.root}: {error.filename} cannot be listed ({error.strerror})")
@@ -40,8 +45,10 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
         below = Path(folder).relative_to(root).as_posix()
         for name in sorted(files):
             if name.lower().endswith(ENDINGS):
-                media = name if below == "." else f"{below}/{name}"
+                found, media = True, name if below == "." else f"{below}/{name}"
                 yield Clip(id=safe_id(media), media=media, split=source.split, source="folder")
+    if not found:
+        raise UsageError(f"source.root={source.root}: there is no video below it ({' '.join(ENDINGS)})")
 
 
 def safe_id(path: str) -> str:
