@@ -96,3 +96,23 @@ def test_every_file_that_is_named_is_there():
     assert len(names) > 8
     for name in names:
         assert (ROOT / name).exists() or list(ROOT.glob(f"*/*/{name}")) or list(ROOT.glob(f"*/{name}")), name
+
+
+def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
+    import numpy as np
+    import soundfile
+    from PIL import Image
+    from small_training import tiny_config, tiny_model
+
+    from model.hub import save_pretrained
+
+    config = tiny_config()
+    (tmp_path / "exported/demo").mkdir(parents=True)
+    save_pretrained(tiny_model(config), config.model, tmp_path / "exported/demo")
+    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "dog.jpg")
+    soundfile.write(tmp_path / "bark.wav", np.sin(np.arange(44100) / 9), 44100)
+    monkeypatch.chdir(tmp_path)
+    (block,) = [text for language, text in BLOCKS if language == "python"]
+    found: dict = {}
+    exec(block, found)
+    assert found["score"].shape == (1, 1) and found["heatmap"].ndim == 3 and found["heatmap"].isfinite().all()
