@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import platform
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -166,7 +167,7 @@ def _about(config: EvalConfig) -> dict[str, str]:
     except OSError:  # there is no git
         commit = ""
     return {
-        "command": "python -m eval.run " + " ".join(sys.argv[1:]),
+        "command": shlex.join(["python", "-m", "eval.run", *sys.argv[1:]]),
         "config": to_yaml(config),
         "commit": commit or "not in a git checkout",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -122,8 +122,8 @@ def _clips(folder: Folder, shard: str) -> tuple[dict[str, Members], list[str]]:
 
 def _row(seen: Look) -> str:
     said = facts(seen)
-    cells = ((printable(said[name]), width) for name, width in _COLUMNS)
-    return " ".join(f"{cell if len(cell) <= width else cell[: width - 3] + '...':<{width}}" for cell, width in cells).rstrip()
+    cells = ((printable(said[name]), width, name) for name, width in _COLUMNS)  # the key whole, for key=
+    return " ".join(f"{cell if len(cell) <= width or name == 'key' else cell[: width - 3] + '...':<{width}}" for cell, width, name in cells).rstrip()
 
 
 def _everything(seen: Look) -> str:
