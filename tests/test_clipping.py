@@ -73,6 +73,15 @@ def test_the_first_steps_are_clipped_to_the_fixed_norm_only():
     assert _norms(clipping) == [pytest.approx(5 * (9 * 0.01 + 8) / 10)]
 
 
+def test_without_a_factor_only_the_fixed_norm_clips_whatever_came_before():
+    clipping = GradientClipping(_parameters(1), max_norm=2.0)
+    for _ in range(2 * NORMS_BEFORE):
+        _clip(clipping, [torch.tensor([0.01])])
+    for norm, clipped in ((1.0, 1.0), (8.0, 2.0)):
+        _clip(clipping, [torch.tensor([norm])])
+        assert _norms(clipping) == [pytest.approx(clipped)]
+
+
 def test_an_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
     clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
     for _ in range(60):
@@ -110,11 +119,14 @@ def test_a_parameter_whose_gradient_was_next_to_nothing_can_begin_to_learn():
 
 def test_restored_means_clip_bit_for_bit_alike():
     generator = torch.Generator().manual_seed(2)
-    one, other = (GradientClipping(_parameters(4, 4), 10.0, 2.0, 12) for _ in range(2))
+    one, other = (GradientClipping(_parameters(4, 4), 100.0, 1.0, 12) for _ in range(2))
     for _ in range(17):
         _clip(one, [torch.randn(4, generator=generator) * 3 for _ in range(2)])
     other.load(one.state())
+    clipped = 0
     for _ in range(30):
         gradients = [torch.randn(4, generator=generator) * 3 for _ in range(2)]
         assert torch.equal(_clip(one, gradients), _clip(other, gradients))
         assert all(torch.equal(a.grad, b.grad) for a, b in zip(one.parameters, other.parameters, strict=True))
+        clipped += sum(norm < float(gradient.norm()) for norm, gradient in zip(_norms(one), gradients, strict=True))
+    assert clipped > 10

@@ -21,7 +21,7 @@ def test_the_run_splits_into_two_phases_and_resumes_on_both_sides():
 @pytest.mark.parametrize("phase", ["projections", "full"])
 def test_in_each_phase_every_learning_parameter_gets_a_gradient_and_no_other(phase):
     model = tiny_model(tiny_config())
-    learnable = frozenset(n for n, p in model.named_parameters() if p.requires_grad)
+    learnable = frozenset(n for n, p in model.named_parameters() if p.requires_grad and not n.endswith("bias"))  # as if the model froze these on its own
     freeze_for_phase(model, phase, learnable)
     backward(model, 0)
     projections = {id(p) for p in model.projection_parameters()}
@@ -35,7 +35,7 @@ def test_the_learning_rate_warms_up_then_follows_its_schedule():
     assert [learning_rate(config, s, 12) for s in (0, 1, 3)] == [0.25, 0.5, 1.0]
     assert learning_rate(config, 8, 12) == pytest.approx(0.5)
     assert learning_rate(config, 12, 12) == pytest.approx(0.0)
-    assert learning_rate(OptimConfig(lr=2.0, warmup_steps=0), 10**6, 3) == 2.0
+    assert [learning_rate(OptimConfig(lr=2.0, warmup_steps=0), s, 3) for s in (0, 10**6)] == [2.0, 2.0]
 
 
 def test_cosines_with_restarts_begin_anew_at_the_full_rate_and_know_no_end():
@@ -61,6 +61,14 @@ def test_groups_of_parameters_have_rates_and_decay_of_their_own_and_the_first_th
             factor = 0.0 if name.startswith("image_encoder.layers.0.") else 0.1 if name.startswith("image_encoder.") else 3 if name == "log_scale" else 1
             decays = parameter.ndim > 1 and not (name.startswith("image_encoder.") and not name.startswith("image_encoder.layers.0."))
             assert found[name] == (2.0 * factor, 0.5 * decays), name
+
+
+@pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
+def test_the_optimiser_is_of_the_kind_and_has_the_numbers_that_the_settings_say(name, kind):
+    optimizer = make_optimizer(OptimConfig(name=name, lr=0.3, betas=[0.5, 0.7], eps=0.25, weight_decay=0.125), tiny_model(tiny_config()))
+    assert type(optimizer) is kind
+    assert {(group["lr"], *group["betas"], group["eps"]) for group in optimizer.param_groups} == {(0.3, 0.5, 0.7, 0.25)}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.125}
 
 
 def test_a_group_moves_its_parameters_at_its_own_rate():

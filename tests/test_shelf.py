@@ -43,16 +43,17 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, dam
 
 
 def test_where_every_checkpoint_is_damaged_nothing_begins_anew_by_itself(tmp_path):
+    assert newest_checkpoint(tmp_path) is None
     (tmp_path / "step_00000005").mkdir()
     with pytest.raises(UsageError, match="all 1 checkpoints are damaged"):
         newest_checkpoint(tmp_path)
 
 
 def test_older_checkpoints_are_pruned_and_other_folders_left_alone(tmp_path):
-    for name in ("step_00000001", "step_00000002", "step_00000010", "step_00000011", "step_best"):
+    for name in ("step_00000001", "step_00000002", "step_09999999", "step_10000000", "step_best"):
         (tmp_path / name).mkdir()
     prune(tmp_path, keep_last=2)
-    assert _names(tmp_path) == ["step_00000010", "step_00000011", "step_best"]
+    assert _names(tmp_path) == ["step_09999999", "step_10000000", "step_best"]
 
 
 def test_the_best_one_and_every_so_many_steps_stay_for_good(tmp_path):
@@ -133,7 +134,10 @@ def test_a_disk_that_refuses_is_told_in_one_line_and_the_next_checkpoint_is_trie
         assert told.count("\n") == 1 and "warning: no checkpoint of step 1: " in told and "there is none yet" in told
         root.unlink()
         shelf.add(snapshot(2, "full", state, config, {}))
-    assert shelf.newest == 2 and capsys.readouterr().err == ""
+        assert shelf.finish() == 2 and capsys.readouterr().err == ""
+        (root / ".step_00000003.tmp").write_text("a file where the folder is written")
+        shelf.add(snapshot(3, "full", state, config, {}))
+    assert shelf.newest == 2 and "warning: no checkpoint of step 3: " in (told := capsys.readouterr().err) and "the newest is that of step 2" in told
 
 
 def test_a_mistake_in_the_thread_reaches_the_one_that_trains_and_ctrl_c_waits_for_nothing(tmp_path):
