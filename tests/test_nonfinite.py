@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from small_batch import small_batch
 from small_training import INPUTS, tiny_config, tiny_model
 
@@ -42,6 +43,13 @@ def test_one_that_is_none_stops_the_run_with_step_terms_clips_and_a_report(tmp_p
     (rank,) = told["ranks"]
     assert rank["clips"] == ["a", "b"] and rank["features"]["image"]["not_finite"] > 0 == rank["features"]["audio"]["not_finite"]
     assert 0 < rank["features"]["audio"]["largest"] < 100
+
+
+@pytest.mark.parametrize(("terms", "told"), [({"info_nce": 1.0, "tv": math.inf}, r"\(tv=inf\)"), ({"info_nce": 1.0, "tv": 2.0}, r"\(every term is finite\)")])
+def test_the_terms_that_are_no_numbers_are_named_and_no_others(tmp_path, terms, told):
+    output = _output()._replace(loss=torch.tensor(math.inf), terms={name: torch.tensor(value) for name, value in terms.items()})
+    with pytest.raises(RunFailed, match=f"^step 7: the loss is inf {told}; clips a"):
+        NonfiniteGuard(tmp_path, "stop").leaves_out(7, output, ["a"], 0.1)
 
 
 def test_told_to_skip_it_leaves_out_the_step_and_counts_it(tmp_path, capsys):

@@ -7,11 +7,13 @@ import signal
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from configs.command import RunFailed
+from model.training import preemption
 from model.training.preemption import LISTEN_EVERY_S, Preemption, Reason
 
 
@@ -51,6 +53,23 @@ def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank,
     for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
         os.kill(os.getpid(), sent)
     assert capfd.readouterr().err.split("\n")[1:-1] == lines
+def test_work_that_is_no_step_hears_of_it_and_keeps_why():
+    stop = Preemption()
+    assert stop.agreed() == stop.reason == Reason.NONE
+    signal.raise_signal(signal.SIGUSR1)
+    assert stop.agreed() == stop.reason == Reason.SIGUSR1
+
+
+def test_the_second_in_which_ctrl_c_counts_once_begins_with_the_first(monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr(preemption, "time", SimpleNamespace(time=time.time, monotonic=lambda: now_s[-1]))
+    Preemption()
+    signal.raise_signal(signal.SIGINT)
+    now_s.append(100.6)
+    signal.raise_signal(signal.SIGINT)
+    now_s.append(101.2)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
 
 
 def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
