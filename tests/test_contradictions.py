@@ -18,6 +18,7 @@ FULL_SIZE = "model.image_encoder=vit_small_patch8_224.dino"
     [
         (["name="], "name='': wanted the name of a folder below out=runs"),
         (["name=../demo"], "name='../demo': wanted the name of a folder"),
+        (["name=/tmp/demo"], "name='/tmp/demo': wanted the name of a folder"),
         (["checkpoint.best_metric=a/b/c"], "checkpoint.best_metric=a/b/c: nothing is measured"),
         (["checkpoint.best_metric=a/b/c", "evaluate.config=x", "evaluate.every_steps=1500"], "evaluate.every_steps=1500 must be a multiple of checkpoint"),
         (["model.norm_eps=1e-4"], "model.norm_eps=0.0001 is for full-size encoders, and both are tiny"),
@@ -44,6 +45,7 @@ def test_what_does_nothing_or_cannot_be_is_refused(arguments, told):
         *([f"config={file}"] for file in sorted((ROOT / "configs/train").glob("*.yaml"))),
         [FULL_SIZE, "model.norm_eps=1e-4", "model.gradient_checkpointing=true", "model.image_weights=w.safetensors"],
         ["model.audio_encoder=hubert_base", "model.audio_conv_bias=true", "model.audio_weights=w.pt"],
+        ["evaluate.config=x", "evaluate.every_steps=1500"],
         ["loss.label_smoothing=0.1", "loss.objective=bce"],
         ["loss.margin=0.5", "loss.objective=margin"],
         ["loss.disentangle=1", "stream.sources=[{name: a, shards: s}, {name: b, shards: t}]"],
