@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from configs.command import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.grounding.denseav import InputSpec
+from model.training import meter
 from model.training.flops import clip_flops, least_clip_s, peak_flops
 from model.training.meter import Meter, gradient_norms
 from model.training.optim import freeze_for_phase
@@ -101,31 +103,45 @@ def test_small_numbers_keep_their_digits_in_the_history(tmp_path):
 # ---------------------------------------------------------------------------------------------- meter
 
 
-def test_the_meter_measures_speed_waiting_memory_and_rejected_clips():
-    meter = Meter(clips_per_step=10)
-    meter.least_clip_s = 0.001
+@pytest.fixture
+def clock(monkeypatch):
+    """What the meter takes for the time: `clock.now_s`."""
+    clock = SimpleNamespace(now_s=100.0)
+    monkeypatch.setattr(meter, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
+    return clock
+
+
+def test_the_meter_measures_speed_waiting_memory_and_rejected_clips(clock):
+    measured = Meter(clips_per_step=10)
+    measured.least_clip_s = 0.001
     for rejected in ({"bad_audio": 1}, {"bad_audio": 2, "cut_off": 1}):
-        with meter.waiting():
-            time.sleep(0.05)
-        time.sleep(0.05)
-        meter.add(rejected)
-    values = meter.read()
-    assert values["clips_per_s"] == pytest.approx(20 / 0.2, rel=0.2) and values["data_wait_share"] == pytest.approx(0.5, abs=0.1)
+        with measured.waiting():
+            clock.now_s += 0.03
+        clock.now_s += 0.07
+        measured.add(rejected)
+    values = measured.read()
+    assert values["clips_per_s"] == pytest.approx(20 / 0.2) and values["data_wait_share"] == pytest.approx(0.3)
     assert values["mfu"] == pytest.approx(values["clips_per_s"] / 1000)
     assert values["rejected/bad_audio"] == 3 and values["rejected/cut_off"] == 1
     assert 0.1 < values["memory/host_gb"] < 50 and ("memory/device_gb" in values) == torch.cuda.is_available()
-    assert not any(key.startswith("rejected") for key in meter.read())
+    clock.now_s += 0.5
+    measured.add({})
+    again = measured.read()
+    assert again["clips_per_s"] == pytest.approx(20) and again["data_wait_share"] == 0
+    assert not any(key.startswith("rejected") for key in again)
 
 
-def test_an_evaluation_between_two_lines_does_not_count_as_training():
-    meter = Meter(clips_per_step=1)
-    meter.add({"cut_off": 1})
-    time.sleep(0.3)
-    meter.restart()
-    time.sleep(0.02)
-    meter.add({})
-    values = meter.read()
-    assert values["clips_per_s"] > 10 and values["rejected/cut_off"] == 1 and "mfu" not in values
+def test_an_evaluation_between_two_lines_does_not_count_as_training(clock):
+    measured = Meter(clips_per_step=1)
+    measured.add({"cut_off": 1})
+    with measured.waiting():
+        clock.now_s += 30
+    measured.restart()
+    clock.now_s += 0.5
+    measured.add({})
+    values = measured.read()
+    assert values["clips_per_s"] == pytest.approx(2) and values["data_wait_share"] == 0
+    assert values["rejected/cut_off"] == 1 and "mfu" not in values
 
 
 def test_gradient_norms_are_those_of_each_part():
@@ -234,6 +250,7 @@ from configs.load import load
 from configs.schema import TrainConfig
 from model.build import build_denseav
 from model.grounding.denseav import InputSpec
+from model.training import meter
 from model.training.flops import clip_flops
 config = load(TrainConfig, ["config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random"])
 model = build_denseav(config.model, InputSpec(224, 10.2625, 16000))

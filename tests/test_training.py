@@ -1,6 +1,8 @@
 """The parts of the trainer that are too small for a file of their own: refused models, losses that are no numbers, history, seeds."""
 
+import itertools
 import json
+import math
 
 import pytest
 import torch
@@ -83,6 +85,24 @@ def test_the_share_of_a_head_counts_what_class_tokens_add_where_they_are_compare
         values = StepOutput(torch.zeros(()), {}, torch.eye(3), inputs, ScoreSettings(use_cls=use_cls)).values()
         assert values["heads/share_of_head_0"] + values["heads/share_of_head_1"] == pytest.approx(1)
         assert (values["heads/share_of_head_1"] == 1) == use_cls
+
+
+@pytest.mark.parametrize("pairs", [1, 4])
+def test_the_values_of_a_step_agree_with_a_slow_loop(pairs):
+    torch.manual_seed(0)
+    sounds, pictures, scores = torch.randn(pairs, 3, 4, 5), torch.randn(pairs, 3, 4, 2, 2), torch.randn(pairs, pairs)
+    sounds[:, 2], pictures[:, 2] = 10.0, -10.0  # head 2 never wins
+    mask = torch.arange(5) < 1 + torch.arange(pairs)[:, None]
+    inputs = ObjectiveInputs(sounds, pictures, mask, mask.float(), torch.ones(pairs, 2, 2), torch.zeros(pairs), Calibration(torch.tensor(0.5)))
+    wins = [0, 0, 0]
+    for pair, step in mask.nonzero().tolist():
+        best = [max((sounds[pair, k, :, step] @ pictures[pair, k, :, h, w]).item() for h, w in itertools.product(range(2), repeat=2)) for k in range(3)]
+        wins[best.index(max(best))] += 1
+    others = [scores[a, v].item() for a, v in itertools.permutations(range(pairs), 2)]
+    values = StepOutput(torch.tensor(7.0), {"info_nce": torch.tensor(6.0)}, scores, inputs, ScoreSettings()).values()
+    expected = {"loss/total": 7.0, "loss/info_nce": 6.0, "scale": math.exp(0.5)}
+    expected |= {"scores/own": sum(scores[i, i].item() for i in range(pairs)) / pairs, "scores/other": sum(others) / max(1, len(others))}
+    assert values == pytest.approx(expected | {f"heads/share_of_head_{k}": count / sum(wins) for k, count in enumerate(wins)}, abs=1e-6)
 
 
 @pytest.mark.parametrize("betas", [[], [0.9], [0.9, 1.0], [-0.1, 0.9]])
