@@ -148,4 +148,5 @@ def test_weights_say_the_same_draws_as_the_interval_of_a_mean():
     weights = draw_weights(30, 4, group)
     assert weights.shape == (1000, 30) and (weights.sum(dim=1) == 30).all() and (weights[:, ::3] == weights[:, 2::3]).all()
     assert middle((weights @ values) / 30) == pytest.approx(mean_interval(values, 4, group), abs=1e-6)
+    assert middle(torch.cat([values, torch.full((9,), math.nan)])) == middle(values)
     assert all(math.isnan(end) for end in middle(torch.full((3,), math.nan)))

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from model.grounding.masks import step_mask, step_weight
@@ -16,6 +17,14 @@ def test_a_mask_is_valid_where_more_than_a_hundredth_of_the_step_is():
     assert step_mask(mask, 4).tolist() == [[True, True, False, False], [True] * 4]
 
 
+@pytest.mark.parametrize(("samples", "steps", "share", "valid"), [(127, 125, 0.008, False), (256, 250, 0.012, True)])
+def test_of_a_step_that_is_hardly_sound_a_hundredth_decides(samples, steps, share, valid):
+    mask = torch.zeros(1, samples, dtype=torch.bool)
+    mask[0, 1] = True
+    assert step_weight(mask.float(), steps)[0, 0].item() == pytest.approx(share, abs=1e-6)
+    assert step_mask(mask, steps)[0, 0] == valid
+
+
 def test_an_empty_row_keeps_one_step_where_it_is_told_or_in_the_middle():
     empty = torch.zeros(4, 80, dtype=torch.bool)
     lone = torch.tensor([0.0, 0.3, 0.99, 1.0])
@@ -23,7 +32,7 @@ def test_an_empty_row_keeps_one_step_where_it_is_told_or_in_the_middle():
     assert step_mask(empty, 8).nonzero().tolist() == [[row, 4] for row in range(4)]
 
 
-def test_a_row_with_sound_keeps_its_own_steps():
-    mask = torch.zeros(1, 80, dtype=torch.bool)
+def test_a_row_with_sound_keeps_its_own_steps_beside_an_empty_one():
+    mask = torch.zeros(2, 80, dtype=torch.bool)
     mask[0, :10] = True
-    assert step_mask(mask, 8, torch.tensor([0.9])).tolist() == [[True] + [False] * 7]
+    assert step_mask(mask, 8, torch.tensor([0.9, 0.9])).tolist() == [[True] + [False] * 7, [False] * 7 + [True]]

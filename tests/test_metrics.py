@@ -63,12 +63,13 @@ def test_average_precision_of_a_constant_map_is_the_share_of_relevant_pixels_in_
 
 
 def test_best_iou_tries_twenty_thresholds_strictly_below_the_kept():
-    scores, relevant = torch.rand(500), torch.rand(500) < 0.3
-    slow = 0.0
+    scores = torch.rand(500)
+    relevant = scores + torch.rand(500) > 1.2
+    slow = []
     for i in range(20):
         kept = scores > scores.min() + (scores.max() - scores.min()) * i / 19
-        slow = max(slow, float((kept & relevant).sum() / max(1, int((kept | relevant).sum()))))
-    assert best_iou(scores, relevant) == pytest.approx(slow)
+        slow.append(float((kept & relevant).sum() / max(1, int((kept | relevant).sum()))))
+    assert best_iou(scores, relevant) == pytest.approx(max(slow)) and 0 < slow.index(max(slow)) < 19
     assert best_iou(torch.zeros(5), torch.zeros(5, dtype=torch.bool)) == 0.0
 
 
