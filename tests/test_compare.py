@@ -92,11 +92,13 @@ def test_a_file_from_before_there_were_intervals_is_compared(two):
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
         ("[1]", "is none of ours"),
+        ('"metrics"', "is none of ours"),
         ("{}", "is none of ours"),
         ('{"metrics": 3}', "`metrics` is not an object"),
         ('{"metrics": {"a/b/c": NaN}}', "metrics, a/b/c: 'nan'"),
         ('{"metrics": {"a/b/c": "high"}}', "metrics, a/b/c: 'high'"),
         ('{"metrics": {}, "intervals": {"a/b/c": [1]}}', r"intervals, a/b/c: '\[1\]'"),
+        ('{"metrics": {}, "intervals": {"a/b/c": 1}}', "intervals, a/b/c: '1'"),
         ('{"metrics": {}, "items": {"a/items": true}}', "items, a/items: 'True'"),
         ('{"metrics": {}, "about": {"config": 3}}', "about, config: '3'"),
     ],
@@ -124,12 +126,19 @@ def test_a_folder_may_be_called_as_a_setting_and_one_in_place_of_the_file_is_tol
             read_metrics(place)
 
 
-def test_settings_that_cannot_be_read_do_not_hinder(two):
+def test_settings_that_cannot_be_read_and_a_commit_that_is_not_known_do_not_hinder(two):
     path = two[0] / "metrics.json"
     content = json.loads(path.read_text())
-    content["about"]["config"] = "a: [1, {"
+    content["about"] = {"config": "a: [1, {"}
     path.write_text(json.dumps(content))
-    assert "+0.200" in compared(*two)
+    text = compared(*two)
+    assert "+0.200" in text and text.splitlines()[:2] == [f"A: {two[0]}", f"B: {two[1]}, runs/two, commit abc"]
+
+
+def test_a_metric_that_is_no_number_is_not_written(tmp_path):
+    with pytest.raises(ValueError, match="JSON"):
+        _write(tmp_path / "a", {"a/b/c": float("nan")})
+    assert not list((tmp_path / "a").iterdir())
 
 
 def test_the_command_compares_and_tells_wrong_use(two):

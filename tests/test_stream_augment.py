@@ -69,6 +69,13 @@ def test_a_splice_lies_anywhere_in_the_sound_and_never_in_the_padding():
     assert max(place + length for place, length in zip(places, lengths, strict=True)) > 980
 
 
+def test_a_splice_nearly_as_long_as_the_clip_lies_at_its_beginning_or_a_sample_later():
+    settings = AugmentConfig(splice_min_s=1.0, splice_max_s=1.0)
+    own, other = padded(np.ones(1001, np.float32), 1100), np.zeros(1001, np.float32)
+    changed = [np.flatnonzero(splice(*own, other, keyed_generator(key), settings, RATE_HZ)[1] < 1) for key in range(40)]
+    assert {(int(places[0]), int(places[-1])) for places in changed} == {(0, 999), (1, 1000)}
+
+
 def test_nothing_is_spliced_where_the_splice_would_not_be_shorter_than_the_clip():
     settings = AugmentConfig(splice_min_s=1.0, splice_max_s=1.0)
     waveform, mask = padded(np.ones(1000, np.float32), 2000)
@@ -124,6 +131,14 @@ def test_a_quad_mixup_of_an_odd_size_covers_every_pixel():
     grid, weight = quad_mixup(pictures[0], pictures[1:], keyed_generator(0))
     assert set(grid.unique().tolist()) == {10, 20, 30, 40}
     assert torch.equal(weight, (grid[0] == 10).float())
+
+
+def test_pictures_are_made_smaller_without_aliasing():
+    picture = torch.randint(256, (3, 40, 40), dtype=torch.uint8)
+    grid, weight = quad_mixup(picture, [torch.zeros_like(picture)] * 3, keyed_generator(0))
+    for small in (grid[:, weight.bool()].view(3, 20, 20), evaluation_image(picture, 10)):
+        smooth = torch.nn.functional.interpolate(picture[None].float(), small.shape[1:], mode="bilinear", antialias=True)[0]
+        assert (small.float() - smooth).abs().max() < 1.5
 
 
 def test_evaluation_takes_the_central_square_of_the_resized_picture():
