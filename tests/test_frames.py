@@ -167,3 +167,5 @@ def test_pick_holds_two_frames_and_takes_what_is_on_screen_or_near():
     assert [frame for _, frame in pick(iter(frames), [0.9, 1.0, 5.0], by_nearness=False)] == ["a", "b", "c"]
     assert [frame for _, frame in pick(iter(frames), [0.9, 1.4, 1.6, 5.0], by_nearness=True)] == ["b", "b", "c", "c"]
     assert list(pick(iter([]), [1.0], by_nearness=True)) == []
+    left = iter(frames)
+    assert [frame for _, frame in pick(left, [0.5], by_nearness=False)] == ["a"] and next(left)[1] == "c"  # reads no further than it has to

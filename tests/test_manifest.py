@@ -54,6 +54,7 @@ def test_rows_come_back_as_they_were_each_once_in_another_order(tmp_path):
     assert sorted(found, key=lambda c: int(c.id[1:])) == clips
     assert list(table.read(10, 20)) == found[10:20]
     assert list(table.read(45, 99)) == found[45:]
+    assert [table.rows_in(number) for number in range(table.shards)] == [len(table.of_shard(number)) for number in range(7)] == [8] * 6 + [2]
 
 
 def test_the_order_is_a_function_of_seed_and_ids_not_of_the_order_of_the_table(tmp_path):

@@ -10,7 +10,7 @@ from small_shards import jpeg, sound, tone, write_data_set
 
 from configs.command import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
-from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD, collate
+from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD, collate, normalized
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.loader import open_stream
 from pipelines.stream.reader import ClipReader, UnreadableClip
@@ -65,6 +65,15 @@ def test_a_batch_pairs_each_picture_with_its_own_sound(tmp_path):
         assert (batch.audio_positive_weight == 1).all()
         assert not batch.rejected
     assert sources == {0: 12, 1: 12}
+
+
+def test_pictures_are_normalised_by_the_numbers_of_imagenet():
+    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    from torchvision.transforms.v2 import functional
+
+    pictures = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
+    expected = functional.normalize(functional.to_dtype(pictures, torch.float32, scale=True), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD)
+    torch.testing.assert_close(normalized(pictures), expected)
 
 
 def test_all_frames_of_a_clip_are_drawn_in_time(tmp_path):
