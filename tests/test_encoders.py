@@ -13,10 +13,11 @@ from configs.command import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.encoders.audio import SpeechTransformerEncoder
-from model.encoders.image import IMAGENET_MEAN, IMAGENET_STD, TimmImageEncoder
+from model.encoders.image import TimmImageEncoder
 from model.encoders.lora import LoraSettings
 from model.grounding.denseav import InputSpec
 from model.grounding.projection import AudioSelfAttentionPool
+from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parent.parent
 VIT = "vit_tiny_patch16_224"
