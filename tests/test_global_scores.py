@@ -57,8 +57,8 @@ def test_simpool_agrees_with_a_slow_loop_and_leaves_masked_steps_out():
     pooled = pool(cells, mask)
     for a in range(A):
         valid = [pool.norm(cells[a, t]) for t in range(T) if mask[a, t]]
-        query = pool.query(sum(cells[a, t] for t in range(T) if mask[a, t]) / len(valid))
-        weights = torch.stack([query @ pool.key(cell) / C**0.5 for cell in valid]).softmax(dim=0)
+        query = pool.query.weight @ (sum(cells[a, t] for t in range(T) if mask[a, t]) / len(valid))
+        weights = torch.stack([query @ (pool.key.weight @ cell) / C**0.5 for cell in valid]).softmax(dim=0)
         lowest = min(cell.min() for cell in valid)
         expected = sum(w * (cell - lowest).clamp(min=1e-6) ** GAMMA for w, cell in zip(weights, valid, strict=True)) ** (1 / GAMMA)
         assert torch.allclose(pooled[a], expected, atol=1e-5)

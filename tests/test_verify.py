@@ -193,6 +193,12 @@ def test_a_shard_that_is_wrong_everywhere_is_told_in_twenty_lines(out, capsys):
     assert len(lines) < 30 and any("more damages of train-000001" in line for line in lines)
 
 
+def test_of_what_an_index_rejected_nothing_is_claimed_where_it_cannot_be_read(out, capsys):
+    (out / INDEX).unlink()
+    code, lines = verify(out, capsys)
+    assert code == 1 and [line.split(":")[0] for line in lines] == [f"{INDEX} cannot be read"]
+
+
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damage_is_found_and_told(out, capsys, damage):
     make, said = DAMAGES[damage]
