@@ -53,6 +53,8 @@ def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank,
     for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
         os.kill(os.getpid(), sent)
     assert capfd.readouterr().err.split("\n")[1:-1] == lines
+
+
 def test_work_that_is_no_step_hears_of_it_and_keeps_why():
     stop = Preemption()
     assert stop.agreed() == stop.reason == Reason.NONE

@@ -250,7 +250,6 @@ from configs.load import load
 from configs.schema import TrainConfig
 from model.build import build_denseav
 from model.grounding.denseav import InputSpec
-from model.training import meter
 from model.training.flops import clip_flops
 config = load(TrainConfig, ["config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random"])
 model = build_denseav(config.model, InputSpec(224, 10.2625, 16000))

@@ -50,9 +50,9 @@ class Meter:
             `memory/host_gb` and on GPUs `memory/device_gb`, the highest of all ranks since their start, of the training processes without the loader's;
             `rejected/REASON` of all ranks together.
         """
+        elapsed_s = max(time.perf_counter() - self.began, 1e-9)
         from accelerate.utils import gather_object
 
-        elapsed_s = max(time.perf_counter() - self.began, 1e-9)
         own = {"data_wait_share": self.waited_s / elapsed_s, "memory/host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6}
         if torch.cuda.is_available():
             own["memory/device_gb"] = torch.cuda.max_memory_allocated() / 1e9
