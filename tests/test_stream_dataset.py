@@ -199,7 +199,9 @@ def test_a_run_stops_when_no_clip_of_a_lane_can_be_read(tmp_path):
 
 
 def test_another_sample_rate_than_the_configured_one_is_refused(tmp_path):
-    told = r"clip clip\d+ has sound at 8000 Hz, and the model hears 16000 Hz .*: build the shards with decode.sample_rate_hz=16000"
+    told = (
+        r"clip clip\d+ has sound at 8000 Hz, and stream.sample_rate_hz=16000 is what the model was made for: build the shards with decode.sample_rate_hz=16000"
+    )
     with pytest.raises(UsageError, match=told):
         _stream(write_data_set(tmp_path / "a", [6], rate_hz=8000))
     stream = _stream(write_data_set(tmp_path / "b", [6], changes={5: {"flac": sound(tone(5, rate_hz=8000), rate_hz=8000)}}))

@@ -155,8 +155,8 @@ class ClipReader:
             raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: {' '.join(str(error).split())}") from None
         if rate_hz != self.sample_rate_hz:
             raise UsageError(
-                f"{self.index.folder}: clip {self.index.id(clip)} has sound at {rate_hz} Hz, and the model hears {self.sample_rate_hz} Hz "
-                f"(stream.sample_rate_hz of its training): build the shards with decode.sample_rate_hz={self.sample_rate_hz}, or resample those of others"
+                f"{self.index.folder}: clip {self.index.id(clip)} has sound at {rate_hz} Hz, and stream.sample_rate_hz={self.sample_rate_hz} "
+                f"is what the model was made for: build the shards with decode.sample_rate_hz={self.sample_rate_hz}, or resample those of others"
             )
         if not (len(waveform) and np.abs(waveform).max() <= _MOST_AMPLITUDE):  # false for NaN too
             raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: no samples, some that are no numbers, or some beyond {_MOST_AMPLITUDE:g}")
