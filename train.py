@@ -38,7 +38,7 @@ def main(config: TrainConfig) -> int:
     refuse_contradictions(config)
     from model.training.processes import lost_peers_told, open_accelerator, wants_fsdp
     from model.training.tracking import tracker_names
-    from pipelines.whole_file import only_writer
+    from pipelines.whole_file import own_folder
 
     folder, fsdp = Path(config.out) / config.name, wants_fsdp()
     accelerator = open_accelerator(config.timeout_s, tracker_names(config.tracker), folder)
@@ -47,8 +47,7 @@ def main(config: TrainConfig) -> int:
     with lost_peers_told(config.timeout_s), contextlib.ExitStack() as closing:
         stop.join(config.timeout_s)
         if accelerator.is_main_process:
-            folder.mkdir(parents=True, exist_ok=True)
-            closing.enter_context(only_writer(folder))
+            closing.enter_context(own_folder(folder))
         return train(config, folder, accelerator, stop, fsdp)
 
 

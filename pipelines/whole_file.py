@@ -55,6 +55,18 @@ def only_writer(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def own_folder(folder: Path) -> Iterator[None]:
+    """`only_writer` of a folder that is made when needed, and that is gone again, as a command that was refused leaves it, when nothing came into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with only_writer(folder):
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
 def temporary_path(path: Path, writer: str = "") -> Path:
     """Where a writer puts a file before it gets its name; what it left there when it was killed is overwritten by the next of that name."""
     return path.with_name(f".{path.name}{'.' if writer else ''}{writer}.tmp")

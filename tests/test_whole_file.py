@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from configs.command import UsageError
-from pipelines.whole_file import only_writer
+from pipelines.whole_file import only_writer, own_folder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -29,3 +29,15 @@ with only_writer(Path(sys.argv[1])):
     other.communicate()
     with only_writer(tmp_path):
         pass
+
+
+def test_a_folder_of_ones_own_goes_again_when_nothing_came_into_it_and_only_then(tmp_path):
+    new, used = tmp_path / "a/new", tmp_path / "used"
+    with pytest.raises(UsageError, match="refused"), own_folder(new):
+        raise UsageError("refused")
+    assert not new.exists() and new.parent.is_dir()
+    with own_folder(used):
+        with pytest.raises(UsageError, match="is being written by another command"), own_folder(used):
+            pass
+        (used / "x").touch()
+    assert (used / "x").exists()
