@@ -18,7 +18,7 @@ def refuse_contradictions(config: TrainConfig) -> None:
         raise UsageError(f"name={config.name!r}: wanted the name of a folder below out={config.out}")
     _refuse_unmeasured(config)
     _refuse_idle_encoder_settings(config.model)
-    _refuse_idle_loss_settings(config.loss, len(config.stream.sources))
+    _refuse_idle_loss_settings(config.loss, config.model, len(config.stream.sources))
 
 
 def _refuse_unmeasured(config: TrainConfig) -> None:
@@ -42,12 +42,17 @@ def _refuse_idle_encoder_settings(model: ModelConfig) -> None:
         raise UsageError(f"model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, and model.audio_encoder={model.audio_encoder}")
 
 
-def _refuse_idle_loss_settings(loss: LossConfig, sources: int) -> None:
+def _refuse_idle_loss_settings(loss: LossConfig, model: ModelConfig, sources: int) -> None:
+    if model.logit_bias != (loss.objective in ("bce", "siglip")):
+        wanted = "is blind to a bias, so model.logit_bias must be false" if model.logit_bias else "needs model.logit_bias=true"
+        raise UsageError(f"loss.objective={loss.objective} {wanted}")
     if loss.label_smoothing and loss.objective in ("margin", "siglip"):
         raise UsageError(
             f"loss.label_smoothing={loss.label_smoothing} does nothing with loss.objective={loss.objective}, only with info_nce, cross_entropy, bce"
         )
     if loss.margin != LossConfig().margin and loss.objective != "margin":
         raise UsageError(f"loss.margin={loss.margin} does nothing with loss.objective={loss.objective}, only with margin")
+    if loss.disentangle and model.heads % 2:
+        raise UsageError(f"loss.disentangle={loss.disentangle} needs an even number of heads, model.heads={model.heads}")
     if loss.disentangle and sources != 2:
         raise UsageError(f"loss.disentangle={loss.disentangle} gives each of two sources half of the heads, and stream.sources has {sources}")

@@ -28,9 +28,12 @@ FULL_SIZE = "model.image_encoder=vit_small_patch8_224.dino"
         (["model.audio_conv_bias=true"], "model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, and model.audio_encoder=tiny"),
         (["model.audio_conv_bias=true", "model.audio_encoder=mel:vit_base_patch16_224.mae"], "model.audio_encoder=mel:vit_base_patch16_224.mae"),
         (["loss.label_smoothing=0.1", "loss.objective=margin"], "loss.label_smoothing=0.1 does nothing with loss.objective=margin"),
-        (["loss.label_smoothing=0.1", "loss.objective=siglip"], "only with info_nce, cross_entropy, bce"),
+        (["loss.label_smoothing=0.1", "loss.objective=siglip", "model.logit_bias=true"], "only with info_nce, cross_entropy, bce"),
+        (["loss.objective=siglip"], "loss.objective=siglip needs model.logit_bias=true"),
+        (["model.logit_bias=true"], "loss.objective=info_nce is blind to a bias, so model.logit_bias must be false"),
+        (["loss.disentangle=1", "model.heads=3"], "loss.disentangle=1.0 needs an even number of heads, model.heads=3"),
         (["loss.margin=0.5"], "loss.margin=0.5 does nothing with loss.objective=info_nce, only with margin"),
-        (["loss.disentangle=1", "stream.sources=[{name: a, shards: s}]"], "each of two sources half of the heads, and stream.sources has 1"),
+        (["loss.disentangle=1", "model.heads=2", "stream.sources=[{name: a, shards: s}]"], "each of two sources half of the heads, and stream.sources has 1"),
     ],
 )
 def test_what_does_nothing_or_cannot_be_is_refused(arguments, told):
@@ -46,9 +49,9 @@ def test_what_does_nothing_or_cannot_be_is_refused(arguments, told):
         [FULL_SIZE, "model.norm_eps=1e-4", "model.gradient_checkpointing=true", "model.image_weights=w.safetensors"],
         ["model.audio_encoder=hubert_base", "model.audio_conv_bias=true", "model.audio_weights=w.pt"],
         ["evaluate.config=x", "evaluate.every_steps=1500"],
-        ["loss.label_smoothing=0.1", "loss.objective=bce"],
+        ["loss.label_smoothing=0.1", "loss.objective=bce", "model.logit_bias=true"],
         ["loss.margin=0.5", "loss.objective=margin"],
-        ["loss.disentangle=1", "stream.sources=[{name: a, shards: s}, {name: b, shards: t}]"],
+        ["loss.disentangle=1", "model.heads=2", "stream.sources=[{name: a, shards: s}, {name: b, shards: t}]"],
     ],
     ids=str,
 )
