@@ -141,3 +141,18 @@ def test_a_path_at_home_is_one_also_where_the_shell_leaves_it(monkeypatch):
 def test_help_names_the_keys_of_the_items_of_a_list():
     shown = describe(TrainConfig)
     assert re.search(r"^  stream\.sources\.N\.weight +share of the positions .* \[1\.0\]$", shown, re.MULTILINE) and "optim.groups.N.match" in shown
+
+
+def test_in_a_log_a_progress_bar_is_told_twice_a_minute_and_at_its_end():
+    code = """
+import sys, time
+from configs.command import run
+from configs.schema import DoctorConfig
+def body(config):
+    from tqdm import tqdm
+    for _ in tqdm(range(50)):
+        time.sleep(0.01)
+sys.exit(run(DoctorConfig, "", body, []))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stderr.count("%|") == 2 and "50/50" in done.stderr
