@@ -36,6 +36,7 @@ def main(config: TrainConfig) -> int:
 
     stop = Preemption(config.time_limit_min)
     refuse_contradictions(config)
+
     from model.training.processes import lost_peers_told, open_accelerator, wants_fsdp
     from model.training.tracking import tracker_names
     from pipelines.whole_file import own_folder
