@@ -33,7 +33,7 @@ $(READY): requirements.lock
 	touch $@
 
 define TOY_SHARDS
-$(PY) -m pipelines.sources.toy_world out=data/toy
+$(PY) -m pipelines.toy_world out=data/toy
 for split in train eval; do
     $(PY) -m pipelines.build config=configs/build/toy.yaml source.kind=audioset source.root=data/toy/audioset source.split=$$split out=data/toy/shards/audioset_$$split
 done
@@ -46,7 +46,7 @@ endef
 LAUNCH := OMP_NUM_THREADS=2 .venv/bin/accelerate launch --quiet --config_file configs/accelerate/cpu.yaml train.py
 
 # What the longer run must reach, in place of the demo's requirements.
-FINDINGS := {metric: ade20k_speech/basic/map, at_least: 0.80}, {metric: ade20k_sound/basic/map, at_least: 0.80}, {metric: disentanglement/heads/pred_dis, at_least: 0.95}
+FINDINGS := {metric: ade20k_speech/basic/map, min: 0.80}, {metric: ade20k_sound/basic/map, min: 0.80}, {metric: disentanglement/heads/pred_dis, min: 0.95}
 
 demo: $(READY)
 	@$(TOY_SHARDS)
@@ -56,7 +56,7 @@ demo: $(READY)
 findings: $(READY)
 	@$(TOY_SHARDS)
 	$(LAUNCH) config=configs/train/toy.yaml name=findings steps=2700 loss.disentangle=5
-	$(PY) -m eval.run config=configs/eval/toy.yaml checkpoint=runs/findings out=runs/findings "require=[$(FINDINGS)]"
+	$(PY) -m eval.run config=configs/eval/toy.yaml checkpoint=runs/findings out=runs/findings "requirements=[$(FINDINGS)]"
 
 test: $(READY)
 	@$(PY) -m pytest -m "not slow and not gpu" tests

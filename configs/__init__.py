@@ -1,1 +1,1 @@
-"""Settings of every command. Reading order: setting.py, schema.py and training.py (what can be set), load.py (defaults < YAML < arguments), command.py."""
+"""Settings of every command. Reading order: field.py, schema and optim.py (what can be set), load.py (defaults < YAML < arguments), cli.py."""

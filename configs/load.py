@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.command import UsageError
+from configs.cli import UsageError
 
 
 def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
@@ -67,23 +67,31 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
-def changed_keys(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[str]:
+def diff_configs(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[str]:
     """Where two settings differ, as `key: old -> new`, without the keys in `ignore` and those below them."""
     flat_old, flat_new = dict(_values(old)), dict(_values(new))
-    differing = [key for key in sorted(flat_old.keys() | flat_new.keys()) if flat_old.get(key, "unset") != flat_new.get(key, "unset")]
+    differing = [
+        key
+        for key in sorted(flat_old.keys() | flat_new.keys())
+        if flat_old.get(key, "unset") != flat_new.get(key, "unset")
+    ]
     kept = [key for key in differing if not any(key == i or key.startswith(i + ".") for i in ignore)]
     return [f"{key}: {flat_old.get(key, 'unset')} -> {flat_new.get(key, 'unset')}" for key in kept]
 
 
-def describe(schema: type) -> str:
+def format_help(schema: type) -> str:
     """The keys of a command as a table: key, default, unit and meaning."""
     lines = ["keys (config=FILE.yaml sets many at once):"]
     rows = [(key, f) for key, f in _fields(schema)]
     width = max((len(key) for key, _ in rows), default=0)
     for key, f in rows:
         default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        shown = "" if default in ("", [], {}) else f" [{default}{' ' + f.metadata['unit'] if f.metadata.get('unit') else ''}]"
-        lines.append(f"  {key:<{width}}  {f.metadata.get('meaning', '')}{shown}")
+        shown = (
+            ""
+            if default in ("", [], {})
+            else f" [{default}{' ' + f.metadata['unit'] if f.metadata.get('unit') else ''}]"
+        )
+        lines.append(f"  {key:<{width}}  {f.metadata.get('help', '')}{shown}")
     return "\n".join(lines)
 
 
@@ -131,8 +139,12 @@ def _merge(base: Any, layer: Any, prefix: str = "") -> Any:
             if OmegaConf.is_list(node) and OmegaConf.is_dict(layer[key]):
                 for number, item in layer[key].items():
                     if not str(number).isdigit() or int(number) >= len(node):
-                        raise UsageError(f"{prefix}{key}.{number}: no such item, the list has {len(node)} (from the command line)")
-                    node[int(number)] = OmegaConf.merge(node[int(number)], item) if OmegaConf.is_config(node[int(number)]) else item
+                        raise UsageError(
+                            f"{prefix}{key}.{number}: no such item, the list has {len(node)} (from the command line)"
+                        )
+                    node[int(number)] = (
+                        OmegaConf.merge(node[int(number)], item) if OmegaConf.is_config(node[int(number)]) else item
+                    )
                 layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
             elif OmegaConf.is_dict(node) and OmegaConf.is_dict(layer[key]):
                 base[key] = _merge(node, layer[key], f"{prefix}{key}.")
@@ -153,7 +165,13 @@ def _leaf_keys(layer: Any, prefix: str = "") -> Iterator[str]:
 def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if dataclasses.is_dataclass(node):
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
-    items = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) and any(map(dataclasses.is_dataclass, node)) else None
+    items = (
+        node.items()
+        if isinstance(node, dict)
+        else enumerate(node)
+        if isinstance(node, list) and any(map(dataclasses.is_dataclass, node))
+        else None
+    )
     if items is None:
         yield prefix.rstrip("."), node
         return
@@ -168,17 +186,23 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.F
             yield from _fields(hints[f.name], f"{prefix}{f.name}.")
         else:
             yield prefix + f.name, f
-            if typing.get_origin(hints[f.name]) is list and dataclasses.is_dataclass(item := typing.get_args(hints[f.name])[0]):
+            if typing.get_origin(hints[f.name]) is list and dataclasses.is_dataclass(
+                item := typing.get_args(hints[f.name])[0]
+            ):
                 yield from _fields(item, f"{prefix}{f.name}.N.")
 
 
 def _check_ranges(config: Any, prefix: str = "") -> None:
     for f in dataclasses.fields(config):
         value, key = getattr(config, f.name), prefix + f.name
-        for item, name in [(value, key)] if not isinstance(value, list) else [(item, f"{key}.{number}") for number, item in enumerate(value)]:
+        for item, name in (
+            [(value, key)]
+            if not isinstance(value, list)
+            else [(item, f"{key}.{number}") for number, item in enumerate(value)]
+        ):
             if dataclasses.is_dataclass(item):
                 _check_ranges(item, name + ".")
-        least, most = f.metadata["least"], f.metadata["most"]
+        least, most = f.metadata["min"], f.metadata["max"]
         if least is not None and not least <= value <= (math.inf if most is None else most):  # NaN is in no range
             raise UsageError(f"{key}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
 
@@ -214,6 +238,8 @@ def _check_key(schema: type, key: str, origin: str) -> Any:
         if part not in names:
             near = difflib.get_close_matches(part, names, n=1)
             hint = f", did you mean {near[0]}?" if near else ""
-            raise UsageError(f"{key}: unknown key {part!r}{hint or '.'} Allowed here: {', '.join(names) or 'none'} (from {origin})")
+            raise UsageError(
+                f"{key}: unknown key {part!r}{hint or '.'} Allowed here: {', '.join(names) or 'none'} (from {origin})"
+            )
         node = hints[part]
     return node

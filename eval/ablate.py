@@ -16,14 +16,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.ablation import AblateConfig, VariantConfig
-from configs.command import RunFailed, UsageError, run
-from configs.contradictions import refuse_contradictions
+from configs.cli import CommandFailed, UsageError, run
 from configs.load import load, to_yaml
 from configs.schema import EvalConfig, TrainConfig
+from configs.schema.ablate import AblateConfig, VariantConfig
+from configs.validate import validate_train_config
 
 if TYPE_CHECKING:
-    from eval.comparison_over_seeds import Findings
+    from eval.report.seed_stats import Findings
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -53,35 +53,42 @@ def main(config: AblateConfig) -> int:
     """Look at all settings, train and measure what is not done yet, write and print the table."""
     from tqdm import tqdm
 
-    from eval.comparison_over_seeds import table
-    from pipelines.whole_file import whole_file
+    from eval.report.seed_stats import table
+    from pipelines.atomic_write import atomic_open
 
-    runs = planned(config)
-    refuse_what_cannot_be_trained(runs)
+    runs = plan_runs(config)
+    check_variants(runs)
     found: Findings = {variant.name: {} for variant in config.variants}
     bar = tqdm(runs, unit="run", dynamic_ncols=True)
     for planned_run in bar:
         bar.set_description(f"{planned_run.variant}, seed {planned_run.seed}")
         metrics = _measured(planned_run)
         if metrics is None:
-            _carry_out(planned_run, config.accelerate)
+            _train_and_evaluate(planned_run, config.accelerate)
             metrics = _measured(planned_run)
         if metrics is None:
-            raise RunFailed(f"{planned_run.folder}: trained and measured, but its metrics.json is of other settings")
+            raise CommandFailed(
+                f"{planned_run.folder}: trained and measured, but its metrics.json is of other settings"
+            )
         unknown = [key for key in config.metrics if key not in metrics and not key.startswith("disentanglement/")]
         if unknown:
-            raise UsageError(f"metrics={unknown[0]}: not measured by {config.evaluate}; measured are {', '.join(metrics)}")
+            raise UsageError(
+                f"metrics={unknown[0]}: not measured by {config.evaluate}; measured are {', '.join(metrics)}"
+            )
         found[planned_run.variant][planned_run.seed] = metrics
         written = table(found, config.metrics)
-        for name, text in (("ablation.json", json.dumps(_as_json(config, found), indent=2) + "\n"), ("ablation.md", written)):
-            with whole_file(Path(config.out) / name) as file:
+        for name, text in (
+            ("ablation.json", json.dumps(_as_json(config, found), indent=2) + "\n"),
+            ("ablation.md", written),
+        ):
+            with atomic_open(Path(config.out) / name) as file:
                 file.write(text.encode())
     print(written)
     print(f"table: {Path(config.out) / 'ablation.md'}")
     return 0
 
 
-def planned(config: AblateConfig) -> list[Run]:
+def plan_runs(config: AblateConfig) -> list[Run]:
     """Every run, all variants of one seed before those of the next, so that an unfinished table compares.
 
     Raises:
@@ -100,12 +107,18 @@ def planned(config: AblateConfig) -> list[Run]:
     folders: dict[str, str] = {}
     for variant in config.variants:
         other = folders.setdefault(_folder_name(variant), variant.name)
-        if not _folder_name(variant) or other != variant.name or sum(v.name == variant.name for v in config.variants) > 1:
-            raise UsageError(f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}")
+        if (
+            not _folder_name(variant)
+            or other != variant.name
+            or sum(v.name == variant.name for v in config.variants) > 1
+        ):
+            raise UsageError(
+                f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}"
+            )
     runs = [_planned(config, variant, seed) for seed in config.seeds for variant in config.variants]
     for one in runs[: len(config.variants)]:
         try:
-            refuse_contradictions(one.train)
+            validate_train_config(one.train)
         except UsageError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
     for key in config.metrics:
@@ -116,25 +129,31 @@ def planned(config: AblateConfig) -> list[Run]:
 def _refuse_unknown(key: str, evaluate: str, benchmarks: Sequence[str]) -> None:
     """Raises UsageError: a metric of no benchmark that is measured. (What a benchmark measures, only its run says.)"""
     task, _, rest = key.partition("/")
-    if task not in benchmarks or (task == "disentanglement" and not re.fullmatch(r"heads/(pred_dis|act_dis|share_of_head_\d+)", rest)):
-        raise UsageError(f"metrics={key}: not measured by {evaluate}, whose benchmarks are {', '.join(benchmarks)}; a metric is called task/variant/metric")
+    if task not in benchmarks or (
+        task == "disentanglement" and not re.fullmatch(r"heads/(pred_dis|act_dis|head_\d+_win_rate)", rest)
+    ):
+        raise UsageError(
+            f"metrics={key}: not measured by {evaluate}, whose benchmarks are {', '.join(benchmarks)}; a metric is called task/variant/metric"
+        )
 
 
-def refuse_what_cannot_be_trained(runs: Sequence[Run]) -> None:
+def check_variants(runs: Sequence[Run]) -> None:
     """Meet, before hours go into the first one, what the training of any variant would refuse.
 
     Raises:
         UsageError: a model that cannot be built, shards that are not there.
     """
-    from model.build import build_untrained
-    from model.grounding.denseav import InputSpec
+    from model.build import build_random_init
+    from model.denseav import InputSpec
     from pipelines.stream.index import DatasetIndex
 
     opened: set[str] = set()
     for one in {one.variant: one for one in runs}.values():
         stream = one.train.stream
         try:
-            build_untrained(one.train.model, InputSpec(stream.image_size_px, stream.clip_duration_s, stream.sample_rate_hz), seed=0)
+            build_random_init(
+                one.train.model, InputSpec(stream.image_size_px, stream.clip_duration_s, stream.sample_rate_hz), seed=0
+            )
             for shards in (source.shards for source in stream.sources if source.shards not in opened):
                 DatasetIndex.open(shards)
                 opened.add(shards)
@@ -144,17 +163,28 @@ def refuse_what_cannot_be_trained(runs: Sequence[Run]) -> None:
 
 def _planned(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
     folder = Path(config.out) / _folder_name(variant) / f"seed_{seed}"
-    for changes in (config.always, variant.change):
+    for changes in (config.base_overrides, variant.overrides):
         keys = [change.partition("=")[0] for change in changes]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise UsageError(f"{twice} is given twice in {'always' if changes is config.always else f'the variant {variant.name}'}: {changes}")
-    changes = {change.partition("=")[0]: change for change in [*config.always, *variant.change]}
+            raise UsageError(
+                f"{twice} is given twice in {'base_overrides' if changes is config.base_overrides else f'the variant {variant.name}'}: {changes}"
+            )
+    changes = {change.partition("=")[0]: change for change in [*config.base_overrides, *variant.overrides]}
     own = [f"seed={seed}", f"out={folder.parent}", f"name={folder.name}", "tracker=none"]
     refused = sorted(changes.keys() & {"seed", "out", "name", "config"})
     if refused:
-        raise UsageError(f"variants, {variant.name}: {changes[refused[0]]} is not for a variant to say; seeds= and out= do")
+        raise UsageError(
+            f"variants, {variant.name}: {changes[refused[0]]} is not for a variant to say; seeds= and out= do"
+        )
     train = [f"config={config.train}", *(change for key, change in changes.items() if key != "tracker"), *own]
-    evaluate = [f"config={config.evaluate}", f"checkpoint={folder}", f"out={folder}", "floors=[]", "require=[]", "video="]
+    evaluate = [
+        f"config={config.evaluate}",
+        f"checkpoint={folder}",
+        f"out={folder}",
+        "baselines=[]",
+        "requirements=[]",
+        "video=",
+    ]
     return Run(variant.name, seed, folder, train, evaluate)
 
 
@@ -174,9 +204,17 @@ def _measured(planned_run: Run) -> dict[str, float] | None:
         return None
 
 
-def _carry_out(planned_run: Run, accelerate: str) -> None:
+def _train_and_evaluate(planned_run: Run, accelerate: str) -> None:
     """Train and measure, each in a process of its own, whose words go to `ablation.log`."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", accelerate, str(ROOT / "train.py")]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--quiet",
+        "--config_file",
+        accelerate,
+        str(ROOT / "train.py"),
+    ]
     measure = [sys.executable, "-m", "eval.run"]
     planned_run.folder.mkdir(parents=True, exist_ok=True)
     log = planned_run.folder / "ablation.log"
@@ -185,12 +223,17 @@ def _carry_out(planned_run: Run, accelerate: str) -> None:
             done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
         if done.returncode:
             said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-            raise RunFailed(f"{planned_run.variant}, seed {planned_run.seed}: {(said or [f'exit {done.returncode}'])[-1]} (all of it in {log})")
+            raise CommandFailed(
+                f"{planned_run.variant}, seed {planned_run.seed}: {(said or [f'exit {done.returncode}'])[-1]} (all of it in {log})"
+            )
 
 
 def _as_json(config: AblateConfig, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
-    changes = {variant.name: list(variant.change) for variant in config.variants}
-    return {"config": to_yaml(config), "variants": [{"name": name, "change": changes[name], "seeds": seeds} for name, seeds in found.items()]}
+    changes = {variant.name: list(variant.overrides) for variant in config.variants}
+    return {
+        "config": to_yaml(config),
+        "variants": [{"name": name, "overrides": changes[name], "seeds": seeds} for name, seeds in found.items()],
+    }
 
 
 if __name__ == "__main__":

@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from eval.results import Results
-from pipelines.whole_file import whole_file
+from pipelines.atomic_write import atomic_open
 
 NAME = "metrics.json"
 
@@ -21,11 +21,13 @@ def write_metrics(results: Results, folder: Path) -> Path:
         "metrics": dict(sorted(results.metrics.items())),
         "intervals": {key: list(ends) for key, ends in sorted(results.intervals.items())},
         "items": results.items,
-        "requirements": [dataclasses.asdict(r) | {"value": None if math.isnan(r.value) else r.value} for r in results.requirements],
+        "requirements": [
+            dataclasses.asdict(r) | {"value": None if math.isnan(r.value) else r.value} for r in results.requirements
+        ],
         "per_class": results.per_class,
         "about": results.about,
     }
-    with whole_file(folder / NAME) as file:
+    with atomic_open(folder / NAME) as file:
         file.write((json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
     return folder / NAME
 
@@ -44,7 +46,12 @@ def read_metrics(place: Path) -> dict[str, Any]:
         raise UsageError(f"{path}: {error.strerror}; give a folder that eval.run wrote to, or its {NAME}") from None
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not JSON: {error}") from None
-    parts = {"metrics": _is_number, "intervals": _is_interval, "items": _is_number, "about": lambda value: isinstance(value, str)}
+    parts = {
+        "metrics": _is_number,
+        "intervals": _is_interval,
+        "items": _is_number,
+        "about": lambda value: isinstance(value, str),
+    }
     if not isinstance(content, dict) or "metrics" not in content:
         raise UsageError(f"{path} is none of ours: it has no object `metrics`")
     for part, fits in parts.items():

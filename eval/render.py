@@ -13,14 +13,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.command import UsageError, run
+from configs.cli import UsageError, run
 from configs.schema import DecodeConfig, RenderConfig
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from model.grounding.denseav import DenseAV
-    from pipelines.build.decode import DecodedClip
+    from model.denseav import DenseAV
+    from pipelines.build.decode.clip import DecodedClip
 
 MAX_DURATION_S = 120.0
 MAX_FPS = 25
@@ -37,7 +37,9 @@ def main(config: RenderConfig) -> None:
             raise UsageError(f"{key}= is missing")
     out, video = Path(config.out), Path(config.video)
     if out.is_dir() or out.suffix.lower() != ".mp4":
-        raise UsageError(f"out={config.out}{' is a folder' * out.is_dir()}: wanted the name of the mp4 to write, such as heatmap.mp4")
+        raise UsageError(
+            f"out={config.out}{' is a folder' * out.is_dir()}: wanted the name of the mp4 to write, such as heatmap.mp4"
+        )
     if out.resolve() == video.resolve():
         raise UsageError(f"out={config.out} is the video itself, which would be lost; give another name")
     print(render_heatmap_video(from_pretrained(config.checkpoint), video, out))
@@ -53,7 +55,7 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     import numpy as np
     from tqdm import tqdm
 
-    from eval.figures import enlarged, overlay
+    from eval.report.figures import overlay, upscale_integer
 
     clip, fps = _decode(video, model)
     times_s = (np.arange(max(1, round((clip.end_s - clip.start_s) * fps))) + 0.5) / fps
@@ -64,7 +66,7 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     out.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out.parent).close()  # ffmpeg would say in many lines that it cannot write there
     temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.mp4")
-    first = enlarged(clip.frames[0], WIDTH_PX)
+    first = upscale_integer(clip.frames[0], WIDTH_PX)
     height_px, width_px = (side - side % 2 for side in first.shape[:2])
     writer = imageio_ffmpeg.write_frames(
         temporary, (width_px, height_px), fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2, quality=None,
@@ -72,8 +74,12 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     )  # fmt: skip
     try:
         writer.send(None)
-        for number, heat in zip(tqdm(shown, desc="video", unit="frame", dynamic_ncols=True, leave=False), (maps - low) / max(high - low, 1e-12), strict=True):
-            picture = enlarged(clip.frames[number], WIDTH_PX)
+        for number, heat in zip(
+            tqdm(shown, desc="video", unit="frame", dynamic_ncols=True, leave=False),
+            (maps - low) / max(high - low, 1e-12),
+            strict=True,
+        ):
+            picture = upscale_integer(clip.frames[number], WIDTH_PX)
             drawn = overlay(picture, _resized(heat, picture.shape[:2]))
             writer.send(np.ascontiguousarray(drawn[:height_px, :width_px]))
         writer.close()
@@ -84,7 +90,9 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     return out
 
 
-def heatmaps_over_time(model: DenseAV, frames: list[np.ndarray], shown: np.ndarray, times_s: np.ndarray, waveform: np.ndarray) -> np.ndarray:
+def heatmaps_over_time(
+    model: DenseAV, frames: list[np.ndarray], shown: np.ndarray, times_s: np.ndarray, waveform: np.ndarray
+) -> np.ndarray:
     """The best head's similarity of every cell with the sound of its moment.
 
     Args:
@@ -101,7 +109,9 @@ def heatmaps_over_time(model: DenseAV, frames: list[np.ndarray], shown: np.ndarr
 
     device = next(model.parameters()).device
     with torch.inference_mode():
-        cells = torch.cat([model.encode_image(batch.to(device)).dense.float() for batch in _whole_pictures(model, frames)])
+        cells = torch.cat(
+            [model.encode_image(batch.to(device)).dense.float() for batch in _whole_pictures(model, frames)]
+        )
         steps, step_s = _audio_steps(model, waveform, device)
         place = np.clip(times_s / step_s - 0.5, 0, len(steps) - 1)
         before = torch.as_tensor(place.astype(int))
@@ -110,16 +120,20 @@ def heatmaps_over_time(model: DenseAV, frames: list[np.ndarray], shown: np.ndarr
         sound = steps[before] * (1 - share) + steps[after] * share
         maps = [
             torch.einsum("nkc,nkchw->nkhw", some, cells[torch.as_tensor(pictures)]).max(dim=1).values
-            for some, pictures in zip(sound.split(FRAMES_AT_ONCE), np.split(shown, range(FRAMES_AT_ONCE, len(shown), FRAMES_AT_ONCE)), strict=True)
+            for some, pictures in zip(
+                sound.split(FRAMES_AT_ONCE),
+                np.split(shown, range(FRAMES_AT_ONCE, len(shown), FRAMES_AT_ONCE)),
+                strict=True,
+            )
         ]
     maps = torch.cat(maps).cpu()
-    return (maps.clamp(min=0) if model.score_settings.nonneg else maps).numpy()
+    return (maps.clamp(min=0) if model.similarity_config.nonneg else maps).numpy()
 
 
 def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
     import av
 
-    from pipelines.build.decode import decode_clip
+    from pipelines.build.decode.clip import decode_clip
     from pipelines.manifest import Clip, RejectedClip
 
     if not video.is_file():
@@ -154,26 +168,30 @@ def _whole_pictures(model: DenseAV, frames: list[np.ndarray]) -> Iterator[Any]:
     import torch
     from torchvision.transforms.v2 import functional
 
-    from pipelines.stream.batch import normalized
+    from pipelines.stream.batch import imagenet_normalize
 
     height_px, width_px = frames[0].shape[:2]
     patch_px, scale = model.image_encoder.patch_size_px, model.inputs.image_size_px / min(height_px, width_px)
     size = [max(1, round(side * scale / patch_px)) * patch_px for side in (height_px, width_px)]
     for start in range(0, len(frames), FRAMES_AT_ONCE):
-        pictures = torch.stack([torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames[start : start + FRAMES_AT_ONCE]])
-        yield normalized(functional.resize(pictures, size, antialias=True))
+        pictures = torch.stack(
+            [torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames[start : start + FRAMES_AT_ONCE]]
+        )
+        yield imagenet_normalize(functional.resize(pictures, size, antialias=True))
 
 
 def _audio_steps(model: DenseAV, waveform: np.ndarray, device: Any) -> tuple[Any, float]:
     """Features of all audio steps [steps K C], one stretch of the model's length after the other, and how long a step is, in seconds."""
     import torch
 
-    from pipelines.stream.augment import padded
+    from pipelines.stream.augment import pad_or_crop
 
     samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
     parts = []
     for start in range(0, max(1, len(waveform)), samples):
-        sound, mask = (torch.from_numpy(x)[None].to(device) for x in padded(waveform[start : start + samples], samples))
+        sound, mask = (
+            torch.from_numpy(x)[None].to(device) for x in pad_or_crop(waveform[start : start + samples], samples)
+        )
         parts.append(model.encode_audio(sound, mask).dense[0].float().permute(2, 0, 1))
     return torch.cat(parts), model.inputs.clip_duration_s / len(parts[0])
 

@@ -47,7 +47,7 @@ class Example:
         return f"AP {self.average_precision:.2f}" if self.place is None else f"place {self.place}"
 
 
-class Measured(NamedTuple):
+class BenchmarkResult(NamedTuple):
     """What one benchmark found: values by `variant/metric`, the same by chance, counts of items, values of each class, pictures, and the 95 % interval
     of those values that have one, (low, high)."""
 
@@ -63,7 +63,7 @@ class Measured(NamedTuple):
 class Results:
     """All of one evaluation.
 
-    metrics: value by key `task/variant/metric`, with a prefix for floors. items: how many were used and left out, by `task/what`.
+    metrics: value by key `task/variant/metric`, with a prefix for baselines. items: how many were used and left out, by `task/what`.
     per_class: task -> class name -> {"ap", "iou", "items"}. about: command, config, commit, versions, date.
     intervals: 95 %, (low, high), by key, of those metrics of the model that have one.
     """

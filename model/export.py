@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from configs.command import UsageError, run
+from configs.cli import UsageError, run
 from configs.schema import ExportConfig
 
 
@@ -16,18 +16,23 @@ def main(config: ExportConfig) -> int:
     """Check the checkpoint, copy what is needed, and say what was written."""
     import shutil
 
-    from model.hub import model_folder, weights_file
+    from model.hub import resolve_checkpoint, select_weights_file
 
     if not config.checkpoint or not config.out:
-        raise UsageError(f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write")
-    found, out = model_folder(Path(config.checkpoint)), Path(config.out)
+        raise UsageError(
+            f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write"
+        )
+    found, out = resolve_checkpoint(Path(config.checkpoint)), Path(config.out)
     if (out / "manifest.json").exists():
         raise UsageError(f"out={out} is a checkpoint: give another folder")
     if out.resolve() == found.resolve():
         raise UsageError(f"out={out} is what is to be exported: give another folder")
     out.mkdir(parents=True, exist_ok=True)
-    weights = weights_file(found)
-    copies = [(source, out / f".{name}.tmp", out / name) for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors"))]
+    weights = select_weights_file(found)
+    copies = [
+        (source, out / f".{name}.tmp", out / name)
+        for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors"))
+    ]
     try:  # both are there before either takes the place of an earlier one
         for source, temporary, _ in copies:
             shutil.copyfile(source, temporary)

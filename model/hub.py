@@ -11,19 +11,22 @@ from typing import Any
 
 import torch
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import ModelConfig
-from model.build import build_untrained
-from model.grounding.denseav import DenseAV, InputSpec
+from model.build import build_random_init
+from model.denseav import DenseAV, InputSpec
 
 
 def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
     """Write the weights and what is needed to build the model again into an existing folder."""
-    (folder / "config.json").write_text(json.dumps(description_of(model, config), indent=2) + "\n")
-    save_tensors({name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config_dict(model, config), indent=2) + "\n")
+    save_tensors(
+        {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
+        folder / "model.safetensors",
+    )
 
 
-def description_of(model: DenseAV, config: ModelConfig) -> dict[str, Any]:
+def config_dict(model: DenseAV, config: ModelConfig) -> dict[str, Any]:
     """What config.json holds."""
     return {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
 
@@ -60,27 +63,29 @@ def from_pretrained(folder: str | Path) -> DenseAV:
     """
     from safetensors import SafetensorError
 
-    folder = model_folder(Path(folder))
-    model, file = build_untrained(*_description(folder), seed=0), weights_file(folder)
+    folder = resolve_checkpoint(Path(folder))
+    model, file = build_random_init(*_description(folder), seed=0), select_weights_file(folder)
     try:
         model.load_state_dict(read_tensors(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise UsageError(f"checkpoint={folder}: {file.name} does not fit config.json: {' '.join(str(error).split())[:300]}") from None
-    return _ready(model)
+        raise UsageError(
+            f"checkpoint={folder}: {file.name} does not fit config.json: {' '.join(str(error).split())[:300]}"
+        ) from None
+    return _to_eval_device(model)
 
 
-def weights_file(folder: Path) -> Path:
+def select_weights_file(folder: Path) -> Path:
     """Where the weights of a model folder are that count: averaged over steps, where there are such."""
-    average = folder / "ema.safetensors"
-    return average if average.is_file() else folder / "model.safetensors"
+    ema = folder / "ema.safetensors"
+    return ema if ema.is_file() else folder / "model.safetensors"
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
     """The architecture of `from_pretrained(folder)` with random weights drawn from `seed`. Raises UsageError: no model there."""
-    return _ready(build_untrained(*_description(model_folder(Path(folder))), seed))
+    return _to_eval_device(build_random_init(*_description(resolve_checkpoint(Path(folder))), seed))
 
 
-def _ready(model: DenseAV) -> DenseAV:
+def _to_eval_device(model: DenseAV) -> DenseAV:
     return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
 
 
@@ -90,10 +95,12 @@ def _description(folder: Path) -> tuple[ModelConfig, InputSpec]:
         description = json.loads((folder / "config.json").read_bytes())
         return ModelConfig(**description["model"]), InputSpec(**description["inputs"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UsageError(f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})") from None
+        raise UsageError(
+            f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})"
+        ) from None
 
 
-def model_folder(folder: Path, key: str = "checkpoint") -> Path:
+def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:
     """The folder itself or, of a run folder, the newest whole checkpoint.
 
     Args:
@@ -102,17 +109,19 @@ def model_folder(folder: Path, key: str = "checkpoint") -> Path:
     Raises:
         UsageError: no model there, or a checkpoint that is damaged.
     """
-    from model.training.checkpoint import damage_of
-    from model.training.shelf import newest_checkpoint
+    from model.training.checkpoint import find_corruption
+    from model.training.checkpoint_manager import newest_checkpoint
 
     if _has_model(folder):
-        if (folder / "manifest.json").is_file() and (damage := damage_of(folder)):
+        if (folder / "manifest.json").is_file() and (damage := find_corruption(folder)):
             raise UsageError(f"{key}={folder} is damaged ({damage})")
         return folder
     newest = newest_checkpoint(folder / "checkpoints")
     if newest and _has_model(newest):
         return newest
-    raise UsageError(f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors")
+    raise UsageError(
+        f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors"
+    )
 
 
 def _has_model(folder: Path) -> bool:

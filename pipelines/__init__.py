@@ -1,2 +1,2 @@
-"""Raw media into batches. Reading order: manifest.py (a clip), whole_file.py, sources/ (data set layouts -> clips), build/ (clips -> shards, offline),
+"""Raw media into batches. Reading order: manifest.py (a clip), atomic_write.py, sources/ (data set layouts -> clips), build/ (clips -> shards, offline),
 verify.py (are the shards whole), stream/ (shards -> batches, online). All but stream/ runs without torch."""

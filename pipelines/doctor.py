@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.command import run
+from configs.cli import run
 from configs.schema import DoctorConfig
 
 _INSTALL = "pip install -r requirements-build.lock"
@@ -50,8 +50,8 @@ _DECODERS = {  # FFmpeg's own av1 needs a graphics card
 }
 _REMOTE = {"s3://": "s3fs", "gs://": "gcsfs", "abfs://": "adlfs"}
 _IMPORT_LIMIT_S = 20
-_LEAST_FREE_BYTES = 2 << 30
-_LEAST_OPEN_FILES = 1024
+_MIN_FREE_BYTES = 2 << 30
+_MIN_OPEN_FILES = 1024
 _UNLIMITED_BYTES = 1 << 60  # cgroup v1 writes a number near 2 ** 63 where there is no limit
 
 
@@ -68,16 +68,29 @@ def main(_: DoctorConfig) -> int:
     """Print what was found; 1 when something that building needs is missing."""
     trials = {module: _try_import(module) for module, _ in _PACKAGES.values()}  # they run side by side
     decoders = _start(
-        "import av\nfor name in sys.argv[1:]:\n try: print(av.codec.Codec(name, 'r').name)\n except Exception: pass", *sum(_DECODERS.values(), ())
+        "import av\nfor name in sys.argv[1:]:\n try: print(av.codec.Codec(name, 'r').name)\n except Exception: pass",
+        *sum(_DECODERS.values(), ()),
     )
     graphics = _graphics_query()
     findings = [_python(), *_packages(trials), *_decoders(decoders), _ffmpeg(), *_remote(), _ray()]
-    findings += [_cores(), _memory(), _open_files(), _disk("working folder", Path.cwd()), _temporary(), _torch(), *_graphics(graphics)]
+    findings += [
+        _cores(),
+        _memory(),
+        _open_files(),
+        _disk("working folder", Path.cwd()),
+        _temporary(),
+        _torch(),
+        *_graphics(graphics),
+    ]
     for finding in findings:
-        print(f"{finding.state:<10}{finding.what:<20}{finding.seen}" + (f"; {finding.advice}" if finding.advice else ""))
+        print(
+            f"{finding.state:<10}{finding.what:<20}{finding.seen}" + (f"; {finding.advice}" if finding.advice else "")
+        )
     missing = [finding.what for finding in findings if finding.state == "missing"]
     if missing:
-        print(f"\n{len(missing)} missing: {', '.join(missing)}; {_INSTALL} brings all packages of this list that are needed")
+        print(
+            f"\n{len(missing)} missing: {', '.join(missing)}; {_INSTALL} brings all packages of this list that are needed"
+        )
     else:
         print("\nnothing that building shards needs is missing")
     return 1 if missing else 0
@@ -86,16 +99,25 @@ def main(_: DoctorConfig) -> int:
 def _python() -> Finding:
     version = ".".join(map(str, sys.version_info[:3]))
     is_new = sys.version_info >= (3, 11)
-    return Finding("ok" if is_new else "missing", "Python", f"{version} ({sys.executable})", "" if is_new else "3.11 or newer is needed")
+    return Finding(
+        "ok" if is_new else "missing",
+        "Python",
+        f"{version} ({sys.executable})",
+        "" if is_new else "3.11 or newer is needed",
+    )
 
 
 def _start(code: str, *arguments: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", f"import sys\n{code}", *arguments]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace")
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, errors="replace"
+    )
 
 
 def _try_import(module: str) -> subprocess.Popen[str]:
-    return _start(f"sys.modules['torch'] = None\nimport {module}")  # webdataset takes torch where it can, and that takes seconds
+    return _start(
+        f"sys.modules['torch'] = None\nimport {module}"
+    )  # webdataset takes torch where it can, and that takes seconds
 
 
 def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
@@ -106,7 +128,9 @@ def _end(process: subprocess.Popen[str]) -> tuple[str, str]:
         process.kill()
         process.communicate()
         return "", f"no answer in {_IMPORT_LIMIT_S} s"
-    return out, "" if process.returncode == 0 else (err.strip().splitlines() or [f"ended with {process.returncode}"])[-1][:200]
+    return out, "" if process.returncode == 0 else (err.strip().splitlines() or [f"ended with {process.returncode}"])[
+        -1
+    ][:200]
 
 
 def _packages(trials: dict[str, subprocess.Popen[str]]) -> Iterator[Finding]:
@@ -117,7 +141,12 @@ def _packages(trials: dict[str, subprocess.Popen[str]]) -> Iterator[Finding]:
         if not failure:
             yield Finding("ok", name, version or "of unknown version")
         elif version:
-            yield Finding("optional" if use else "missing", name, f"{version} does not import: {failure}{without}", f"pip install --force-reinstall {name}")
+            yield Finding(
+                "optional" if use else "missing",
+                name,
+                f"{version} does not import: {failure}{without}",
+                f"pip install --force-reinstall {name}",
+            )
         else:
             yield Finding("optional" if use else "missing", name, f"not installed{without}", f"pip install {name}")
 
@@ -135,7 +164,12 @@ def _decoders(process: subprocess.Popen[str]) -> Iterator[Finding]:
         if there:
             yield Finding("ok", f"decoder {codec}", f"{there[0]} in PyAV")
         else:
-            yield Finding("missing", f"decoder {codec}", "PyAV does not import" if failure else "not in this PyAV", "pip install av (the wheel has it)")
+            yield Finding(
+                "missing",
+                f"decoder {codec}",
+                "PyAV does not import" if failure else "not in this PyAV",
+                "pip install av (the wheel has it)",
+            )
 
 
 def _ffmpeg() -> Finding:
@@ -161,14 +195,21 @@ def _remote() -> Iterator[Finding]:
 
 def _ray() -> Finding:
     version = _version("ray")
-    return Finding("ok" if version else "optional", "executor=ray", version or "no ray", "" if version else "pip install ray, or use local or slice")
+    return Finding(
+        "ok" if version else "optional",
+        "executor=ray",
+        version or "no ray",
+        "" if version else "pip install ray, or use local or slice",
+    )
 
 
 def _cores() -> Finding:
     usable, total = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     limit = cgroup_limit("cpu")
     seen = f"{usable} of {total}" + (f", and a cgroup limit of {limit:g}" if limit else "")
-    return Finding("ok", "cores", seen, f"build with processes={max(1, round(limit))}" if limit and limit < usable - 0.5 else "")
+    return Finding(
+        "ok", "cores", seen, f"build with processes={max(1, round(limit))}" if limit and limit < usable - 0.5 else ""
+    )
 
 
 def _memory() -> Finding:
@@ -193,7 +234,13 @@ def cgroup_limit(kind: str, groups: Path = Path("/proc/self/cgroup"), mount: Pat
         _, controllers, path = line.split(":", 2)
         if controllers and kind not in controllers.split(","):
             continue
-        top = mount / controllers if controllers and (mount / controllers).is_dir() else mount / kind if controllers else mount
+        top = (
+            mount / controllers
+            if controllers and (mount / controllers).is_dir()
+            else mount / kind
+            if controllers
+            else mount
+        )
         parts = [part for part in path.split("/") if part not in ("", "..")]
         limits += [_limit_of(top.joinpath(*parts[:depth]), kind) for depth in range(len(parts) + 1)]
     return min((limit for limit in limits if limit > 0), default=0.0)
@@ -202,7 +249,9 @@ def cgroup_limit(kind: str, groups: Path = Path("/proc/self/cgroup"), mount: Pat
 def _limit_of(group: Path, kind: str) -> float:
     with contextlib.suppress(OSError, ValueError, ZeroDivisionError):
         if kind == "memory":
-            limit_bytes = float((group / ("memory.max" if (group / "memory.max").is_file() else "memory.limit_in_bytes")).read_text())
+            limit_bytes = float(
+                (group / ("memory.max" if (group / "memory.max").is_file() else "memory.limit_in_bytes")).read_text()
+            )
             return limit_bytes if limit_bytes < _UNLIMITED_BYTES else 0.0
         if (group / "cpu.max").is_file():
             quota, period = (group / "cpu.max").read_text().split()
@@ -214,9 +263,15 @@ def _limit_of(group: Path, kind: str) -> float:
 
 def _open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    is_enough = soft == resource.RLIM_INFINITY or soft >= _LEAST_OPEN_FILES
-    seen = "no limit" if soft == resource.RLIM_INFINITY else f"{soft} at most" + (f" (ulimit -n can raise it to {hard})" if hard > soft else "")
-    return Finding("ok" if is_enough else "missing", "open files", seen, "" if is_enough else f"ulimit -n {_LEAST_OPEN_FILES}")
+    is_enough = soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES
+    seen = (
+        "no limit"
+        if soft == resource.RLIM_INFINITY
+        else f"{soft} at most" + (f" (ulimit -n can raise it to {hard})" if hard > soft else "")
+    )
+    return Finding(
+        "ok" if is_enough else "missing", "open files", seen, "" if is_enough else f"ulimit -n {_MIN_OPEN_FILES}"
+    )
 
 
 def _disk(what: str, folder: Path) -> Finding:
@@ -224,13 +279,19 @@ def _disk(what: str, folder: Path) -> Finding:
     seen = f"{free_bytes / 1e9:.1f} GB free in {folder}"
     if not os.access(folder, os.W_OK):
         return Finding("missing", what, f"{folder} cannot be written", "go to another folder")
-    return Finding("ok", what, seen) if free_bytes >= _LEAST_FREE_BYTES else Finding("missing", what, seen, "make room or take another folder")
+    return (
+        Finding("ok", what, seen)
+        if free_bytes >= _MIN_FREE_BYTES
+        else Finding("missing", what, seen, "make room or take another folder")
+    )
 
 
 def _temporary() -> Finding:
     wanted = os.environ.get("TMPDIR", "")
     if wanted and not (Path(wanted).is_dir() and os.access(wanted, os.W_OK)):
-        return Finding("missing", "TMPDIR", f"{wanted} is no folder that can be written", "make it, or set TMPDIR to another")
+        return Finding(
+            "missing", "TMPDIR", f"{wanted} is no folder that can be written", "make it, or set TMPDIR to another"
+        )
     return _disk("TMPDIR", Path(wanted or tempfile.gettempdir()))
 
 
@@ -242,7 +303,11 @@ def _torch() -> Finding:
 def _graphics_query() -> subprocess.Popen[str] | None:
     program = shutil.which("nvidia-smi")
     command = [program or "", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"]
-    return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) if program else None
+    return (
+        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        if program
+        else None
+    )
 
 
 def _graphics(query: subprocess.Popen[str] | None) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ class Rejected:
         assert self.reason in REASONS, self.reason
 
 
-class StorageFault(Exception):
+class StorageError(Exception):
     """The storage has failed, not the clip: nothing can be said of the clip, and the job has to be run again."""
 
 
@@ -98,7 +98,12 @@ def check(clip: Clip) -> Clip | Rejected:
             return Rejected(clip.id, "bad_path", path)
     if not clip.media:
         return Rejected(clip.id, "bad_path", "the row names no media file")
-    if not (math.isfinite(clip.start_s) and math.isfinite(clip.end_s) and clip.start_s >= 0 and (clip.end_s == 0 or clip.end_s > clip.start_s)):
+    if not (
+        math.isfinite(clip.start_s)
+        and math.isfinite(clip.end_s)
+        and clip.start_s >= 0
+        and (clip.end_s == 0 or clip.end_s > clip.start_s)
+    ):
         return Rejected(clip.id, "bad_times", f"from {clip.start_s} s to {clip.end_s} s")
     return clip
 

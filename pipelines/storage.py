@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from configs.command import RunFailed, UsageError
-from pipelines.whole_file import is_temporary, only_writer, whole_file
+from configs.cli import CommandFailed, UsageError
+from pipelines.atomic_write import atomic_open, folder_lock, is_temporary
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
 
@@ -59,14 +59,18 @@ class LocalFolder:
     def create(self) -> None:
         self.path.mkdir(parents=True, exist_ok=True)
 
-    def only_writer(self) -> contextlib.AbstractContextManager[None]:
-        return only_writer(self.path)
+    def folder_lock(self) -> contextlib.AbstractContextManager[None]:
+        return folder_lock(self.path)
 
     def sizes(self, pattern: str = "*") -> dict[str, int]:
         """Size in bytes of each file whose name fits; empty for a folder that is not there."""
         try:
             with os.scandir(self.path) as entries:
-                return {e.name: e.stat().st_size for e in entries if fnmatch.fnmatch(e.name, pattern) and not is_temporary(e.name) and e.is_file()}
+                return {
+                    e.name: e.stat().st_size
+                    for e in entries
+                    if fnmatch.fnmatch(e.name, pattern) and not is_temporary(e.name) and e.is_file()
+                }
         except FileNotFoundError:
             return {}
 
@@ -78,9 +82,9 @@ class LocalFolder:
         """A file to read and seek in; FileNotFoundError where there is none."""
         return (self.path / name).open("rb")
 
-    def whole_file(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+    def atomic_open(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
         """A file to write that appears under its name when it is complete."""
-        return whole_file(self.path / name, _writer())
+        return atomic_open(self.path / name, _writer())
 
     def remove(self, name: str) -> None:
         (self.path / name).unlink(missing_ok=True)
@@ -118,82 +122,92 @@ class RemoteFolder:
 
         if self._connected is None:
             try:
-                options = _patient_with_http() if self._address.startswith(("http://", "https://")) else {}
+                options = _http_options() if self._address.startswith(("http://", "https://")) else {}
                 self._connected = fsspec.url_to_fs(self._address, use_listings_cache=False, **options)
             except (ValueError, ImportError) as error:
                 raise UsageError(f"{self._address}: {error}") from None
         return self._connected
 
     @contextlib.contextmanager
-    def _told(self, name: str = "") -> Iterator[tuple[Any, str]]:
+    def _translate_errors(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """Turn what the many file systems raise into one line."""
         try:
             fs, folder = self._fs()
             yield fs, f"{folder}/{name}"
-        except (FileNotFoundError, UsageError, RunFailed, KeyboardInterrupt):
+        except (FileNotFoundError, UsageError, CommandFailed, KeyboardInterrupt):
             raise
         except Exception as error:
             if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise  # this machine's disk
             # botocore's, aiohttp's and paramiko's errors have no common base
             said = " ".join([type(error).__name__, *str(error).split()])
-            raise RunFailed(f"{self._address}/{name}: {said}; run the same command again") from None
+            raise CommandFailed(f"{self._address}/{name}: {said}; run the same command again") from None
 
     def create(self) -> None:
         """See to it that files can be written; a bucket has to be there.
 
         Raises:
             UsageError: there is no such bucket.
-            RunFailed: it does not answer, or may not be written.
+            CommandFailed: it does not answer, or may not be written.
         """
         try:
-            with self._told() as (fs, folder):
+            with self._translate_errors() as (fs, folder):
                 if not _is_object_store(fs):
                     fs.makedirs(folder.rstrip("/"), exist_ok=True)
                 probe = f"{folder}.{_writer()}.tmp"
                 fs.pipe_file(probe, b"")
                 fs.rm_file(probe)
         except FileNotFoundError as error:
-            raise UsageError(f"out={self._address} cannot be written, is there such a bucket? ({' '.join(str(error).split())})") from None
+            raise UsageError(
+                f"out={self._address} cannot be written, is there such a bucket? ({' '.join(str(error).split())})"
+            ) from None
 
-    def only_writer(self) -> contextlib.AbstractContextManager[None]:
+    def folder_lock(self) -> contextlib.AbstractContextManager[None]:
         return contextlib.nullcontext()
 
     def sizes(self, pattern: str = "*") -> dict[str, int]:
-        return {name: size for name, size in self._all_sizes().items() if fnmatch.fnmatch(name, pattern) and not is_temporary(name)}
+        return {
+            name: size
+            for name, size in self._all_sizes().items()
+            if fnmatch.fnmatch(name, pattern) and not is_temporary(name)
+        }
 
     def size_bytes(self, name: str) -> int:
-        with self._told(name) as (fs, path):
+        with self._translate_errors(name) as (fs, path):
             return fs.size(path)
 
     def open(self, name: str) -> BinaryIO:
-        with self._told(name) as (fs, path):
-            return io.BufferedReader(_RemoteFile(fs.open(path, "rb"), lambda: self._told(name)), _READ_BYTES)
+        with self._translate_errors(name) as (fs, path):
+            return io.BufferedReader(
+                _RemoteFile(fs.open(path, "rb"), lambda: self._translate_errors(name)), _READ_BYTES
+            )
 
     def read(self, name: str) -> bytes:
         """A whole small file in one request; FileNotFoundError where there is none."""
-        with self._told(name) as (fs, path):
+        with self._translate_errors(name) as (fs, path):
             return fs.cat_file(path, **_limit(fs, _SMALL_FILE_S))
 
     def download(self, name: str, path: Path, limit_s: float) -> None:
         """Copy a whole file to a path of this machine, as a stream; FileNotFoundError where there is none.
 
         Raises:
-            RunFailed: the store does not give it, or not in `limit_s` seconds (file systems of fsspec that are not asynchronous have limits of their own).
+            CommandFailed: the store does not give it, or not in `limit_s` seconds (file systems of fsspec that are not asynchronous have limits of their own).
             OSError: there is no room for it here.
         """
-        with self._told(name) as (fs, remote):
-            one_stream = {"max_concurrency": 1} if "s3" in fs.protocol else {}  # s3fs otherwise holds ten parts of 50 MB in memory
+        with self._translate_errors(name) as (fs, remote):
+            one_stream = (
+                {"max_concurrency": 1} if "s3" in fs.protocol else {}
+            )  # s3fs otherwise holds ten parts of 50 MB in memory
             fs.get_file(remote, str(path), **one_stream, **_limit(fs, limit_s))
 
     @contextlib.contextmanager
-    def whole_file(self, name: str) -> Iterator[BinaryIO]:
+    def atomic_open(self, name: str) -> Iterator[BinaryIO]:
         with tempfile.TemporaryFile() as file:  # it has no name, so that a killed writer leaves nothing
             yield file
             file.flush()
             ours = f"/proc/self/fd/{file.fileno()}"
             try:
-                with self._told(name) as (fs, path):
+                with self._translate_errors(name) as (fs, path):
                     if _is_object_store(fs):
                         fs.put_file(ours, path)
                     else:
@@ -201,16 +215,16 @@ class RemoteFolder:
                         fs.put_file(ours, temporary)
                         fs.mv(temporary, path)
             except FileNotFoundError as error:
-                raise RunFailed(f"{self._address} is gone ({' '.join(str(error).split())})") from None
+                raise CommandFailed(f"{self._address} is gone ({' '.join(str(error).split())})") from None
 
     def remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError), self._told(name) as (fs, path):
+        with contextlib.suppress(FileNotFoundError), self._translate_errors(name) as (fs, path):
             fs.rm_file(path)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[str]:
         """A folder of one's own on this machine for the time of a `with`, locked so that others can tell it from one of a killed process."""
-        with tempfile.TemporaryDirectory(prefix=_SCRATCH_ELSEWHERE) as path, only_writer(Path(path)):
+        with tempfile.TemporaryDirectory(prefix=_SCRATCH_ELSEWHERE) as path, folder_lock(Path(path)):
             yield path
 
     def remove_leftovers(self, pattern: str = "*") -> None:
@@ -219,12 +233,12 @@ class RemoteFolder:
             if is_temporary(name):
                 self.remove(name)
         for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH_ELSEWHERE}*"):
-            with contextlib.suppress(UsageError, OSError), only_writer(path):
+            with contextlib.suppress(UsageError, OSError), folder_lock(path):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _all_sizes(self) -> dict[str, int]:
         try:
-            with self._told() as (fs, folder):
+            with self._translate_errors() as (fs, folder):
                 entries = fs.ls(folder.rstrip("/"), detail=True)
         except FileNotFoundError:
             return {}
@@ -235,7 +249,7 @@ class _RemoteFile(io.RawIOBase):
     """A file of fsspec whose failures while it is read are told in one line too."""
 
     def __init__(self, file: Any, told: Callable[[], contextlib.AbstractContextManager[Any]]) -> None:
-        self._file, self._told = file, told
+        self._file, self._translate_errors = file, told
 
     def readable(self) -> bool:
         return True
@@ -244,7 +258,7 @@ class _RemoteFile(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        with self._told():
+        with self._translate_errors():
             data = self._file.read(len(buffer))
         buffer[: len(data)] = data
         return len(data)
@@ -261,7 +275,7 @@ class _RemoteFile(io.RawIOBase):
         super().close()
 
 
-def _patient_with_http() -> dict[str, Any]:
+def _http_options() -> dict[str, Any]:
     """For fsspec's http: a whole shard may take more than aiohttp's 5 minutes, silence is not waited for."""
     import aiohttp
 

@@ -19,14 +19,24 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from configs.command import UsageError, run
+from configs.cli import UsageError, run
 from configs.schema import VerifyConfig
-from pipelines.data_set import Damaged, HashedFile, Index, key_and_extension, printable, read_index, read_json, read_manifest, tar_members
+from pipelines.shard_format import (
+    CorruptDataError,
+    HashingReader,
+    Index,
+    key_and_extension,
+    printable,
+    read_index,
+    read_json,
+    read_manifest,
+    tar_members,
+)
 from pipelines.storage import Folder, LocalFolder, open_folder
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
 _PIECE_BYTES = 1 << 20
-_MOST_TOLD = 20  # damages of one kind in one place that are written out
+_MAX_REPORTED = 20  # damages of one kind in one place that are written out
 _REMOTE_THREADS = 16  # they wait for the network most of the time
 
 
@@ -62,16 +72,23 @@ def main(config: VerifyConfig, folder: str) -> int:
     return 1 if damages else 0
 
 
-def _damages(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int, checked: list[_Checked]) -> Iterator[str]:
+def _damages(
+    out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int, checked: list[_Checked]
+) -> Iterator[str]:
     """One line for each damage, in an order that is always the same; `checked` is filled meanwhile."""
     shards, rows, written, rejected = (manifest[key] for key in ("shards", "rows", "written", "rejected"))
     if rows != written + rejected:
         yield f"manifest.json: {rows} rows are not {written} written + {rejected} rejected"
     if (clips := sum(shard["clips"] for shard in shards)) != written:
         yield f"manifest.json: its shards have {clips} clips, not the {written} written"
-    if manifest.get("fingerprint") != hashlib.sha256(json.dumps([{key: s[key] for key in _ENTRY_KEYS} for s in shards]).encode()).hexdigest():
+    if (
+        manifest.get("fingerprint")
+        != hashlib.sha256(json.dumps([{key: s[key] for key in _ENTRY_KEYS} for s in shards]).encode()).hexdigest()
+    ):
         yield "manifest.json: its fingerprint is not that of its shards"
-    for stranger in sorted({name for name in sizes if name.endswith(".tar")} - {f"{shard['name']}.tar" for shard in shards}):
+    for stranger in sorted(
+        {name for name in sizes if name.endswith(".tar")} - {f"{shard['name']}.tar" for shard in shards}
+    ):
         yield f"{stranger} is not in manifest.json"
     for shard in _check_shards(out, manifest, sizes, threads):
         yield from shard.damages
@@ -89,7 +106,7 @@ def _remedy(manifest: dict[str, Any]) -> str:
 
 
 def _capped(damages: Iterator[str], rest: str) -> list[str]:
-    told = list(itertools.islice(damages, _MOST_TOLD))
+    told = list(itertools.islice(damages, _MAX_REPORTED))
     more = sum(1 for _ in damages)
     return [*told, f"{more} more {rest}"] if more else told
 
@@ -114,7 +131,7 @@ def _ledger_damages(out: Folder, manifest: dict[str, Any], checked: list[_Checke
         stats = read_json(out, "stats.json")
         if not isinstance(stats, dict) or {key: stats.get(key) for key in stated} != stated:
             yield "stats.json is not what manifest.json and the indices of the shards say"
-    except (FileNotFoundError, Damaged) as error:
+    except (FileNotFoundError, CorruptDataError) as error:
         yield f"stats.json cannot be read: {error}"
 
 
@@ -139,7 +156,13 @@ def _check_shards(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], 
     shards = manifest["shards"]
     pool = ThreadPoolExecutor(max(1, min(threads, len(shards))))
     try:
-        with tqdm(total=sum(sizes.get(f"{shard['name']}.tar", 0) for shard in shards), unit="B", unit_scale=True, desc="verify", disable=None) as bar:
+        with tqdm(
+            total=sum(sizes.get(f"{shard['name']}.tar", 0) for shard in shards),
+            unit="B",
+            unit_scale=True,
+            desc="verify",
+            disable=None,
+        ) as bar:
             for checked in pool.map(lambda shard: _check_shard(out, manifest["format"], sizes, shard), shards):
                 yield checked
                 bar.update(sizes.get(f"{checked.name}.tar", 0))
@@ -157,12 +180,22 @@ def _check_shard(out: Folder, form: int, sizes: dict[str, int], shard: dict[str,
             damages.append(f"{name}.json and manifest.json differ in {', '.join(differing)}")
         if len(index.ids) != shard["clips"]:
             damages.append(f"{name}.json lists {len(index.ids)} clips, manifest.json says {shard['clips']}")
-    except (FileNotFoundError, Damaged) as error:
+    except (FileNotFoundError, CorruptDataError) as error:
         damages.append(f"{name}.json cannot be read: {error}")
-    damages += _capped(_tar_damages(out, shard, index), f"damages of {name}") if f"{name}.tar" in sizes else [f"{name}.tar is missing"]
+    damages += (
+        _capped(_tar_damages(out, shard, index), f"damages of {name}")
+        if f"{name}.tar" in sizes
+        else [f"{name}.tar is missing"]
+    )
     ids, rejected = (index.ids, index.entry["rejected"]) if index else ([], [])
     ledger = b"".join(json.dumps(row).encode() + b"\n" for row in rejected)
-    return _Checked(name, damages, np.fromiter(map(hash, ids), np.int64, len(ids)), Counter(row["reason"] for row in rejected) if index else None, ledger)
+    return _Checked(
+        name,
+        damages,
+        np.fromiter(map(hash, ids), np.int64, len(ids)),
+        Counter(row["reason"] for row in rejected) if index else None,
+        ledger,
+    )
 
 
 def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Iterator[str]:
@@ -171,7 +204,7 @@ def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Ite
     places, adopted = (dict(index.places), index.entry.get("adopted") is True) if index else ({}, False)
     try:
         with out.open(name) as file:
-            hashed = HashedFile(file)
+            hashed = HashingReader(file)
             try:
                 for member in tar_members(hashed):
                     key = ".".join(key_and_extension(member.name) or ()) if adopted else member.name
@@ -184,7 +217,7 @@ def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Ite
                     elif index and place != found:
                         yield f"{listed} puts {member.name} at {place}, it is at {found} (offset, size)"
                 yield from (f"{name} lacks {lost}, which {listed} lists" for lost in places)
-            except Damaged as error:
+            except CorruptDataError as error:
                 yield f"{name} is no readable tar: {error}"
             while hashed.read(_PIECE_BYTES):
                 pass

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("configs", "pipelines", "model", "eval")
 MAY_IMPORT = {
     "configs": {"configs"},
@@ -64,13 +64,15 @@ def test_every_public_function_of_the_model_and_the_evaluation_has_a_docstring()
         for path in SOURCES
         if path.relative_to(ROOT).parts[0] in ("model", "eval")
         for node in ast.parse(path.read_text()).body
-        if isinstance(node, (ast.FunctionDef, ast.ClassDef)) and not node.name.startswith("_") and not ast.get_docstring(node)
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+        and not node.name.startswith("_")
+        and not ast.get_docstring(node)
     ]
     assert not missing
 
 
 COMMANDS = [
-    "pipelines.sources.toy_world",
+    "pipelines.toy_world",
     "pipelines.build",
     "pipelines.verify",
     "pipelines.inspect",
@@ -98,7 +100,9 @@ print("HEAVY", *sorted({{"torch", "av", "torchaudio", "timm", "matplotlib", "dec
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help_needs_no_heavy_import(command):
-    done = subprocess.run([sys.executable, "-c", SHOW_HELP.format(command=command)], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", SHOW_HELP.format(command=command)], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].strip() == "HEAVY"
     assert "keys" in done.stdout

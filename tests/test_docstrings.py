@@ -1,11 +1,10 @@
 """Every public function that takes or gives tensors says their shapes, and every one that computes something of the paper says where it stands."""
 
 import ast
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted([*ROOT.glob("model/**/*.py"), *ROOT.glob("eval/**/*.py")])
 # Where the formulas are.
 WITH_SOURCE = ("model/grounding", "eval/metrics")
@@ -15,11 +14,22 @@ JAXTYPING = ("Float", "Bool", "Int", "UInt8", "Shaped")
 def _public(path):
     """(name, function, docstrings of the class and module it belongs to) of every public function and method with tensors in its signature."""
     tree = ast.parse(path.read_text())
-    for owner in [tree, *[node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]]:
+    for owner in [
+        tree,
+        *[node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")],
+    ]:
         for node in owner.body:
             public = isinstance(node, ast.FunctionDef) and (not node.name.startswith("_") or node.name == "__call__")
-            if public and "Tensor" in _signature(node) and not any("staticmethod" in ast.unparse(decorator) for decorator in node.decorator_list):
-                yield f"{path.relative_to(ROOT)}: {node.name}", node, f"{ast.get_docstring(tree)} {ast.get_docstring(owner)}"
+            if (
+                public
+                and "Tensor" in _signature(node)
+                and not any("staticmethod" in ast.unparse(decorator) for decorator in node.decorator_list)
+            ):
+                yield (
+                    f"{path.relative_to(ROOT)}: {node.name}",
+                    node,
+                    f"{ast.get_docstring(tree)} {ast.get_docstring(owner)}",
+                )
 
 
 def _signature(node):
@@ -34,7 +44,11 @@ def test_public_functions_have_a_docstring_and_say_the_shapes_of_their_tensors(p
         assert not bare, f"{name} has tensors without a shape: {', '.join(bare)}"
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if str(p.relative_to(ROOT)).startswith(WITH_SOURCE)], ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    [p for p in FILES if str(p.relative_to(ROOT)).startswith(WITH_SOURCE)],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)
 def test_functions_with_a_formula_say_where_it_comes_from(path):
     without = [name for name, node, owner in _public(path) if "Source:" not in (ast.get_docstring(node) or "") + owner]
     assert not without, without
@@ -47,7 +61,13 @@ def _hints(node):
 
 def _is_bare(hint):
     """A tensor that stands outside of the brackets of Float[...], Bool[...], Int[...]; weights by name, columns and functions of any tensor may."""
-    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) in (*JAXTYPING, "dict", "Mapping", "Callable", "list"):
+    if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) in (
+        *JAXTYPING,
+        "dict",
+        "Mapping",
+        "Callable",
+        "list",
+    ):
         return False
     if isinstance(hint, ast.Name):
         return hint.id == "Tensor"

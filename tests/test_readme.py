@@ -4,24 +4,23 @@ import importlib.util
 import re
 import shlex
 import subprocess
-from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 from configs import schema
-from configs.ablation import AblateConfig
 from configs.load import load
+from configs.schema.ablate import AblateConfig
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
 SCHEMAS = {
-    "pipelines.sources.toy_world": schema.ToyWorldConfig,
+    "pipelines.toy_world": schema.ToyWorldConfig,
     "pipelines.build": schema.BuildConfig,
     "pipelines.verify": schema.VerifyConfig,
     "pipelines.inspect": schema.InspectConfig,
     "pipelines.doctor": schema.DoctorConfig,
-    "pipelines.stream.index": schema.AdoptConfig,
+    "pipelines.stream.index": schema.IndexConfig,
     "train.py": schema.TrainConfig,
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
@@ -31,7 +30,13 @@ SCHEMAS = {
     "model.convert": schema.ConvertConfig,
     "model.export": schema.ExportConfig,
 }
-BARE_WORDS = {"pipelines.verify", "pipelines.inspect", "pipelines.stream.index", "eval.parity", "eval.report"}  # take folders
+BARE_WORDS = {
+    "pipelines.verify",
+    "pipelines.inspect",
+    "pipelines.stream.index",
+    "eval.parity",
+    "eval.report",
+}  # take folders
 
 
 def _tree() -> dict[str, str]:
@@ -61,10 +66,20 @@ def test_every_path_of_the_tree_is_there_and_said_in_a_line():
 
 
 def test_every_file_of_the_house_is_in_the_tree():
-    listed = subprocess.run(["git", "ls-files", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True, check=True)
+    listed = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     files = [path for path in listed.stdout.split() if (ROOT / path).exists()]
     hidden = ("__init__.py", ".ci/", ".gitignore", "README.md", "tests/")
-    missing = [path for path in files if path not in _tree() and not path.endswith(hidden[0]) and not path.startswith(hidden[1:])]
+    missing = [
+        path
+        for path in files
+        if path not in _tree() and not path.endswith(hidden[0]) and not path.startswith(hidden[1:])
+    ]
     assert not missing
 
 
@@ -102,7 +117,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     import numpy as np
     import soundfile
     from PIL import Image
-    from small_training import tiny_config, tiny_model
+    from tiny_training import tiny_config, tiny_model
 
     from model.hub import save_pretrained
 

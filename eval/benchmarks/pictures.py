@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.command import UsageError
+from configs.cli import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -22,4 +22,6 @@ def opened_picture(path: Path) -> Iterator[Image]:
         with Image.open(path) as picture:
             yield picture
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise UsageError(f"{path} is not a whole picture ({error}); repair it, or remove it: what is missing is left out and counted") from None
+        raise UsageError(
+            f"{path} is not a whole picture ({error}); repair it, or remove it: what is missing is left out and counted"
+        ) from None

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.command import UsageError
+from configs.cli import UsageError
 
 Row = TypeVar("Row")
 
 # What file systems allow, less room for what readers add (`_seg.png`).
-_LONGEST_NAME_BYTES = 240
+_MAX_NAME_BYTES = 240
 
 
 def find_table(key: str, root: Path, name: str, beside: str) -> Path:
@@ -34,7 +34,9 @@ def find_table(key: str, root: Path, name: str, beside: str) -> Path:
     return path
 
 
-def csv_rows(path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], Row], wanted: str = "") -> Iterator[Row]:
+def csv_rows(
+    path: Path, columns: Sequence[str], read: Callable[[dict[str, str]], Row], wanted: str = ""
+) -> Iterator[Row]:
     """What `read` makes of each row below the header, in order.
 
     Args:
@@ -50,7 +52,9 @@ def csv_rows(path: Path, columns: Sequence[str], read: Callable[[dict[str, str]]
             reader = csv.DictReader(file)
             missing = [column for column in columns if column not in (reader.fieldnames or [])]
             if missing:
-                raise UsageError(f"{path}: no column {', '.join(missing)}; there are {', '.join(reader.fieldnames or ['none'])}")
+                raise UsageError(
+                    f"{path}: no column {', '.join(missing)}; there are {', '.join(reader.fieldnames or ['none'])}"
+                )
             for row in reader:
                 yield _read(row, read, f"{path}, line {reader.line_num}", wanted or f"a row has {', '.join(columns)}")
     except (csv.Error, UnicodeDecodeError) as error:
@@ -79,12 +83,14 @@ def json_rows(path: Path, wanted: str, read: Callable[[dict[str, Any]], Row]) ->
         yield _read(row, read, f"{path}, row {place}", f"a row is {wanted}")
 
 
-def plain_name(value: Any) -> str:
+def validate_file_name(value: Any) -> str:
     """The name of a file in a folder of the set. Raises ValueError: empty, one that leads elsewhere, or longer than file systems allow."""
     if not isinstance(value, str) or not value.strip(".") or "/" in value or "\\" in value or "\0" in value:
         raise ValueError(f"{value!r} is not the name of a file")
-    if len(os.fsencode(value)) > _LONGEST_NAME_BYTES:
-        raise ValueError(f"{value[:50]!r}... of {len(value)} letters is not the name of a file (is a quote not closed?)")
+    if len(os.fsencode(value)) > _MAX_NAME_BYTES:
+        raise ValueError(
+            f"{value[:50]!r}... of {len(value)} letters is not the name of a file (is a quote not closed?)"
+        )
     return value
 
 

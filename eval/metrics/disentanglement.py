@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from eval.metrics.intervals import Interval, draw_weights, middle
+from eval.metrics.bootstrap import Interval, bootstrap_counts, percentile_interval
 from eval.metrics.segmentation import average_precision
 
 
@@ -31,7 +31,9 @@ def disentanglement(speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"]) -
     Source: reference 1.6.
     """
     if speech.shape[1] != 2 or sound.shape[1] != 2 or not len(speech) or not len(sound):
-        raise ValueError(f"disentanglement needs 2 heads and items of both sources, got {tuple(speech.shape)} and {tuple(sound.shape)}")
+        raise ValueError(
+            f"disentanglement needs 2 heads and items of both sources, got {tuple(speech.shape)} and {tuple(sound.shape)}"
+        )
     both = torch.cat([speech, sound])
     low, high = both.min(dim=0).values, both.max(dim=0).values
     both = (both - low) / (high - low).clamp(min=torch.finfo(both.dtype).tiny)
@@ -39,12 +41,18 @@ def disentanglement(speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"]) -
     sources = (is_speech, ~is_speech)
     pred, act = [], []
     for heads in ((0, 1), (1, 0)):
-        pred.append(sum(average_precision(both[:, head], source) for head, source in zip(heads, sources, strict=True)) / 2)
-        act.append(sum(1 - both[source, 1 - head].mean().item() for head, source in zip(heads, sources, strict=True)) / 2)
+        pred.append(
+            sum(average_precision(both[:, head], source) for head, source in zip(heads, sources, strict=True)) / 2
+        )
+        act.append(
+            sum(1 - both[source, 1 - head].mean().item() for head, source in zip(heads, sources, strict=True)) / 2
+        )
     return Disentanglement(max(pred), max(act))
 
 
-def disentanglement_intervals(speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"], seed: int) -> dict[str, Interval]:
+def disentanglement_intervals(
+    speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"], seed: int
+) -> dict[str, Interval]:
     """95 % intervals of both figures, by name: items of each source are drawn again, as many as there are; scaling and assignment are those of the draw.
 
     Args:
@@ -55,17 +63,19 @@ def disentanglement_intervals(speech: Float[Tensor, "N K"], sound: Float[Tensor,
     """
     both = torch.cat([speech, sound]).double().cpu()
     is_speech = torch.arange(len(both)) < len(speech)
-    weights = torch.cat([draw_weights(len(speech), seed), draw_weights(len(sound), seed + 1)], dim=1).double()
+    weights = torch.cat([bootstrap_counts(len(speech), seed), bootstrap_counts(len(sound), seed + 1)], dim=1).double()
     pred, act = [], []
     for heads in ((0, 1), (1, 0)):
         sources = list(zip(heads, (is_speech, ~is_speech), strict=True))
         pred.append(sum(_drawn_precision(both[:, head], source, weights) for head, source in sources) / 2)
         act.append(sum(1 - _drawn_mean(both[:, 1 - head], source, weights) for head, source in sources) / 2)
     values = Disentanglement(torch.maximum(*pred), torch.maximum(*act))
-    return {name: middle(value) for name, value in values._asdict().items()}
+    return {name: percentile_interval(value) for name, value in values._asdict().items()}
 
 
-def _drawn_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]) -> Float[Tensor, "R"]:
+def _drawn_precision(
+    scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]
+) -> Float[Tensor, "R"]:
     """Average precision of sets in which each item comes as often as its weight says."""
     scores, order = scores.sort(descending=True)
     last_of_its_value = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
@@ -74,7 +84,9 @@ def _drawn_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"], we
     return (gained * found / kept.clamp(min=1)).sum(dim=1) / found[:, -1]
 
 
-def _drawn_mean(scores: Float[Tensor, "N"], counted: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]) -> Float[Tensor, "R"]:
+def _drawn_mean(
+    scores: Float[Tensor, "N"], counted: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]
+) -> Float[Tensor, "R"]:
     """Mean of some of the items, scaled by the smallest and largest of the draw."""
     low, high = (torch.where(weights > 0, scores, worst) for worst in (torch.inf, -torch.inf))
     low, high = low.amin(dim=1), high.amax(dim=1)

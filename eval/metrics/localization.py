@@ -15,24 +15,30 @@ SUCCESS_AT = 0.5
 AUC_THRESHOLDS = 21
 
 
-def at_full_size(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H_px W_px"]:
+def resize_to_224(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H_px W_px"]:
     """Resize maps bilinearly to 224 x 224, where all regions are annotated. Source: reference 2."""
-    return maps if maps.shape[1:] == (SIDE_PX, SIDE_PX) else functional.interpolate(maps[:, None], size=(SIDE_PX, SIDE_PX), mode="bilinear")[:, 0]
+    return (
+        maps
+        if maps.shape[1:] == (SIDE_PX, SIDE_PX)
+        else functional.interpolate(maps[:, None], size=(SIDE_PX, SIDE_PX), mode="bilinear")[:, 0]
+    )
 
 
-def scaled_each(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
+def min_max_normalize(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:
     """Bring each map to 0 to 1 by its own smallest and largest value; a flat one becomes 0. Source: reference 2."""
     low, high = maps.amin(dim=(1, 2), keepdim=True), maps.amax(dim=(1, 2), keepdim=True)
     return (maps - low) / (high - low).clamp(min=torch.finfo(maps.dtype).tiny)
 
 
-def above_median(maps: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H_px W_px"]:
+def threshold_at_median(maps: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H_px W_px"]:
     """The pixels of each map strictly above its median (of an even number, the upper one). Source: reference 2."""
     pixels = maps.flatten(1)
     return maps > pixels.kthvalue(pixels.shape[1] // 2 + 1, dim=1).values[:, None, None]
 
 
-def as_many_as_annotated(maps: Float[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H_px W_px"]:
+def threshold_at_area(
+    maps: Float[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"]
+) -> Bool[Tensor, "N H_px W_px"]:
     """The pixels of each map strictly above a threshold that keeps about as many as the annotation has; where it has none, the brighter half.
 
     Source: reference 2 (adaptive); the half as in the code of the sets' authors. To keep nothing would credit any map with knowing that nothing sounds.
@@ -61,7 +67,7 @@ def ciou(kept: Bool[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"])
     return hit / union.clamp(min=torch.finfo(truth.dtype).tiny)
 
 
-def success(values: Float[Tensor, "N"]) -> float:
+def success_rate(values: Float[Tensor, "N"]) -> float:
     """Share of the images at or above 0.5."""
     return (values >= SUCCESS_AT).double().mean().item()
 
@@ -77,7 +83,7 @@ def area_of_each(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
     return torch.trapezoid((values[:, None].double().cpu() >= thresholds).double(), thresholds, dim=1)
 
 
-def worst_of_group(values: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Float[Tensor, "G"]:
+def group_min(values: Float[Tensor, "N"], group: Int[Tensor, "N"]) -> Float[Tensor, "G"]:
     """The smallest value of each group: interactive IoU counts an image only if all its prompts reach the threshold. Source: reference 2."""
     _, number = group.unique(return_inverse=True)
     worst = values.new_full((int(number.max()) + 1,), torch.inf)

@@ -25,10 +25,10 @@ def recall_at_k(scores: Float[Tensor, "Q G"], k: int) -> float:
 
     Source: reference 1.6.
     """
-    return (places(scores) <= k).double().mean().item()
+    return (ranks(scores) <= k).double().mean().item()
 
 
-def places(scores: Float[Tensor, "Q G"]) -> Int[Tensor, "Q"]:
+def ranks(scores: Float[Tensor, "Q G"]) -> Int[Tensor, "Q"]:
     """The place of each query's own item in its row, 1 is best. Args, ties and Raises as `recall_at_k`. Source: reference 1.6."""
     if not len(scores) or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"recall@k needs a square matrix of scores, this one is {tuple(scores.shape)}")

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 from torch.nn import functional
 
-from model.precision import at_least_float32
+from model.dtypes import upcast_half
 
 WINDOW_MARGIN_S = 0.2
 THRESHOLDS = 20
@@ -33,7 +33,7 @@ def word_window(timing_s: Float[Tensor, "B 2"], steps: int, duration_s: Float[Te
     Source: reference 1.6. Differs from the reference: a window that starts before 0 or reaches the end of the clip works (fault 4).
     """
     per_s = steps / duration_s
-    first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * per_s).floor().clamp(0, steps - 1)
+    first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * per_s).baseline().clamp(0, steps - 1)
     end = ((timing_s[:, 1] + WINDOW_MARGIN_S) * per_s).ceil().clamp(max=steps)
     position = torch.arange(steps, device=timing_s.device)
     return (position >= first[:, None]) & (position < torch.maximum(end, first + 1)[:, None])
@@ -59,7 +59,9 @@ def heatmaps_by_head(volume: Float[Tensor, "B K H W T"], steps: Bool[Tensor, "B 
     return _mean_over(volume, steps[:, None, None, None, :])
 
 
-def to_pixels(maps: Float[Tensor, "B H W"], low: float, high: float, height_px: int, width_px: int) -> Float[Tensor, "B H_px W_px"]:
+def normalize_and_upsample(
+    maps: Float[Tensor, "B H W"], low: float, high: float, height_px: int, width_px: int
+) -> Float[Tensor, "B H_px W_px"]:
     """Scale a whole set's maps by its smallest and largest value, then resize bilinearly to the size of the labels.
 
     Scaling comes first: the other order changes the last bits, and with them the order of pixels that are equal at the borders.
@@ -108,7 +110,13 @@ def best_iou(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
     """
     ordered, found = _sorted(scores), _sorted(scores[relevant])
     levels = thresholds(ordered[[0, -1]])
-    return float(iou_of_counts(reaching(ordered, levels, strictly=True), reaching(found, levels, strictly=True), np.array(len(found))).max())
+    return float(
+        iou_of_counts(
+            count_at_or_above(ordered, levels, strictly=True),
+            count_at_or_above(found, levels, strictly=True),
+            np.array(len(found)),
+        ).max()
+    )
 
 
 def thresholds(ends: Float[np.ndarray, "2"]) -> Float[np.ndarray, "20"]:
@@ -116,18 +124,22 @@ def thresholds(ends: Float[np.ndarray, "2"]) -> Float[np.ndarray, "20"]:
     return torch.linspace(*ends.tolist(), THRESHOLDS, dtype=torch.from_numpy(ends).dtype).numpy()
 
 
-def reaching(ordered: Shaped[np.ndarray, "N"], levels: Shaped[np.ndarray, "Q"], strictly: bool = False) -> Int[np.ndarray, "Q"]:
+def count_at_or_above(
+    ordered: Shaped[np.ndarray, "N"], levels: Shaped[np.ndarray, "Q"], strictly: bool = False
+) -> Int[np.ndarray, "Q"]:
     """How many of the scores, in rising order, are at or above each level (strictly: above)."""
     return len(ordered) - np.searchsorted(ordered, levels, side="right" if strictly else "left")
 
 
-def iou_of_counts(kept: Shaped[np.ndarray, "*n Q"], hit: Shaped[np.ndarray, "*n Q"], relevant: Shaped[np.ndarray, "*n"]) -> Float[np.ndarray, "*n Q"]:
+def iou_of_counts(
+    kept: Shaped[np.ndarray, "*n Q"], hit: Shaped[np.ndarray, "*n Q"], relevant: Shaped[np.ndarray, "*n"]
+) -> Float[np.ndarray, "*n Q"]:
     """Intersection over union at each threshold from counts of pixels: above it, relevant ones among these, all relevant ones. An empty union gives 0."""
     return hit / np.maximum(relevant[..., None] + kept - hit, 1)
 
 
 def _sorted(scores: Float[Tensor, "N"]) -> Shaped[np.ndarray, "N"]:
-    return np.sort(at_least_float32(scores).cpu().numpy())
+    return np.sort(upcast_half(scores).cpu().numpy())
 
 
 def _mean_over(values: Float[Tensor, "... T"], steps: Bool[Tensor, "... T"]) -> Float[Tensor, "..."]:

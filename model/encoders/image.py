@@ -1,7 +1,7 @@
 """Any timm vision transformer as an image encoder: DINO, DINOv2, DINOv3, CLIP, by timm's own names (vit_small_patch8_224.dino).
 
 Interface as in tiny.py: ImageNet-normalised frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C]), one cell for each patch.
-Limits: those of vit.py, and square patches; sides that are whole patches.
+Limits: those of timm_vit.py, and square patches; sides that are whole patches.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from model.encoders.lora import LoraSettings, add_lora
-from model.encoders.vit import make_vit
-from model.encoders.weights import PRETRAINED
+from model.encoders.pretrained import PRETRAINED
+from model.encoders.timm_vit import create_vit
 
 # Frames come normalised by these; an encoder that was trained with others is given its own.
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -23,12 +23,12 @@ class TimmImageEncoder(nn.Module):
     """A timm vision transformer without its classifier.
 
     Args:
-        name, weights, norm_eps, gradient_checkpointing: see vit.make_vit. The published models have a norm_eps of 1e-4.
+        name, weights, norm_eps, gradient_checkpointing: see vit.create_vit. The published models have a norm_eps of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
         lora: adapters beside frozen weights; None: all weights learn.
 
     Raises:
-        UsageError: as make_vit, or a side that is not whole patches.
+        UsageError: as create_vit, or a side that is not whole patches.
 
     Source: reference 1.1.
     """
@@ -45,10 +45,14 @@ class TimmImageEncoder(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.model = make_vit(name, (image_size_px, image_size_px), 3, weights, "model.image_encoder=", norm_eps, gradient_checkpointing)
+        self.model = create_vit(
+            name, (image_size_px, image_size_px), 3, weights, "model.image_encoder=", norm_eps, gradient_checkpointing
+        )
         self.patch_size_px = _patch_size_px(self.model, name)
         if image_size_px % self.patch_size_px:
-            raise UsageError(f"stream.image_size_px={image_size_px} must be a multiple of {self.patch_size_px}, the patches of {name}")
+            raise UsageError(
+                f"stream.image_size_px={image_size_px} must be a multiple of {self.patch_size_px}, the patches of {name}"
+            )
         self.channels: int = self.model.num_features
         if lora:
             add_lora(self.model, lora)
@@ -60,7 +64,10 @@ class TimmImageEncoder(nn.Module):
         """Work out what brings ImageNet-normalised frames to the encoder's own mean and deviation; again after building on the meta device."""
         device = "cpu" if next(self.parameters()).device.type != "meta" else "meta"
         own = self.model.pretrained_cfg
-        mean, std = (torch.tensor(own.get(key) or default, device=device) for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)))
+        mean, std = (
+            torch.tensor(own.get(key) or default, device=device)
+            for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
+        )
         imagenet_mean, imagenet_std = (torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD))
         self._factor, self._shift = (imagenet_std / std).view(3, 1, 1), ((imagenet_mean - mean) / std).view(3, 1, 1)
 

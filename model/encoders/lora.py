@@ -26,5 +26,7 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
     """
     from peft import LoraConfig, inject_adapter_in_model
 
-    config = LoraConfig(r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(settings.targets))
+    config = LoraConfig(
+        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(settings.targets)
+    )
     return inject_adapter_in_model(config, model)

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from model.encoders.batch_norm import GlobalBatchNorm
-from model.precision import at_least_float32
+from model.dtypes import upcast_half
+from model.encoders.sync_batch_norm import SyncBatchNorm
 
 
 class TinyImageEncoder(nn.Module):
@@ -43,7 +43,7 @@ class TinyImageEncoder(nn.Module):
             _Residual(_conv2d(4 * width, 4 * width)),
             _Residual(_conv2d(4 * width, 4 * width)),
             StandardizedConv2d(4 * width, channels, 1, bias=False),
-            GlobalBatchNorm(channels),
+            SyncBatchNorm(channels),
             nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
         )
 
@@ -69,7 +69,9 @@ class TinyAudioEncoder(nn.Module):
         from torchaudio.transforms import MelSpectrogram
 
         self.channels = channels
-        self.mel = MelSpectrogram(sample_rate_hz, n_fft=400, hop_length=sample_rate_hz // 100, n_mels=mel_bins, f_min=60.0, center=True)
+        self.mel = MelSpectrogram(
+            sample_rate_hz, n_fft=400, hop_length=sample_rate_hz // 100, n_mels=mel_bins, f_min=60.0, center=True
+        )
         self.layers = nn.Sequential(
             _conv1d(mel_bins, width, stride=2),
             _conv1d(width, width, stride=2),
@@ -77,18 +79,18 @@ class TinyAudioEncoder(nn.Module):
             _conv1d(width, width, stride=2),
             _Residual(_conv1d(width, width)),
             StandardizedConv1d(width, channels, 1, bias=False),
-            GlobalBatchNorm(channels),
+            SyncBatchNorm(channels),
         )
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
         """Encode waveforms in -1..1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
         with torch.autocast(waveform.device.type, enabled=False):
-            mel = torch.log(self.mel(at_least_float32(waveform)) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
+            mel = torch.log(self.mel(upcast_half(waveform)) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
         mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0
         return self.layers(mel.to(next(self.parameters()).dtype)), None
 
 
-def standardized(weight: Float[Tensor, "O I *kernel"]) -> Float[Tensor, "O I *kernel"]:
+def standardize_weight(weight: Float[Tensor, "O I *kernel"]) -> Float[Tensor, "O I *kernel"]:
     """Each filter with mean 0 and variance 1 / fan-in. Source: Qiao et al., Weight Standardization, 2019."""
     rows = weight.flatten(1)
     variance, mean = torch.var_mean(rows, dim=1, keepdim=True)
@@ -96,19 +98,19 @@ def standardized(weight: Float[Tensor, "O I *kernel"]) -> Float[Tensor, "O I *ke
 
 
 class StandardizedConv2d(nn.Conv2d):
-    """A convolution by `standardized` filters."""
+    """A convolution by `standardize_weight` filters."""
 
     def forward(self, x: Float[Tensor, "V I H W"]) -> Float[Tensor, "V O H_out W_out"]:
         """As nn.Conv2d."""
-        return self._conv_forward(x, standardized(self.weight), self.bias)
+        return self._conv_forward(x, standardize_weight(self.weight), self.bias)
 
 
 class StandardizedConv1d(nn.Conv1d):
-    """A convolution by `standardized` filters."""
+    """A convolution by `standardize_weight` filters."""
 
     def forward(self, x: Float[Tensor, "A I T"]) -> Float[Tensor, "A O T_out"]:
         """As nn.Conv1d."""
-        return self._conv_forward(x, standardized(self.weight), self.bias)
+        return self._conv_forward(x, standardize_weight(self.weight), self.bias)
 
 
 class _Residual(nn.Module):
@@ -123,9 +125,13 @@ class _Residual(nn.Module):
 def _conv2d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     # With stride 2 and an even width, cell i sees its own pixels and as many on both sides; an odd one would look half a cell up and to the left.
     kernel, padding = (4, 1) if stride == 2 else (3, 1)
-    return nn.Sequential(StandardizedConv2d(inputs, outputs, kernel, stride, padding, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
+    return nn.Sequential(
+        StandardizedConv2d(inputs, outputs, kernel, stride, padding, bias=False), SyncBatchNorm(outputs), nn.ReLU()
+    )
 
 
 def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     kernel, padding = (6, 2) if stride == 2 else (5, 2)
-    return nn.Sequential(StandardizedConv1d(inputs, outputs, kernel, stride, padding, bias=False), GlobalBatchNorm(outputs), nn.ReLU())
+    return nn.Sequential(
+        StandardizedConv1d(inputs, outputs, kernel, stride, padding, bias=False), SyncBatchNorm(outputs), nn.ReLU()
+    )

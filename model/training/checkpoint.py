@@ -27,20 +27,32 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from configs.command import RunFailed, UsageError
-from configs.load import changed_keys, load, to_yaml
+from configs.cli import CommandFailed, UsageError
+from configs.load import diff_configs, load, to_yaml
 from configs.schema import TrainConfig
-from model.collectives import world_size
-from model.grounding.denseav import DenseAV
-from model.hub import description_of, read_tensors, save_tensors
+from model.denseav import DenseAV
+from model.distributed import world_size
+from model.hub import config_dict, read_tensors, save_tensors
 from model.training.clipping import GradientClipping
-from model.training.ema import WeightAverage
-from model.training.parts import divided_like, norms, whole
+from model.training.dtensor import full_tensor, norms, shard_like
+from model.training.ema import ModelEma
 
 # A resumed run may change these: they move no number of the steps already made.
-FREE_KEYS = (
-    *("out", "name", "log_every_steps", "tracker", "checkpoint", "evaluate", "on_nonfinite", "compile", "chunk_pairs", "time_limit_min", "timeout_s"),
-    *("stream.workers", "stream.prefetch_batches", "stream.max_rejected_share", "stream.cache_dir", "stream.cache_gb"),
+RESUMABLE_CHANGES = (
+    *(
+        "out",
+        "name",
+        "log_every_steps",
+        "tracker",
+        "checkpoint",
+        "evaluate",
+        "nonfinite_loss_action",
+        "compile",
+        "grad_cache_chunk_size",
+        "time_limit_min",
+        "distributed_timeout_s",
+    ),
+    *("stream.num_workers", "stream.prefetch_factor", "stream.max_error_rate", "stream.cache_dir", "stream.cache_gb"),
 )
 
 
@@ -50,7 +62,7 @@ class TrainingState(NamedTuple):
     model: DenseAV
     optimizer: torch.optim.Optimizer
     clipping: GradientClipping
-    average: WeightAverage | None = None
+    ema: ModelEma | None = None
     scaler: torch.amp.GradScaler | None = None
 
 
@@ -69,7 +81,12 @@ class Snapshot(NamedTuple):
 
 
 def snapshot(
-    step: int, phase: str, state: TrainingState, config: TrainConfig, fingerprint: dict[str, Any], metrics: Mapping[str, float] | None = None
+    step: int,
+    phase: str,
+    state: TrainingState,
+    config: TrainConfig,
+    fingerprint: dict[str, Any],
+    metrics: Mapping[str, float] | None = None,
 ) -> Snapshot:
     """Copy what a checkpoint holds. Of a divided model every rank has to call it; only the first one keeps the tensors, which are whole.
 
@@ -80,15 +97,19 @@ def snapshot(
         metrics: of an evaluation after this very step.
 
     Raises:
-        RunFailed: a weight is not finite, so that nobody should go on from here.
+        CommandFailed: a weight is not finite, so that nobody should go on from here.
     """
     _check_finite(step, state.model)
     model = state.model.state_dict()
-    tensors = {"model.safetensors": model, "optimizer.safetensors": _optimizer_tensors(state), "clipping.safetensors": state.clipping.state()}
-    if state.average is not None:
-        tensors["ema.safetensors"] = state.average.weights(state.model)
+    tensors = {
+        "model.safetensors": model,
+        "optimizer.safetensors": _optimizer_tensors(state),
+        "clipping.safetensors": state.clipping.state(),
+    }
+    if state.ema is not None:
+        tensors["ema.safetensors"] = state.ema.weights(state.model)
     texts = {
-        "config.json": description_of(state.model, config.model),
+        "config.json": config_dict(state.model, config.model),
         "state.json": {
             "step": step,
             "phase": phase,
@@ -100,8 +121,12 @@ def snapshot(
         },
     }
     keeps = world_size() == 1 or distributed.get_rank() == 0
-    gathered = {file: ((name, whole(tensor)) for name, tensor in held.items()) for file, held in tensors.items()}
-    return Snapshot(step, texts, {file: {name: _copied(tensor) for name, tensor in held if keeps} for file, held in gathered.items()})
+    gathered = {file: ((name, full_tensor(tensor)) for name, tensor in held.items()) for file, held in tensors.items()}
+    return Snapshot(
+        step,
+        texts,
+        {file: {name: _copied(tensor) for name, tensor in held if keeps} for file, held in gathered.items()},
+    )
 
 
 def write(root: Path, snap: Snapshot) -> Path:
@@ -143,14 +168,22 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
         UsageError: a setting or a data set is another one now; the line names each with both values. Or this machine does not see the folder.
     """
     if not folder.is_dir():
-        raise UsageError(f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share")
+        raise UsageError(
+            f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share"
+        )
     state = json.loads((folder / "state.json").read_text())
     before = load(TrainConfig, [], text=state["config"])
-    moved = [f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))]  # the stream's fingerprint tells what is in them
+    moved = [
+        f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))
+    ]  # the stream's fingerprint tells what is in them
     steps = [] if config.optim.schedule == "cosine" else ["steps"]
-    changes = changed_keys(before, config, ignore=[*FREE_KEYS, *moved, *steps]) or changed_keys(state["stream"], json.loads(json.dumps(fingerprint)))
+    changes = diff_configs(before, config, ignore=[*RESUMABLE_CHANGES, *moved, *steps]) or diff_configs(
+        state["stream"], json.loads(json.dumps(fingerprint))
+    )
     if changes:
-        raise UsageError(f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name=")
+        raise UsageError(
+            f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name="
+        )
     return state
 
 
@@ -164,26 +197,28 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
         UsageError: the weights are of another model.
     """
     own = state.model.state_dict()
-    weights = {name: divided_like(tensor, own.get(name)) for name, tensor in read_tensors(folder / "model.safetensors").items()}
+    weights = {
+        name: shard_like(tensor, own.get(name)) for name, tensor in read_tensors(folder / "model.safetensors").items()
+    }
     try:
         state.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise UsageError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
-    if state.average is not None:
-        state.average.load(read_tensors(folder / "ema.safetensors"))
+    if state.ema is not None:
+        state.ema.load(read_tensors(folder / "ema.safetensors"))
     if same_phase:
         parameters = dict(state.model.named_parameters())
         for key, value in read_tensors(folder / "optimizer.safetensors").items():
             name, entry = key.split("|")
             like = parameters[name]
-            state.optimizer.state[like][entry] = value if entry == "step" else divided_like(value, like).to(like.device)
+            state.optimizer.state[like][entry] = value if entry == "step" else shard_like(value, like).to(like.device)
         state.clipping.load(read_tensors(folder / "clipping.safetensors"))
     scaler_state = json.loads((folder / "state.json").read_text())["scaler"]
     if state.scaler is not None and scaler_state:
         state.scaler.load_state_dict(scaler_state)
 
 
-def damage_of(folder: Path) -> str | None:
+def find_corruption(folder: Path) -> str | None:
     """What is wrong with a checkpoint, in a few words; None when every hash holds."""
     try:
         hashes = json.loads((folder / "manifest.json").read_text())
@@ -203,22 +238,33 @@ def versions() -> dict[str, str]:
     import accelerate
     import numpy
 
-    return {"python": sys.version.split()[0], "torch": torch.__version__, "accelerate": accelerate.__version__, "numpy": numpy.__version__}
+    return {
+        "python": sys.version.split()[0],
+        "torch": torch.__version__,
+        "accelerate": accelerate.__version__,
+        "numpy": numpy.__version__,
+    }
 
 
 def _check_finite(step: int, model: DenseAV) -> None:
-    weights = dict(model.named_parameters()) | {name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running_")}
+    weights = dict(model.named_parameters()) | {
+        name: buffer for name, buffer in model.named_buffers() if name.rpartition(".")[2].startswith("running_")
+    }
     finite = norms([weight.detach() for weight in weights.values()]).isfinite()
     if not finite.all():
         broken = [name for name, is_finite in zip(weights, finite.tolist(), strict=True) if not is_finite]
-        raise RunFailed(f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before")
+        raise CommandFailed(
+            f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before"
+        )
 
 
 def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     """The optimiser's state as `parameter name|entry` -> tensor."""
     names = {id(parameter): name for name, parameter in state.model.named_parameters()}
     return {
-        f"{names[id(parameter)]}|{entry}": torch.as_tensor(value) for parameter, entries in state.optimizer.state.items() for entry, value in entries.items()
+        f"{names[id(parameter)]}|{entry}": torch.as_tensor(value)
+        for parameter, entries in state.optimizer.state.items()
+        for entry, value in entries.items()
     }
 
 

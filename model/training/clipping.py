@@ -12,13 +12,13 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from configs.schema import OptimConfig
-from model.training.parts import norms as norms_of
-from model.training.parts import own_part
+from model.training.dtensor import local_shard
+from model.training.dtensor import norms as norms_of
 
 # A parameter is clipped by its mean once this many norms went into it.
-NORMS_BEFORE = 10
+MIN_HISTORY = 10
 # Smallest mean that counts, so that a parameter whose gradient was next to nothing can begin to learn.
-LEAST_MEAN = 1e-5
+MIN_MEAN_NORM = 1e-5
 
 
 class GradientClipping:
@@ -37,10 +37,14 @@ class GradientClipping:
     Differs from the reference: its released code computes the mean but never updates it; and the first steps are counted for each parameter.
     """
 
-    def __init__(self, parameters: Iterable[nn.Parameter], max_norm: float, factor: float = 0.0, window: int = 50) -> None:
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], max_norm: float, factor: float = 0.0, window: int = 50
+    ) -> None:
         self.parameters, self.max_norm, self.factor, self.window = list(parameters), max_norm, factor, window
         device, dtype = (self.parameters[0].device, self.parameters[0].dtype) if self.parameters else (None, None)
-        self.norms: Float[Tensor, "window parameters"] = torch.zeros(window, len(self.parameters), device=device, dtype=dtype)
+        self.norms: Float[Tensor, "window parameters"] = torch.zeros(
+            window, len(self.parameters), device=device, dtype=dtype
+        )
         self.counts: Int[Tensor, "parameters"] = torch.zeros(len(self.parameters), dtype=torch.int64, device=device)
 
     @torch.no_grad()
@@ -56,7 +60,9 @@ class GradientClipping:
             return torch.zeros(())
         norms = norms_of(gradients)
         limits = self._limits(present, norms) if self.factor else torch.full_like(norms, self.max_norm)
-        torch._foreach_mul_([own_part(gradient) for gradient in gradients], list((limits / (norms + 1e-12)).clamp(max=1.0).unbind()))
+        torch._foreach_mul_(
+            [local_shard(gradient) for gradient in gradients], list((limits / (norms + 1e-12)).clamp(max=1.0).unbind())
+        )
         return norms.square().sum().sqrt()
 
     def _limits(self, present: list[int], norms: Float[Tensor, "present"]) -> Float[Tensor, "present"]:
@@ -65,7 +71,7 @@ class GradientClipping:
         chosen = slice(None) if everything else torch.tensor(present, device=norms.device)
         window, counts = self.norms[:, chosen], self.counts[chosen]
         means = window.sum(dim=0) / counts.clamp(1, self.window)
-        by_mean = torch.where(counts >= NORMS_BEFORE, self.factor * means.clamp(min=LEAST_MEAN), torch.inf)
+        by_mean = torch.where(counts >= MIN_HISTORY, self.factor * means.clamp(min=MIN_MEAN_NORM), torch.inf)
 
         counted = norms.isfinite() & (norms > 0)
         places = torch.arange(self.window, device=norms.device)[:, None] == counts % self.window
@@ -83,7 +89,9 @@ class GradientClipping:
         self.counts.copy_(state["counts"])
 
 
-def make_clipping(config: OptimConfig, model: nn.Module) -> GradientClipping:
+def build_gradient_clipper(config: OptimConfig, model: nn.Module) -> GradientClipping:
     """Clipping of what learns in the model now, by the settings."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return GradientClipping(learning, config.max_parameter_norm, config.rolling_norm_factor, config.rolling_norm_steps)
+    return GradientClipping(
+        learning, config.max_grad_norm_per_param, config.adaptive_clip_factor, config.adaptive_clip_window
+    )

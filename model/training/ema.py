@@ -8,10 +8,10 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from model.training.parts import divided_like, own_part
+from model.training.dtensor import local_shard, shard_like
 
 
-class WeightAverage:
+class ModelEma:
     """Exponential moving average of the parameters that learn; everything else in the model counts as it is.
 
     After step n the mean keeps min(decay, (1 + n) / (10 + n)) of itself, so that the random weights of the start are soon forgotten.
@@ -41,10 +41,10 @@ class WeightAverage:
     def load(self, weights: dict[str, Tensor]) -> None:
         """Go on from what `weights` gave."""
         for name, mean in self._means.items():
-            mean.copy_(divided_like(weights[name], mean))
+            mean.copy_(shard_like(weights[name], mean))
 
     @contextmanager
-    def in_place(self, model: nn.Module) -> Iterator[None]:
+    def swapped_into(self, model: nn.Module) -> Iterator[None]:
         """Inside this block the model has the mean weights."""
         self._exchange(model)
         try:
@@ -61,7 +61,7 @@ class WeightAverage:
 
     def _of(self, model: nn.Module) -> list[Tensor]:
         parameters = dict(model.named_parameters())
-        return [own_part(parameters[name].detach()) for name in self._means]
+        return [local_shard(parameters[name].detach()) for name in self._means]
 
     def _own_means(self) -> list[Tensor]:
-        return [own_part(mean) for mean in self._means.values()]
+        return [local_shard(mean) for mean in self._means.values()]

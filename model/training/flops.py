@@ -4,7 +4,7 @@
 
 FLOPs of a clip: two for each multiplication and addition of the matrix products, convolutions and attention of encoders and projections, forward, and
 backward as far as a gradient has to go; counted once by torch on a copy of the very model that has no numbers. Nothing counts twice: what gradient
-checkpointing or chunk_pairs computes again is work, but no progress. Left out is the comparison of pairs, which each clip shares with all others:
+checkpointing or grad_cache_chunk_size computes again is work, but no progress. Left out is the comparison of pairs, which each clip shares with all others:
 0.04 % of the published model's FLOPs at 64 pairs, 2.7 % at 4,096.
 """
 
@@ -21,7 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 
-from model.grounding.denseav import DenseAV
+from model.denseav import DenseAV
 from model.training.optim import freeze_for_phase
 
 # Dense matrix products in bfloat16 with sums in float32, in 1e12 FLOPs a second; float16 where a GPU has no bfloat16 units (V100, T4).
@@ -39,7 +39,7 @@ PEAK_TFLOPS = {
 }
 
 
-def least_clip_s(model: DenseAV, world_size: int) -> float | None:
+def ideal_s_per_clip(model: DenseAV, world_size: int) -> float | None:
     """Seconds that a step's clips would take each, if all GPUs computed at their peak and nothing else had to be done: MFU is this times clips a second.
 
     Args:
@@ -53,12 +53,14 @@ def least_clip_s(model: DenseAV, world_size: int) -> float | None:
     return None if peak is None else clip_flops(model) / (world_size * peak)
 
 
-def least_clip_s_by_phase(model: DenseAV, phases: Sequence[str], learnable: frozenset[str], world_size: int) -> dict[str, float | None]:
-    """`least_clip_s` in each of the phases, before the model is divided among ranks; see freeze_for_phase. All that can learn does so in the end."""
+def least_clip_s_by_phase(
+    model: DenseAV, phases: Sequence[str], learnable: frozenset[str], world_size: int
+) -> dict[str, float | None]:
+    """`ideal_s_per_clip` in each of the phases, before the model is divided among ranks; see freeze_for_phase. All that can learn does so in the end."""
     found = {}
     for phase in phases:
         freeze_for_phase(model, phase, learnable)
-        found[phase] = least_clip_s(model, world_size)
+        found[phase] = ideal_s_per_clip(model, world_size)
     freeze_for_phase(model, "full", learnable)
     return found
 
@@ -71,19 +73,31 @@ def peak_flops(device_name: str) -> float | None:
 def clip_flops(model: DenseAV) -> float:
     """FLOPs of one training clip, forward and backward, by which parameters of the model require a gradient."""
     samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
-    counter = FlopCounterMode(display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward})
-    with FakeTensorMode(), counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):  # fused attention computes its scores twice
-        shape = _without_numbers(model)
+    counter = FlopCounterMode(
+        display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
+    )
+    with (
+        FakeTensorMode(),
+        counter,
+        torch.enable_grad(),
+        sdpa_kernel(SDPBackend.MATH),
+    ):  # fused attention computes its scores twice
+        shape = _as_fake_tensors(model)
         frames = torch.zeros(1, 3, model.inputs.image_size_px, model.inputs.image_size_px)
         waveform, mask = torch.zeros(1, samples), torch.ones(1, samples, dtype=torch.bool)
         (shape.encode_image(frames).dense.sum() + shape.encode_audio(waveform, mask).dense.sum()).backward()
     return float(counter.get_total_flops())
 
 
-def _without_numbers(model: DenseAV) -> DenseAV:
+def _as_fake_tensors(model: DenseAV) -> DenseAV:
     """The model on the CPU, with nothing random in it and nothing computed twice; inside FakeTensorMode, where tensors have shapes but no numbers."""
-    empty: dict[int, torch.Tensor] = {id(tensor): torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in model.buffers()}
-    empty |= {id(tensor): nn.Parameter(torch.empty(tensor.shape, dtype=tensor.dtype), tensor.requires_grad) for tensor in model.parameters()}
+    empty: dict[int, torch.Tensor] = {
+        id(tensor): torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in model.buffers()
+    }
+    empty |= {
+        id(tensor): nn.Parameter(torch.empty(tensor.shape, dtype=tensor.dtype), tensor.requires_grad)
+        for tensor in model.parameters()
+    }
     shape = copy.deepcopy(model, empty).eval()
     for module in shape.modules():
         if getattr(module, "grad_checkpointing", False):  # timm's; our own audio encoders checkpoint in training only
@@ -92,7 +106,16 @@ def _without_numbers(model: DenseAV) -> DenseAV:
 
 
 def _convolution_backward(
-    gradient: Any, x: Any, w: Any, _bias: Any, _stride: Any, _padding: Any, _dilation: Any, transposed: bool, *rest: Any, **_keywords: Any
+    gradient: Any,
+    x: Any,
+    w: Any,
+    _bias: Any,
+    _stride: Any,
+    _padding: Any,
+    _dilation: Any,
+    transposed: bool,
+    *rest: Any,
+    **_keywords: Any,
 ) -> int:
     """As much as forward for each of the two gradients. torch's own formula forgets groups: the published model would have a backward pass of 15 % too many."""
     output_mask = rest[2]

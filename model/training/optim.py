@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import OptimConfig
-from model.grounding.denseav import DenseAV
+from model.denseav import DenseAV
 
 
 class Phase(NamedTuple):
@@ -23,9 +23,9 @@ class Phase(NamedTuple):
     stop: int
 
 
-def phases_from(step: int, projection_steps: int, steps: int) -> list[Phase]:
+def remaining_phases(step: int, frozen_encoder_steps: int, steps: int) -> list[Phase]:
     """What is left after `step` finished steps: `projections` (only projections and scale learn), then `full`."""
-    switch = min(projection_steps, steps)
+    switch = min(frozen_encoder_steps, steps)
     phases = [Phase("projections", 0, step, switch), Phase("full", switch, max(step, switch), steps)]
     return [phase for phase in phases if phase.start < phase.stop]
 
@@ -42,10 +42,10 @@ def freeze_for_phase(model: DenseAV, phase: str, learnable: frozenset[str]) -> N
         parameter.requires_grad_(name in learnable and (phase == "full" or id(parameter) in projections))
 
 
-def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
+def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimizer:
     """Adam or AdamW over the parameters that learn; matrices decay, vectors and scalars do not.
 
-    Each of its groups has a `lr_factor`, see `set_learning_rate`.
+    Each of its groups has a `lr_mult`, see `set_learning_rate`.
 
     Raises:
         UsageError: an unknown optimiser or schedule, odd betas, or a group of parameters that the model does not have.
@@ -59,23 +59,26 @@ def make_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimiz
         raise UsageError(f"optim.betas={config.betas}: wanted two numbers, 0 or more and below 1")
     names = [name for name, _ in model.named_parameters()]
     for number, group in enumerate(config.groups):
-        if not any(is_below(name, group.match) for name in names):
+        if not any(is_under(name, group.prefix) for name in names):
             raise UsageError(
-                f"optim.groups.{number}.match={group.match}: the model has no such parameter; it has {', '.join(_parts(names))} and parts of these"
+                f"optim.groups.{number}.match={group.prefix}: the model has no such parameter; it has {', '.join(_parts(names))} and parts of these"
             )
     sorted_out: dict[tuple[float, float, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            group = next((group for group in config.groups if is_below(name, group.match)), None)
-            lr_factor, decay_factor = (group.lr_factor, group.weight_decay_factor) if group else (1.0, 1.0)
+            group = next((group for group in config.groups if is_under(name, group.prefix)), None)
+            lr_mult, decay_factor = (group.lr_mult, group.wd_mult) if group else (1.0, 1.0)
             decay = config.weight_decay * decay_factor if parameter.ndim > 1 else 0.0
-            is_divided = isinstance(parameter, DTensor)  # torch steps those of one kind together
-            sorted_out.setdefault((lr_factor, decay, is_divided), []).append(parameter)
-    groups = [{"params": found, "weight_decay": decay, "lr_factor": lr_factor} for (lr_factor, decay, _), found in sorted_out.items()]
+            is_sharded = isinstance(parameter, DTensor)  # torch steps those of one kind together
+            sorted_out.setdefault((lr_mult, decay, is_sharded), []).append(parameter)
+    groups = [
+        {"params": found, "weight_decay": decay, "lr_mult": lr_mult}
+        for (lr_mult, decay, _), found in sorted_out.items()
+    ]
     return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 
-def is_below(name: str, part: str) -> bool:
+def is_under(name: str, part: str) -> bool:
     """Whether a parameter is the part of the model of this name, or lies in it: `image_encoder.layers.0.weight` is below `image_encoder.layers`."""
     return name == part or name.startswith(f"{part}.")
 
@@ -88,13 +91,13 @@ def learning_rate(config: OptimConfig, step_in_phase: int, steps_in_phase: int) 
     """Linear warm-up to `lr` over the first `warmup_steps`, then the schedule. A pure function, so resuming needs no state."""
     warmup = min(1.0, (step_in_phase + 1) / max(1, config.warmup_steps))
     after, length = max(0, step_in_phase - config.warmup_steps), max(1, steps_in_phase - config.warmup_steps)
-    return config.lr * warmup * _SCHEDULES[config.schedule](after, length, config.restart_steps)
+    return config.lr * warmup * _SCHEDULES[config.schedule](after, length, config.cycle_steps)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> float:
     """Give each group this learning rate times its own factor; the plain one is returned for the log."""
     for group in optimizer.param_groups:
-        group["lr"] = lr * group["lr_factor"]
+        group["lr"] = lr * group["lr_mult"]
     return lr
 
 

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from configs.command import RunFailed
+from configs.cli import CommandFailed
 
 T = TypeVar("T")
 
@@ -27,7 +27,7 @@ SLURM_MARGIN_S = 300.0
 SAME_INTERRUPT_S = 1.0
 
 
-class Reason(IntEnum):
+class StopReason(IntEnum):
     """Why to stop; of two, the larger one is told."""
 
     NONE = 0
@@ -39,15 +39,19 @@ class Reason(IntEnum):
     @property
     def exit_code(self) -> int:
         """130 after Ctrl-C, otherwise 75 (EX_TEMPFAIL: try again). `accelerate launch` turns either into 1."""
-        return 130 if self == Reason.INTERRUPT else os.EX_TEMPFAIL
+        return 130 if self == StopReason.INTERRUPT else os.EX_TEMPFAIL
 
     @property
-    def wants_requeue(self) -> bool:
+    def should_requeue(self) -> bool:
         """Whether it was the machine that was wanted back, and not the user who had enough."""
-        return self not in (Reason.NONE, Reason.INTERRUPT)
+        return self not in (StopReason.NONE, StopReason.INTERRUPT)
 
 
-_REASON_OF = {signal.SIGINT: Reason.INTERRUPT, signal.SIGUSR1: Reason.SIGUSR1, signal.SIGTERM: Reason.SIGTERM}
+_REASON_OF = {
+    signal.SIGINT: StopReason.INTERRUPT,
+    signal.SIGUSR1: StopReason.SIGUSR1,
+    signal.SIGTERM: StopReason.SIGTERM,
+}
 
 
 class Preemption:
@@ -61,7 +65,7 @@ class Preemption:
     """
 
     def __init__(self, time_limit_min: float = 0.0) -> None:
-        self.reason, self._heard, self._interrupted_s, self._group = Reason.NONE, Reason.NONE, 0.0, None
+        self.reason, self._heard, self._interrupted_s, self._group = StopReason.NONE, StopReason.NONE, 0.0, None
         slurm_end_s = os.environ.get("SLURM_JOB_END_TIME", "")
         limits_s = [time.time() + 60 * time_limit_min] if time_limit_min else []
         limits_s += [float(slurm_end_s) - SLURM_MARGIN_S] if slurm_end_s.isdigit() else []
@@ -75,62 +79,66 @@ class Preemption:
                 raise KeyboardInterrupt
             self._interrupted_s = self._interrupted_s or time.monotonic()
         if not self._heard and os.environ.get("RANK", "0") == "0":
-            os.write(2, f"\n{_REASON_OF[number].name}: stopping after the step under way, then saving\n".encode())  # print is not for signal handlers
+            os.write(
+                2, f"\n{_REASON_OF[number].name}: stopping after the step under way, then saving\n".encode()
+            )  # print is not for signal handlers
         self._heard = max(self._heard, _REASON_OF[signal.Signals(number)])
 
-    def heard(self) -> Reason:
+    def local_reason(self) -> StopReason:
         """Why this rank should stop, whatever the others have heard."""
-        return max(self._heard, Reason.TIME_LIMIT if time.time() >= self._ends_s else Reason.NONE)
+        return max(self._heard, StopReason.TIME_LIMIT if time.time() >= self._ends_s else StopReason.NONE)
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, distributed_timeout_s: float) -> None:
         """Listen to the other ranks too, once there is a process group."""
         from datetime import timedelta
 
         from torch import distributed
 
         if distributed.is_initialized() and distributed.get_world_size() > 1:
-            self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
+            self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=distributed_timeout_s))
 
-    def agreed(self) -> Reason:
+    def sync_reason(self) -> StopReason:
         """Why to stop, the same on every rank; every rank has to call it. For work that is no step, such as an evaluation, between its parts."""
-        (heard,) = self.highest(self.heard())
-        self.reason = Reason(heard)
+        (local_reason,) = self.all_reduce_max(self.local_reason())
+        self.reason = StopReason(local_reason)
         return self.reason
 
-    def next_of(self, items: Iterator[T]) -> T | None:
+    def next_or_stop(self, items: Iterator[T]) -> T | None:
         """The next item once every rank has its own, or None on every rank as soon as one has to stop; then `reason` tells why.
 
         Raises:
-            RunFailed: there is none on another rank. On that one, whatever `items` raised.
+            CommandFailed: there is none on another rank. On that one, whatever `items` raised.
         """
-        arrival = _Arrival(items)
+        arrival = _AsyncNext(items)
         while True:
             arrived = arrival.done.wait(LISTEN_EVERY_S)
-            heard, failed, waiting = self.highest(self.heard(), arrival.error is not None, not arrived)
+            local_reason, failed, waiting = self.all_reduce_max(
+                self.local_reason(), arrival.error is not None, not arrived
+            )
             if failed:
-                raise arrival.error or RunFailed("another process of the run could not go on, and says why")
-            if heard:
-                self.reason = Reason(heard)
+                raise arrival.error or CommandFailed("another process of the run could not go on, and says why")
+            if local_reason:
+                self.reason = StopReason(local_reason)
                 return None
             if not waiting:
                 return arrival.item
 
-    def everywhere(self, holds: bool) -> bool:
+    def all_ranks(self, holds: bool) -> bool:
         """Whether something holds on every rank; nobody goes on before all have answered."""
-        return not self.highest(not holds)[0]
+        return not self.all_reduce_max(not holds)[0]
 
-    def highest(self, *values: int) -> list[int]:
+    def all_reduce_max(self, *values: int) -> list[int]:
         """The highest of all ranks for each value."""
         if self._group is None:
             return list(values)
         import torch
 
-        agreed = torch.tensor(values, dtype=torch.int64)
-        torch.distributed.all_reduce(agreed, torch.distributed.ReduceOp.MAX, group=self._group)
-        return agreed.tolist()
+        sync_reason = torch.tensor(values, dtype=torch.int64)
+        torch.distributed.all_reduce(sync_reason, torch.distributed.ReduceOp.MAX, group=self._group)
+        return sync_reason.tolist()
 
 
-class _Arrival(Generic[T]):
+class _AsyncNext(Generic[T]):
     """An item asked for in a thread, which may wait for it as long as it likes: it keeps nobody from leaving."""
 
     def __init__(self, items: Iterator[T]) -> None:

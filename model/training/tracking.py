@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from configs.command import RunFailed, UsageError
+from configs.cli import CommandFailed, UsageError
 from configs.load import to_yaml
 from configs.schema import TrainConfig
 
@@ -72,7 +72,7 @@ def _logged_in() -> bool:
         return False
 
 
-class RunLog:
+class RunLogger:
     """History, tracker and progress bar of a run, open inside a `with` block. On all ranks but the first one it does nothing.
 
     A tracker that fails is told once and left alone; the run goes on without it.
@@ -84,7 +84,7 @@ class RunLog:
         start: finished steps in the checkpoint the run goes on from.
 
     Raises:
-        RunFailed: the tracker does not start.
+        CommandFailed: the tracker does not start.
     """
 
     def __init__(self, accelerator: Accelerator, config: TrainConfig, folder: Path, start: int) -> None:
@@ -97,7 +97,7 @@ class RunLog:
         if on_main and config.tracker != "none":
             _start(accelerator, config, folder, start)
             if config.tracker == "tensorboard":
-                self._tell(lambda tracker: tracker.log({"settings": to_yaml(config)}, step=start))
+                self._for_each_tracker(lambda tracker: tracker.log({"settings": to_yaml(config)}, step=start))
 
     def step(self) -> None:
         """One more step is done."""
@@ -108,47 +108,62 @@ class RunLog:
         if self._history is None:
             return
         self._history.add(step, values)
-        parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_wait_share": "waiting {:.0%}"}
+        parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_time_fraction": "waiting {:.0%}"}
         if said := [form.format(values[key]) for key, form in parts.items() if key in values]:
             self._bar.set_postfix_str("  ".join(said), refresh=False)  # with the next step
-        self._tell(lambda tracker: tracker.log(dict(values), step=step) if _is_new(tracker, step) else None)
+        self._for_each_tracker(lambda tracker: tracker.log(dict(values), step=step) if _is_new(tracker, step) else None)
 
-    def show(self, step: int, media: Media) -> None:
+    def log_media(self, step: int, media: Media) -> None:
         """Give pictures, videos and tables to the tracker; TensorBoard takes pictures only."""
-        self._tell(lambda tracker: _show(tracker, step, media) if _is_new(tracker, step) else None)
+        self._for_each_tracker(lambda tracker: _show(tracker, step, media) if _is_new(tracker, step) else None)
 
-    def _tell(self, say: Callable[[Any], None]) -> None:
+    def _for_each_tracker(self, say: Callable[[Any], None]) -> None:
         for tracker in self._trackers:
             try:
                 say(tracker)
             except Exception as error:  # a service that was killed, a full disk: nothing that should end a run
-                print(f"warning: tracker={tracker.name} has failed ({_one_line(error)}); the run goes on without it, history.jsonl has all", file=sys.stderr)
+                print(
+                    f"warning: tracker={tracker.name} has failed ({_one_line(error)}); the run goes on without it, history.jsonl has all",
+                    file=sys.stderr,
+                )
                 self._trackers.clear()
                 if tracker.name == "wandb":
                     _forget_wandb()
 
-    def __enter__(self) -> RunLog:
+    def __enter__(self) -> RunLogger:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.close()
         if self._history is not None:
-            self._tell(lambda tracker: tracker.tracker.finish(exit_code=1) if kind and tracker.name == "wandb" else tracker.finish())
+            self._for_each_tracker(
+                lambda tracker: (
+                    tracker.tracker.finish(exit_code=1) if kind and tracker.name == "wandb" else tracker.finish()
+                )
+            )
         self._trackers.clear()  # Accelerate would finish them once more
 
 
 def _start(accelerator: Accelerator, config: TrainConfig, folder: Path, start: int) -> None:
     """Start the tracker; W&B offline where its server does not answer: a run that is started again at night goes on."""
-    settings: dict[str, Any] = {"init_kwargs": {"tensorboard": {"purge_step": start + 1}}}  # hides what was written after the checkpoint
+    settings: dict[str, Any] = {
+        "init_kwargs": {"tensorboard": {"purge_step": start + 1}}
+    }  # hides what was written after the checkpoint
     if config.tracker == "wandb":
-        os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))  # pictures in tables too lie in the run's folder until they are sent
+        os.environ.setdefault(
+            "WANDB_DATA_DIR", str(folder / "wandb")
+        )  # pictures in tables too lie in the run's folder until they are sent
         names = {"name": config.name, "dir": str(folder), "id": _wandb_run_id(folder, start), "resume": "allow"}
         settings = {"config": dataclasses.asdict(config), "init_kwargs": {"wandb": names}}
     try:
         accelerator.init_trackers(TRACKERS[config.tracker], **settings)
     except Exception as error:  # W&B's errors have no common base
         if config.tracker != "wandb" or os.environ.get("WANDB_MODE") == "offline":
-            raise RunFailed(f"tracker={config.tracker} does not start: {_one_line(error)}; give another one, or tracker=none") from None
+            raise CommandFailed(
+                f"tracker={config.tracker} does not start: {_one_line(error)}; give another one, or tracker=none"
+            ) from None
         print(f"warning: W&B does not start ({_one_line(error)}): this run writes offline", file=sys.stderr)
         os.environ["WANDB_MODE"] = "offline"
         accelerator.trackers.clear()
@@ -171,7 +186,9 @@ def _is_new(tracker: Any, step: int) -> bool:
 
 def _show(tracker: Any, step: int, media: Media) -> None:
     if tracker.name == "tensorboard":
-        tracker.log_images({name: picture[None] for name, picture in media.pictures.items()}, step=step, dataformats="NHWC")
+        tracker.log_images(
+            {name: picture[None] for name, picture in media.pictures.items()}, step=step, dataformats="NHWC"
+        )
         return
     import wandb
 

@@ -3,7 +3,7 @@
 Writes into `out`, a folder or any address of fsspec: build.json (what is being built), SPLIT-000000.tar and .json for each shard, rejected.jsonl,
 stats.json, and last of all manifest.json: with it the data set is complete. Run the same command again after an interruption; whole shards are kept
 and the result is the same to the byte, whoever builds them: executor=local, executor=ray on the cluster RAY_ADDRESS names, or the parts of a job array
-(executor=slice slice=3/100 ..., then slice=finish). The data set does not depend on where `source.root` lies. retry=rejected tries rejected clips
+(executor=slice slice=3/100 ..., then slice=finish). The data set does not depend on where `source.root` lies. retry_rejected=true tries rejected clips
 again whose media have changed; media of clips that were written are not looked at again.
 """
 
@@ -17,19 +17,24 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.command import UsageError, run
+from configs.cli import UsageError, run
 from configs.schema import BuildConfig
-from pipelines.build.closing import complete, finish, print_table
+from pipelines.build.build_spec import prepare
 from pipelines.build.executors import EXECUTORS, shards_of_slice
-from pipelines.build.job import prepare
-from pipelines.build.rows import RowTable, write_rows
-from pipelines.build.survey import Survey, print_dry_run, require_media
+from pipelines.build.finalize import print_table, read_complete_manifest, write_manifest
+from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
+from pipelines.build.row_table import RowTable, write_rows
 from pipelines.manifest import is_id
 from pipelines.sources import audioset, folder, places_audio, vggsound
 from pipelines.sources.filters import filtered
 from pipelines.storage import open_folder
 
-SOURCES = {"audioset": audioset.rows, "places_audio": places_audio.rows, "vggsound": vggsound.rows, "folder": folder.rows}
+SOURCES = {
+    "audioset": audioset.rows,
+    "places_audio": places_audio.rows,
+    "vggsound": vggsound.rows,
+    "folder": folder.rows,
+}
 
 
 def main(config: BuildConfig) -> int:
@@ -37,29 +42,33 @@ def main(config: BuildConfig) -> int:
     from tqdm import tqdm
 
     _check(config)
-    survey = Survey(Path(config.source.root))
+    media_check = MediaCheck(Path(config.source.root))
     rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
-    rows = survey.watch(tqdm(rows, desc="rows", unit="row", delay=1)) if config.executor != "slice" else rows
+    rows = media_check.count(tqdm(rows, desc="rows", unit="row", delay=1)) if config.executor != "slice" else rows
     if config.dry_run:
-        return print_dry_run(config, survey, rows)
-    rows = itertools.chain([first] if (first := next(rows, None)) else [], rows)  # a wrong source is told before a folder is made
+        return print_dry_run(config, media_check, rows)
+    rows = itertools.chain(
+        [first] if (first := next(rows, None)) else [], rows
+    )  # a wrong source is told before a folder is made
     out = open_folder(config.out)
     out.create()
     is_slice = config.executor == "slice"
-    with contextlib.nullcontext() if is_slice else out.only_writer():
+    with contextlib.nullcontext() if is_slice else out.folder_lock():
         if not is_slice:
             out.remove_leftovers()
         with out.scratch() as scratch:
             table = write_rows(rows, Path(scratch) / "rows.jsonl", config.seed, config.clips_per_shard)
-            return _build(config, table, out, survey)
+            return _build(config, table, out, media_check)
 
 
-def _build(config: BuildConfig, table: RowTable, out: Any, survey: Survey) -> int:
+def _build(config: BuildConfig, table: RowTable, out: Any, media_check: MediaCheck) -> int:
     if not table.acceptable:
-        raise UsageError(f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}{table.example()}")
-    survey.print_missing(config.source)
+        raise UsageError(
+            f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}{table.example()}"
+        )
+    media_check.print_missing(config.source)
     job = prepare(config, table, out)
-    manifest = None if job.retry else complete(out)
+    manifest = None if job.retry else read_complete_manifest(out)
     if manifest is None:
         began_s = time.perf_counter()
         if config.slice != "finish":
@@ -69,9 +78,11 @@ def _build(config: BuildConfig, table: RowTable, out: Any, survey: Survey) -> in
             with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
                 EXECUTORS[config.executor](job, table, numbers, config.processes, on_clips)
             if config.executor == "slice":
-                print(f"{out}: {len(numbers)} of {table.shards} shards are there with slice={config.slice}; after the last slice run slice=finish")
+                print(
+                    f"{out}: {len(numbers)} of {table.shards} shards are there with slice={config.slice}; after the last slice run slice=finish"
+                )
                 return 0
-        manifest = finish(job, table.shards, len(table), time.perf_counter() - began_s)
+        manifest = write_manifest(job, table.shards, len(table), time.perf_counter() - began_s)
         if config.slice == "finish":
             out.remove_leftovers()  # of slices that were killed; before all are done they may still be at work
     print_table(out, manifest)
@@ -90,18 +101,21 @@ def _check(config: BuildConfig) -> None:
         ("decode.mode", decode.mode, ("exact", "fast", "keyframes")),
         ("decode.decoder", decode.decoder, ("pyav", "decord") if decode.mode != "fast" else ("pyav",)),
         ("decode.audio_format", decode.audio_format, ("flac", "wav")),
-        ("retry", config.retry, ("", "rejected")),
     ):
         if value not in allowed:
             raise UsageError(f"{key}={value!r} is none of {', '.join(filter(None, allowed))}")
     if bool(config.slice) != (config.executor == "slice"):
-        raise UsageError(f"executor={config.executor} and slice={config.slice!r} do not go together: give executor=slice slice=I/N, or slice=finish at the end")
+        raise UsageError(
+            f"executor={config.executor} and slice={config.slice!r} do not go together: give executor=slice slice=I/N, or slice=finish at the end"
+        )
     if config.slice not in ("", "finish"):
         shards_of_slice(config.slice, 0)
     if not is_id(config.source.split):
         raise UsageError(f"source.split={config.source.split!r} names the shards: give letters, digits, _ and -")
     if decode.max_duration_s < decode.min_duration_s:
-        raise UsageError(f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, which is decode.min_duration_s")
+        raise UsageError(
+            f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, which is decode.min_duration_s"
+        )
 
 
 @contextlib.contextmanager

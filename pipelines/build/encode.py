@@ -8,8 +8,8 @@ import json
 import numpy as np
 
 from configs.schema import DecodeConfig
-from pipelines.build.decode import DecodedClip
-from pipelines.build.features import log_mel
+from pipelines.build.decode.clip import DecodedClip
+from pipelines.build.log_mel import log_mel
 from pipelines.manifest import Clip
 
 
@@ -46,6 +46,10 @@ def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dic
     members[settings.audio_format] = buffer.getvalue()
     if settings.log_mel:
         array = io.BytesIO()
-        np.save(array, log_mel(samples.astype(np.float32) / 32768.0, decoded.sample_rate_hz).astype(np.float16), allow_pickle=False)
+        np.save(
+            array,
+            log_mel(samples.astype(np.float32) / 32768.0, decoded.sample_rate_hz).astype(np.float16),
+            allow_pickle=False,
+        )
         members["mel.npy"] = array.getvalue()
     return members

@@ -12,12 +12,12 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from configs.command import UsageError
-from pipelines.build.job import BuildJob
+from configs.cli import UsageError
+from pipelines.build.build_spec import BuildJob
+from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.ray_executor import build_on_ray
-from pipelines.build.rows import RowTable
+from pipelines.build.row_table import RowTable
 from pipelines.build.shards import build_shard
-from pipelines.build.worker import DecodingProcess
 
 OnClips = Callable[[int, int], None]
 
@@ -33,7 +33,7 @@ def build_locally(job: BuildJob, table: RowTable, numbers: Sequence[int], proces
         on_clips: told of progress, from several threads, as (rows done, those of them turned away).
 
     Raises:
-        OSError, RunFailed: the disk fails or is full. As with Ctrl-C, all processes are ended first, and shards that are whole stay.
+        OSError, CommandFailed: the disk fails or is full. As with Ctrl-C, all processes are ended first, and shards that are whole stay.
     """
     count = min(processes or len(os.sched_getaffinity(0)), len(numbers))
     workers = [DecodingProcess(job.root, job.decode) for _ in range(count)]

@@ -18,22 +18,24 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.command import RunFailed, UsageError
-from pipelines.build.job import BuildJob, versions
-from pipelines.build.rows import RowTable
+from configs.cli import CommandFailed, UsageError
+from pipelines.build.build_spec import BuildJob, versions
+from pipelines.build.decode_worker import DecodingProcess
+from pipelines.build.row_table import RowTable
 from pipelines.build.shards import build_shard
-from pipelines.build.worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected
 from pipelines.storage import read
 
 _RETRIES = 10  # of a shard whose node or worker was lost
-_WAITING_AT_LEAST = 32  # tasks in flight: those that wait are what makes an autoscaler add nodes
+_MIN_WAITING = 32  # tasks in flight: those that wait are what makes an autoscaler add nodes
 _WITNESS_ROWS = 1000
 _OBJECT_STORE_BYTES = 128 << 20  # it holds the rows of the tasks in flight, 0.3 MB for a thousand clips
 _ANSWER_S = 10
 
 
-def build_on_ray(job: BuildJob, table: RowTable, numbers: Sequence[int], processes: int, on_clips: Callable[[int, int], None]) -> None:
+def build_on_ray(
+    job: BuildJob, table: RowTable, numbers: Sequence[int], processes: int, on_clips: Callable[[int, int], None]
+) -> None:
     """Build some shards on a Ray cluster.
 
     Args:
@@ -45,16 +47,18 @@ def build_on_ray(job: BuildJob, table: RowTable, numbers: Sequence[int], process
 
     Raises:
         UsageError: Ray is not installed, or RAY_ADDRESS is no address.
-        RunFailed, OSError: a shard cannot be written, the cluster does not answer, or a task was lost time and again. As with Ctrl-C, all tasks are
+        CommandFailed, OSError: a shard cannot be written, the cluster does not answer, or a task was lost time and again. As with Ctrl-C, all tasks are
             ended first, and shards that are whole stay.
     """
-    witness = _witness(job, table)
+    witness = _sentinel_file(job, table)
     with _cluster() as ray:
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_build_one)
         waiting = iter(numbers)
         running: list[Any] = []
         while True:
-            at_once = processes or max(_WAITING_AT_LEAST, 2 * int(ray.cluster_resources().get("CPU", 0)))  # nodes come and go
+            at_once = processes or max(
+                _MIN_WAITING, 2 * int(ray.cluster_resources().get("CPU", 0))
+            )  # nodes come and go
             while len(running) < at_once and (number := next(waiting, None)) is not None:
                 running.append(task.remote(job, number, table.of_shard(number), witness))
             if not running:
@@ -80,14 +84,16 @@ def _cluster() -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise UsageError("executor=ray needs the package ray: install the extra farm (pip install -e '.[farm]')") from None
+        raise UsageError(
+            "executor=ray needs the package ray: install the extra farm (pip install -e '.[farm]')"
+        ) from None
     house = Path(__file__).resolve().parents[2]
     code = {"py_modules": [str(house / "configs"), str(house / "pipelines")], "excludes": ["__pycache__"]}
     try:
         ray.init(address=address, runtime_env=code, log_to_driver=False, configure_logging=False, **only_local)
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         ray.shutdown()
-        raise RunFailed(f"Ray cannot be used (RAY_ADDRESS is {address}): {_first_line(error)}") from None
+        raise CommandFailed(f"Ray cannot be used (RAY_ADDRESS is {address}): {_first_line(error)}") from None
     try:
         yield ray
     finally:
@@ -99,22 +105,31 @@ def _check_answer(address: str) -> None:
 
     Raises:
         UsageError: that is no address.
-        RunFailed: nothing answers there.
+        CommandFailed: nothing answers there.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
-        raise UsageError(f"RAY_ADDRESS={address!r} is not HOST:PORT of a cluster's head (6379 is the usual port), auto, or empty for a cluster of this machine")
+        raise UsageError(
+            f"RAY_ADDRESS={address!r} is not HOST:PORT of a cluster's head (6379 is the usual port), auto, or empty for a cluster of this machine"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
     except (OSError, OverflowError) as error:
-        raise RunFailed(
+        raise CommandFailed(
             f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; start its head, or unset RAY_ADDRESS for a cluster of this machine"
         ) from None
 
 
-def _witness(job: BuildJob, table: RowTable) -> str:
+def _sentinel_file(job: BuildJob, table: RowTable) -> str:
     """A media file that is there, which every node must see too: where it does not, a shard would be full of missing clips. "": none was found."""
-    return next((row.media for row in table.read(0, _WITNESS_ROWS) if isinstance(row, Clip) and (job.root / row.media).is_file()), "")
+    return next(
+        (
+            row.media
+            for row in table.read(0, _WITNESS_ROWS)
+            if isinstance(row, Clip) and (job.root / row.media).is_file()
+        ),
+        "",
+    )
 
 
 def _build_one(job: BuildJob, number: int, rows: list[Clip | Rejected], witness: str) -> tuple[int, int]:
@@ -133,17 +148,23 @@ def _check_node(job: BuildJob, witness: str) -> None:
     """Refuse to work on a node that sees other folders or has other decoders than the driver.
 
     Raises:
-        RunFailed: so it is.
+        CommandFailed: so it is.
     """
     node = socket.gethostname()
     try:
         begun_with = json.loads(read(job.out, "build.json"))["versions"]
     except FileNotFoundError:
-        raise RunFailed(f"the Ray node {node} does not see out={job.out} as it is here; all nodes need it under the same name") from None
+        raise CommandFailed(
+            f"the Ray node {node} does not see out={job.out} as it is here; all nodes need it under the same name"
+        ) from None
     if begun_with != versions():
-        raise RunFailed(f"the Ray node {node} has other versions of the decoders ({versions()}) than this data set was begun with ({begun_with})")
+        raise CommandFailed(
+            f"the Ray node {node} has other versions of the decoders ({versions()}) than this data set was begun with ({begun_with})"
+        )
     if witness and not (job.root / witness).is_file():
-        raise RunFailed(f"the Ray node {node} does not see {job.root / witness}; all nodes need source.root under the same name")
+        raise CommandFailed(
+            f"the Ray node {node} does not see {job.root / witness}; all nodes need source.root under the same name"
+        )
 
 
 def _result(ray: Any, task: Any) -> tuple[int, int]:
@@ -151,9 +172,11 @@ def _result(ray: Any, task: Any) -> tuple[int, int]:
         return ray.get(task)
     except ray.exceptions.RayTaskError as error:
         cause = error.cause
-        raise cause if isinstance(cause, (UsageError, RunFailed, OSError)) else error from None
+        raise cause if isinstance(cause, (UsageError, CommandFailed, OSError)) else error from None
     except ray.exceptions.RayError as error:
-        raise RunFailed(f"the Ray cluster has failed: {_first_line(error)}; finished shards are kept, run the same command again") from None
+        raise CommandFailed(
+            f"the Ray cluster has failed: {_first_line(error)}; finished shards are kept, run the same command again"
+        ) from None
 
 
 def _first_line(error: Exception) -> str:

@@ -14,16 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any, BinaryIO
 
-from pipelines.build.job import BuildJob
-from pipelines.build.media import state_of_media
-from pipelines.build.worker import DecodingProcess
+from pipelines.build.build_spec import BuildJob
+from pipelines.build.decode.container import media_fingerprint
+from pipelines.build.decode_worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected, RejectedClip
 from pipelines.storage import Folder, LocalFolder, read
 
 Entry = dict[str, Any]  # the JSON file of a shard
 
 
-def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], process: DecodingProcess, on_clips: Callable[[int, int], None]) -> None:
+def build_shard(
+    job: BuildJob,
+    number: int,
+    rows: Sequence[Clip | Rejected],
+    process: DecodingProcess,
+    on_clips: Callable[[int, int], None],
+) -> None:
     """Build one shard, unless it is there and whole.
 
     Args:
@@ -34,8 +40,8 @@ def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], pro
         on_clips: told of progress as (rows done, those of them turned away).
     """
     name = job.name(number)
-    earlier = whole_shard(job, name)
-    again = _worth_another_try(job, rows, earlier) if earlier and job.retry else set()
+    earlier = read_complete_shard(job, name)
+    again = _changed_rejects(job, rows, earlier) if earlier and job.retry else set()
     if earlier and not again:
         on_clips(len(rows), len(earlier["rejected"]))
         return
@@ -43,7 +49,7 @@ def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], pro
     members: list[Entry] = []
     rejected: list[Rejected] = []
     states: dict[str, str] = {}
-    with _Members(job.out, earlier) as stored, job.out.whole_file(f"{name}.tar") as file:
+    with _Members(job.out, earlier) as stored, job.out.atomic_open(f"{name}.tar") as file:
         hashing = _HashingFile(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:  # type: ignore[arg-type]
             for row in rows:
@@ -54,23 +60,33 @@ def build_shard(job: BuildJob, number: int, rows: Sequence[Clip | Rejected], pro
                         files = stored.of(row.id) or process.encode(row)
                         members.append({"id": row.id, "labels": row.labels, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
-                        states[row.id] = state_of_media(job.root, row)
+                        states[row.id] = media_fingerprint(job.root, row)
                         row = Rejected(row.id, error.reason, error.detail)
                 if isinstance(row, Rejected):
                     rejected.append(row)
                 on_clips(1, isinstance(row, Rejected))
-    entry = {"name": name, "clips": len(members), "size_bytes": hashing.size_bytes, "sha256": hashing.digest.hexdigest(), "recipe": job.recipe}
-    content = json.dumps(entry | {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states})
-    with job.out.whole_file(f"{name}.json") as file:
+    entry = {
+        "name": name,
+        "clips": len(members),
+        "size_bytes": hashing.size_bytes,
+        "sha256": hashing.digest.hexdigest(),
+        "recipe": job.recipe,
+    }
+    content = json.dumps(
+        entry | {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states}
+    )
+    with job.out.atomic_open(f"{name}.json") as file:
         file.write(content.encode())
 
 
-def whole_shard(job: BuildJob, name: str) -> Entry | None:
+def read_complete_shard(job: BuildJob, name: str) -> Entry | None:
     """The JSON file of a shard of this job whose tar is what the file says; None when anything is missing or different."""
     try:
         entry = json.loads(read(job.out, f"{name}.json"))
         same = entry["recipe"] == job.recipe and job.out.size_bytes(f"{name}.tar") == entry["size_bytes"]
-        if same and isinstance(job.out, LocalFolder):  # a remote store has checked what it was sent, and reading it back costs a download
+        if same and isinstance(
+            job.out, LocalFolder
+        ):  # a remote store has checked what it was sent, and reading it back costs a download
             with job.out.open(f"{name}.tar") as file:
                 same = hashlib.file_digest(file, "sha256").hexdigest() == entry["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -78,10 +94,14 @@ def whole_shard(job: BuildJob, name: str) -> Entry | None:
     return entry if same else None
 
 
-def _worth_another_try(job: BuildJob, rows: Sequence[Clip | Rejected], entry: Entry) -> set[str]:
+def _changed_rejects(job: BuildJob, rows: Sequence[Clip | Rejected], entry: Entry) -> set[str]:
     """Ids of rejected clips whose media are not what they were."""
     states = entry["media_of_rejected"]
-    return {row.id for row in rows if isinstance(row, Clip) and row.id in states and state_of_media(job.root, row) != states[row.id]}
+    return {
+        row.id
+        for row in rows
+        if isinstance(row, Clip) and row.id in states and media_fingerprint(job.root, row) != states[row.id]
+    }
 
 
 def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:

@@ -19,14 +19,20 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.segments import segment, table_lines, table_path
+from pipelines.sources.youtube_segments import segment, table_lines, table_path
 
-TABLES = {"train": "unbalanced_train_segments.csv", "balanced_train": "balanced_train_segments.csv", "eval": "eval_segments.csv"}
+TABLES = {
+    "train": "unbalanced_train_segments.csv",
+    "balanced_train": "balanced_train_segments.csv",
+    "eval": "eval_segments.csv",
+}
 MEDIA = "videos/{ytid}_{start_ms}.mp4"
-_LINE = re.compile(r'([^",]+),([^",]+),([^",]+)(?:,\s*("?)([^"\ufffd]*)\4)?')  # a third of the time of a csv.reader for each line
+_LINE = re.compile(
+    r'([^",]+),([^",]+),([^",]+)(?:,\s*("?)([^"\ufffd]*)\4)?'
+)  # a third of the time of a csv.reader for each line
 
 
 def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
@@ -36,7 +42,9 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
         UsageError: no such folder, split or table, or a media template that cannot be filled in.
     """
     if not source.segments and source.split not in TABLES:
-        raise UsageError(f"source.split={source.split!r} is none of {', '.join(TABLES)}; for a table of your own give source.segments=FILE too")
+        raise UsageError(
+            f"source.split={source.split!r} is none of {', '.join(TABLES)}; for a table of your own give source.segments=FILE too"
+        )
     table = table_path(source, TABLES.get(source.split, ""), f"{', '.join(TABLES.values())} and videos/")
     template = source.media or MEDIA
     segment(template, "ytid", 0.0, 10.0)  # a wrong template is told before the first row
@@ -61,7 +69,9 @@ def _row(line: str, template: str, names: dict[str, str], source: SourceConfig) 
     labels = tuple([names.get(mid, mid) for mid in map(str.strip, mids.split(",")) if mid])
     if source.media_is_cut:
         start_s, end_s = 0.0, end_s - start_s
-    return Clip(id=row_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels)
+    return Clip(
+        id=row_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels
+    )
 
 
 def _label_names(table: Path) -> dict[str, str]:
@@ -72,7 +82,9 @@ def _label_names(table: Path) -> dict[str, str]:
         try:
             lines = csv.DictReader(file)
             if not {"mid", "display_name"} <= set(lines.fieldnames or ()):
-                raise UsageError(f"{table}: wanted the columns index, mid, display_name; there are {', '.join(lines.fieldnames or ())[:200] or 'none'}")
+                raise UsageError(
+                    f"{table}: wanted the columns index, mid, display_name; there are {', '.join(lines.fieldnames or ())[:200] or 'none'}"
+                )
             return {line["mid"]: line["display_name"] for line in lines if line["display_name"]}
         except csv.Error as error:
             raise UsageError(f"{table} is not a table of labels: {error}") from None

@@ -6,11 +6,13 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from pipelines.manifest import Clip, Rejected
 
 
-def filtered(rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Sequence[str]) -> Iterator[Clip | Rejected]:
+def filtered(
+    rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Sequence[str]
+) -> Iterator[Clip | Rejected]:
     """The rows that are wanted; rows that are no clips are kept, for the ledger.
 
     Args:
@@ -26,7 +28,7 @@ def filtered(rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Se
     wanted, met, others = set(labels), set[str](), set[str]()
     for row in rows:
         if isinstance(row, Clip):
-            if left_out and is_left_out(row.id, left_out):
+            if left_out and is_excluded(row.id, left_out):
                 continue
             if wanted:
                 found = wanted.intersection(row.labels)
@@ -37,10 +39,12 @@ def filtered(rows: Iterable[Clip | Rejected], exclude: Sequence[str], labels: Se
         yield row
     for label in sorted(wanted - met):
         near = difflib.get_close_matches(label, others | met, n=3, cutoff=0.5)
-        raise UsageError(f"labels: no row has the label {label!r}" + (f"; near it are {', '.join(map(repr, near))}" if near else ""))
+        raise UsageError(
+            f"labels: no row has the label {label!r}" + (f"; near it are {', '.join(map(repr, near))}" if near else "")
+        )
 
 
-def is_left_out(row_id: str, left_out: frozenset[str]) -> bool:
+def is_excluded(row_id: str, left_out: frozenset[str]) -> bool:
     """Whether a clip is among ids to leave out, itself or its video."""
     video, _, start_ms = row_id.rpartition("_")
     return row_id in left_out or (video in left_out and start_ms.isdecimal())

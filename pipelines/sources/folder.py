@@ -15,7 +15,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import MAX_ID_LENGTH, Clip
 
@@ -30,11 +30,15 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
-        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})")
+        raise UsageError(
+            f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})"
+        )
 
     for key in ("segments", "media"):
         if value := getattr(source, key):
-            raise UsageError(f"source.{key}={value} is for layouts with a table of clips; source.kind=folder takes every video below source.root, whole")
+            raise UsageError(
+                f"source.{key}={value} is for layouts with a table of clips; source.kind=folder takes every video below source.root, whole"
+            )
     found = False
 
     def refuse(error: OSError) -> None:

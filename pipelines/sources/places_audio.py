@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.segments import table_path
+from pipelines.sources.youtube_segments import table_path
 
 
 def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
@@ -55,7 +55,9 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
             )
             continue
         media, image = _path(bases["audio"], "wavs", wav), _path(bases["image"], "images", image)
-        yield Clip(id=uttid, media=media, image=image, split=source.split, source="places_audio", text=text, words=words)
+        yield Clip(
+            id=uttid, media=media, image=image, split=source.split, source="places_audio", text=text, words=words
+        )
 
 
 def _alignments(table: Path) -> dict[str, Any]:
@@ -65,7 +67,9 @@ def _alignments(table: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{table} is not a table of alignments in JSON: {error}") from None
     if not isinstance(alignments, dict):
-        raise UsageError(f'{table} is not a table of alignments; wanted {{"UTTID": [{{"word", "start_s", "end_s"}}, ...], ...}}')
+        raise UsageError(
+            f'{table} is not a table of alignments; wanted {{"UTTID": [{{"word", "start_s", "end_s"}}, ...], ...}}'
+        )
     return alignments
 
 

@@ -14,10 +14,10 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from configs.command import UsageError
+from configs.cli import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.segments import segment, table_lines, table_path
+from pipelines.sources.youtube_segments import segment, table_lines, table_path
 
 SPLITS = ("train", "test")
 MEDIA = "videos/{ytid}_{start_s:06d}.mp4"
@@ -56,9 +56,19 @@ def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | No
     except UsageError as error:
         return Rejected(ytid[:100], "bad_row", str(error))
     except (ValueError, OverflowError, csv.Error):
-        return Rejected(text.partition(",")[0][:100], "bad_row", f"wanted YTID, start, label, split; found {text[:200]}")
+        return Rejected(
+            text.partition(",")[0][:100], "bad_row", f"wanted YTID, start, label, split; found {text[:200]}"
+        )
     if start_s < 0:
         return Rejected(row_id, "bad_times", f"from {start_s:g} s")
     begin_s = 0.0 if source.media_is_cut else start_s
     labels = (label.strip(),) if label.strip() else ()
-    return Clip(id=row_id, media=media, start_s=begin_s, end_s=begin_s + _SEGMENT_S, split=source.split, source="vggsound", labels=labels)
+    return Clip(
+        id=row_id,
+        media=media,
+        start_s=begin_s,
+        end_s=begin_s + _SEGMENT_S,
+        split=source.split,
+        source="vggsound",
+        labels=labels,
+    )

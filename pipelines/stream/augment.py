@@ -17,7 +17,7 @@ from torchvision.transforms.v2 import functional
 from configs.schema import AugmentConfig
 
 
-def padded(waveform: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
+def pad_or_crop(waveform: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
     """Cut to `samples` or pad with zeros at the end: (waveform [S], mask [S], False in the padding)."""
     own = min(len(waveform), samples)
     full, mask = np.zeros(samples, dtype=np.float32), np.zeros(samples, dtype=bool)
@@ -26,11 +26,16 @@ def padded(waveform: np.ndarray, samples: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def splice(
-    waveform: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.random.Generator, settings: AugmentConfig, sample_rate_hz: int
+    waveform: np.ndarray,
+    mask: np.ndarray,
+    other: np.ndarray,
+    rng: np.random.Generator,
+    settings: AugmentConfig,
+    sample_rate_hz: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cross-fade a stretch of another clip into a random place of the waveform.
 
-    The stretch lasts splice_min_s to splice_max_s. At each end, a raised cosine of max(a quarter of it, splice_fade_min_s), at most half of it.
+    The stretch lasts audio_splice_min_s to audio_splice_max_s. At each end, a raised cosine of max(a quarter of it, audio_splice_fade_min_s), at most half of it.
 
     Args:
         waveform: [S]; its sound is its first mask.sum() samples.
@@ -45,11 +50,13 @@ def splice(
     """
     weight = np.ones(len(waveform), dtype=np.float32)
     own = int(mask.sum())
-    length = min(round(rng.uniform(settings.splice_min_s, settings.splice_max_s) * sample_rate_hz), len(other))
+    length = min(
+        round(rng.uniform(settings.audio_splice_min_s, settings.audio_splice_max_s) * sample_rate_hz), len(other)
+    )
     if not 0 < length < own:
         return waveform, weight
     place, start = int(rng.integers(own - length + 1)), int(rng.integers(len(other) - length + 1))
-    fade = min(max(length // 4, round(settings.splice_fade_min_s * sample_rate_hz)), length // 2)
+    fade = min(max(length // 4, round(settings.audio_splice_fade_min_s * sample_rate_hz)), length // 2)
     stretch = slice(place, place + length)
     weight[stretch] = _fade_out_and_in(length, fade)
     mixed = waveform.copy()
@@ -65,7 +72,9 @@ def _fade_out_and_in(length: int, fade: int) -> np.ndarray:
     return weight
 
 
-def keep_one_window(waveform: np.ndarray, mask: np.ndarray, rng: np.random.Generator, min_samples: int) -> tuple[np.ndarray, np.ndarray]:
+def random_time_window(
+    waveform: np.ndarray, mask: np.ndarray, rng: np.random.Generator, min_samples: int
+) -> tuple[np.ndarray, np.ndarray]:
     """Keep one random window of the sound, of random length from `min_samples` up; the rest is zeroed and masked out.
 
     Returns:
@@ -83,7 +92,9 @@ def keep_one_window(waveform: np.ndarray, mask: np.ndarray, rng: np.random.Gener
     return np.where(kept, waveform, np.float32(0)), kept
 
 
-def quad_mixup(frame: torch.Tensor, others: Sequence[torch.Tensor], rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+def quad_mixup(
+    frame: torch.Tensor, others: Sequence[torch.Tensor], rng: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
     """A 2x2 grid of the clip's picture and three others at half size, in random places.
 
     Args:
@@ -107,7 +118,7 @@ def quad_mixup(frame: torch.Tensor, others: Sequence[torch.Tensor], rng: np.rand
     return grid, weight
 
 
-def evaluation_image(picture: torch.Tensor, size_px: int) -> torch.Tensor:
+def resize_center_crop(picture: torch.Tensor, size_px: int) -> torch.Tensor:
     """Resize the short side to `size_px` (bilinear, antialiased), then cut out the central square: uint8 [3, size_px, size_px].
 
     Source: reference 1.4.
@@ -142,7 +153,7 @@ class ImageAugmentation:
     def __call__(self, picture: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
         """Change one picture; torchvision's random numbers are seeded from `rng`, torch's own are left as they were."""
         if not self._crops:
-            picture = evaluation_image(picture, self.size_px)
+            picture = resize_center_crop(picture, self.size_px)
         if self._random is None:
             return picture
         # torch.manual_seed also queues a call, with its stack trace, for GPUs not yet in use: 0.4 of 2.5 ms an item here, and a list that grows.

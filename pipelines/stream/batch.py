@@ -15,7 +15,7 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class Item(NamedTuple):
+class Example(NamedTuple):
     """One clip, as in Batch but with the picture as uint8 [3, H_px, W_px]."""
 
     frame: torch.Tensor
@@ -63,10 +63,10 @@ class Batch:
         return dataclasses.replace(self, **tensors)
 
 
-def collate(items: Sequence[Item], rejected: Counter[str] | None = None) -> Batch:
+def collate(items: Sequence[Example], rejected: Counter[str] | None = None) -> Batch:
     """Stack at least one item; pictures become float and ImageNet-normalised."""
     return Batch(
-        frames=normalized(torch.stack([item.frame for item in items])),
+        frames=imagenet_normalize(torch.stack([item.frame for item in items])),
         waveform=torch.from_numpy(np.stack([item.waveform for item in items])),
         audio_mask=torch.from_numpy(np.stack([item.audio_mask for item in items])),
         audio_positive_weight=torch.from_numpy(np.stack([item.audio_positive_weight for item in items])),
@@ -78,7 +78,7 @@ def collate(items: Sequence[Item], rejected: Counter[str] | None = None) -> Batc
     )
 
 
-def normalized(frames: torch.Tensor) -> torch.Tensor:
+def imagenet_normalize(frames: torch.Tensor) -> torch.Tensor:
     """uint8 [..., 3, H_px, W_px] to float32, ImageNet-normalised."""
     mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     return frames.float().sub_(mean).div_(std)

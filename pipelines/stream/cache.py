@@ -1,4 +1,4 @@
-"""Shards of a remote data set on a local disk: fetched once for all processes of a machine, checked against the manifest, in a bounded folder (room.py).
+"""Shards of a remote data set on a local disk: fetched once for all processes of a machine, checked against the manifest, in a bounded folder (cache_eviction.py).
 
 Safe under concurrent processes and crashes: a copy appears under its name when it is whole, and all locks are the kernel's. A shard that is open stays
 readable when it is removed. Limits: the SHA-256 is checked when a shard is fetched, afterwards only the size (a machine that goes down loses the end of a
@@ -17,13 +17,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.command import RunFailed, UsageError
+from configs.cli import CommandFailed, UsageError
 from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
-from pipelines.stream.room import claimed, locked, make_room, temporary_copy
+from pipelines.stream.cache_eviction import download_lock, evict, locked, temporary_copy
 
 # A connection this slow is as good as none; a silent one is given up much sooner, by the file system.
-_LEAST_BYTES_PER_S = 50_000
+_MIN_BYTES_PER_S = 50_000
 _GRACE_S = 60
 
 
@@ -31,7 +31,7 @@ class _NoRoom(Exception):
     """What is needed soon fills the folder."""
 
 
-class StatedShard(NamedTuple):
+class ShardInfo(NamedTuple):
     """What the manifest says of a shard."""
 
     size_bytes: int
@@ -56,17 +56,23 @@ class ShardCache:
         UsageError: the cache cannot hold two shards, or the folder cannot be made.
     """
 
-    def __init__(self, remote: RemoteFolder, shards: dict[str, StatedShard], folder: Path, fingerprint: str, max_bytes: int) -> None:
+    def __init__(
+        self, remote: RemoteFolder, shards: dict[str, ShardInfo], folder: Path, fingerprint: str, max_bytes: int
+    ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
-        self._remote, self._shards, self._patient, self._brisk = remote, shards, retry.PATIENT, retry.BRISK
+        self._remote, self._shards, self._patient, self._brisk = remote, shards, retry.LONG_RETRY, retry.SHORT_RETRY
         self.tables = folder / fingerprint[:16]
         largest = max((shard.size_bytes for shard in shards.values()), default=0)
         if max_bytes < 2 * largest:
-            raise UsageError(f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, the largest has {largest / 1e9:.3g} GB")
+            raise UsageError(
+                f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, the largest has {largest / 1e9:.3g} GB"
+            )
         try:
             self.tables.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise UsageError(f"stream.cache_dir={folder}, for copies of {remote}, cannot be made: {error.strerror}; give another folder") from None
+            raise UsageError(
+                f"stream.cache_dir={folder}, for copies of {remote}, cannot be made: {error.strerror}; give another folder"
+            ) from None
 
     def path(self, name: str) -> Path:
         """Where a shard's copy lies when it is here."""
@@ -80,7 +86,7 @@ class ShardCache:
         """A descriptor of a shard's tar, fetched first where it is not here.
 
         Raises:
-            RunFailed: it cannot be fetched, what comes is not what the manifest says, or there is no room for it.
+            CommandFailed: it cannot be fetched, what comes is not what the manifest says, or there is no room for it.
         """
         began_s = time.monotonic()
         with self._disk_errors_told():
@@ -92,7 +98,7 @@ class ShardCache:
         """See to it that a shard is here, or that another process fetches it; False where that would take room from what is needed soon.
 
         Raises:
-            RunFailed: as `open`, after fewer tries.
+            CommandFailed: as `open`, after fewer tries.
         """
         with self._disk_errors_told():
             descriptor = self._open_here(name)
@@ -106,7 +112,7 @@ class ShardCache:
         return True
 
     @contextlib.contextmanager
-    def alone_in_tables(self) -> Iterator[Path]:
+    def index_lock(self) -> Iterator[Path]:
         """Keep other processes out of `tables` meanwhile, so that one makes what all use."""
         with self._disk_errors_told(), locked(self.tables / ".lock"):
             for left in self.tables.glob(".new-*"):
@@ -121,7 +127,7 @@ class ShardCache:
         if os.fstat(descriptor).st_size != self._shards[name].size_bytes:
             os.close(descriptor)
             return None
-        _note_use(descriptor)
+        _touch(descriptor)
         return descriptor
 
     def _fetch(self, name: str, waiting_since_s: float | None) -> int | None:
@@ -129,16 +135,16 @@ class ShardCache:
         path, ahead = self.path(name), waiting_since_s is None
         self.tables.mkdir(parents=True, exist_ok=True)
         temporary = temporary_copy(path, self.size_bytes(name))
-        with claimed(temporary, wait=not ahead) as is_ours:
+        with download_lock(temporary, wait=not ahead) as is_ours:
             if not is_ours:
                 return None
             if (descriptor := self._open_here(name)) is not None:
                 return descriptor
-            if not make_room(self.folder, self.max_bytes, spare_needed=ahead) and ahead:
+            if not evict(self.folder, self.max_bytes, spare_needed=ahead) and ahead:
                 raise _NoRoom
             retry.retried(lambda: self._copy(name, temporary), self._brisk if ahead else self._patient, waiting_since_s)
             descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
-            _note_use(descriptor)
+            _touch(descriptor)
             temporary.replace(path)
             return descriptor
 
@@ -146,14 +152,22 @@ class ShardCache:
         """Fetch a shard once and compare it with the manifest."""
         stated, address = self._shards[name], f"{self._remote}/{name}.tar"
         try:
-            self._remote.download(f"{name}.tar", path, _GRACE_S + stated.size_bytes / _LEAST_BYTES_PER_S)
+            self._remote.download(f"{name}.tar", path, _GRACE_S + stated.size_bytes / _MIN_BYTES_PER_S)
         except FileNotFoundError:
-            raise RunFailed(f"{address} is missing, manifest.json lists it; python -m pipelines.verify {self._remote} tells what else is") from None
+            raise CommandFailed(
+                f"{address} is missing, manifest.json lists it; python -m pipelines.verify {self._remote} tells what else is"
+            ) from None
         with path.open("rb") as file:
-            came = StatedShard(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+            came = ShardInfo(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
         if came != stated:
-            what = f"{came.size_bytes} bytes came, {stated.size_bytes}" if came.size_bytes != stated.size_bytes else "its bytes have another SHA-256 than"
-            raise RunFailed(f"{address}: {what} stated in manifest.json; python -m pipelines.verify {self._remote} tells whether it is damaged there")
+            what = (
+                f"{came.size_bytes} bytes came, {stated.size_bytes}"
+                if came.size_bytes != stated.size_bytes
+                else "its bytes have another SHA-256 than"
+            )
+            raise CommandFailed(
+                f"{address}: {what} stated in manifest.json; python -m pipelines.verify {self._remote} tells whether it is damaged there"
+            )
 
     @contextlib.contextmanager
     def _disk_errors_told(self) -> Iterator[None]:
@@ -161,12 +175,12 @@ class ShardCache:
             yield
         except OSError as error:
             hint = "make room, lower stream.cache_gb or give another folder"
-            raise RunFailed(
+            raise CommandFailed(
                 f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; {hint}, then run the same command again"
             ) from None
 
 
-def _note_use(descriptor: int) -> None:
+def _touch(descriptor: int) -> None:
     """Date a copy, exactly: of itself the kernel counts in steps of some milliseconds."""
     with contextlib.suppress(PermissionError):  # another user's copy
         os.utime(descriptor, ns=(time.time_ns(),) * 2)

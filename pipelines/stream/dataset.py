@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.command import RunFailed, UsageError
+from configs.cli import CommandFailed, UsageError
 from configs.schema import AugmentConfig
 from pipelines.stream import augment
-from pipelines.stream.batch import Batch, Item, collate
-from pipelines.stream.order import ClipOrder, keyed_generator
+from pipelines.stream.batch import Batch, Example, collate
 from pipelines.stream.reader import ClipReader, UnreadableClip
+from pipelines.stream.sampler import DeterministicSampler, seeded_rng
 
 # Clips with less sound than this share of the configured length are left out (reference 1.4).
-LEAST_SOUND = 0.04
+MIN_AUDIO_FRACTION = 0.04
 # One clip to splice and three to mix in, and some to try where these cannot be read.
-COMPANIONS = 8
+NUM_MIX_CANDIDATES = 8
 
 
 class ClipDataset(Dataset):
@@ -35,27 +35,29 @@ class ClipDataset(Dataset):
         seed: of the augmentation; all randomness of a position is a function of (seed, position).
     """
 
-    def __init__(self, readers: Sequence[ClipReader], order: ClipOrder, settings: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self, readers: Sequence[ClipReader], order: DeterministicSampler, settings: AugmentConfig, seed: int
+    ) -> None:
         self.readers, self.order, self.settings, self.seed = list(readers), order, settings, seed
         self._image_augmentation = augment.ImageAugmentation(settings, self.readers[0].image_size_px)
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | RunFailed:
+    def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | CommandFailed:
         """Make a batch. What stops the run comes back as a value: raised in a worker it would reach the user as a stack trace."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # sums over pixels are otherwise added up in another order
         rejected: Counter[str] = Counter()
         try:
             return collate([self.item(position, rejected) for position in positions], rejected)
-        except (UsageError, RunFailed) as error:
+        except (UsageError, CommandFailed) as error:
             return error
         finally:
             torch.set_num_threads(threads)
 
-    def item(self, position: int, rejected: Counter[str]) -> Item:
+    def item(self, position: int, rejected: Counter[str]) -> Example:
         """The training item at a position, or that of the first replacement that can be read.
 
         Args:
-            rejected: what could not be used is counted here by reason; companions, which are only mixed in, as `companion_REASON`.
+            rejected: what could not be used is counted here by reason; companions, which are only mixed in, as `mix_partner_REASON`.
 
         Raises:
             UsageError: no clip of the lane can be read, or the sample rate is another.
@@ -81,28 +83,32 @@ class ClipDataset(Dataset):
             yield clip
             attempt += 1
 
-    def _training_item(self, reader: ClipReader, clip: int, position: int, rejected: Counter[str]) -> Item:
-        settings, rng = self.settings, keyed_generator(self.seed, "item", position)
+    def _training_item(self, reader: ClipReader, clip: int, position: int, rejected: Counter[str]) -> Example:
+        settings, rng = self.settings, seeded_rng(self.seed, "item", position)
         sound = reader.waveform(clip)
-        if len(sound) < LEAST_SOUND * reader.samples:
+        if len(sound) < MIN_AUDIO_FRACTION * reader.samples:
             raise UnreadableClip("too_short", f"clip {reader.index.id(clip)} has {len(sound)} samples")
         frame = self._random_frame(reader, clip, rng)
         image_weight = torch.ones(frame.shape[-2:])
-        companions = iter([other for other in self.order.companions(position, COMPANIONS) if other != clip])
+        mix_partners = iter([other for other in self.order.mix_partners(position, NUM_MIX_CANDIDATES) if other != clip])
 
         if settings.quad_mixup_probability and rng.random() < settings.quad_mixup_probability:
-            others = list(_readable(companions, 3, lambda other: self._random_frame(reader, other, rng), rejected))
+            others = list(_readable(mix_partners, 3, lambda other: self._random_frame(reader, other, rng), rejected))
             if len(others) == 3:
                 frame, image_weight = augment.quad_mixup(frame, others, rng)
 
-        waveform, mask = augment.padded(sound, reader.samples)
+        waveform, mask = augment.pad_or_crop(sound, reader.samples)
         positive_weight = np.ones(reader.samples, dtype=np.float32)
-        if settings.splice_max_s:
-            for other in _readable(companions, 1, reader.waveform, rejected):
+        if settings.audio_splice_max_s:
+            for other in _readable(mix_partners, 1, reader.waveform, rejected):
                 waveform, positive_weight = augment.splice(waveform, mask, other, rng, settings, reader.sample_rate_hz)
-        if settings.extra_mask_probability and rng.random() < settings.extra_mask_probability:
-            waveform, mask = augment.keep_one_window(waveform, mask, rng, round(settings.extra_mask_min_s * reader.sample_rate_hz))
-        return Item(frame, waveform, mask, positive_weight, image_weight, reader.source, reader.index.id(clip), position)
+        if settings.time_mask_probability and rng.random() < settings.time_mask_probability:
+            waveform, mask = augment.random_time_window(
+                waveform, mask, rng, round(settings.time_mask_min_s * reader.sample_rate_hz)
+            )
+        return Example(
+            frame, waveform, mask, positive_weight, image_weight, reader.source, reader.index.id(clip), position
+        )
 
     def _random_frame(self, reader: ClipReader, clip: int, rng: np.random.Generator) -> torch.Tensor:
         """One of the clip's pictures, augmented."""
@@ -117,7 +123,7 @@ def _readable(clips: Iterator[int], count: int, read, rejected: Counter[str]) ->
         try:
             result = read(clip)
         except UnreadableClip as error:
-            rejected[f"companion_{error.reason}"] += 1
+            rejected[f"mix_partner_{error.reason}"] += 1
             continue
         found += 1
         yield result

@@ -16,16 +16,16 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.command import RunFailed, UsageError
+from configs.cli import CommandFailed, UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
+from pipelines.stream.clip_filter import Selection
 from pipelines.stream.dataset import ClipDataset
 from pipelines.stream.index import CacheSettings, DatasetIndex
-from pipelines.stream.order import ClipOrder, OrderSource
+from pipelines.stream.loader_worker import end_with_the_run
 from pipelines.stream.prefetch import Prefetcher
-from pipelines.stream.reader import ClipReader, Fields, UnreadableClip
-from pipelines.stream.selection import Selection
-from pipelines.stream.worker import end_with_the_run
+from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
+from pipelines.stream.sampler import DeterministicSampler, OrderSource
 
 # The share of clips that cannot be read is taken over at least this many.
 WATCHED_CLIPS = 1000
@@ -50,19 +50,23 @@ class Stream:
         """One rank's part of global batch `start_step`, of the next, and so on without end; the same bits for any number of workers.
 
         Raises:
-            UsageError: more than max_rejected_share of the last clips could not be read, stream.cache_gb is too little, or what the dataset raises.
-            RunFailed: a remote shard cannot be fetched.
+            UsageError: more than max_error_rate of the last clips could not be read, stream.cache_gb is too little, or what the dataset raises.
+            CommandFailed: a remote shard cannot be fetched.
         """
         if self.order.batch_size % world_size:
-            raise UsageError(f"batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched")
-        watch = _RejectedShare(self._config.max_rejected_share)
-        steps_ahead = self._config.workers * self._config.prefetch_batches
-        prefetcher = Prefetcher([reader.index for reader in self.dataset.readers], self.order, rank, world_size, steps_ahead)
+            raise UsageError(
+                f"global_batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched"
+            )
+        watch = _ErrorRateGuard(self._config.max_error_rate)
+        steps_ahead = self._config.num_workers * self._config.prefetch_factor
+        prefetcher = Prefetcher(
+            [reader.index for reader in self.dataset.readers], self.order, rank, world_size, steps_ahead
+        )
         prefetcher.check_room(start_step)
         try:
             prefetcher.advance(start_step)
             for step, batch in enumerate(_started(self._loader(rank, world_size, start_step)), start_step):
-                if isinstance(batch, (UsageError, RunFailed)):
+                if isinstance(batch, (UsageError, CommandFailed)):
                     raise batch
                 watch.add(len(batch), batch.rejected)
                 yield batch
@@ -71,20 +75,22 @@ class Stream:
             prefetcher.close()
 
     def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader:
-        own_random_numbers = torch.Generator()  # a loader draws one number as it starts, by default from torch's own generator
+        own_random_numbers = (
+            torch.Generator()
+        )  # a loader draws one number as it starts, by default from torch's own generator
         steps = _Steps(self.order, rank, world_size, start_step)
-        if not self._config.workers:
-            return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_as_it_is, generator=own_random_numbers)
+        if not self._config.num_workers:
+            return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_identity, generator=own_random_numbers)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipelines.stream.dataset"])
         _start_fork_server()
         return DataLoader(
             self.dataset,
             batch_sampler=steps,
-            collate_fn=_as_it_is,
+            collate_fn=_identity,
             generator=own_random_numbers,
-            num_workers=self._config.workers,
-            prefetch_factor=self._config.prefetch_batches,
+            num_workers=self._config.num_workers,
+            prefetch_factor=self._config.prefetch_factor,
             multiprocessing_context=context,
             worker_init_fn=end_with_the_run,
         )
@@ -100,20 +106,24 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
 
     Raises:
         UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, a splice out of range.
-        RunFailed: a remote source does not answer.
+        CommandFailed: a remote source does not answer.
     """
     if not config.sources:
         raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
     augment = config.augment
-    if augment.splice_max_s and not 0 < augment.splice_min_s <= augment.splice_max_s:
-        raise UsageError(f"stream.augment.splice_min_s={augment.splice_min_s}: must be above 0 and at most splice_max_s={augment.splice_max_s}")
+    if augment.audio_splice_max_s and not 0 < augment.audio_splice_min_s <= augment.audio_splice_max_s:
+        raise UsageError(
+            f"stream.augment.audio_splice_min_s={augment.audio_splice_min_s}: must be above 0 and at most audio_splice_max_s={augment.audio_splice_max_s}"
+        )
     cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
     readers = []
     for number, source in enumerate(config.sources):
         select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
         index = DatasetIndex.open(source.shards, cache, select)
-        fields = Fields(source.pictures, source.sound)
-        readers.append(ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields))
+        fields = MemberKeys(source.image_key, source.audio_key)
+        readers.append(
+            ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields)
+        )
     for reader in readers:
         reader.check_fields()
         _check_sample_rate(reader)
@@ -128,12 +138,12 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
         OrderSource(name, reader.index.fingerprint, source.weight, tuple(shard.clips for shard in reader.index.shards))
         for name, reader, source in zip(names, readers, config.sources, strict=True)
     ]
-    order = ClipOrder(sources, seed, config.lanes, config.window_clips, batch_size)
+    order = DeterministicSampler(sources, seed, config.lanes, config.shuffle_window_clips, batch_size)
     fingerprint = {
         "seed": seed,
         "batch_size": batch_size,
         "lanes": order.lanes,
-        "window_clips": config.window_clips,
+        "window_clips": config.shuffle_window_clips,
         "sources": {
             source.name: {"number": number, "weight": weight, "data_set": source.fingerprint}
             for number, (source, weight) in enumerate(zip(sources, order.weights, strict=True))
@@ -151,7 +161,7 @@ def _check_sample_rate(reader: ClipReader) -> None:
 class _Steps:
     """The positions of one rank, step by step without end."""
 
-    def __init__(self, order: ClipOrder, rank: int, world_size: int, start_step: int) -> None:
+    def __init__(self, order: DeterministicSampler, rank: int, world_size: int, start_step: int) -> None:
         self.order, self.rank, self.world_size, self.start_step = order, rank, world_size, start_step
 
     def __iter__(self) -> Iterator[list[int]]:
@@ -161,7 +171,7 @@ class _Steps:
             step += 1
 
 
-class _RejectedShare:
+class _ErrorRateGuard:
     """Stops the run when too many of the last clips could not be read."""
 
     def __init__(self, most: float) -> None:
@@ -176,7 +186,7 @@ class _RejectedShare:
         if found.total() > self._most * max(tried, WATCHED_CLIPS):
             listed = ", ".join(f"{reason} {count}" for reason, count in found.most_common())
             raise UsageError(
-                f"{found.total()} of the last {tried} clips could not be read ({listed}), more than stream.max_rejected_share={self._most}: "
+                f"{found.total()} of the last {tried} clips could not be read ({listed}), more than stream.max_error_rate={self._most}: "
                 "look at the shards with python -m pipelines.verify DIR, or allow more"
             )
 
@@ -213,5 +223,5 @@ def _end_workers() -> None:
             child.kill()
 
 
-def _as_it_is(batch: Batch | Exception) -> Batch | Exception:
+def _identity(batch: Batch | Exception) -> Batch | Exception:
     return batch

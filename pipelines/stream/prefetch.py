@@ -10,10 +10,10 @@ import os
 import threading
 from collections.abc import Sequence
 
-from configs.command import UsageError
+from configs.cli import UsageError
+from pipelines.stream.cache_eviction import PinnedShards
 from pipelines.stream.index import DatasetIndex
-from pipelines.stream.order import ClipOrder
-from pipelines.stream.room import Needed
+from pipelines.stream.sampler import DeterministicSampler
 
 _THREADS = 4
 
@@ -28,13 +28,15 @@ class Prefetcher:
         steps_ahead: how many steps the loader's workers are ahead of the run.
     """
 
-    def __init__(self, indices: Sequence[DatasetIndex], order: ClipOrder, rank: int, world_size: int, steps_ahead: int) -> None:
+    def __init__(
+        self, indices: Sequence[DatasetIndex], order: DeterministicSampler, rank: int, world_size: int, steps_ahead: int
+    ) -> None:
         self._caches = {number: index.cache for number, index in enumerate(indices) if index.cache}
         self._names = [[shard.name for shard in index.shards] for index in indices]
         self._order, self._rank, self._world_size, self._steps_ahead = order, rank, world_size, steps_ahead
         self._ahead: list[tuple[int, int]] = []
         self._taken, self._failed = set[tuple[int, int]](), set[tuple[int, int]]()
-        self._needed: Needed | None = None
+        self._needed: PinnedShards | None = None
         self._changed, self._is_closed = threading.Condition(), False
 
     def check_room(self, step: int) -> None:
@@ -45,14 +47,19 @@ class Prefetcher:
         """
         if not self._caches:
             return
-        first = self._rank - int(os.environ.get("LOCAL_RANK", 0))  # accelerate launch and torchrun say which ranks a machine has
+        first = self._rank - int(
+            os.environ.get("LOCAL_RANK", 0)
+        )  # accelerate launch and torchrun say which ranks a machine has
         ranks = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        needed_bytes = sum(self._size_bytes(*shard) for shard in {shard for rank in ranks for shard in self._remote_ahead(step, step, rank, windows_after=0)})
+        needed_bytes = sum(
+            self._size_bytes(*shard)
+            for shard in {shard for rank in ranks for shard in self._remote_ahead(step, step, rank, windows_after=0)}
+        )
         max_bytes = min(cache.max_bytes for cache in self._caches.values())
         if needed_bytes > max_bytes:
             raise UsageError(
                 f"stream.cache_gb={max_bytes / 1e9:.3g} is too little: the shards that are read at one time have {needed_bytes / 1e9:.3g} GB; "
-                "give twice that, or make stream.lanes or stream.window_clips smaller"
+                "give twice that, or make stream.lanes or stream.shuffle_window_clips smaller"
             )
 
     def advance(self, step: int) -> None:
@@ -63,7 +70,7 @@ class Prefetcher:
         if ahead == self._ahead:
             return
         with contextlib.suppress(OSError):  # a full disk: who needs a shard will say so
-            self._needed = self._needed or Needed(next(iter(self._caches.values())).folder)
+            self._needed = self._needed or PinnedShards(next(iter(self._caches.values())).folder)
             self._needed.state(self._caches[source].path(self._names[source][shard]) for source, shard in ahead)
         with self._changed:
             if not self._ahead:

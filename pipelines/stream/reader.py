@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from configs.command import UsageError
-from pipelines.stream.augment import evaluation_image, padded
-from pipelines.stream.batch import Item
+from configs.cli import UsageError
+from pipelines.stream.augment import pad_or_crop, resize_center_crop
+from pipelines.stream.batch import Example
 from pipelines.stream.index import DatasetIndex
 
 _PICTURES = ("jpg", "jpeg", "png")
 _SOUNDS = ("flac", "wav", "opus")
-_MOST_MEMBER_BYTES = 1 << 26
-_MOST_PIXELS = 50_000_000
-_MOST_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
-_MOST_SCANS = 100  # each pass of a progressive JPEG goes over all pixels
-_MOST_CHANNELS = 32
-_MOST_AMPLITUDE = 10.0  # lossy sounds overshoot 1 a little; integers stored as floats are no waveform
+_MAX_MEMBER_BYTES = 1 << 26
+_MAX_PIXELS = 50_000_000
+_MAX_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
+_MAX_SCANS = 100  # each pass of a progressive JPEG goes over all pixels
+_MAX_CHANNELS = 32
+_MAX_AMPLITUDE = 10.0  # lossy sounds overshoot 1 a little; integers stored as floats are no waveform
 _CLIPS_LOOKED_AT = 100
 _PNG = b"\x89PNG\r\n\x1a\n"
 _CONTAINERS = (b"fLaC", b"RIFF", b"OggS")  # libsndfile would try two dozen more
@@ -38,7 +38,17 @@ _UNKNOWN_SAMPLES = (1 << 63) - 1  # libsndfile's word for a FLAC that was writte
 class UnreadableClip(Exception):
     """A clip that cannot be used; `reason` is one of REASONS, counted in training."""
 
-    REASONS = ("missing_member", "read_error", "cut_off", "empty_member", "too_large", "bad_image", "bad_audio", "bad_json", "too_short")
+    REASONS = (
+        "missing_member",
+        "read_error",
+        "cut_off",
+        "empty_member",
+        "too_large",
+        "bad_image",
+        "bad_audio",
+        "bad_json",
+        "too_short",
+    )
 
     def __init__(self, reason: str, detail: str) -> None:
         assert reason in self.REASONS
@@ -46,16 +56,16 @@ class UnreadableClip(Exception):
         self.reason = reason
 
 
-class Fields(NamedTuple):
+class MemberKeys(NamedTuple):
     """How shards of others name a clip's pictures and its sound.
 
     Attributes:
-        pictures: `jpg` is KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` KEY.rgb.jpg, or KEY.0.rgb.jpg, ...; "": every picture.
-        sound: `mix.wav` is KEY.mix.wav; "": the first there is of flac, wav, opus.
+        image_key: `jpg` is KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` KEY.rgb.jpg, or KEY.0.rgb.jpg, ...; "": every picture.
+        audio_key: `mix.wav` is KEY.mix.wav; "": the first there is of flac, wav, opus.
     """
 
-    pictures: str = ""
-    sound: str = ""
+    image_key: str = ""
+    audio_key: str = ""
 
 
 class ClipReader:
@@ -72,10 +82,16 @@ class ClipReader:
     """
 
     def __init__(
-        self, index: DatasetIndex, image_size_px: int, clip_duration_s: float, sample_rate_hz: int, source: int = 0, fields: Fields | None = None
+        self,
+        index: DatasetIndex,
+        image_size_px: int,
+        clip_duration_s: float,
+        sample_rate_hz: int,
+        source: int = 0,
+        fields: MemberKeys | None = None,
     ) -> None:
         self.index, self.source = index, source
-        self._fields = Fields(*(name.lower().removeprefix(".") for name in fields or Fields()))
+        self._fields = MemberKeys(*(name.lower().removeprefix(".") for name in fields or MemberKeys()))
         self.image_size_px, self.sample_rate_hz = image_size_px, sample_rate_hz
         self.samples = round(clip_duration_s * sample_rate_hz)
         self.check_fields(needed=False)
@@ -87,7 +103,10 @@ class ClipReader:
             UsageError: none of many clips has one.
         """
         some = range(0, self.index.clips, -(-self.index.clips // _CLIPS_LOOKED_AT))
-        for what, field, found in (("picture", self._fields.pictures, self.frame_names), ("sound", self._fields.sound, self.sound_name)):
+        for what, field, found in (
+            ("picture", self._fields.image_key, self.frame_names),
+            ("sound", self._fields.audio_key, self.sound_name),
+        ):
             if (field or needed) and not any(map(found, some)):
                 there = Counter(f".{name}" for clip in some for name in self.index.members(clip))
                 raise UsageError(
@@ -115,15 +134,17 @@ class ClipReader:
         return sorted(names, key=lambda name: (len(name), name))
 
     def _is_picture(self, name: str) -> bool:
-        if not self._fields.pictures:
+        if not self._fields.image_key:
             return name.rpartition(".")[2] in _PICTURES
         number, _, rest = name.partition(".")
-        return name == self._fields.pictures or (rest == self._fields.pictures and number.isdecimal())
+        return name == self._fields.image_key or (rest == self._fields.image_key and number.isdecimal())
 
     def sound_name(self, clip: int) -> str:
         """Extension of the clip's sound, "" where it has none."""
         members = self.index.members(clip)
-        return next((name for name in ([self._fields.sound] if self._fields.sound else _SOUNDS) if name in members), "")
+        return next(
+            (name for name in ([self._fields.audio_key] if self._fields.audio_key else _SOUNDS) if name in members), ""
+        )
 
     def frame(self, clip: int, number: int) -> torch.Tensor:
         """One picture of the clip, uint8 [3, H_px, W_px], counted from 0 in order of time.
@@ -133,11 +154,15 @@ class ClipReader:
         """
         names = self.frame_names(clip)
         if not 0 <= number < len(names):
-            raise UnreadableClip("missing_member", f"picture {number} of clip {self.index.id(clip)}, which has {len(names)}")
+            raise UnreadableClip(
+                "missing_member", f"picture {number} of clip {self.index.id(clip)}, which has {len(names)}"
+            )
         data = self._member(clip, names[number])
         try:
             pixels = _decode_png(data) if data.startswith(_PNG) else _decode_jpeg(data)
-        except Exception as error:  # damaged bytes make decoders raise almost anything: ValueError, OSError, SyntaxError, MemoryError
+        except (
+            Exception
+        ) as error:  # damaged bytes make decoders raise almost anything: ValueError, OSError, SyntaxError, MemoryError
             raise UnreadableClip("bad_image", f"clip {self.index.id(clip)}: {' '.join(str(error).split())}") from None
         return torch.from_numpy(pixels).permute(2, 0, 1)
 
@@ -148,7 +173,7 @@ class ClipReader:
             UnreadableClip: no sound, or it does not decode.
             UsageError: another sample rate than the configured one.
         """
-        data = self._member(clip, self.sound_name(clip) or self._fields.sound or _SOUNDS[0])
+        data = self._member(clip, self.sound_name(clip) or self._fields.audio_key or _SOUNDS[0])
         try:
             rate_hz, waveform = _decode_sound(data, self.samples)
         except Exception as error:  # as above
@@ -158,19 +183,22 @@ class ClipReader:
                 f"{self.index.folder}: clip {self.index.id(clip)} has sound at {rate_hz} Hz, and stream.sample_rate_hz={self.sample_rate_hz} "
                 f"is what the model was made for: build the shards with decode.sample_rate_hz={self.sample_rate_hz}, or resample those of others"
             )
-        if not (len(waveform) and np.abs(waveform).max() <= _MOST_AMPLITUDE):  # false for NaN too
-            raise UnreadableClip("bad_audio", f"clip {self.index.id(clip)}: no samples, some that are no numbers, or some beyond {_MOST_AMPLITUDE:g}")
+        if not (len(waveform) and np.abs(waveform).max() <= _MAX_AMPLITUDE):  # false for NaN too
+            raise UnreadableClip(
+                "bad_audio",
+                f"clip {self.index.id(clip)}: no samples, some that are no numbers, or some beyond {_MAX_AMPLITUDE:g}",
+            )
         return waveform
 
-    def evaluation_item(self, clip: int, frame: int) -> Item:
+    def evaluation_item(self, clip: int, frame: int) -> Example:
         """A clip without augmentation: short side resized, centre crop, waveform cut or zero-padded.
 
         Raises:
             UnreadableClip: as `frame` and `waveform`.
         """
-        waveform, mask = padded(self.waveform(clip), self.samples)
-        return Item(
-            frame=evaluation_image(self.frame(clip, frame), self.image_size_px),
+        waveform, mask = pad_or_crop(self.waveform(clip), self.samples)
+        return Example(
+            frame=resize_center_crop(self.frame(clip, frame), self.image_size_px),
             waveform=waveform,
             audio_mask=mask,
             audio_positive_weight=np.ones(self.samples, dtype=np.float32),
@@ -183,8 +211,11 @@ class ClipReader:
         size = self.index.members(clip).get(name, (0, None))[1]
         if size is None:
             raise UnreadableClip("missing_member", f"clip {self.index.id(clip)} has no .{name}")
-        if size > _MOST_MEMBER_BYTES:
-            raise UnreadableClip("too_large", f".{name} of clip {self.index.id(clip)} has {size} bytes, at most {_MOST_MEMBER_BYTES} are read")
+        if size > _MAX_MEMBER_BYTES:
+            raise UnreadableClip(
+                "too_large",
+                f".{name} of clip {self.index.id(clip)} has {size} bytes, at most {_MAX_MEMBER_BYTES} are read",
+            )
         try:
             data = self.index.read(clip, name)
         except OSError as error:
@@ -201,8 +232,8 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
 
     height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width_px, height_px)
-    if (scans := data.count(b"\xff\xda")) > _MOST_SCANS:
-        raise ValueError(f"{scans} scans, at most {_MOST_SCANS} are decoded")
+    if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ValueError(f"{scans} scans, at most {_MAX_SCANS} are decoded")
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
 
 
@@ -221,8 +252,10 @@ def _decode_png(data: bytes) -> np.ndarray:
 
 def _check_size(width_px: int, height_px: int) -> None:
     """Some hundred bytes can claim to be a picture that fills the memory."""
-    if width_px * height_px > _MOST_PIXELS or max(width_px, height_px) > _MOST_ASPECT * min(width_px, height_px):
-        raise ValueError(f"{width_px}x{height_px} px; at most {_MOST_PIXELS} pixels are decoded, and one side {_MOST_ASPECT} times the other")
+    if width_px * height_px > _MAX_PIXELS or max(width_px, height_px) > _MAX_ASPECT * min(width_px, height_px):
+        raise ValueError(
+            f"{width_px}x{height_px} px; at most {_MAX_PIXELS} pixels are decoded, and one side {_MAX_ASPECT} times the other"
+        )
 
 
 def _decode_sound(data: bytes, samples: int) -> tuple[int, np.ndarray]:
@@ -232,8 +265,8 @@ def _decode_sound(data: bytes, samples: int) -> tuple[int, np.ndarray]:
     if data[:4] not in _CONTAINERS:
         raise ValueError("no FLAC, WAV or Ogg begins like this")
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        if file.channels > _MOST_CHANNELS:
-            raise ValueError(f"{file.channels} channels, at most {_MOST_CHANNELS} are decoded")
+        if file.channels > _MAX_CHANNELS:
+            raise ValueError(f"{file.channels} channels, at most {_MAX_CHANNELS} are decoded")
         if file.frames != _UNKNOWN_SAMPLES:
             return file.samplerate, file.read(samples, dtype="float32", always_2d=True)[:, 0]
         read = np.full((samples, file.channels), np.nan, dtype=np.float32)

@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from configs.command import RunFailed
+from configs.cli import CommandFailed
 from pipelines.storage import Folder, RemoteFolder, read
 
 _T = TypeVar("_T")
-_LONGEST_PAUSE_S = 30.0
+_MAX_PAUSE_S = 30.0
 _jitter = random.SystemRandom()  # many nodes meet the same trouble; it leaves the random numbers of the run alone
 
 
@@ -24,12 +24,12 @@ class Retries(NamedTuple):
     first_pause_s: float
 
 
-PATIENT = Retries(4, 60.0, 0.5)  # in the middle of a run: eight tries where each fails at once
-BRISK = Retries(4, 5.0, 0.5)  # where somebody may be watching, or another will try again: five tries
+LONG_RETRY = Retries(4, 60.0, 0.5)  # in the middle of a run: eight tries where each fails at once
+SHORT_RETRY = Retries(4, 5.0, 0.5)  # where somebody may be watching, or another will try again: five tries
 
 
 def retried(attempt: Callable[[], _T], retries: Retries, began_s: float | None = None) -> _T:
-    """What an attempt returns that did not end with RunFailed.
+    """What an attempt returns that did not end with CommandFailed.
 
     Args:
         attempt: called until it succeeds.
@@ -37,18 +37,18 @@ def retried(attempt: Callable[[], _T], retries: Retries, began_s: float | None =
         began_s: since when the caller has been waiting, by time.monotonic; None: since now.
 
     Raises:
-        RunFailed: the last attempt's, with the number of tries before it.
+        CommandFailed: the last attempt's, with the number of tries before it.
     """
     began_s, tries = time.monotonic() if began_s is None else began_s, 0
     while True:
         tries += 1
         try:
             return attempt()
-        except RunFailed as error:
+        except CommandFailed as error:
             waited_s = time.monotonic() - began_s
             if tries >= retries.tries and waited_s >= retries.least_s:
-                raise RunFailed(f"{tries} tries in {waited_s:.0f} s: {error}") from None
-        time.sleep(min(retries.first_pause_s * 2 ** (tries - 1), _LONGEST_PAUSE_S) * _jitter.uniform(0.75, 1.25))
+                raise CommandFailed(f"{tries} tries in {waited_s:.0f} s: {error}") from None
+        time.sleep(min(retries.first_pause_s * 2 ** (tries - 1), _MAX_PAUSE_S) * _jitter.uniform(0.75, 1.25))
 
 
 def read_json(folder: Folder, name: str, retries: Retries) -> Any:
@@ -57,7 +57,7 @@ def read_json(folder: Folder, name: str, retries: Retries) -> Any:
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a local file is no JSON.
-        RunFailed: a remote one does not come.
+        CommandFailed: a remote one does not come.
     """
     if not isinstance(folder, RemoteFolder):
         return json.loads(read(folder, name))
@@ -66,6 +66,6 @@ def read_json(folder: Folder, name: str, retries: Retries) -> Any:
         try:
             return json.loads(folder.read(name))
         except ValueError as error:
-            raise RunFailed(f"{folder}/{name}: what came is no JSON ({error})") from None
+            raise CommandFailed(f"{folder}/{name}: what came is no JSON ({error})") from None
 
     return retried(attempt, retries)

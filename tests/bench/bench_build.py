@@ -23,9 +23,9 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import DecodeConfig  # noqa: E402
-from pipelines.build.decode import decode_clip  # noqa: E402
+from pipelines.build.decode.clip import decode_clip  # noqa: E402
+from pipelines.build.decode.ffmpeg_fallback import ffmpeg_program  # noqa: E402
 from pipelines.build.encode import encode_clip  # noqa: E402
-from pipelines.build.rewrite import ffmpeg_program  # noqa: E402
 from pipelines.build.shards import add_members  # noqa: E402
 from pipelines.manifest import Clip  # noqa: E402
 
@@ -45,8 +45,26 @@ def make_clip(path: Path, seed: int, duration_s: float = 10.0) -> None:
     picture = f"mandelbrot=s=640x360:rate=30:start_scale={0.3 + 0.05 * seed}:end_scale=0.02:end_pts=900,noise=alls=6:allf=t+u:all_seed={seed},format=yuv420p"
     sound = f"aevalsrc=0.3*sin(2*PI*(200+20*t)*t)+0.05*random({seed})|0.3*sin(2*PI*330*t):s=44100"
     inputs = ["-f", "lavfi", "-i", picture, "-f", "lavfi", "-i", sound]
-    video = ["-c:v", "libx264", "-preset", "medium", "-crf", "26", "-bf", "3", "-g", "150", "-keyint_min", "150", "-sc_threshold", "0"]
-    subprocess.run([FFMPEG, "-v", "error", "-y", *inputs, "-t", str(duration_s), *video, "-c:a", "aac", "-b:a", "128k", path], check=True)
+    video = [
+        "-c:v",
+        "libx264",
+        "-preset",
+        "medium",
+        "-crf",
+        "26",
+        "-bf",
+        "3",
+        "-g",
+        "150",
+        "-keyint_min",
+        "150",
+        "-sc_threshold",
+        "0",
+    ]
+    subprocess.run(
+        [FFMPEG, "-v", "error", "-y", *inputs, "-t", str(duration_s), *video, "-c:a", "aac", "-b:a", "128k", path],
+        check=True,
+    )
 
 
 def floor(media: list[Path]) -> None:
@@ -94,7 +112,13 @@ def scaling(folder: Path) -> None:
             (Path(out) / "media").mkdir()
             for number in range(clips):
                 (Path(out) / f"media/{number}.mp4").symlink_to(folder / f"copy{number}.mp4")
-            arguments = [f"source.root={out}/media", f"out={out}/out", f"processes={processes}", "clips_per_shard=2", "decode.max_duration_s=10"]
+            arguments = [
+                f"source.root={out}/media",
+                f"out={out}/out",
+                f"processes={processes}",
+                "clips_per_shard=2",
+                "decode.max_duration_s=10",
+            ]
             command = [sys.executable, "-m", "pipelines.build", *arguments]
             return seconds(lambda: subprocess.run(command, cwd=ROOT, check=True, capture_output=True))
 
@@ -127,9 +151,14 @@ def main(rounds: int) -> None:
         scaling(folder)
         parts = folder / "parts.txt"
         parts.write_text("".join(f"file '{media[number % CLIPS]}'\n" for number in range(360)))
-        subprocess.run([FFMPEG, "-v", "error", "-f", "concat", "-safe", "0", "-i", parts, "-c", "copy", folder / "hour.mp4"], check=True)
+        subprocess.run(
+            [FFMPEG, "-v", "error", "-f", "concat", "-safe", "0", "-i", parts, "-c", "copy", folder / "hour.mp4"],
+            check=True,
+        )
         with context.Pool(1) as pool:
-            print(f"memory with an hour-long input: {pool.apply(memory_mb, (folder / 'hour.mp4',)):.0f} MB (wanted under 500)")
+            print(
+                f"memory with an hour-long input: {pool.apply(memory_mb, (folder / 'hour.mp4',)):.0f} MB (wanted under 500)"
+            )
 
 
 if __name__ == "__main__":

@@ -19,13 +19,19 @@ import torch  # noqa: E402
 from configs.load import load  # noqa: E402
 from configs.schema import TrainConfig  # noqa: E402
 from model.build import build_denseav  # noqa: E402
-from model.grounding.denseav import InputSpec  # noqa: E402
-from model.training.checkpoint import TrainingState, damage_of, snapshot, write  # noqa: E402
-from model.training.clipping import make_clipping  # noqa: E402
-from model.training.optim import make_optimizer  # noqa: E402
+from model.denseav import InputSpec  # noqa: E402
+from model.training.checkpoint import TrainingState, find_corruption, snapshot, write  # noqa: E402
+from model.training.clipping import build_gradient_clipper  # noqa: E402
+from model.training.optim import build_optimizer  # noqa: E402
 
 PUBLISHED = [
-    *("model.image_encoder=vit_small_patch8_224.dino", "model.lora_rank=8", "model.audio_encoder=hubert_large_ls960", "model.norm_eps=1e-4", "model.heads=2"),
+    *(
+        "model.image_encoder=vit_small_patch8_224.dino",
+        "model.lora_rank=8",
+        "model.audio_encoder=hubert_large_ls960",
+        "model.norm_eps=1e-4",
+        "model.num_heads=2",
+    ),
     *("model.image_weights=random", "model.audio_weights=random", "model.audio_conv_bias=true"),
 ]
 
@@ -34,11 +40,15 @@ def main(folder: str | None = None) -> None:
     config = load(TrainConfig, PUBLISHED)
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
     model = build_denseav(config.model, InputSpec(224, 10.2625, 16000)).to(device)
-    optimizer = make_optimizer(config.optim, model)
+    optimizer = build_optimizer(config.optim, model)
     for parameter in model.parameters():
         if parameter.requires_grad:
-            optimizer.state[parameter] = {"step": torch.zeros(()), "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
-    state = TrainingState(model, optimizer, make_clipping(config.optim, model))
+            optimizer.state[parameter] = {
+                "step": torch.zeros(()),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+    state = TrainingState(model, optimizer, build_gradient_clipper(config.optim, model))
     learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{device}: {sum(p.numel() for p in model.parameters()):,} parameters, {learning:,} learn")
     with tempfile.TemporaryDirectory(dir=folder) as root:
@@ -52,12 +62,14 @@ def main(folder: str | None = None) -> None:
             del snap
             size_gb = sum(file.stat().st_size for file in written.iterdir()) / 1e9
             began_s = time.perf_counter()
-            assert damage_of(written) is None
+            assert find_corruption(written) is None
             print(
                 f"{size_gb:.2f} GB: copied in {copied_s:.2f} s (the training waits), written, hashed and synced in {written_s:.1f} s beside it "
                 f"({size_gb / written_s:.2f} GB/s), checked in {time.perf_counter() - began_s:.1f} s"
             )
-    print(f"one every 1,000 steps: under 5 % of the run time where a step takes more than {copied_s / 0.05:.0f} ms, under 1 % from {copied_s / 0.01:.0f} ms on")
+    print(
+        f"one every 1,000 steps: under 5 % of the run time where a step takes more than {copied_s / 0.05:.0f} ms, under 1 % from {copied_s / 0.01:.0f} ms on"
+    )
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
 Metrics of prompted segmentation, 5,000 prompts of 150 classes at 224 px, given the maps: mAP, mIoU both ways, intervals. Wanted (issue 7): under 60 s.
 
 Dense retrieval: scores of 200 sounds against 200 pictures, 28 x 28 cells, 56 steps, 2 heads of 192 channels, against four pictures at a time with the
-volume in memory, by `amax`, and by similarity.py, whose maximum also finds the place. Wanted: 4 times faster. Out of reach in float32: `products` is the
-time of the matrix products alone, more than a quarter of what the volume takes (model/grounding/fused_forward.py). Time of the processor is that of all
+volume in memory, by `amax`, and by dense.py, whose maximum also finds the place. Wanted: 4 times faster. Out of reach in float32: `products` is the
+time of the matrix products alone, more than a quarter of what the volume takes (model/similarity/fused/inference_cpu.py). Time of the processor is that of all
 threads together, for machines that others use.
 """
 
@@ -26,7 +26,7 @@ def metrics() -> None:
     import numpy as np
     import torch
 
-    from eval.benchmarks.prompted_measures import measure
+    from eval.benchmarks.prompted_ade20k.metrics import measure
 
     generator = torch.Generator().manual_seed(0)
     place = torch.rand(PROMPTS, 2, generator=generator) * 0.8 + 0.1
@@ -39,7 +39,10 @@ def metrics() -> None:
     held_mb, started_s, cpu_s = _peak_mb(), time.perf_counter(), time.process_time()
     found, _ = measure({"basic": maps}, packed, asked, [f"p{n}" for n in range(PROMPTS)], str, SIDE_PX, seed=0)
     seconds = time.perf_counter() - started_s
-    print(f"metrics of {PROMPTS:,} prompts: {seconds:.1f} s ({time.process_time() - cpu_s:.1f} s of the processor), {_peak_mb() - held_mb:.0f} MB", flush=True)
+    print(
+        f"metrics of {PROMPTS:,} prompts: {seconds:.1f} s ({time.process_time() - cpu_s:.1f} s of the processor), {_peak_mb() - held_mb:.0f} MB",
+        flush=True,
+    )
     for key, value in found.metrics.items():
         print(f"    {key:<30} {value:.4f}  [{found.intervals[key][0]:.4f}, {found.intervals[key][1]:.4f}]")
 
@@ -48,7 +51,8 @@ def retrieval() -> None:
     """Seconds of each way, and the largest difference between their scores."""
     import torch
 
-    from model.grounding import fused, fused_forward, similarity
+    from model.similarity import dense, fused
+    from model.similarity.fused import inference_cpu
 
     torch.manual_seed(0)
     audio, image = torch.randn(PAIRS, HEADS, CHANNELS, STEPS), torch.randn(PAIRS, HEADS, CHANNELS, GRID, GRID)
@@ -56,14 +60,14 @@ def retrieval() -> None:
 
     def volume() -> torch.Tensor:
         parts = [torch.einsum("akct,vkchw->avkhwt", audio, some).amax(dim=(3, 4)) for some in image.split(AT_ONCE)]
-        return torch.cat([similarity.masked_mean(part, mask) for part in parts], dim=1)
+        return torch.cat([dense.masked_mean(part, mask) for part in parts], dim=1)
 
     def plain() -> torch.Tensor:
-        return torch.cat([similarity.scores_by_head(audio, some, mask) for some in image.split(AT_ONCE)], dim=1)
+        return torch.cat([dense.similarity_per_head(audio, some, mask) for some in image.split(AT_ONCE)], dim=1)
 
     def products() -> None:
         steps, cells = audio[:, 0].transpose(1, 2).flatten(0, 1).contiguous(), image[0, 0].flatten(1)
-        rows = fused_forward.TILE_NUMBERS // GRID**2
+        rows = inference_cpu.TILE_NUMBERS // GRID**2
         tile = torch.empty(rows, GRID**2)
         torch.set_num_threads(1)
         for _ in range(PAIRS * HEADS // THREADS):
@@ -71,18 +75,33 @@ def retrieval() -> None:
                 torch.mm(steps[row : row + rows], cells, out=tile)
         torch.set_num_threads(THREADS)
 
-    ways = {"volume": volume, "similarity.py": plain, "fused": lambda: fused.scores_by_head(audio, image, mask), "products": products}
+    ways = {
+        "volume": volume,
+        "dense.py": plain,
+        "fused": lambda: fused.similarity_per_head(audio, image, mask),
+        "products": products,
+    }
     found = {}
-    print(f"\n{PAIRS} x {PAIRS} dense scores, {THREADS} threads" + f"{'seconds':>16}{'processor':>11}{'faster than the volume':>24}{'difference':>12}")
+    print(
+        f"\n{PAIRS} x {PAIRS} dense scores, {THREADS} threads"
+        + f"{'seconds':>16}{'processor':>11}{'faster than the volume':>24}{'difference':>12}"
+    )
     with torch.inference_mode():
-        fused.scores_by_head(audio[:8], image[:8], mask[:8])
+        fused.similarity_per_head(audio[:8], image[:8], mask[:8])
         for name, way in ways.items():
             started_s, cpu_s = time.perf_counter(), time.process_time()
             scores = way()
-            found[name] = time.perf_counter() - started_s, (time.process_time() - cpu_s) * (THREADS if name == "products" else 1), scores
+            found[name] = (
+                time.perf_counter() - started_s,
+                (time.process_time() - cpu_s) * (THREADS if name == "products" else 1),
+                scores,
+            )
             first, second, wanted = found["volume"]
             apart = "" if scores is None else f"{(scores - wanted).abs().max():12.1e}"
-            print(f"{name:<38}{found[name][0]:8.1f}{found[name][1]:11.1f}{first / found[name][0]:15.1f}x{second / found[name][1]:7.1f}x{apart}", flush=True)
+            print(
+                f"{name:<38}{found[name][0]:8.1f}{found[name][1]:11.1f}{first / found[name][0]:15.1f}x{second / found[name][1]:7.1f}x{apart}",
+                flush=True,
+            )
 
 
 def _peak_mb() -> float:

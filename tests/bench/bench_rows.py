@@ -24,8 +24,8 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 from configs.schema import SourceConfig  # noqa: E402
-from pipelines.build.rows import write_rows  # noqa: E402
-from pipelines.build.survey import Survey  # noqa: E402
+from pipelines.build.preflight import MediaCheck  # noqa: E402
+from pipelines.build.row_table import write_rows  # noqa: E402
 from pipelines.manifest import Clip, Rejected  # noqa: E402
 from pipelines.sources import audioset  # noqa: E402
 from pipelines.sources.filters import filtered  # noqa: E402
@@ -41,14 +41,17 @@ def make(root: Path, rows: int) -> None:
     mids = [f"/m/0{number:05x}" for number in range(LABELS)]
     (root / "videos").mkdir()
     (root / "class_labels_indices.csv").write_text(
-        "index,mid,display_name\n" + "".join(f'{number},{mid},"Sound {number}, of a kind"\n' for number, mid in enumerate(mids))
+        "index,mid,display_name\n"
+        + "".join(f'{number},{mid},"Sound {number}, of a kind"\n' for number, mid in enumerate(mids))
     )
     with (root / "unbalanced_train_segments.csv").open("w") as table, (root / "left_out.txt").open("w") as left_out:
         table.write("# Segments csv\n# num_ytids, num_segs\n# YTID, start_seconds, end_seconds, positive_labels\n")
         for number in range(rows):
             ytid = "".join(draw.choices(letters, k=6)) + f"{number:05x}"  # unique
             start_s = 10 * draw.randrange(30)
-            table.write(f'{ytid}, {start_s:.3f}, {start_s + 10:.3f}, "{",".join(draw.choices(mids, k=draw.randrange(1, 4)))}"\n')
+            table.write(
+                f'{ytid}, {start_s:.3f}, {start_s + 10:.3f}, "{",".join(draw.choices(mids, k=draw.randrange(1, 4)))}"\n'
+            )
             if number % (rows // MEDIA) == 0:
                 (root / f"videos/{ytid}_{start_s * 1000}.mp4").touch()
             if number % (rows // LEFT_OUT) == 1:
@@ -63,18 +66,25 @@ def work(root: Path, step: str) -> tuple[float, float, float, int]:
     """
     began_s, cpu_began_s = time.perf_counter(), time.process_time()
     count = _count(root, STEPS.index(step))
-    return time.perf_counter() - began_s, time.process_time() - cpu_began_s, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, count
+    return (
+        time.perf_counter() - began_s,
+        time.process_time() - cpu_began_s,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        count,
+    )
 
 
 def _count(root: Path, steps: int) -> int:
     if steps == 0:
         with (root / audioset.TABLES["train"]).open(newline="") as table:
             return _length(csv.reader(table, skipinitialspace=True))
-    rows: Iterator[Clip | Rejected] = audioset.rows(SourceConfig(kind="audioset", root=str(root), split="train", media_is_cut=True))
+    rows: Iterator[Clip | Rejected] = audioset.rows(
+        SourceConfig(kind="audioset", root=str(root), split="train", media_is_cut=True)
+    )
     if steps >= 2:
         rows = filtered(rows, [str(root / "left_out.txt")], [])
     if steps >= 3:
-        rows = Survey(root).watch(rows)
+        rows = MediaCheck(root).count(rows)
     if steps >= 4:
         return len(write_rows(rows, root / "rows.jsonl", seed=0, rows_per_shard=1000))
     return _length(rows)
@@ -91,7 +101,10 @@ def main(rows: int) -> None:
         for step in STEPS:
             with get_context("spawn").Pool(1) as pool:
                 seconds, cpu_s, memory_mb, count = pool.apply(work, (Path(folder), step))
-            print(f"{step:<12}{seconds:>9.1f}{cpu_s:>8.1f}{1e6 * cpu_s / rows:>9.2f}{memory_mb:>8.0f}{count:>12,}", flush=True)
+            print(
+                f"{step:<12}{seconds:>9.1f}{cpu_s:>8.1f}{1e6 * cpu_s / rows:>9.2f}{memory_mb:>8.0f}{count:>12,}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -19,7 +19,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 PAIRS, HEADS, CHANNELS, SIDE, STEPS = 64, 2, 192, 14, 56
-FORMS = [(aggregation, heads) for heads in ("max_elementwise", "sum") for aggregation in ("misa", "mima", "paired", "sisa")]
+FORMS = [
+    (aggregation, heads) for heads in ("max_elementwise", "sum") for aggregation in ("misa", "mima", "paired", "sisa")
+]
 RUNS = 5
 
 
@@ -27,10 +29,10 @@ def measure(form: str, aggregation: str, head_aggregation: str) -> tuple[float, 
     """Seconds and MB of one form."""
     import torch
 
-    from model.grounding import fused, similarity
+    from model.similarity import dense, fused
 
     torch.set_num_threads(2)
-    score = {"plain": similarity, "fused": fused}[form].all_pairs_scores
+    score = {"plain": dense, "fused": fused}[form].pairwise_similarity
 
     def step(pairs: int, channels: int, side: int, steps: int) -> tuple[float, float]:
         torch.manual_seed(0)
@@ -50,12 +52,21 @@ def measure(form: str, aggregation: str, head_aggregation: str) -> tuple[float, 
 def main() -> None:
     """Print the table."""
     if os.getloadavg()[0] > 0.5:
-        print("other processes are running: the fused form, of many short parallel parts, waits for cores more often than the plain one")
-    print(f"{'aggregation':<11} {'over heads':<15} {'plain':>8} {'fused':>8} {'faster':>7}   {'plain':>8} {'fused':>8} {'less memory':>11}")
+        print(
+            "other processes are running: the fused form, of many short parallel parts, waits for cores more often than the plain one"
+        )
+    print(
+        f"{'aggregation':<11} {'over heads':<15} {'plain':>8} {'fused':>8} {'faster':>7}   {'plain':>8} {'fused':>8} {'less memory':>11}"
+    )
     for aggregation, heads in FORMS:
-        (plain_s, plain_mb), (fused_s, fused_mb) = (_in_new_process(form, aggregation, heads) for form in ("plain", "fused"))
+        (plain_s, plain_mb), (fused_s, fused_mb) = (
+            _in_new_process(form, aggregation, heads) for form in ("plain", "fused")
+        )
         speed = f"{1000 * plain_s:5.0f} ms {1000 * fused_s:5.0f} ms {plain_s / fused_s:6.1f}x"
-        print(f"{aggregation:<11} {heads:<15} {speed}   {plain_mb:5.0f} MB {fused_mb:5.1f} MB {plain_mb / max(fused_mb, 0.1):10.1f}x", flush=True)
+        print(
+            f"{aggregation:<11} {heads:<15} {speed}   {plain_mb:5.0f} MB {fused_mb:5.1f} MB {plain_mb / max(fused_mb, 0.1):10.1f}x",
+            flush=True,
+        )
 
 
 def _in_new_process(*form: str) -> tuple[float, float]:

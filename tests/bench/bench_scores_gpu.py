@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from model.grounding import fused, similarity
+from model.similarity import dense, fused
 
 RUNS = 10
 
@@ -46,13 +46,13 @@ def main() -> None:
     if not torch.cuda.is_available():
         print("bench_scores_gpu.py needs a GPU, and there is none here")
         return
-    plain = torch.compile(similarity.all_pairs_scores, dynamic=False)
+    plain = torch.compile(dense.pairwise_similarity, dynamic=False)
     print(torch.cuda.get_device_name())
     print(f"{'pairs':>5} {'aggregation':<11} {'plain':>10} {'fused':>10} {'faster':>7}   {'plain':>8} {'fused':>8}")
     for pairs, aggregation in ((512, "misa"), (512, "mima"), (512, "paired"), (4096, "misa"), (4096, "paired")):
         plain_ms, plain_gb = measure(plain, aggregation, pairs) if pairs <= 512 else (float("inf"), float("inf"))
         torch.cuda.empty_cache()
-        fused_ms, fused_gb = measure(fused.all_pairs_scores, aggregation, pairs)
+        fused_ms, fused_gb = measure(fused.pairwise_similarity, aggregation, pairs)
         torch.cuda.empty_cache()
         print(
             f"{pairs:>5} {aggregation:<11} {plain_ms:7.1f} ms {fused_ms:7.1f} ms {plain_ms / fused_ms:6.1f}x   {plain_gb:5.1f} GB {fused_gb:5.1f} GB",

@@ -30,18 +30,23 @@ WANTED = {"flac": 2.0, "wav": 3.0}
 
 def write_shards(folder: Path, kind: str) -> Path:
     import simplejpeg
-    from small_shards import sound, write_data_set
+    from tiny_shards import sound, write_data_set
 
     draw = np.random.default_rng(0)
     coarse = draw.integers(0, 255, (10, 33, 58, 3)).astype(np.float32)
     pictures = {}
     for number, picture in enumerate(coarse):
         large = np.kron(picture, np.ones((8, 8, 1))) + draw.normal(0, 5, (264, 464, 3))
-        pictures[f"{number}.jpg"] = simplejpeg.encode_jpeg(np.ascontiguousarray(large.clip(0, 255).astype(np.uint8)), quality=90)
+        pictures[f"{number}.jpg"] = simplejpeg.encode_jpeg(
+            np.ascontiguousarray(large.clip(0, 255).astype(np.uint8)), quality=90
+        )
     voice = np.cumsum(draw.normal(0, 0.01, 164_200)).astype(np.float32)
     waveform = 0.5 * voice / np.abs(voice).max() + draw.normal(0, 0.01, len(voice)).astype(np.float32)
     members = {"flac": None, **pictures, kind: sound(waveform, kind)}
-    print(f"{kind}: a JPEG of {len(pictures['0.jpg']) / 1e3:.0f} kB, a sound of {len(members[kind]) / 1e3:.0f} kB", flush=True)
+    print(
+        f"{kind}: a JPEG of {len(pictures['0.jpg']) / 1e3:.0f} kB, a sound of {len(members[kind]) / 1e3:.0f} kB",
+        flush=True,
+    )
     return write_data_set(folder / kind, [CLIPS] * SHARDS, changes=dict.fromkeys(range(CLIPS * SHARDS), members))
 
 
@@ -81,10 +86,12 @@ class Ours:
 
     def __init__(self, folder: Path, kind: str) -> None:
         from pipelines.stream.index import DatasetIndex
-        from pipelines.stream.order import ClipOrder, OrderSource
+        from pipelines.stream.sampler import DeterministicSampler, OrderSource
 
         self.index, self.kind = DatasetIndex.open(folder), kind
-        self.order = ClipOrder([OrderSource("a", self.index.fingerprint, 1.0, (CLIPS,) * SHARDS)], 0, 64, 2000, BATCH)
+        self.order = DeterministicSampler(
+            [OrderSource("a", self.index.fingerprint, 1.0, (CLIPS,) * SHARDS)], 0, 64, 2000, BATCH
+        )
 
     def __getitem__(self, position: int) -> tuple:
         clip = self.order.assigned(position)
@@ -116,7 +123,15 @@ def stock_rate(folder: Path, kind: str, lazy: bool) -> float:
 def our_rate(folder: Path, kind: str) -> float:
     from torch.utils.data import DataLoader
 
-    return rate(DataLoader(Ours(folder, kind), batch_size=BATCH, sampler=range(CLIPS * SHARDS), num_workers=1, multiprocessing_context="forkserver"))
+    return rate(
+        DataLoader(
+            Ours(folder, kind),
+            batch_size=BATCH,
+            sampler=range(CLIPS * SHARDS),
+            num_workers=1,
+            multiprocessing_context="forkserver",
+        )
+    )
 
 
 def write_large_index(folder: Path, shards: int, clips: int) -> None:
@@ -130,7 +145,9 @@ def write_large_index(folder: Path, shards: int, clips: int) -> None:
             for name in ("json", *(f"{n}.jpg" for n in range(10)), "flac", "mel.npy"):
                 files[name] = [at, 400]
                 at += 1024
-            listed.append({"id": f"{shard:06d}{clip:05d}_{1000 * clip}", "labels": [f"label {clip % 500}"], "files": files})
+            listed.append(
+                {"id": f"{shard:06d}{clip:05d}_{1000 * clip}", "labels": [f"label {clip % 500}"], "files": files}
+            )
         entry = {"name": f"train-{shard:06d}", "clips": clips, "size_bytes": at, "sha256": f"{shard:064x}"}
         (folder / f"{entry['name']}.json").write_text(json.dumps(entry | {"members": listed, "rejected": []}))
         with (folder / f"{entry['name']}.tar").open("wb") as file:
@@ -144,19 +161,26 @@ def open_large(folder: Path) -> dict[str, float]:
     import torch.utils.data  # noqa: F401
 
     from pipelines.stream.index import DatasetIndex
-    from pipelines.stream.order import ClipOrder, OrderSource
+    from pipelines.stream.sampler import DeterministicSampler, OrderSource
 
     own, mapped = resident_mb("RssAnon"), resident_mb("RssFile")
     began_s = time.perf_counter()
     index = DatasetIndex.open(folder)
     opened_s = time.perf_counter() - began_s
-    order = ClipOrder([OrderSource("a", index.fingerprint, 1.0, tuple(shard.clips for shard in index.shards))], 0, 64, 2000, 256)
+    order = DeterministicSampler(
+        [OrderSource("a", index.fingerprint, 1.0, tuple(shard.clips for shard in index.shards))], 0, 64, 2000, 256
+    )
     began_s = time.perf_counter()
     for step in (0, 10**6 + 7, 12_345_678):
         for position in order.positions(step, 3, 8):
             index.members(order.assigned(position))
     seek_s = (time.perf_counter() - began_s) / 3
-    return {"open_s": opened_s, "seek_s": seek_s, "own": resident_mb("RssAnon") - own, "mapped": resident_mb("RssFile") - mapped}
+    return {
+        "open_s": opened_s,
+        "seek_s": seek_s,
+        "own": resident_mb("RssAnon") - own,
+        "mapped": resident_mb("RssFile") - mapped,
+    }
 
 
 def first_batch_s(folder: Path, step: int) -> float:
@@ -167,7 +191,7 @@ def first_batch_s(folder: Path, step: int) -> float:
     from pipelines.stream.loader import open_stream
 
     began_s = time.perf_counter()
-    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=str(folder))], workers=2)
+    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=str(folder))], num_workers=2)
     next(iter(open_stream(config, 0, BATCH).batches(start_step=step)))
     return time.perf_counter() - began_s
 
@@ -184,20 +208,34 @@ def main(rounds: int) -> None:
         print(f"{'':<8}{'stock':>8}{'lazy':>8}{'ours':>8}{'ours/stock':>12}{'wanted':>8}{'ours/lazy':>11}   clips/s")
         for kind, wanted in WANTED.items():
             folder = write_shards(Path(scratch), kind)
-            rounds_of = [(stock_rate(folder, kind, lazy=False), stock_rate(folder, kind, lazy=True), our_rate(folder, kind)) for _ in range(rounds)]
+            rounds_of = [
+                (stock_rate(folder, kind, lazy=False), stock_rate(folder, kind, lazy=True), our_rate(folder, kind))
+                for _ in range(rounds)
+            ]
             stock, lazy, ours = (statistics.median(values) for values in zip(*rounds_of, strict=True))
-            over_stock, over_lazy = (statistics.median(found[2] / found[other] for found in rounds_of) for other in (0, 1))
-            print(f"{kind:<8}{stock:>8.0f}{lazy:>8.0f}{ours:>8.0f}{over_stock:>12.2f}{wanted:>8}{over_lazy:>11.2f}", flush=True)
+            over_stock, over_lazy = (
+                statistics.median(found[2] / found[other] for found in rounds_of) for other in (0, 1)
+            )
+            print(
+                f"{kind:<8}{stock:>8.0f}{lazy:>8.0f}{ours:>8.0f}{over_stock:>12.2f}{wanted:>8}{over_lazy:>11.2f}",
+                flush=True,
+            )
         with ProcessPoolExecutor(1, context) as pool:
-            print(f"first batch of a run resumed at step 1,000,000: {pool.submit(first_batch_s, folder, 10**6).result():.1f} s after the imports (wanted 5)")
+            print(
+                f"first batch of a run resumed at step 1,000,000: {pool.submit(first_batch_s, folder, 10**6).result():.1f} s after the imports (wanted 5)"
+            )
         folder = Path(scratch) / "large"
         write_large_index(folder, 2000, 1000)
         for when in ("table built", "table there"):
             with ProcessPoolExecutor(1, context) as pool:
                 began_s = time.perf_counter()
                 found = pool.submit(open_large, folder).result()
-            print(f"26 million members, {when}: open {found['open_s']:.2f} s (wanted 2), seek {found['seek_s']:.3f} s (wanted 1)")
-            print(f"  memory beyond the imports {found['own']:.0f} MB (wanted 100), and {found['mapped']:.0f} MB of the table, shared by all processes")
+            print(
+                f"26 million members, {when}: open {found['open_s']:.2f} s (wanted 2), seek {found['seek_s']:.3f} s (wanted 1)"
+            )
+            print(
+                f"  memory beyond the imports {found['own']:.0f} MB (wanted 100), and {found['mapped']:.0f} MB of the table, shared by all processes"
+            )
             print(f"  {time.perf_counter() - began_s:.1f} s with the imports")
 
 

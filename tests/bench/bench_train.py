@@ -23,7 +23,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 STEPS, LOG_EVERY, CHECKPOINT_EVERY = 60, 10, 20
 PUBLISHED = [
-    "config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random", "tracker=none", "projection_steps=0",
+    "config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random", "tracker=none", "frozen_encoder_steps=0",
 ]  # fmt: skip
 PAIRS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WARMUP, MEASURED = 3, 8
@@ -36,7 +36,7 @@ def toy_run(toy: str, out: str) -> tuple[float, float, list[float]]:
     import train
     from configs.load import load
     from configs.schema import TrainConfig
-    from model.training import checkpoint, shelf
+    from model.training import checkpoint, checkpoint_manager
 
     torch.set_num_threads(2)
     pauses_s: list[float] = []
@@ -50,16 +50,32 @@ def toy_run(toy: str, out: str) -> tuple[float, float, list[float]]:
 
         return call
 
-    checkpoint.snapshot, shelf.CheckpointShelf.add = timed(checkpoint.snapshot), timed(shelf.CheckpointShelf.add)
+    checkpoint.snapshot, checkpoint_manager.CheckpointManager.add = (
+        timed(checkpoint.snapshot),
+        timed(checkpoint_manager.CheckpointManager.add),
+    )
     sources = ", ".join(f"{{name: {name}, shards: {toy}/shards/{name}_train}}" for name in ("audioset", "places_audio"))
-    settings = [f"steps={STEPS}", f"log_every_steps={LOG_EVERY}", f"checkpoint.every_steps={CHECKPOINT_EVERY}", f"stream.sources=[{sources}]"]
+    settings = [
+        f"steps={STEPS}",
+        f"log_every_steps={LOG_EVERY}",
+        f"checkpoint.every_steps={CHECKPOINT_EVERY}",
+        f"stream.sources=[{sources}]",
+    ]
     assert train.main(load(TrainConfig, ["config=configs/train/toy.yaml", "name=bench", f"out={out}", *settings])) == 0
-    lines = [json.loads(line) for line in (Path(out) / "bench/history.jsonl").read_text().splitlines()][1:]  # without the start of the workers
+    lines = [json.loads(line) for line in (Path(out) / "bench/history.jsonl").read_text().splitlines()][
+        1:
+    ]  # without the start of the workers
     step_s = statistics.fmean(48 / line["clips_per_s"] for line in lines)
-    return statistics.fmean(line["data_wait_share"] for line in lines), step_s, [sum(pair) for pair in zip(pauses_s[::2], pauses_s[1::2], strict=True)]
+    return (
+        statistics.fmean(line["data_time_fraction"] for line in lines),
+        step_s,
+        [sum(pair) for pair in zip(pauses_s[::2], pauses_s[1::2], strict=True)],
+    )
 
 
-def published_run(pairs: int, plain: bool, settings: list[str] = PUBLISHED, device: str = "cuda") -> dict[str, float] | None:
+def published_run(
+    pairs: int, plain: bool, settings: list[str] = PUBLISHED, device: str = "cuda"
+) -> dict[str, float] | None:
     """clips_per_s, mfu and memory_gb of one batch size; None where it does not fit.
 
     Args:
@@ -67,34 +83,34 @@ def published_run(pairs: int, plain: bool, settings: list[str] = PUBLISHED, devi
     """
     import torch
     from accelerate import Accelerator
-    from small_batch import small_batch
+    from tiny_batch import tiny_batch
 
     from configs.load import load
     from configs.schema import TrainConfig
     from model.build import build_denseav
-    from model.grounding import losses, similarity
-    from model.grounding.denseav import InputSpec
-    from model.training.clipping import make_clipping
-    from model.training.compiling import compile_encoders
-    from model.training.flops import least_clip_s
-    from model.training.optim import make_optimizer
+    from model.denseav import InputSpec
+    from model.losses import objective
+    from model.training.clipping import build_gradient_clipper
+    from model.training.flops import ideal_s_per_clip
+    from model.training.optim import build_optimizer
     from model.training.step import forward_loss
+    from model.training.torch_compile import compile_encoders
 
     if plain:
-        losses.fused = similarity
+        objective.fused = similarity
     config = load(TrainConfig, settings)
     inputs = InputSpec(config.stream.image_size_px, config.stream.clip_duration_s, config.stream.sample_rate_hz)
     accelerator = Accelerator(mixed_precision="bf16", cpu=device == "cpu")
     torch.manual_seed(0)
     model = build_denseav(config.model, inputs).to(accelerator.device).train()
-    least_s = least_clip_s(model, 1)
+    least_s = ideal_s_per_clip(model, 1)
     if not plain and device != "cpu":
         compile_encoders(model)
-    clipping = make_clipping(config.optim, model)
-    wrapped, optimizer = accelerator.prepare(model, make_optimizer(config.optim, model))
+    clipping = build_gradient_clipper(config.optim, model)
+    wrapped, optimizer = accelerator.prepare(model, build_optimizer(config.optim, model))
 
     def step(number: int) -> None:
-        output = forward_loss(wrapped, batch, model.score_settings, config.loss, number, score_dtype=torch.bfloat16)
+        output = forward_loss(wrapped, batch, model.similarity_config, config.loss, number, score_dtype=torch.bfloat16)
         assert output.loss.isfinite()
         accelerator.backward(output.loss)
         clipping.clip()
@@ -102,7 +118,7 @@ def published_run(pairs: int, plain: bool, settings: list[str] = PUBLISHED, devi
         optimizer.zero_grad()
 
     try:
-        batch = small_batch(pairs, inputs.image_size_px, round(inputs.clip_duration_s * inputs.sample_rate_hz))
+        batch = tiny_batch(pairs, inputs.image_size_px, round(inputs.clip_duration_s * inputs.sample_rate_hz))
         for name, value in vars(batch).items():
             setattr(batch, name, value.to(accelerator.device))
         for number in range(WARMUP):
@@ -131,10 +147,14 @@ def main(toy: str) -> None:
 
     if (Path(toy) / "shards").is_dir():
         with tempfile.TemporaryDirectory() as out:
-            waiting, step_s, pauses_s = _in_new_process(toy_run, toy, out)
-        print(f"toy world, 2 threads, {1000 * step_s:.0f} ms a step: {waiting:.2%} waiting for data (wanted below 3 %)")
+            data_timer, step_s, pauses_s = _in_new_process(toy_run, toy, out)
+        print(
+            f"toy world, 2 threads, {1000 * step_s:.0f} ms a step: {data_timer:.2%} waiting for data (wanted below 3 %)"
+        )
         pause_s = max(pauses_s)
-        print(f"  a checkpoint pauses it for {1000 * pause_s:.0f} ms at most: {pause_s / (1000 * step_s):.3%} of the time of 1,000 steps (wanted below 5 %)")
+        print(
+            f"  a checkpoint pauses it for {1000 * pause_s:.0f} ms at most: {pause_s / (1000 * step_s):.3%} of the time of 1,000 steps (wanted below 5 %)"
+        )
     else:
         print(f"{toy}/shards: there is no toy world; make demo makes one")
     if not torch.cuda.is_available():
@@ -150,11 +170,15 @@ def main(toy: str) -> None:
                 break
             found[plain].append((pairs, values))
             form = "eager, volume in memory" if plain else "compiled, fused scores"
-            print(f"{form:<24} {pairs:>5} pairs {values['clips_per_s']:8.0f} clips/s  MFU {values['mfu']:5.1%}  {values['memory_gb']:5.1f} GB", flush=True)
+            print(
+                f"{form:<24} {pairs:>5} pairs {values['clips_per_s']:8.0f} clips/s  MFU {values['mfu']:5.1%}  {values['memory_gb']:5.1f} GB",
+                flush=True,
+            )
     pairs, best = max(found[False], key=lambda entry: entry[1]["clips_per_s"])
     largest, plain = found[True][-1]
     print(
-        f"MFU {best['mfu']:.1%} at {pairs} pairs (wanted 40 %); {best['clips_per_s'] / plain['clips_per_s']:.2f} times the clips/s of the plain form", end=" "
+        f"MFU {best['mfu']:.1%} at {pairs} pairs (wanted 40 %); {best['clips_per_s'] / plain['clips_per_s']:.2f} times the clips/s of the plain form",
+        end=" ",
     )
     print(f"at the {largest} pairs that fit it (wanted 1.5)")
 

@@ -1,0 +1,1 @@
+"""Prompted ADE20K: dataset.py, metrics.py, benchmark.py."""

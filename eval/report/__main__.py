@@ -1,0 +1,25 @@
+"""Compare two evaluations: `python -m eval.report compare A B` (A, B: folders that eval.run wrote to, or their metrics.json).
+
+Metrics whose 95 % intervals do not overlap differ by more than the choice of items explains.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from configs.cli import UsageError, run
+from configs.schema import ReportConfig
+
+
+def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: ARG001
+    """Print the comparison."""
+    from eval.report.compare import format_comparison
+
+    if action != "compare":
+        raise UsageError(f"{action!r}: allowed is compare A B, on the command line")
+    print(format_comparison(Path(a), Path(b)))
+
+
+if __name__ == "__main__":
+    sys.exit(run(ReportConfig, __doc__, main, positional=("compare", "A", "B")))

@@ -1,0 +1,158 @@
+"""Pictures of the report and of rendered videos: heatmaps over images, outlines of targets, curves. Arrays in, arrays or text out."""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+
+from eval.results import Example
+
+OPACITY = 0.75
+OUTLINE_RGB = (255, 255, 255)
+PANEL_PX = 160
+HEADING_PX = 22
+INK, PAPER = (20, 20, 20), (255, 255, 255)
+
+
+def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Lay a heatmap over a picture, more opaque where it is stronger.
+
+    Args:
+        image: uint8 [H_px, W_px, 3].
+        heat: float [H_px, W_px], 0 to 1.
+
+    Returns:
+        uint8 [H_px, W_px, 3].
+    """
+    heat = np.clip(heat, 0, 1)
+    colors = _color_table()[(heat * 255).astype(np.uint8)]
+    alpha = OPACITY * heat[..., None] ** 0.8
+    gray = image.mean(axis=-1, keepdims=True)
+    # The picture is dimmed and half of its colour taken away, so that the map's colours stand out.
+    ground = 0.75 * (0.5 * image + 0.5 * gray)
+    return np.clip(ground * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
+
+
+def draw_contour(image: np.ndarray, target: np.ndarray) -> np.ndarray:
+    """Draw the border of a region, one pixel wide outside it and one inside.
+
+    Args:
+        image: uint8 [H_px, W_px, 3].
+        target: bool [H_px, W_px], True inside.
+    """
+    padded = np.pad(target, 1, mode="edge")
+    neighbours = [
+        padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx]
+        for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
+    ]
+    drawn = image.copy()
+    drawn[np.any([n != target for n in neighbours], axis=0)] = OUTLINE_RGB
+    return drawn
+
+
+def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
+    """Enlarge a picture or a map to at least `width_px` by a whole factor; a larger one stays as it is."""
+    from PIL import Image
+
+    factor = max(1, -(-width_px // image.shape[1]))
+    if factor == 1:
+        return image
+    size = (image.shape[1] * factor, image.shape[0] * factor)
+    if image.dtype == bool:
+        return np.asarray(Image.fromarray(image.astype(np.uint8)).resize(size, Image.Resampling.NEAREST)).astype(bool)
+    return np.asarray(
+        Image.fromarray(image if image.dtype == np.uint8 else image.astype(np.float32)).resize(
+            size, Image.Resampling.BICUBIC
+        )
+    )
+
+
+def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
+    """A row for each example: the picture with the target outlined, the map, each head alone, the target; above it how good it is, and the prompt."""
+    rows = []
+    for example in examples:
+        image = upscale_integer(example.image, PANEL_PX)
+        maps = [upscale_integer(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
+        target = upscale_integer(example.target, image.shape[1])
+        panels = [draw_contour(image, target), *(overlay(image, heat) for heat in maps)]
+        titles = [f"{example.value}, {example.prompt}", "map", *(f"head {head}" for head in range(len(example.heads)))]
+        if example.place is None:
+            panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
+            titles.append("target")
+        rows.append(
+            np.hstack(
+                [
+                    np.vstack([caption_strip(title, panel.shape[1]), panel])
+                    for title, panel in zip(titles, panels, strict=True)
+                ]
+            )
+        )
+    width_px = max(row.shape[1] for row in rows)
+    return np.vstack([np.pad(row, ((0, 0), (0, width_px - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+
+
+def caption_strip(text: str, width_px: int) -> np.ndarray:
+    """A strip with one line of text, cut where it does not fit."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    strip = Image.new("RGB", (width_px, HEADING_PX), PAPER)
+    ImageDraw.Draw(strip).text((3, 3), text, fill=INK, font=ImageFont.load_default(size=13))
+    return np.asarray(strip)
+
+
+def image_tag(image: np.ndarray, description: str) -> str:
+    """An <img> that carries its own data."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=88)
+    height_px, width_px = image.shape[:2]
+    return f'<img src="{data_uri("image/jpeg", buffer.getvalue())}" width="{width_px}" height="{height_px}" alt="{html.escape(description)}">'
+
+
+def data_uri(media_type: str, content: bytes) -> str:
+    """A `data:` address."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def line_chart_svg(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> str:
+    """A small line chart as inline SVG, with its smallest and largest value, and the last one in words; points that are no numbers leave a gap."""
+    width, height, left, right, top, bottom = 300, 130, 44, 8, 8, 20
+    x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
+    known = np.isfinite(y)
+    title = html.escape(title)
+    if not known.any():
+        return f"<figure class=curve><figcaption>{title}</figcaption><p>no finite value</p></figure>"
+    low, high = float(y[known].min()), float(y[known].max())
+    span_x, span_y = max(x[-1] - x[0], 1e-12), (high - low) or 1.0
+    px = left + (x - x[0]) / span_x * (width - left - right)
+    py = top + (high - y) / span_y * (height - top - bottom)
+    runs = np.split(np.arange(len(x)), np.flatnonzero(~known))
+    lines = "".join(
+        f'<polyline points="{" ".join(f"{px[i]:.1f},{py[i]:.1f}" for i in run if known[i])}"/>'
+        for run in runs
+        if known[run].any()
+    )
+    axis = (
+        f'<path d="M{left} {top}V{height - bottom}H{width - right}"/>'
+        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{high:.3g}</text><text x="{left - 4}" y="{height - bottom}" text-anchor="end">{low:.3g}</text>'
+        f'<text x="{left}" y="{height - 5}">{x[0]:.0f}</text><text x="{width - right}" y="{height - 5}" text-anchor="end">step {x[-1]:.0f}</text>'
+    )
+    described = f"{title}: from {y[known][0]:.4g} to {y[known][-1]:.4g}"
+    return (
+        f"<figure class=curve><figcaption>{title} <span>{y[known][-1]:.4g}</span></figcaption>"
+        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{described}">{axis}{lines}</svg></figure>'
+    )
+
+
+@cache
+def _color_table() -> np.ndarray:
+    """float [256, 3], 0 to 255: a perceptual colour map."""
+    import matplotlib
+
+    return 255 * matplotlib.colormaps["inferno"](np.linspace(0.15, 1.0, 256))[:, :3]

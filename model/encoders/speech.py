@@ -1,0 +1,127 @@
+"""torchaudio's speech transformers as audio encoders, on raw waveforms: HuBERT, wav2vec 2.0, WavLM, base and large.
+
+Interface as in tiny.py: waveforms [A S] in -1..1 to (dense features [A C T], None), 50 steps a second. Limits: 16 kHz.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from configs.cli import UsageError
+from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
+
+SAMPLE_RATE_HZ = 16_000
+# Our name -> torchaudio's bundle, whose weights its own loader keeps in torch's cache.
+BUNDLES = {
+    "hubert_base": "HUBERT_BASE",
+    "hubert_large": "HUBERT_LARGE",
+    "hubert_large_ls960": "HUBERT_ASR_LARGE",
+    "wav2vec2_base": "WAV2VEC2_BASE",
+    "wav2vec2_large": "WAV2VEC2_LARGE",
+    "wavlm_base": "WAVLM_BASE",
+    "wavlm_large": "WAVLM_LARGE",
+}
+
+
+class SpeechTransformerEncoder(nn.Module):
+    """The last layer of a speech transformer.
+
+    Args:
+        name: a key of BUNDLES.
+        sample_rate_hz: of the waveforms.
+        weights: `pretrained` (torchaudio's own loader: its cache, or the network), `random`, or a file.
+        norm_eps: of the layer norms of feature projection and transformer; None: the model's own. The published models have 1e-4; the seven
+            convolution layers always keep 1e-5.
+        conv_bias: the seven convolutions have a bias, as those of the published models do; torchaudio's pre-trained weights have none.
+        gradient_checkpointing: layers are computed again in the backward pass instead of kept.
+
+    Raises:
+        UsageError: no such model, another sample rate, or weights that are not there or do not fit.
+
+    Source: reference 1.1.
+    """
+
+    has_cls = False
+
+    def __init__(
+        self,
+        name: str,
+        sample_rate_hz: int = SAMPLE_RATE_HZ,
+        weights: str = PRETRAINED,
+        norm_eps: float | None = None,
+        conv_bias: bool = False,
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        super().__init__()
+        if sample_rate_hz != SAMPLE_RATE_HZ:
+            raise UsageError(
+                f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} hears {SAMPLE_RATE_HZ} Hz"
+            )
+        self.model = _create(name, weights, conv_bias)
+        # Most of torchaudio's recipes leave out 5 to 20 % of the layers in a step. Their parameters get no gradient then, and several processes, each
+        # leaving out others, stop with an error or wait for one another for ever. The other dropouts stay.
+        self.model.encoder.transformer.layer_drop = 0.0
+        self.channels: int = self.model.encoder.feature_projection.projection.out_features
+        if norm_eps is not None:
+            for module in self.model.encoder.modules():
+                if isinstance(module, nn.LayerNorm):
+                    module.eps = norm_eps
+        self._gradient_checkpointing = gradient_checkpointing
+
+    def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
+        """Encode waveforms, each brought to zero mean and unit variance over all its samples, padding too; 164,200 samples give 512 steps."""
+        waveform = waveform - waveform.mean(dim=1, keepdim=True)
+        waveform = waveform / torch.sqrt(waveform.var(dim=1, keepdim=True, correction=0) + 1e-7)
+        features, _ = self.model.feature_extractor(waveform, None)
+        if not (self._gradient_checkpointing and self.training):
+            return self.model.encoder(features).transpose(1, 2), None
+        return self._checkpointed(features).transpose(1, 2), None
+
+    def _checkpointed(self, features: Float[Tensor, "A T F"]) -> Float[Tensor, "A T C"]:
+        """What `self.model.encoder` computes, keeping only what goes from layer to layer."""
+        from torch.utils.checkpoint import checkpoint
+
+        transformer = self.model.encoder.transformer
+        hidden = transformer._preprocess(self.model.encoder.feature_projection(features))
+        position_bias = None
+        for layer in transformer.layers:
+            hidden, position_bias = checkpoint(layer, hidden, None, position_bias=position_bias, use_reentrant=False)
+        return hidden if transformer.layer_norm_first else transformer.layer_norm(hidden)
+
+
+def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
+    import torchaudio
+
+    if name not in BUNDLES:
+        raise UsageError(f"model.audio_encoder={name}: allowed are {', '.join(BUNDLES)}")
+    bundle = getattr(torchaudio.pipelines, BUNDLES[name])
+    settings = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
+    if weights == PRETRAINED:
+        if conv_bias and not settings["extractor_conv_bias"]:
+            raise UsageError(
+                f"model.audio_conv_bias=true: the convolutions of torchaudio's pre-trained {name} have no bias; "
+                f"allowed here is false, or a file as model.audio_weights, or model.audio_weights={RANDOM}"
+            )
+        try:
+            model = bundle.get_model()
+        except Exception as error:  # URLError, HTTPError, RuntimeError of a broken cache
+            raise UsageError(
+                f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched ({summarize_error(error)}); "
+                f"give a file as model.audio_weights, or model.audio_weights={RANDOM}"
+            ) from None
+        model = getattr(
+            model, "model", model
+        )  # WavLM and the large ones come in a wrapper that normalises the waveform
+        model.aux = None
+        return model
+    build = torchaudio.models.wavlm_model if name.startswith("wavlm") else torchaudio.models.wav2vec2_model
+    model = build(**settings | {"extractor_conv_bias": conv_bias or settings["extractor_conv_bias"]}, aux_num_out=None)
+    if weights != RANDOM:
+        origin = f"model.audio_weights={weights}"
+        try:
+            model.load_state_dict(read_weights(weights, origin, ignore=("aux.",)))
+        except RuntimeError as error:
+            raise mismatched_weights_error(origin, error) from None
+    return model

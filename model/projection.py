@@ -1,0 +1,163 @@
+"""From an encoder's channels to the shared space: one projection for each branch.
+
+A projection maps (dense features, class tokens or None) to the same pair with `out_channels` channels; the names of the published ones are
+those of reference 1.1. `reference_state` translates weights stored under the reference's names. Source: reference 1.1.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+EPS = 1e-4
+
+
+class ChannelNorm(nn.LayerNorm):
+    """Layer normalisation over axis 1 of features of any number of axes."""
+
+    def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
+        """Normalise each cell over its channels."""
+        return super().forward(x.movedim(1, -1)).movedim(-1, 1)
+
+
+class ImageLinear(nn.Module):
+    """`image_linear`: normalise the channels, then one linear map for every patch; class tokens have a map of their own, without the norm.
+
+    Args:
+        in_channels: of the encoder.
+        out_channels: of the shared space, all heads together.
+        use_cls: class tokens enter the scores; otherwise their map gets no gradient, so it is frozen.
+        gain: factor on the initial map.
+
+    Source: reference 1.1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, use_cls: bool = False, gain: float = 1.0) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(in_channels, eps=EPS)
+        self.patch_proj = nn.Conv2d(in_channels, out_channels, kernel_size=1)
+        self.cls_proj = nn.Linear(in_channels, out_channels).requires_grad_(use_cls)
+        _scale(self.patch_proj, gain)
+
+    def forward(
+        self, dense: Float[Tensor, "V C H W"], cls: Float[Tensor, "V C"] | None = None
+    ) -> tuple[Float[Tensor, "V D H W"], Float[Tensor, "V D"] | None]:
+        """Project patches and class tokens; None stays None."""
+        return self.patch_proj(self.norm(dense)), None if cls is None else self.cls_proj(cls)
+
+
+class AudioLinear(nn.Module):
+    """`linear`: normalise the channels, then one linear map for every step. For small encoders; class tokens are dropped.
+
+    Args:
+        in_channels, out_channels, gain: as of ImageLinear.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, gain: float = 1.0) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(in_channels, eps=EPS)
+        self.layer = nn.Conv1d(in_channels, out_channels, kernel_size=1)
+        _scale(self.layer, gain)
+
+    def forward(
+        self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None
+    ) -> tuple[Float[Tensor, "A D T"], None]:  # noqa: ARG002
+        """Project every step; T stays."""
+        return self.layer(self.norm(dense)), None
+
+
+class AudioSelfAttentionPool(nn.Module):
+    """`conv_attention`: normalise, two convolutions that each take three steps into one, one pre-norm transformer block.
+
+    The encoder's class token, or else a learned class vector, goes along as an extra token. It takes part in the block's attention, so it shapes the
+    dense features and learns even where scores use no class tokens.
+
+    Args:
+        in_channels: of the encoder.
+        out_channels: of the shared space, all heads together; a multiple of 6, the block's attention heads.
+        has_cls: the encoder gives class tokens; a learned vector beside them would get no gradient, so there is none.
+
+    Source: reference 1.1.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, has_cls: bool = False) -> None:
+        super().__init__()
+        self.cls_token = None if has_cls else nn.Parameter(0.02 * torch.randn(in_channels))
+        self.norm = ChannelNorm(in_channels, eps=EPS)
+        self.conv1 = nn.Conv1d(in_channels, out_channels, kernel_size=3, stride=3)
+        self.cls_proj = nn.Linear(in_channels, out_channels)
+        self.conv2 = nn.Conv1d(out_channels, out_channels, kernel_size=3, stride=3)
+        self.block = nn.TransformerEncoderLayer(
+            out_channels,
+            nhead=6,
+            dim_feedforward=4 * out_channels,
+            dropout=0.0,
+            activation="gelu",
+            layer_norm_eps=EPS,
+            batch_first=True,
+            norm_first=True,
+        )
+
+    def forward(
+        self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None
+    ) -> tuple[Float[Tensor, "A D T_out"], Float[Tensor, "A D"]]:
+        """Project; T_out = floor(floor(T / 3) / 3), so at least 9 steps are needed (512 give 56).
+
+        Args:
+            dense: features of the encoder, their frequency axis averaged away.
+            cls: class tokens of the encoder; None: the learned class vector.
+        """
+        cls = self.cls_token.expand(len(dense), -1) if cls is None else cls
+        token = self.cls_proj(self.norm(cls))
+        steps = self.conv2(self.conv1(self.norm(dense)))
+        mixed = self.block(torch.cat([token[:, None], steps.transpose(1, 2)], dim=1))
+        return mixed[:, 1:].transpose(1, 2), mixed[:, 0]
+
+
+@torch.no_grad()
+def _scale(layer: nn.Module, gain: float) -> None:
+    for parameter in layer.parameters():
+        parameter.mul_(gain)
+
+
+# Our name of a part -> the reference's, inside its "aligner". The class vector is `audio_cls` beside the aligner there.
+REFERENCE_NAMES: dict[type[nn.Module], dict[str, str]] = {
+    ImageLinear: {"norm.": "norm.norm.", "patch_proj.": "layer.", "cls_proj.": "cls_layer."},
+    AudioSelfAttentionPool: {
+        "norm.": "mod_list.1.norm.",
+        "conv1.": "mod_list.2.layer.",
+        "cls_proj.": "mod_list.2.cls_layer.",
+        "conv2.": "mod_list.3.layer.",
+        "block.self_attn.in_proj_": "mod_list.4.block.attn.qkv.",
+        "block.self_attn.out_proj.": "mod_list.4.block.attn.proj.",
+        "block.linear1.": "mod_list.4.block.mlp.fc1.",
+        "block.linear2.": "mod_list.4.block.mlp.fc2.",
+        "block.norm1.": "mod_list.4.block.norm1.",
+        "block.norm2.": "mod_list.4.block.norm2.",
+    },
+}
+
+
+def reference_state(projection: nn.Module, stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights under the reference's names as a state dict of `projection`.
+
+    Args:
+        projection: an ImageLinear or AudioSelfAttentionPool.
+        stored: the aligner's weights; a class vector may be among them as `audio_cls`.
+
+    Returns:
+        What `load_state_dict` takes; where the class vector is not stored, the projection's own is kept.
+
+    Raises:
+        KeyError: a weight is not stored.
+    """
+    state = {}
+    for name, parameter in projection.state_dict().items():
+        if name == "cls_token":
+            state[name] = stored.get("audio_cls", parameter)
+            continue
+        ours, theirs = next(pair for pair in REFERENCE_NAMES[type(projection)].items() if name.startswith(pair[0]))
+        # The reference's convolutions over steps carry a frequency axis of size 1.
+        state[name] = stored[theirs + name.removeprefix(ours)].reshape(parameter.shape)
+    return state

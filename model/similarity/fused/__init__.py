@@ -1,0 +1,201 @@
+"""The scores of dense.py, same numbers and same gradients, without the volume `A V K H W T`.
+
+`misa`, `mima` and `paired` take maxima first, over candidates and over heads alike: the product is made piece by piece, of each maximum only the winner is
+kept (of equal ones the first), and the backward pass moves gradient between winners alone. triton_search.py does both on a GPU, tiled.py anywhere;
+inference_cpu.py only scores, on a CPU. `sisa` takes means, see mean.py.
+
+Memory beside features: their copies head by head, gradients in fp32 and in their own dtype, buffers of fixed size, and the winners, 2 bytes x B^2 x T (for
+`paired` x (T + HW)), twice or more where heads do not compete. On a GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
+
+    GB                 features   copies   gradients   winners   buffers   all
+    misa, mima              0.8      0.8         2.4       1.9       0.5     6.4
+    misa by head            0.8      0.8         2.4       3.8       0.5     8.3
+    paired                  0.8      0.8         4.0       8.5       0.5    14.6
+    paired by head          0.8      0.8         4.0      16.9       0.5    23.0
+
+Limits: `sisa` has no kernel; no second derivative. Source: reference 1.2 (what is computed; how is our own).
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from model.dtypes import upcast_half
+from model.similarity import dense, global_pooling
+from model.similarity.dense import HEAD_AGGREGATIONS, MASKED_OUT, cls_similarity
+from model.similarity.fused import inference_cpu, tiled
+from model.similarity.fused.mean import MeanOfMaxima, mean_of_products, mean_weight
+from model.similarity.fused.tiled import TILE_NUMBERS, ArgmaxRouting, MaxResult, chunk_size
+from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
+
+
+def pairwise_similarity(
+    audio: Float[Tensor, "A K C T"],
+    image: Float[Tensor, "V K C H W"],
+    mask: Bool[Tensor, "A T"],
+    aggregation: str = "misa",
+    head_aggregation: str = "max_elementwise",
+    nonneg: bool = False,
+    audio_cls: Float[Tensor, "A K C"] | None = None,
+    image_cls: Float[Tensor, "V K C"] | None = None,
+) -> Float[Tensor, "A V"]:
+    """Score of every audio against every image; arguments and values as `similarity.pairwise_similarity`.
+
+    Each audio needs one valid step at least (masks.step_mask sees to it).
+    """
+    elementwise = head_aggregation == "max_elementwise"
+    return HEAD_AGGREGATIONS[head_aggregation](
+        _pooled(audio, image, mask, aggregation, elementwise, nonneg, audio_cls, image_cls)
+    )
+
+
+def similarity_per_head(
+    audio: Float[Tensor, "A K C T"],
+    image: Float[Tensor, "V K C H W"],
+    mask: Bool[Tensor, "A T"],
+    aggregation: str = "misa",
+    nonneg: bool = False,
+    audio_cls: Float[Tensor, "A K C"] | None = None,
+    image_cls: Float[Tensor, "V K C"] | None = None,
+) -> Float[Tensor, "A V K"]:
+    """Score of every audio against every image for each head alone; arguments and values as `similarity.similarity_per_head`."""
+    return _pooled(audio, image, mask, aggregation, False, nonneg, audio_cls, image_cls)
+
+
+def _pooled(
+    audio: Float[Tensor, "A K C T"],
+    image: Float[Tensor, "V K C H W"],
+    mask: Bool[Tensor, "A T"],
+    aggregation: str,
+    elementwise: bool,
+    nonneg: bool,
+    audio_cls: Float[Tensor, "A K C"] | None,
+    image_cls: Float[Tensor, "V K C"] | None,
+) -> Float[Tensor, "A V K_out"]:
+    """Scores for each head, or (`elementwise`) of the best head in every cell: then K_out is 1."""
+    if aggregation in GLOBAL_AGGREGATIONS:
+        return global_pooling.similarity_per_head(audio, image, mask, aggregation, audio_cls, image_cls)
+    assert aggregation in dense.AGGREGATIONS, f"aggregation {aggregation}"
+    heads_per_group = audio.shape[1] if elementwise else 1
+    with torch.autocast(audio.device.type, enabled=False):
+        pair_bias = None if audio_cls is None else cls_similarity(upcast_half(audio_cls), upcast_half(image_cls))
+        cells = image.flatten(3)
+        if inference_cpu.is_applicable(audio, cells, pair_bias, aggregation):
+            return inference_cpu.scores(audio, cells, mask, pair_bias, aggregation, heads_per_group, nonneg)
+        if aggregation != "sisa":
+            return _PooledMaximum.apply(audio, cells, mask, pair_bias, aggregation, heads_per_group, nonneg)
+        if nonneg or heads_per_group > 1:
+            return MeanOfMaxima.apply(audio, cells, mask, pair_bias, heads_per_group, nonneg)
+        return mean_of_products(audio, cells, mask, pair_bias)
+
+
+def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -> ModuleType:
+    """fused_triton for what it can compute, else tiled."""
+    if (
+        not audio.is_cuda
+        or audio.dtype not in (torch.float32, torch.float16, torch.bfloat16)
+        or audio.dtype != image.dtype
+    ):
+        return tiled
+    try:
+        from model.similarity.fused import triton_search
+    except ImportError:  # torch brings triton to Linux alone
+        return tiled
+    return triton_search if triton_search.fits(audio, image) else tiled
+
+
+class _PooledMaximum(torch.autograd.Function):
+    """`misa`, `mima` and `paired`: maxima over candidates and `together` heads, and their mean or maximum, in one node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        audio: Float[Tensor, "A K C T"],
+        image: Float[Tensor, "V K C M"],
+        mask: Bool[Tensor, "A T"],
+        pair_bias: Float[Tensor, "A V K"] | None,
+        aggregation: str,
+        heads_per_group: int,
+        nonneg: bool,
+    ) -> Float[Tensor, "A V G"]:
+        (A, K, _, T), (V, _, _, M) = audio.shape, image.shape
+        G, bidirectional, kept = K // heads_per_group, aggregation == "paired", any(ctx.needs_input_grad)
+        scores = upcast_half(audio.new_empty(0)).new_empty(V, G, A)
+        step_share = (
+            mask.to(scores.dtype)
+            if aggregation == "mima"
+            else mean_weight(mask, scores.dtype) * (0.5 if bidirectional else 1)
+        )
+        cell_share = torch.full((V, M), 0.5 / M, dtype=scores.dtype, device=audio.device) if bidirectional else None
+        place = torch.int16 if heads_per_group * max(M, T) <= 2**15 else torch.int32
+        step_winner = torch.empty(V, G, A, T, dtype=place, device=audio.device) if kept else None
+        cell_winner = torch.empty(A, G, V, M, dtype=place, device=audio.device) if kept and bidirectional else None
+        pool, first_step = _largest if aggregation == "mima" else _weighted, mask.int().argmax(dim=1).view(A, 1, 1, 1)
+        for images, over_image, over_audio in _backend(audio, image).search(
+            audio, image, mask, pair_bias, heads_per_group, bidirectional
+        ):
+            scores[images], winner = pool(_clamped(over_image, 0) if nonneg else over_image, step_share)
+            if kept:
+                step_winner[images] = winner
+            if bidirectional:
+                score, winner = _weighted(
+                    _clamped(over_audio, first_step) if nonneg else over_audio, cell_share[images]
+                )
+                scores[images] += score.permute(2, 1, 0)
+                if kept:
+                    cell_winner[:, :, images] = winner
+        ctx.save_for_backward(audio, image, step_winner, step_share, cell_winner, cell_share)
+        ctx.heads_per_group = heads_per_group
+        return scores.permute(2, 0, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Float[Tensor, "A V G"]) -> tuple[Tensor | None, ...]:
+        audio, image, step_winner, step_share, cell_winner, cell_share = ctx.saved_tensors
+        over_image = ArgmaxRouting(step_winner, step_share)
+        over_audio = None if cell_winner is None else ArgmaxRouting(cell_winner, cell_share)
+        of_audio, of_image = _backend(audio, image).gradients(
+            audio, image, grad, over_image, over_audio, ctx.heads_per_group
+        )
+        of_shift = None
+        if ctx.needs_input_grad[3]:
+            of_shift = _flow_by_head(over_image, ctx.heads_per_group, image.shape[3]).permute(2, 0, 1, 3)
+            if over_audio is not None:
+                of_shift = of_shift + _flow_by_head(over_audio, ctx.heads_per_group, audio.shape[3]).transpose(1, 2)
+            of_shift = (grad[..., None] * of_shift).flatten(2)
+        return of_audio.to(audio.dtype), of_image.to(image.dtype), None, of_shift, None, None, None
+
+
+def _clamped(best: MaxResult, first: Int[Tensor, "Q 1 1 1"] | int) -> MaxResult:
+    """Negative similarities made 0, without gradient. Where none is positive all are equal now, and the first candidate wins."""
+    value, winner = best
+    return MaxResult(value.clamp(min=0), winner.masked_fill((value < 0) | ((value == 0) & (winner != first)), -1))
+
+
+def _weighted(best: MaxResult, share: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """The sum of the maxima by their shares, and where its gradient flows."""
+    return (best.value * share).sum(dim=-1), best.winner.masked_fill(share == 0, -1)
+
+
+def _largest(best: MaxResult, valid: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """The largest valid maximum, and where its gradient flows."""
+    largest, n = (best.value - MASKED_OUT * (1 - valid)).max(dim=-1, keepdim=True)
+    return largest.squeeze(-1), torch.full_like(best.winner, -1).scatter_(-1, n, best.winner.gather(-1, n))
+
+
+def _flow_by_head(winners: ArgmaxRouting, heads_per_group: int, candidates: int) -> Float[Tensor, "Q G P J"]:
+    """The share of a group's score that each of its heads decided."""
+    at_once = chunk_size(TILE_NUMBERS, winners.winner, winners.winner[:1].numel())
+    heads = [(j * candidates, (j + 1) * candidates) for j in range(heads_per_group)]
+
+    def flow(winner: Tensor) -> Tensor:
+        return torch.stack(
+            [(((winner >= first) & (winner < end)) * winners.share).sum(dim=-1) for first, end in heads], dim=-1
+        )
+
+    return torch.cat([flow(winner) for winner in winners.winner.split(at_once)])

@@ -1,0 +1,90 @@
+"""Files of the toy world: MP4 (H.264 + AAC), JPEG, PNG and WAV as bytes, written whole or not at all.
+
+Codecs run on one thread, so the same input gives the same bytes. Limits: pictures with even sides; what other programs may read is up to FFmpeg.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pipelines.atomic_write import atomic_open
+from pipelines.toy_world.sound import SAMPLE_RATE_HZ
+
+
+def write_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Write a file that is not there yet; one that is there is whole, and kept."""
+    if not path.exists():
+        write(path, make())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file that is whole at any time."""
+    with atomic_open(path) as file:
+        file.write(content)
+
+
+def jpeg(image: np.ndarray, quality: int) -> bytes:
+    """A picture, uint8 [H_px, W_px, 3], as JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def png(image: np.ndarray) -> bytes:
+    """A picture, uint8 [H_px, W_px, 3], as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def wav(waveform: np.ndarray) -> bytes:
+    """A waveform, float32 [S] at 16 kHz, -1..1, as 16-bit WAV."""
+    import soundfile
+
+    buffer = io.BytesIO()
+    soundfile.write(buffer, waveform, SAMPLE_RATE_HZ, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def mp4(frames: list[np.ndarray], fps: int, waveform: np.ndarray | None, sample_rate_hz: int) -> bytes:
+    """A video with its sound.
+
+    Args:
+        frames: uint8 [H_px, W_px, 3] each, sides even.
+        fps: frames a second.
+        waveform: float32 [channels, S], one or two channels, -1..1; None: a video without a sound track.
+        sample_rate_hz: rate of the waveform, kept in the file.
+
+    Returns:
+        The file: H.264 (yuv420p) and AAC.
+    """
+    import av
+
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp4") as container:
+        video = container.add_stream("libx264", rate=fps, options={"preset": "ultrafast", "crf": "23", "g": str(fps)})
+        video.height, video.width = frames[0].shape[:2]
+        video.pix_fmt = "yuv420p"
+        video.thread_count = 1
+        if waveform is not None:
+            layout = "mono" if len(waveform) == 1 else "stereo"
+            audio = container.add_stream(
+                "aac", rate=sample_rate_hz, layout=layout, bit_rate=64000 * len(waveform), options={"aac_coder": "fast"}
+            )
+        for number, image in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
+            frame.pts, frame.time_base = number, Fraction(1, fps)
+            container.mux(video.encode(frame))
+        container.mux(video.encode())
+        if waveform is not None:
+            sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform, np.float32), format="fltp", layout=layout)
+            sound.sample_rate, sound.pts, sound.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
+            container.mux(audio.encode(sound))
+            container.mux(audio.encode())
+    return buffer.getvalue()

@@ -1,0 +1,122 @@
+"""Speech of the toy world: espeak-ng, straight from the library inside the espeakng-loader wheel, with the time of every word.
+
+The library keeps hidden state between utterances (pitch flutter, random numbers), so `say` loads it anew each time (4 ms): the same
+call gives the same samples, in any process and after any other call.
+Limits: English; Linux and macOS (POSIX dlclose).
+"""
+
+from __future__ import annotations
+
+import _ctypes
+import ctypes
+from dataclasses import dataclass
+
+import numpy as np
+
+from configs.cli import UsageError
+from pipelines.toy_world.sound import SAMPLE_RATE_HZ, resample
+
+# speaker -> (espeak voice + variant, pitch 0..100)
+SPEAKERS = {
+    "ann": ("en-us+f2", 55),
+    "bob": ("en-us+m3", 45),
+    "cleo": ("en+f4", 50),
+    "dan": ("en-gb-scotland+m5", 50),
+    "eve": ("en-gb-x-rp+f3", 55),
+    "finn": ("en-us-nyc+m7", 45),
+    "gwen": ("en-gb-scotland+f5", 45),
+    "hugo": ("en+m1", 45),
+}
+
+_SYNCHRONOUS = 2  # AUDIO_OUTPUT_SYNCHRONOUS: samples come through the callback while espeak_Synth runs
+_RATE, _PITCH = 1, 3
+_UTF8 = 1
+_EVENTS_END, _EVENT_WORD = 0, 1
+
+
+@dataclass(frozen=True)
+class Word:
+    """A spoken word and when it sounds; it ends where the next one starts."""
+
+    text: str
+    start_s: float
+    end_s: float
+
+
+def say(text: str, voice: str = "en-us", rate_wpm: int = 170, pitch: int = 50) -> tuple[np.ndarray, tuple[Word, ...]]:
+    """Speak a text.
+
+    Args:
+        text: plain words, separated by single spaces.
+        voice: espeak-ng language with an optional variant, as in `en-us+f2`.
+        rate_wpm: words a minute, 80 to 450.
+        pitch: 0 to 100.
+
+    Returns:
+        Waveform, float32 [S], 16 kHz, -1..1; and the words in order.
+
+    Raises:
+        UsageError: the library has no such voice, or speaks no word of the text.
+    """
+    import espeakng_loader
+
+    library = ctypes.CDLL(espeakng_loader.get_library_path())
+    pieces: list[bytes] = []
+    onsets: list[tuple[str, float]] = []
+
+    @_Callback
+    def receive(samples: int | None, count: int, events: ctypes.Array) -> int:
+        if samples and count > 0:
+            pieces.append(ctypes.string_at(samples, count * 2))
+        number = 0
+        while events[number].kind != _EVENTS_END:
+            if events[number].kind == _EVENT_WORD:
+                first = events[number].text_position - 1
+                onsets.append((text[first : first + events[number].length], events[number].sample / rate_hz))
+            number += 1
+        return 0
+
+    try:
+        rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
+        assert rate_hz > 0, "espeak-ng did not find its data beside the library"
+        library.espeak_SetSynthCallback(receive)
+        library.espeak_ng_SetRandSeed(ctypes.c_long(1))
+        if library.espeak_SetVoiceByName(voice.encode()) != 0:
+            raise UsageError(
+                f"espeak-ng has no voice {voice!r}; try en-us, en or en-gb-scotland, with +m1 to +m8 or +f1 to +f5"
+            )
+        library.espeak_SetParameter(_RATE, rate_wpm, 0)
+        library.espeak_SetParameter(_PITCH, pitch, 0)
+        utterance = text.encode()
+        library.espeak_Synth(utterance, len(utterance) + 1, 0, 1, 0, _UTF8, None, None)
+        library.espeak_Terminate()
+    finally:
+        _ctypes.dlclose(library._handle)
+    if not onsets:
+        raise UsageError(f"espeak-ng speaks no word of {text!r}")
+    waveform = np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / 32768
+    ends = [start_s for _, start_s in onsets[1:]] + [len(waveform) / rate_hz]
+    words = tuple(Word(word, start_s, end_s) for (word, start_s), end_s in zip(onsets, ends, strict=True))
+    return resample(waveform, rate_hz, SAMPLE_RATE_HZ), words
+
+
+class _EventId(ctypes.Union):
+    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
+
+
+class _Event(ctypes.Structure):
+    """espeak_EVENT of speak_lib.h."""
+
+    _fields_ = (
+        ("kind", ctypes.c_int),
+        ("unique_identifier", ctypes.c_uint),
+        ("text_position", ctypes.c_int),
+        ("length", ctypes.c_int),
+        ("audio_position_ms", ctypes.c_int),
+        ("sample", ctypes.c_int),
+        ("user_data", ctypes.c_void_p),
+        ("id", _EventId),
+    )
+
+
+_Callback = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.POINTER(_Event))

@@ -1,0 +1,269 @@
+"""The files of docker/ as far as they run without an engine, SLURM or Kubernetes: linted, and their commands really build shards."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny_builds import OURS, ROOT, SHARDS, build, contents, write_media
+
+BIN = Path(sys.executable).parent
+DOCKER = ROOT / "docker"
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    return write_media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def built(media, tmp_path_factory):
+    out = tmp_path_factory.mktemp("built") / "out"
+    assert build(media, out).returncode == 0
+    return contents(out)
+
+
+# ---------------------------------------------------------------------------------------------- image
+
+
+def _instructions() -> list[tuple[str, str]]:
+    """The lines of the Dockerfile as (instruction, the rest), continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (DOCKER / "pipeline.Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in text.splitlines() if line.strip()]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["hadolint", "--failure-threshold", "info", "docker/pipeline.Dockerfile"],
+        ["shellcheck", "docker/slurm_build.sh"],
+    ],
+)
+def test_the_linters_have_nothing_to_say(command):
+    done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_the_image_has_the_locked_packages_our_two_folders_and_no_root():
+    lines = _instructions()
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", dict(lines)["FROM"])
+    assert [rest for word, rest in lines if word == "COPY"] == [
+        "requirements-build.lock /tmp/",
+        "configs configs",
+        "pipelines pipelines",
+    ]
+    install = next(rest for word, rest in lines if word == "RUN")
+    assert "--require-hashes -r /tmp/requirements-build.lock" in install and "--only-binary=:all:" in install
+    assert dict(lines)["USER"].isdecimal() and dict(lines)["ENTRYPOINT"] == '["python", "-m"]'
+
+
+def test_the_lock_of_the_image_has_one_version_of_each_package_and_no_torch():
+    names = re.findall(r"^([a-z][\w.-]*)==", (ROOT / "requirements-build.lock").read_text(), flags=re.MULTILINE)
+    assert len(names) == len(set(names)) and {"av", "numpy", "s3fs"} <= set(names)
+    assert not [name for name in names if name.startswith(("torch", "nvidia", "timm", "ray", "accelerate"))]
+
+
+@pytest.mark.slow
+def test_its_packages_and_its_two_folders_alone_build_the_same_shards(media, built, tmp_path):
+    """What the image does, in a virtual environment: the lock and nothing else, wheels only, our code copied elsewhere."""
+    python = tmp_path / "venv/bin/python"
+    subprocess.run(
+        [BIN / "uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True, timeout=60
+    )
+    install = [
+        BIN / "uv",
+        "pip",
+        "sync",
+        "--quiet",
+        "--python",
+        python,
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+        ROOT / "requirements-build.lock",
+    ]
+    subprocess.run(install, check=True, timeout=200)
+    for folder in ("configs", "pipelines"):
+        shutil.copytree(ROOT / folder, tmp_path / "app" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    command = [f"source.root={media}", f"out={tmp_path}/out", *OURS]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    for arguments in (["pipelines.build", *command], ["pipelines.verify", f"{tmp_path}/out"]):
+        done = subprocess.run(
+            [python, "-m", *arguments],
+            cwd=tmp_path / "app",
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+    assert contents(tmp_path / "out") == built
+    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 1
+
+
+# ---------------------------------------------------------------------------------------------- SLURM
+
+SBATCH = """#!/usr/bin/env bash
+# Runs each task of an array as SLURM does: a copy of the script, in the folder of the submission, with the variables of an array. Says the job's number.
+set -euo pipefail
+count=0
+[ -f "$SPOOL/jobs" ] && count=$(wc -l <"$SPOOL/jobs")
+echo "$*" >>"$SPOOL/jobs"
+options=()
+while [[ "$1" == --* ]]; do options+=("$1"); shift; done
+script=$1; shift
+cp "$script" "$SPOOL/script$count"
+cores=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$script")
+first=0 last=0 array=
+for option in "${options[@]}"; do
+    case $option in
+    --array=*) array=${option#--array=}; first=${array%-*} last=${array#*-} ;;
+    --cpus-per-task=*) cores=${option#--cpus-per-task=} ;;
+    esac
+done
+for task in $(seq "$first" "$last"); do
+    export SLURM_CPUS_PER_TASK=$cores
+    if [ -n "$array" ]; then export SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=$((last - first + 1)); fi
+    bash "$SPOOL/script$count" "$@" >>"$SPOOL/said$count" 2>&1 || echo "failed: $?" >>"$SPOOL/said$count"
+done
+echo "$((1000 + count));cluster"
+"""
+SRUN = """#!/usr/bin/env bash
+while [[ "$1" == --* ]]; do shift; done
+exec "$@"
+"""
+
+
+@pytest.fixture
+def slurm(tmp_path):
+    """A folder with an sbatch and an srun, which do at once what SLURM does later, and the environment to use them."""
+    for name, text in (("sbatch", SBATCH), ("srun", SRUN)):
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(text)
+        program.chmod(0o755)
+    (tmp_path / "spool").mkdir()
+    path = f"{tmp_path}/bin:{os.environ['PATH']}"
+    return tmp_path / "spool", {**os.environ, "PATH": path, "SPOOL": str(tmp_path / "spool"), "PYTHON": sys.executable}
+
+
+def _submit(slices, media, out, environment) -> subprocess.CompletedProcess:
+    command = ["bash", "docker/slurm_build.sh", slices, f"source.root={media}", f"out={out}", *OURS]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
+
+
+def test_a_job_array_and_its_last_job_build_the_same_shards(media, built, slurm, tmp_path):
+    spool, environment = slurm
+    out = tmp_path / "out"
+    done = _submit("3", media, out, environment)
+    assert done.returncode == 0 and done.stdout == "1001;cluster\n", done.stderr
+    array, last = (spool / "jobs").read_text().splitlines()
+    assert array.startswith("--parsable --array=0-2 docker/slurm_build.sh slice source.root=")
+    assert last.startswith(
+        "--parsable --dependency=afterany:1000 --cpus-per-task=1 docker/slurm_build.sh finish source.root="
+    )
+    assert (spool / "said0").read_text().count(f"of {SHARDS} shards are there with slice=") == 3
+    assert f"{out} is complete" in (spool / "said1").read_text()
+    assert contents(out) == built
+
+
+def test_a_slice_that_has_failed_is_told_by_the_last_job_and_the_same_line_goes_on(media, built, slurm, tmp_path):
+    spool, environment = slurm
+    out = tmp_path / "out"
+    broken = tmp_path / "bin/srun"
+    broken.write_text(SRUN.replace("exec", '[ "${SLURM_ARRAY_TASK_ID:-}" = 1 ] && kill -9 $$\nexec'))  # a node is lost
+    _submit("3", media, out, environment)
+    assert "failed: 137" in (spool / "said0").read_text()
+    assert re.search(
+        rf"error: .* 3 of {SHARDS} shards are not there yet \(train-000001, train-000004, train-000007",
+        (spool / "said1").read_text(),
+    )
+    broken.write_text(SRUN)
+    kept = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
+    assert _submit("3", media, out, environment).returncode == 0
+    assert contents(out) == built
+    assert len(kept) == 7 and all(path.stat().st_mtime_ns == when for path, when in kept.items())
+
+
+@pytest.mark.parametrize("slices", ["", "0", "config=a.yaml", "-3", "4x"])
+def test_a_wrong_number_of_slices_submits_nothing(media, slurm, tmp_path, slices):
+    spool, environment = slurm
+    done = _submit(slices, media, tmp_path / "out", environment)
+    assert (
+        done.returncode == 2
+        and len(done.stderr.splitlines()) == 1
+        and "usage: bash docker/slurm_build.sh SLICES" in done.stderr
+    )
+    assert not list(spool.iterdir())
+
+
+# ---------------------------------------------------------------------------------------------- Kubernetes
+
+
+@pytest.fixture(scope="module")
+def jobs():
+    return list(yaml.safe_load_all((DOCKER / "k8s_build.yaml").read_text()))
+
+
+def test_the_jobs_say_what_an_indexed_build_needs(jobs):
+    slices, finish = (job["spec"] for job in jobs)
+    assert [(job["apiVersion"], job["kind"], job["metadata"]["labels"]["part"]) for job in jobs] == [
+        ("batch/v1", "Job", "slices"),
+        ("batch/v1", "Job", "finish"),
+    ]
+    assert (slices["completionMode"], slices["parallelism"]) == ("Indexed", slices["completions"]) and slices[
+        "backoffLimitPerIndex"
+    ] > 0
+    (first,), (last,) = (spec["template"]["spec"]["containers"] for spec in (slices, finish))
+    assert first["args"][:5] == last["args"][:5] and first["image"] == last["image"], (
+        "both must build the same data set"
+    )
+    assert f"slice=$(JOB_COMPLETION_INDEX)/{slices['completions']}" in first["args"] and "slice=finish" in last["args"]
+    assert f"processes={first['resources']['requests']['cpu']}" in first["args"]
+    user = dict(_instructions())["USER"]
+    for spec in (slices, finish):
+        pod = spec["template"]["spec"]
+        assert pod["restartPolicy"] == "Never", "backoffLimitPerIndex and podFailurePolicy allow no other"
+        assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == {
+            volume["name"] for volume in pod["volumes"]
+        }
+        assert pod["securityContext"]["runAsUser"] == int(user)
+
+
+def _run_container(container, media, out, variables) -> subprocess.CompletedProcess:
+    """The image's entry point with a container's arguments, our folders in place of its own, and four pods in place of a hundred."""
+    given = [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], argument) for argument in container["args"]]
+    ours = {
+        "config=": "source.kind=folder",
+        "source.root=": f"source.root={media}",
+        "out=": f"out={out}",
+        "processes=": "processes=1",
+    }
+    arguments = [
+        next((new for start, new in ours.items() if argument.startswith(start)), argument).replace("/100", "/4")
+        for argument in given
+    ]
+    return subprocess.run(
+        [sys.executable, "-m", *arguments, *OURS], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+
+
+def test_the_containers_of_the_jobs_build_the_same_shards(jobs, media, built, tmp_path):
+    out = tmp_path / "out"
+    slices, finish = (job["spec"]["template"]["spec"]["containers"][0] for job in jobs)
+    for index in range(4):
+        done = _run_container(slices, media, out, {"JOB_COMPLETION_INDEX": str(index)})
+        assert done.returncode == 0, done.stderr
+    done = _run_container(finish, media, out, {})
+    assert done.returncode == 0 and f"{out} is complete" in done.stdout, done.stderr
+    assert contents(out) == built
+
+
+def test_the_configurations_the_files_name_are_there():
+    for path in DOCKER.iterdir():
+        for name in re.findall(r"config=(configs/\S+\.yaml)", path.read_text()):
+            assert (ROOT / name).is_file(), f"{path.name} names {name}"

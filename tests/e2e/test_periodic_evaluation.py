@@ -1,0 +1,270 @@
+"""Evaluation while a model trains: the numbers of eval.run, on any number of ranks, and the model goes on as if nothing had been."""
+
+import copy
+import gc
+import json
+
+import numpy as np
+import pytest
+import torch
+from tiny_evaluation import write_evaluation
+from tiny_training import backward, tiny_config, tiny_model
+
+from configs.cli import UsageError
+from configs.load import load
+from configs.schema import EvalConfig
+from eval import baselines, run
+from eval.benchmarks.retrieval.gallery import Gallery
+from eval.periodic import PeriodicEvaluation
+from eval.results import Example
+from eval.visualize import heatmap_sheet, similarity_picture
+from model.hub import save_pretrained
+from model.training.ema import ModelEma
+from model.training.fsdp import EvalWeights
+from model.training.tracking import Media, RunLogger
+
+
+class Log(RunLogger):
+    """Keeps what it is asked to tell."""
+
+    def __init__(self):
+        self.added, self.shown = [], []
+
+    def add(self, step, values):
+        self.added.append((step, dict(values)))
+
+    def log_media(self, step, media: Media):
+        self.shown.append((step, media))
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory):
+    return write_evaluation(tmp_path_factory.mktemp("world"))
+
+
+def _evaluation(settings, folder, *arguments, local_reason=lambda: False):
+    config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=2", "steps=5", *arguments)
+    return PeriodicEvaluation(config, folder, local_reason), config
+
+
+def _by_the_command(settings, model, config, folder, weights=None):
+    """metrics.json of eval.run on a checkpoint with these weights."""
+    folder.mkdir()
+    saved = copy.deepcopy(model)
+    saved.load_state_dict(weights or model.state_dict())
+    save_pretrained(saved, config.model, folder)
+    assert run.main(load(EvalConfig, [f"config={settings}", f"checkpoint={folder}", f"out={folder}", "video="])) == 0
+    return json.loads((folder / "metrics.json").read_text())["metrics"]
+
+
+def _step(model, ema, number):
+    backward(model, number)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                parameter -= 0.5 * parameter.grad
+                parameter.grad = None
+    ema.update(model, number)
+
+
+def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_are_measured_once(settings, tmp_path):
+    evaluation, config = _evaluation(settings, tmp_path)
+    model, log = tiny_model(config).train(), Log()
+    ema = ModelEma(model, 0.5)
+    assert evaluation.after(1, model, EvalWeights(ema), log) == {}
+    for number in (2, 4, 5):
+        _step(model, ema, number)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        random = torch.random.get_rng_state()
+        found = evaluation.after(number, model, EvalWeights(ema), log)
+        assert all(module.training for module in model.modules())
+        assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+        assert torch.equal(random, torch.random.get_rng_state())
+        wanted = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
+        if number == 2:
+            assert {
+                "chance/ade20k_sound/basic/map",
+                "untrained/places_retrieval/image_to_audio/recall_at_1",
+            } <= found.keys()
+        else:
+            wanted = {key: value for key, value in wanted.items() if baselines.is_model_metric(key)}
+        assert found == pytest.approx(wanted, abs=1e-6)
+    (first, at_first), (second, at_second), (third, _) = log.added
+    assert evaluation.after(5, model, EvalWeights(ema), log) == {}, "once is enough"
+    assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}
+    assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
+
+
+def test_after_the_last_step_there_is_always_one_and_a_resumed_run_knows_its_floors(settings, tmp_path):
+    (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
+    evaluation, config = _evaluation(settings, tmp_path)
+    found = evaluation.after(5, tiny_model(config).train(), EvalWeights(None), Log())
+    assert "ade20k_sound/basic/map" in found and all(map(baselines.is_model_metric, found))
+
+
+def test_what_is_shown_are_maps_similarities_tables_and_a_video_with_sound(settings, tmp_path):
+    import av
+
+    evaluation, config = _evaluation(settings, tmp_path)
+    log = Log()
+    evaluation.after(2, tiny_model(config).train(), EvalWeights(None), log)
+    ((step, media),) = log.shown
+    assert step == 2 and set(media.pictures) == {
+        *(
+            f"media/{task}/heatmaps"
+            for task in ("ade20k_speech", "ade20k_sound", "places_retrieval", "audioset_retrieval")
+        ),
+        *(f"media/{task}/similarity" for task in ("places_retrieval", "audioset_retrieval")),
+    }
+    assert all(
+        picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 5 for picture in media.pictures.values()
+    )
+    table = media.tables["media/audioset_retrieval/best"]
+    assert len(table.rows) == 8 and all(len(row) == len(table.columns) == 8 for row in table.rows)
+    picture, clip, place, *best = table.rows[0]
+    assert picture.shape == (32, 32, 3) and clip.startswith("video") and ": label" in clip and 1 <= place <= 9
+    assert [text.startswith("* ") for text in best] == [place == n for n in range(1, 6)]
+    with av.open(str(media.videos["media/heatmap"])) as container:
+        assert {stream.type for stream in container.streams} == {"video", "audio"}
+
+
+def test_who_is_told_to_stop_meanwhile_leaves_without_numbers(settings, tmp_path):
+    asked = []
+    evaluation, config = _evaluation(settings, tmp_path, local_reason=lambda: len(asked) > 6 or asked.append(1))
+    model, log = tiny_model(config).train(), Log()
+    assert evaluation.after(2, model, EvalWeights(None), log) == {} and not log.added and not log.shown
+    assert len(asked) == 7 and model.training and not evaluation.floors_known
+
+
+def test_what_cannot_be_measured_is_told_and_the_training_goes_on(settings, tmp_path, monkeypatch, capsys):
+    evaluation, config = _evaluation(settings, tmp_path)
+    model, log = tiny_model(config).train(), Log()
+    with monkeypatch.context() as broken:
+        broken.setattr(Gallery, "encode", lambda *_: (_ for _ in ()).throw(UsageError("clip c1 has sound at 44100 Hz")))
+        assert evaluation.after(2, model, EvalWeights(None), log) == {} and not log.added and model.training
+    assert (
+        capsys.readouterr().err.splitlines()[-1]
+        == "warning: no evaluation after step 2: clip c1 has sound at 44100 Hz; the training goes on"
+    )
+    found = evaluation.after(4, model, EvalWeights(None), log)
+    assert (
+        f"after step 4, places_retrieval: audio_to_image/recall_at_1 {found['places_retrieval/audio_to_image/recall_at_1']:.3f}, "
+        in capsys.readouterr().out
+    )
+
+
+def test_features_of_a_model_are_forgotten_with_it_and_unreadable_clips_replaced(settings):
+    gallery = Gallery(str(settings.parent / "audioset"), 11, 4, 0)
+    model = tiny_model(tiny_config()).eval()
+    features = gallery.encode(model)
+    assert (
+        gallery.encode(model) is features
+        and len(features.audio.mask) == len(gallery.clips) == 11
+        and gallery.left_out == {"bad_audio": 1}
+    )
+    one_by_one = [model.encode_image(_frame(gallery, model, clip)).dense[0] for clip in gallery.clips]
+    assert torch.allclose(torch.stack(one_by_one), features.image.dense, atol=1e-5)
+    del model
+    gc.collect()
+    assert gallery._encoded is None
+
+
+def _frame(gallery, model, clip):
+    from pipelines.stream.batch import imagenet_normalize
+    from pipelines.stream.reader import ClipReader
+
+    return imagenet_normalize(gallery.item(ClipReader(gallery.index, *model.inputs), clip).frame)[None]
+
+
+def test_a_split_without_a_readable_clip_is_refused(tmp_path):
+    from tiny_shards import write_data_set
+
+    write_data_set(tmp_path / "bad", [2], changes={n: {"flac": b"nothing" * 9} for n in range(2)})
+    with pytest.raises(UsageError, match=r"bad: none of its clips can be read \(2 bad_audio\)"):
+        Gallery(str(tmp_path / "bad"), 5, 4, 0).encode(tiny_model(tiny_config()))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("baselines: [luck]", "'luck', allowed are"),
+        ("video: /nowhere.mp4", "video=/nowhere.mp4: no such file"),
+        ("benchmarks: [x]", "allowed are ade20k_speech"),
+    ],
+)
+def test_a_mistake_in_its_settings_is_told_before_the_training_begins(settings, tmp_path, line, message):
+    kept = [text for text in settings.read_text().splitlines() if text.partition(":")[0] != line.partition(":")[0]]
+    (tmp_path / "eval.yaml").write_text("\n".join([*kept, line]))
+    with pytest.raises(UsageError, match=message):
+        _evaluation(tmp_path / "eval.yaml", tmp_path)
+
+
+# ---------------------------------------------------------------------------------------------- pictures
+
+
+def test_a_sheet_has_a_row_for_each_example_whatever_their_heads():
+    def example(heads):
+        image, flat = np.full((40, 40, 3), 128, np.uint8), np.zeros((40, 40), np.float32)
+        return Example(
+            "t",
+            "a very long prompt " * 9,
+            image,
+            flat,
+            np.stack([flat] * heads),
+            flat > 1,
+            0.5,
+            np.zeros(4, np.float32),
+            16000,
+        )
+
+    assert heatmap_sheet([example(2), example(1)]).shape == (2 * (160 + 22), 5 * 160, 3)
+
+
+def test_similarities_are_bright_where_they_are_high():
+    matrix = similarity_picture(torch.eye(4) * 3 - 1)[44:]
+    assert matrix.shape == (480, 480, 3)
+    cells = matrix.reshape(4, 120, 4, 120, 3)[:, 60, :, 60].astype(int).sum(axis=-1)
+    assert (cells.argmax(axis=1) == np.arange(4)).all()
+
+
+@pytest.mark.slow
+def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_up_for_it(tmp_path):
+    from tiny_runs import settings_of_a_run, start, steps_saved, wait
+    from tiny_shards import write_data_set
+
+    world = write_evaluation(tmp_path / "world", video=False, benchmarks="[places_retrieval]", baselines="[]")
+    write_data_set(tmp_path / "many", [2000], frames=1)
+    lines = [
+        line
+        for line in world.read_text().splitlines()
+        if not line.startswith(("places_audio", "gallery_size", "batch_size"))
+    ]
+    wanted = [*lines, f"places_audio: {tmp_path}/many"]
+    world.write_text("\n".join([*wanted, "gallery_size: 2000", "batch_size: 1"]))
+    settings = [
+        *settings_of_a_run(tmp_path / "data"),
+        f"evaluate.config={world}",
+        "evaluate.every_steps=2",
+        "checkpoint.every_steps=100",
+    ]
+    out, history = tmp_path / "out", tmp_path / "out/a/history.jsonl"
+    process = start(settings, out)
+    wait(lambda: history.exists() and history.read_text().count("\n") == 2, process)
+    process.terminate()
+    assert process.wait(60) == 75, (out / "told").read_text()
+    assert (out / "a/REQUEUE").read_text() == "SIGTERM after step 2\n" and steps_saved(out) == [2]
+    assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [
+        1,
+        2,
+    ]  # no line of the evaluation
+
+    world.write_text("\n".join([*wanted, "gallery_size: 9"]))
+    process = start(settings, out)
+    assert process.wait(120) == 0, (out / "told").read_text()
+    lines = [json.loads(line) for line in history.read_text().splitlines()]
+    assert [line["step"] for line in lines if "eval/places_retrieval/audio_to_image/recall_at_1" in line] == [
+        2,
+        4,
+        6,
+    ], "made up for"
+    assert [line["step"] for line in lines if "loss/total" in line] == [1, 2, 3, 4, 5, 6]

@@ -1,0 +1,113 @@
+"""A step in several real processes, against the same step in one: losses and gradients are equal, whatever the objective."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from safetensors.torch import load_file
+
+RANKS = """
+import sys
+import torch
+from safetensors.torch import save_file
+from tiny_batch import rows, tiny_batch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+
+from configs.schema import LossConfig, ModelConfig
+from model.build import build_denseav
+from model.denseav import InputSpec
+from model.training.step import forward_loss
+
+CASES = {
+    "published": ({"num_heads": 2}, {"disentangle": 0.1}, 0),
+    "chunks": ({"num_heads": 2}, {}, 1),
+    "class tokens": ({"num_heads": 2, "add_cls_similarity": True, "similarity_aggregation": "paired", "head_aggregation": "sum"}, {"label_smoothing": 0.1}, 0),
+    "siglip": ({"num_heads": 1, "similarity_aggregation": "simpool", "logit_bias": True}, {"objective": "siglip"}, 0),
+    "batch norm": ({"num_heads": 2, "image_encoder": "tiny", "audio_encoder": "tiny"}, {"objective": "margin"}, 0),
+}
+distributed.init_process_group("gloo")
+rank, ranks = distributed.get_rank(), distributed.get_world_size()
+dtype = getattr(torch, sys.argv[2])
+results = {}
+for name, (model_changes, loss_changes, grad_cache_chunk_size) in CASES.items():
+    torch.manual_seed(0)
+    settings = {"image_encoder": "vit_tiny_patch16_224", "image_weights": "random", "embed_dim": 24, "image_pool_size": 1, "audio_encoder": "tiny"}
+    model = build_denseav(ModelConfig(**settings | model_changes), InputSpec(32, 1.6, 16_000)).train()
+    if grad_cache_chunk_size:  # batch norm would take each chunk by itself
+        model.audio_encoder.eval()
+        for key, parameter in model.audio_encoder.named_parameters():  # with 0, silence would lie right at the bend of each ReLU, where rounding decides
+            if key.endswith("bias"):
+                torch.nn.init.normal_(parameter, std=0.1)
+    wrapped = DistributedDataParallel(model.to(dtype))
+    batch = rows(tiny_batch(8, 32, 25600), slice(rank, None, ranks))
+    batch.frames, batch.waveform = batch.frames.to(dtype), batch.waveform.to(dtype)
+    output = forward_loss(wrapped, batch, model.similarity_config, LossConfig(num_sampled_positions=20, **loss_changes), seed=3, grad_cache_chunk_size=grad_cache_chunk_size)
+    output.loss.backward()
+    results |= {f"{name}|gradient|{key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
+    results |= {f"{name}|term|{key}": torch.tensor(value) for key, value in output.values().items()}
+if rank == 0:
+    save_file(results, sys.argv[1])
+    print("ranks:", ranks)
+distributed.destroy_process_group()
+"""
+
+
+def _step(folder, ranks, dtype):
+    (folder / "ranks.py").write_text(RANKS)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        f"--nproc-per-node={ranks}",
+        str(folder / "ranks.py"),
+    ]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
+    out = folder / f"{ranks}_{dtype}.safetensors"
+    done = subprocess.run(
+        [*launch, str(out), dtype], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"ranks: {ranks}\n"
+    return load_file(out)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("ranks")
+
+
+@pytest.fixture(scope="module")
+def alone(folder):
+    return {dtype: _step(folder, 1, dtype) for dtype in ("float64", "float32")}
+
+
+def _gradient(found, case):
+    """All gradients of a case as one vector: one that is zero but for rounding, as that of a bias before a normalisation, has no relative error."""
+    return torch.cat([found[name].double().flatten() for name in sorted(found) if name.startswith(f"{case}|gradient")])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("ranks", [2, 4])
+@pytest.mark.parametrize("dtype", ["float64", "float32"])
+def test_several_processes_equal_one(folder, alone, ranks, dtype):
+    several, one = _step(folder, ranks, dtype), alone[dtype]
+    assert several.keys() == one.keys()
+    for case in sorted({name.split("|")[0] for name in one}):
+        expected = _gradient(one, case)
+        difference = ((_gradient(several, case) - expected).norm() / expected.norm()).item()
+        # One process in float32 is as far from itself in float64: nobody can be closer to it than it is to the truth.
+        rounding = (
+            (_gradient(alone["float32"], case) - _gradient(alone["float64"], case)).norm() / expected.norm()
+        ).item()
+        print(f"{case}, {ranks} processes, {dtype}: {difference:.1e} (rounding {rounding:.1e})")
+        assert difference < (1e-12 if dtype == "float64" else max(1e-6, rounding)), case
+        for name in one:
+            if name.startswith(f"{case}|term"):
+                assert several[name].item() == pytest.approx(
+                    one[name].item(), rel=1e-9 if dtype == "float64" else 1e-5, abs=1e-9
+                ), name

@@ -1,0 +1,277 @@
+"""The report: everything measured is in it, it needs nothing beside itself, and text from data stays text."""
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from eval.baselines import PREFIXES
+from eval.benchmarks.catalogue import BENCHMARKS
+from eval.report.content import difference, headline, item_summary, metric_name, sections, with_rank_labels
+from eval.report.figures import draw_contour, line_chart_svg, overlay, upscale_integer
+from eval.report.published_results import FIGURES, MARKS
+from eval.report.write import write_report
+from eval.results import Example, Requirement, Results
+
+
+def _example(task, prompt="red star", heads=2):
+    rng = np.random.default_rng(0)
+    return Example(
+        task=task, prompt=prompt, image=rng.integers(0, 255, (32, 32, 3)).astype(np.uint8), heatmap=rng.random((32, 32), np.float32),
+        heads=rng.random((heads, 32, 32), np.float32), target=rng.random((32, 32)) > 0.5, average_precision=0.777,
+        waveform=np.zeros(1600, np.float32), sample_rate_hz=16000,
+    )  # fmt: skip
+
+
+@pytest.fixture
+def results():
+    metrics = {
+        "ade20k_speech/basic/map": 0.6123,
+        "chance/ade20k_speech/basic/map": 0.0751,
+        "shuffled_prompts/ade20k_speech/basic/map": 0.1234,
+    }
+    metrics |= {"places_retrieval/audio_to_image/recall_at_10": 0.4321, "disentanglement/heads/head_0_win_rate": 0.25}
+    return Results(
+        metrics, {"ade20k_speech/items": 192}, [Requirement("ade20k_speech/basic/map", ">= 0.9", 0.6123, False)],
+        {"ade20k_speech": {"<b>bold</b> star": {"ap": 0.5, "iou": 0.25, "items": 8}}},
+        [_example("ade20k_speech", '"><script>alert(1)</script>'), _example("ade20k_sound")], {"date": "2026-01-02", "config": "a: 1", "commit": "abc"},
+    )  # fmt: skip
+
+
+class _Tags(HTMLParser):
+    VOID = ("meta", "img", "link", "br")
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen, self.addresses = [], [], []
+
+    def handle_starttag(self, tag, attributes):
+        self.seen.append(tag)
+        self.addresses += [value for name, value in attributes if name in ("src", "href")]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def _parsed(text):
+    tags = _Tags()
+    tags.feed(text)
+    assert not tags.open
+    return tags
+
+
+def test_the_report_is_whole_alone_and_shows_every_number(results, tmp_path):
+    video = tmp_path / "v.mp4"
+    video.write_bytes(b"\0\0")
+    text = write_report(
+        results, tmp_path, [{"step": 1, "logit_scale": 1.0}, {"step": 2, "logit_scale": 1.5}], video
+    ).read_text()
+    tags = _parsed(text)
+    assert all(address.startswith(("data:", "#")) for address in tags.addresses)
+    assert tags.seen.count("img") == 8 and tags.seen.count("audio") == 2 and tags.seen.count("video") == 1
+    for number in ("0.612", "0.075", "0.123", "0.432", "0.250", "FAIL", "0.500", "commit: abc"):
+        assert number in text
+    assert not [tag for tag in tags.seen if tag == "script"]
+    assert "<b>bold</b> star" not in text and "&lt;b&gt;bold" in text
+    assert not list(tmp_path.glob(".*tmp*"))
+
+
+def test_without_history_video_pictures_or_floors_the_report_still_stands(tmp_path):
+    text = write_report(Results({"ade20k_sound/basic/map": 0.5}, {}, []), tmp_path, [], None).read_text()
+    _parsed(text)
+    assert "No history.jsonl" in text and "<video" not in text and "requirements" not in text
+
+
+def test_one_head_has_no_maps_of_its_own(tmp_path):
+    text = write_report(Results({}, {}, [], {}, [_example("ade20k_sound", heads=1)]), tmp_path, [], None).read_text()
+    assert "each head alone" not in text
+
+
+def test_the_headline_is_made_of_the_numbers(results):
+    said = headline(results.metrics)
+    assert "0.61" in said and "prompts shuffled 0.12" in said and "chance 0.08" in said and "untrained" not in said
+    assert headline({}) == "What was measured, and what it was measured against."
+    said = headline({"vggss/median/ciou": 0.416, "chance/vggss/median/ciou": 0.05, "flickr_soundnet/median/ciou": 0.8})
+    assert said.startswith(
+        "On VGG-SS, 42% of the sources are found, cIoU at 0.5 (chance 0.05); on Flickr-SoundNet, 80%"
+    )
+
+
+# ---------------------------------------------------------------------------------------------- what stands beside our numbers
+
+
+def test_intervals_floors_and_items_stand_beside_the_model_in_both_reports(tmp_path):
+    metrics = {"vggss/median/ciou": 0.4004, "center_prior/vggss/median/ciou": 0.2002, "ogl/vggss/median/ciou": 0.4567}
+    items = {
+        "vggss/items": 1234,
+        "vggss/without_a_region": 2,
+        "vggss/left_out_no_sound": 3,
+        "vggss/left_out_duplicate": 0,
+    }
+    write_report(Results(metrics, items, [], intervals={"vggss/median/ciou": (0.3503, 0.4506)}), tmp_path, [], None)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    for number in (
+        "0.400",
+        "0.200",
+        "0.457",
+        "0.350",
+        "0.451",
+        "1,234 items, 2 without a region. Left out: 3 no sound.",
+    ):
+        assert number in page and number in text
+    assert "| cIoU, median | **0.400** | 0.350 to 0.451 | 0.200 | 0.457 |" in text
+    assert PREFIXES["ogl"] in text and "untrained" not in text
+
+
+def test_published_figures_stand_only_beside_what_was_measured_each_with_its_mark(tmp_path):
+    write_report(Results({"vggss/median/ciou": 0.4}, {"vggss/items": 24}, []), tmp_path, [], None)
+    page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()
+    assert (
+        "SouPLe, published (T)" in page
+        and "SSLAlign, published (C)" in page
+        and "published on 5,158 items, ours on 24" in page
+    )
+    assert "| cIoU, median | 0.400 | SouPLe | 0.548 | T |" in text and "published on 5,158 items, ours on 24" in text
+    assert not any(word in page + text for word in ("CAV-MAE", "VAB", "0.852"))
+    assert MARKS["T"] in page and MARKS["T"] in text
+
+
+def test_a_set_of_the_published_size_is_not_said_to_differ_in_it():
+    (section,) = sections(Results({"flickr_soundnet/median/ciou": 0.8}, {"flickr_soundnet/items": 250}, []))
+    assert all("ours on" not in difference(section, figure) for figure in section.rows[0].published)
+
+
+def test_no_figure_is_published_that_nobody_could_verify():
+    assert {figure.mark for figure in FIGURES} <= set(MARKS) and len({(f.key, f.system) for f in FIGURES}) == len(
+        FIGURES
+    )
+    for figure in FIGURES:
+        task, _, _ = figure.key.split("/")
+        assert task in BENCHMARKS and 0 < figure.value < 1 and metric_name(figure.key)
+    unverified = {("ade20k_speech", "miou"): 0.368, ("ade20k_sound", "map"): 0.327}
+    for (task, metric), value in unverified.items():
+        assert not [
+            f
+            for f in FIGURES
+            if f.system == "DenseAV"
+            and f.key.startswith(task)
+            and f.key.endswith(metric)
+            and abs(f.value - value) < 0.01
+        ]
+    assert not [f for f in FIGURES if f.system == "DenseAV" and "retrieval" in f.key]
+
+
+def test_every_benchmark_that_can_be_run_is_in_the_catalogue():
+    from configs.cli import UsageError
+    from configs.schema import EvalConfig
+    from eval.benchmarks.registry import build_benchmarks
+
+    with pytest.raises(UsageError) as told:
+        build_benchmarks(EvalConfig(benchmarks=["?"]))
+    assert set(str(told.value).partition("allowed are ")[2].split(", ")) <= set(BENCHMARKS)
+    assert all(entry.terms for entry in BENCHMARKS.values())
+
+
+def test_a_benchmark_that_gave_counts_and_no_number_is_still_there():
+    found = sections(Results({"vggss/median/auc": 0.5}, {"disentanglement/items": 0}, []))
+    assert (
+        [section.task for section in found] == ["vggss", "disentanglement"]
+        and item_summary(found[0]) == ""
+        and item_summary(found[1]) == "0 items. Nothing left out."
+    )
+
+
+@pytest.mark.parametrize(
+    ("count", "wanted"),
+    [(1, ["best"]), (2, ["best", "worst"]), (3, ["best", "median", "worst"]), (4, ["best", "", "", "worst"])],
+)
+def test_pictures_have_their_place(count, wanted):
+    assert [place for place, _ in with_rank_labels([_example("vggss")] * count)] == wanted
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("ade20k_speech/basic/miou_val_threshold", "mIoU validation chosen, basic"),
+        ("places_retrieval/audio_to_image/recall_at_10", "recall@10, audio to image"),
+        ("disentanglement/heads/head_1_win_rate", "steps won by head 1"),
+        ("avsbench_s4/best_threshold_test/f_score", "F-score, test chosen"),
+        ("extended_vggss/median/max_f1", "max-F1, median"),
+    ],
+)
+def test_a_metric_has_a_name_for_readers(key, name):
+    assert metric_name(key) == name
+
+
+# ---------------------------------------------------------------------------------------------- Markdown
+
+
+def test_markdown_shows_best_median_and_worst_as_files_and_data_stays_text(results, tmp_path):
+    from PIL import Image
+
+    pictures = [
+        replace(_example("ade20k_speech", prompt), average_precision=ap)
+        for prompt, ap in (("![x](y) | `z`", 0.9), ("two", 0.5), ("<i>three", 0.1))
+    ]
+    write_report(replace(results, examples=[*pictures, _example("ade20k_sound")]), tmp_path, [], None)
+    text = (tmp_path / "report.md").read_text()
+    for name in ("ade20k_speech", "ade20k_sound"):
+        assert f"](pictures/{name}.jpg)" in text
+    with Image.open(tmp_path / "pictures/ade20k_speech.jpg") as sheet:
+        assert sheet.size == (5 * 160, 3 * (160 + 22))
+    assert r"best: \!\[x\](y) \| \`z\`, AP 0.90; median: two, AP 0.50; worst: \<i\>three, AP 0.10" in text
+    assert "<b>bold" not in text and r"\<b\>bold\</b\> star | 0.500 | 0.250 | 8 |" in text
+    assert (
+        "**FAIL** `ade20k_speech/basic/map` = 0.612, wanted `>= 0.9`" in text
+        and "    commit: abc" in text
+        and "    a: 1" in text
+    )
+    columns = {line.count("|") for line in text.splitlines() if line.startswith("| ") and "0.612" in line}
+    assert columns == {5}
+
+
+# ---------------------------------------------------------------------------------------------- figures
+
+
+def test_a_curve_is_drawn_over_the_steps_that_have_its_value_and_floors_have_none(tmp_path):
+    history = [
+        {"step": n, "loss": 1.0 / n}
+        | ({"eval/vggss/median/ciou": 0.1 * n, "eval/chance/vggss/median/ciou": 0.1} if n % 3 == 0 else {})
+        for n in range(1, 8)
+    ]
+    page = write_report(Results({}, {}, []), tmp_path, history, None).read_text()
+    assert (
+        "eval/vggss/median/ciou: from 0.3 to 0.6" in page and page.count("<polyline") == 2 and "eval/chance" not in page
+    )
+    assert ">step 6<" in page and ">step 7<" in page
+
+
+def test_a_cold_cell_keeps_the_dimmed_picture_and_a_hot_one_takes_the_maps_colour():
+    image = np.full((2, 2, 3), 200, np.uint8)
+    drawn = overlay(image, np.array([[0.0, 1.0], [0.0, 0.5]]))
+    assert drawn[0, 0].tolist() == [150, 150, 150]
+    assert drawn[0, 1, 0] > drawn[0, 1, 2] + 50
+    assert image.min() == 200
+
+
+def test_the_outline_follows_the_border_and_only_the_border():
+    target = np.zeros((7, 7), bool)
+    target[2:5, 2:5] = True
+    drawn = draw_contour(np.zeros((7, 7, 3), np.uint8), target)[..., 0] > 0
+    assert not drawn[3, 3] and not drawn[0, 0] and drawn[2, 2] and drawn[1, 2] and drawn[4, 3]
+
+
+def test_small_pictures_grow_by_a_whole_factor_and_large_ones_stay():
+    assert upscale_integer(np.zeros((20, 30, 3), np.uint8), 100).shape == (80, 120, 3)
+    assert upscale_integer(np.ones((20, 30), bool), 60).shape == (40, 60)
+    assert upscale_integer(np.zeros((20, 300), np.float32), 100).shape == (20, 300)
+
+
+def test_a_curve_leaves_a_gap_where_there_is_no_number():
+    drawn = line_chart_svg("a <loss>", [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, float("nan"), 4.0, 3.0])
+    assert drawn.count("<polyline") == 2 and "a &lt;loss&gt;" in drawn and re.search(r">4<", drawn)
+    assert "no finite value" in line_chart_svg("x", [1.0], [float("inf")])

@@ -1,0 +1,199 @@
+"""The ablation runner: what it refuses before it begins, its table, and real trainings that go on after an interruption."""
+
+import json
+import math
+import os
+import signal
+import statistics
+import subprocess
+import sys
+
+import pytest
+import yaml
+from paths import ROOT
+from tiny_evaluation import write_evaluation
+from tiny_runs import settings_of_a_run, wait
+
+from configs.cli import run
+from configs.load import load
+from configs.schema.ablate import AblateConfig
+from eval.ablate import main, plan_runs
+from eval.report.seed_stats import STUDENT_T, estimate, significantly_different, table
+
+TOY = "configs/ablate/toy.yaml"
+
+
+def _plan(*arguments):
+    return plan_runs(load(AblateConfig, [f"config={ROOT / TOY}", "out=runs/x", *arguments]))
+
+
+def test_the_toy_ablation_is_planned_seed_by_seed(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    runs = _plan()
+    assert len(runs) == 33 and [r.seed for r in runs] == [0] * 11 + [1] * 11 + [2] * 11
+    assert len({r.folder for r in runs}) == 33
+    first = {r.variant: r.train for r in runs[:11]}
+    assert (
+        first["mean pooling (sisa)"].model.similarity_aggregation == "sisa"
+        and first["mean pooling (sisa)"].steps == 1000
+    )
+    assert first["heads told apart (disentangle)"].loss.disentangle == 5 and first["no other added term"].loss.tv == 0
+    assert runs[0].evaluate.baselines == [] and runs[0].evaluate.require == [] and runs[0].evaluate.video == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["seeds=[]"], "seeds=[]"),
+        (["seeds=[1, 1]"], "given twice"),
+        (["variants=[]"], "variants=[]"),
+        (["out="], "out= is missing"),
+        (["train=nowhere.yaml"], "nowhere.yaml"),
+        (["accelerate=nowhere.yaml"], "accelerate=nowhere.yaml: no such file"),
+        (["variants=[{name: a, overrides: [model.agregation=sisa]}]"], "model.agregation"),
+        (["variants=[{name: a, overrides: [model.num_heads=many]}]"], "model.num_heads"),
+        (["variants=[{name: a, overrides: [seed=3]}]"], "seed=3 is not for a variant to say"),
+        (["variants=[{name: a}, {name: a}]"], "'a' is not one of its own"),
+        (["variants=[{name: a b}, {name: A-B}]"], "'A-B' is not one of its own"),
+        (["variants=[{name: ---}]"], "has no letter or digit"),
+        (["variants=[{name: a, overrides: [steps=1, steps=2]}]"], "steps is given twice in the variant a"),
+        (["base_overrides=[steps=1, steps=2]"], "steps is given twice in base_overrides"),
+        (["metrics=[foo]"], "metrics=foo: not measured by configs/eval/toy.yaml, whose benchmarks are ade20k_speech"),
+        (["metrics=[disentanglement/heads/pred]"], "metrics=disentanglement/heads/pred: not measured"),
+        (["variants=[{name: a, overrides: [model.num_heads=7]}]"], "variants, a: model.num_heads=7 must divide"),
+        (
+            ["variants=[{name: a, overrides: [model.similarity_aggregation=foo]}]"],
+            "variants, a: model.similarity_aggregation",
+        ),
+        (["base_overrides=[stream.sources.0.shards=nowhere]"], "nowhere: no such folder of shards"),
+    ],
+)
+def test_a_mistake_is_told_in_one_line_before_anything_is_trained(arguments, words, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(ROOT)
+    assert (
+        run(
+            AblateConfig,
+            "",
+            main,
+            [f"config={TOY}", *([] if "out=" in arguments else [f"out={tmp_path / 'out'}"]), *arguments],
+        )
+        == 2
+    )
+    said = capsys.readouterr().err
+    assert words in said and said.startswith("error: ") and said.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_interval_is_students():
+    mean, half_width = estimate([0.5, 0.6, 0.8])
+    assert mean == pytest.approx(19 / 30)
+    assert half_width == pytest.approx(4.303 * statistics.stdev([0.5, 0.6, 0.8]) / math.sqrt(3))
+    assert math.isnan(estimate([0.5]).half_width)
+    assert list(STUDENT_T) == sorted(STUDENT_T, reverse=True)
+    assert estimate(list(map(float, range(50)))).half_width == pytest.approx(
+        2.228 * statistics.stdev(range(50)) / math.sqrt(50)
+    )
+
+
+def test_a_difference_is_looked_at_seed_by_seed():
+    """The seeds scatter by 0.2, the difference by 0.01: only together it shows."""
+    one, other = {0: 0.4, 1: 0.6, 2: 0.8}, {0: 0.45, 1: 0.66, 2: 0.85}
+    assert significantly_different(one, other)
+    assert not significantly_different(one, {0: 0.66, 1: 0.45, 2: 0.85})
+    assert not significantly_different({0: 0.1}, {0: 0.9}), "one seed says nothing"
+    assert not significantly_different(one, {7: 0.1, 8: 0.1}), "no seed in common"
+
+
+def test_the_table_shows_what_is_there():
+    keys = ["ade20k_speech/basic/map", "disentanglement/heads/pred_dis", "places_retrieval/audio_to_image/recall_at_10"]
+    found = {
+        "published": {0: dict.fromkeys(keys, 0.5), 1: dict.fromkeys(keys, 0.6), 2: dict.fromkeys(keys, 0.7)},
+        "one head": {seed: {keys[0]: 0.30 + seed / 10, keys[2]: 0.4} for seed in range(3)},
+        "begun": {0: dict.fromkeys(keys, 0.25)},
+        "not yet": {},
+    }
+    head, _, *rows = table(found, keys).splitlines()
+    assert (
+        head
+        == "| | seeds | ade20k_speech map | disentanglement pred_dis | places_retrieval audio_to_image recall_at_10 |"
+    )
+    assert rows == [
+        "| published | 3 | 0.600 ± 0.248 | 0.600 ± 0.248 | 0.600 ± 0.248 |",
+        "| one head | 3 | **0.400 ± 0.248** | – | 0.400 ± 0.000 |",
+        "| begun | 1 | 0.250 | 0.250 | 0.250 |",
+    ]
+
+
+@pytest.mark.slow
+def test_variants_are_trained_and_measured_once_whatever_happens_between(tmp_path):
+    """Interrupted in the middle of the first training, then again by a metric that is not there; what is done stays done."""
+    train = yaml.safe_dump({"stream": {"sources": []}})
+    settings = [
+        text
+        for text in settings_of_a_run(tmp_path)
+        if not text.startswith(("tracker", "steps", "frozen_encoder_steps"))
+    ]
+    (tmp_path / "train.yaml").write_text(train)
+    evaluate = write_evaluation(tmp_path, video=False, benchmarks="[places_retrieval]")
+    ablation = {
+        "train": str(tmp_path / "train.yaml"),
+        "evaluate": str(evaluate),
+        "accelerate": str(ROOT / "configs/accelerate/cpu.yaml"),
+        "out": str(tmp_path / "out"),
+        "base_overrides": [*settings, "frozen_encoder_steps=1", "steps=3"],
+        "seeds": [0, 1],
+        "variants": [
+            {"name": "two heads"},
+            {"name": "Mean pooling", "overrides": ["model.similarity_aggregation=sisa"]},
+        ],
+        "metrics": ["places_retrieval/audio_to_image/recall_at_1"],
+    }
+    (tmp_path / "ablation.yaml").write_text(yaml.safe_dump(ablation))
+    command = [sys.executable, "-m", "eval.ablate", f"config={tmp_path / 'ablation.yaml'}"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+
+    first = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
+    wait(lambda: list(tmp_path.glob("out/two_heads/seed_0/checkpoints/step_*/manifest.json")), first)
+    os.killpg(first.pid, signal.SIGINT)
+    told, _ = first.communicate(timeout=60)
+    assert first.returncode == 130 and "run the same command again" in told
+
+    wrong = subprocess.run(
+        [*command, "metrics=[places_retrieval/nothing]"], cwd=ROOT, capture_output=True, text=True, env=environment
+    )
+    assert (
+        wrong.returncode == 2 and "metrics=places_retrieval/nothing: not measured by" in wrong.stderr.splitlines()[-1]
+    )
+    log = (tmp_path / "out/two_heads/seed_0/ablation.log").read_text()
+    assert "going on after step" in log
+
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out/two_heads/seed_0/ablation.log").read_text() == log
+    assert "| two heads | 2 |" in done.stdout and "| Mean pooling | 2 |" in done.stdout
+    written = json.loads((tmp_path / "out/ablation.json").read_text())
+    assert [(v["name"], sorted(v["seeds"])) for v in written["variants"]] == [
+        ("two heads", ["0", "1"]),
+        ("Mean pooling", ["0", "1"]),
+    ]
+    measured = json.loads((tmp_path / "out/mean_pooling/seed_1/metrics.json").read_text())["metrics"]
+    assert written["variants"][1]["seeds"]["1"] == measured
+    config = (tmp_path / "out/mean_pooling/seed_1/config.yaml").read_text()
+    assert "aggregation: sisa" in config and "seed: 1" in config
+
+    broken = subprocess.run(
+        [*command, "variants=[{name: odd, overrides: [global_batch_size=10000]}]"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert broken.returncode == 1 and broken.stderr.splitlines()[-1].startswith("error: odd, seed 0: error: ")

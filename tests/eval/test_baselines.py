@@ -1,0 +1,178 @@
+"""What every number stands beside: each baseline where it makes sense, equal to what it says it is, and the model as it was afterwards."""
+
+import copy
+
+import pytest
+import torch
+from tiny_evaluation import write_evaluation
+from tiny_localization import folders, make_twins
+from tiny_training import tiny_config, tiny_model
+
+from configs.cli import CommandFailed, UsageError
+from configs.load import load
+from configs.schema import EvalConfig
+from eval.baselines import FLOORS, PREFIXES, Baselines, check_baselines, globally_pooled, is_model_metric
+from eval.benchmarks.localization.benchmark import Localization
+from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, ObjectPrior, center_prior
+from eval.benchmarks.registry import build_benchmarks
+from eval.metrics.retrieval import recall_at_k
+from eval.run import evaluate
+from model.similarity.global_pooling import mean_pool
+
+BENCHMARKS = ["vggss", "extended_flickr", "ade20k_sound", "audioset_retrieval", "disentanglement"]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("world")
+    settings = write_evaluation(root, video=False)
+    twins = folders(make_twins(root / "twins"))
+    own = {"config": settings, "benchmarks": BENCHMARKS, **twins}
+    return lambda **more: load(EvalConfig, [f"{key}={value}" for key, value in {**own, **more}.items()])
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return tiny_model(tiny_config()).eval()
+
+
+def _small(config):
+    """The benchmarks with a few items of each set."""
+    benchmarks = build_benchmarks(config)
+    for benchmark in benchmarks.values():
+        if isinstance(benchmark, Localization):
+            benchmark.items = benchmark.items[:3] + benchmark.items[-3:]
+    return benchmarks
+
+
+def _found(config, model, benchmarks=None):
+    benchmarks = benchmarks or _small(config)
+    return evaluate(config, benchmarks, model, Baselines(config, benchmarks), None)
+
+
+def test_each_floor_is_measured_where_it_is_one(world, model):
+    config = world(
+        baselines="[chance,shuffled_prompts,center_prior,global_pooling,object_prior]", object_prior="random"
+    )
+    metrics = _found(config, model).metrics
+    tasks = {prefix: {key.split("/")[1] for key in metrics if key.startswith(f"{prefix}/")} for prefix in PREFIXES}
+    maps = {"vggss", "extended_flickr"}
+    assert tasks == {
+        "chance": {*maps, "ade20k_sound", "audioset_retrieval"},
+        "shuffled_prompts": {*maps, "ade20k_sound"},
+        "center_prior": {*maps, "ade20k_sound"},
+        "object_prior": maps,
+        "ogl": maps,
+        "global_pooling": {"audioset_retrieval"},
+        "untrained": set(),
+    }
+    own = {key for key in metrics if is_model_metric(key)}
+    assert own and all(key.partition("/")[2] in own for key in metrics if not is_model_metric(key))
+
+
+def test_floors_are_what_they_say(world, model):
+    config = world(baselines="[center_prior,object_prior]", object_prior="random", benchmarks="[vggss]")
+    benchmarks = _small(config)
+    metrics = _found(config, model, benchmarks).metrics
+    torch.manual_seed(config.seed)
+    prior = ObjectPrior("random")
+    for prefix, maps in (
+        ("center_prior", center_prior),
+        ("object_prior", prior),
+        ("ogl", ObjectGuided(ModelMaps(model), prior)),
+    ):
+        wanted = benchmarks["vggss"].evaluate(model, maps=maps).metrics
+        assert {key: metrics[f"{prefix}/vggss/{key}"] for key in wanted} == wanted
+    assert metrics["object_prior/vggss/median/auc"] != metrics["ogl/vggss/median/auc"] != metrics["vggss/median/auc"]
+
+
+def test_the_centre_prior_of_prompted_pictures_finds_what_is_in_the_middle(world, model):
+    config = world(baselines="[center_prior]", benchmarks="[ade20k_speech]")
+    (benchmark,) = build_benchmarks(config).values()
+    metrics = _found(config, model, {"ade20k_speech": benchmark}).metrics
+    assert {key for key in metrics if not is_model_metric(key)} == {
+        f"center_prior/{key}" for key in metrics if is_model_metric(key)
+    }
+    assert metrics["center_prior/ade20k_speech/basic/map"] == metrics["center_prior/ade20k_speech/advanced/map"]
+    edge = benchmark.evaluate(model, maps=lambda items: -center_prior(items)).metrics["basic/map"]
+    assert metrics["center_prior/ade20k_speech/basic/map"] > 2 * edge  # the squares are drawn around the middle
+
+
+def test_global_features_are_means_of_what_was_encoded_once_and_the_model_stays_as_it_was(world, model):
+    config = world(baselines="[global_pooling]", benchmarks="[audioset_retrieval]")
+    settings, calls = model.similarity_config, []
+    hook = model.image_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
+    benchmarks = build_benchmarks(config)
+    metrics = _found(config, model, benchmarks).metrics
+    hook.remove()
+    image, audio = benchmarks["audioset_retrieval"].gallery.encode(model)
+    sounds, pictures = mean_pool(audio.dense, image.dense, audio.mask)
+    scores = torch.einsum("akc,vkc->av", sounds, pictures)
+    assert metrics["global_pooling/audioset_retrieval/image_to_audio/recall_at_1"] == recall_at_k(scores.T, 1)
+    assert metrics["global_pooling/audioset_retrieval/audio_to_image/recall_at_5"] == recall_at_k(scores, 5)
+    assert model.similarity_config == settings and len(calls) <= 6  # 9 readable clips of 12 in batches of 2, once
+
+
+def test_settings_come_back_also_when_scoring_fails(model):
+    settings = model.similarity_config
+    with pytest.raises(ZeroDivisionError), globally_pooled(model):
+        assert model.similarity_config.aggregation == "mean_pool"
+        raise ZeroDivisionError
+    assert model.similarity_config == settings
+
+
+def test_a_model_of_global_features_is_no_floor_of_itself(world, model):
+    pooled = copy.copy(model)
+    pooled.similarity_config = model.similarity_config._replace(aggregation="mean_pool")
+    metrics = _found(world(baselines="[global_pooling]", benchmarks="[audioset_retrieval]"), pooled).metrics
+    assert metrics and all(map(is_model_metric, metrics))
+
+
+def test_random_weights_of_the_object_prior_are_the_same_on_every_rank_and_disturb_nothing(world):
+    config = world(baselines="[object_prior]", object_prior="random", benchmarks="[vggss]")
+    benchmarks = build_benchmarks(config)
+    before = torch.random.get_rng_state()
+    one = Baselines(config, benchmarks)
+    assert torch.equal(before, torch.random.get_rng_state())
+    torch.rand(3)
+    other = Baselines(config, benchmarks)
+    items = benchmarks["vggss"].items[:2]
+    assert torch.equal(one.prior(items), other.prior(items))
+
+
+def test_weights_of_the_object_prior_are_looked_for_only_where_they_serve(world, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
+    config = world(baselines="[object_prior]", benchmarks="[audioset_retrieval]")
+    assert Baselines(config, build_benchmarks(config)).prior is None
+    config = world(baselines="[object_prior]", benchmarks="[vggss]")
+    with pytest.raises(UsageError, match=r"object_prior=pretrained: .*give a file, or random") as told:
+        Baselines(config, build_benchmarks(config))
+    assert "\n" not in str(told.value)
+
+
+def test_an_unknown_floor_is_told():
+    check_baselines(list(FLOORS))
+    with pytest.raises(UsageError, match="'luck', allowed are chance, untrained, shuffled_prompts, center_prior"):
+        check_baselines(["chance", "luck"])
+
+
+def test_intervals_hold_the_models_own_numbers_and_are_of_nothing_else(world, model):
+    results = _found(world(baselines="[chance,center_prior]", benchmarks="[vggss,extended_flickr]"), model)
+    assert results.intervals.keys() == {key for key in results.metrics if is_model_metric(key)}
+    assert all(low <= results.metrics[key] <= high for key, (low, high) in results.intervals.items())
+    assert any(low < high for low, high in results.intervals.values())
+
+
+def test_a_figure_that_is_no_number_stops_the_run(world, model):
+    class Broken:
+        name, prompted = "broken", False
+
+        def evaluate(self, _):
+            from eval.results import BenchmarkResult
+
+            return BenchmarkResult({"basic/map": float("nan")}, {}, {})
+
+    with pytest.raises(CommandFailed, match="broken/basic/map is nan"):
+        _found(world(baselines="[]"), model, {"broken": Broken()})

@@ -1,0 +1,127 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from configs.cli import UsageError
+from configs.schema import ParityConfig
+from eval.parity.__main__ import main
+from eval.parity.cases import check_case, check_folder
+
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def _case(name):
+    with safe_open(GOLDEN / f"{name}.safetensors", "pt") as stored:
+        return stored.metadata()["case"]
+
+
+def _copy(name, folder, **changed):
+    """A golden case with some of its tensors changed."""
+    tensors = load_file(GOLDEN / f"{name}.safetensors") | changed
+    save_file(tensors, folder / f"{name}.safetensors", metadata={"case": _case(name)})
+    return folder / f"{name}.safetensors"
+
+
+CASES = [
+    pytest.param(file, marks=pytest.mark.slow if "released" in file.name else (), id=file.stem)
+    for file in sorted(GOLDEN.glob("*.safetensors"))
+]
+
+
+@pytest.mark.parametrize("file", CASES)
+def test_the_golden_case_comes_out(file):
+    outcome = check_case(file)
+    assert outcome.verdict == "ok", f"{outcome.difference:.1e} is more than {outcome.tolerance:.0e}"
+
+
+@pytest.mark.parametrize(
+    ("name", "output"),
+    [
+        ("scores_01", "out.grad_image_features"),
+        ("paired_volume_00", "out.head_max"),
+        ("loss_tv", "out.grad_log_scale"),
+        ("projection_01", "out.cls"),
+    ],
+)
+def test_one_changed_number_is_a_miss(name, output, tmp_path):
+    expected = load_file(GOLDEN / f"{name}.safetensors")[output]
+    expected.view(-1)[-1] += 1e-2
+    outcome = check_case(_copy(name, tmp_path, **{output: expected}))
+    assert outcome.verdict == "MISS"
+    assert outcome.difference == pytest.approx(1e-2, rel=1e-2)
+
+
+def test_an_output_we_do_not_compute_or_that_is_not_a_number_is_a_miss(tmp_path):
+    assert check_case(_copy("audio_mask_01", tmp_path, **{"out.unheard_of": torch.zeros(3)})).difference == float("inf")
+    broken = load_file(GOLDEN / "audio_mask_01.safetensors")["out.mask"]
+    broken[0, 0] = float("nan")
+    assert check_case(_copy("audio_mask_01", tmp_path, **{"out.mask": broken})).difference == float("inf")
+
+
+def test_a_case_that_nothing_can_be_computed_from_is_a_miss_and_the_others_are_looked_at(tmp_path, capsys):
+    _copy("audio_mask_00", tmp_path)
+    stored = load_file(_copy("retrieval_00", tmp_path))
+    with safe_open(GOLDEN / "retrieval_00.safetensors", "pt") as case:
+        save_file(
+            {name: tensor for name, tensor in stored.items() if name != "in.scores"},
+            tmp_path / "retrieval_00.safetensors",
+            case.metadata(),
+        )
+    assert main(ParityConfig(), str(tmp_path)) == 1
+    told = capsys.readouterr()
+    assert "1 agree, 1 miss" in told.out and "retrieval_00.safetensors: KeyError: 'scores'" in told.err
+
+
+def test_the_answer_is_no_after_a_miss(tmp_path, capsys):
+    good, bad = (tmp_path / name for name in ("good", "bad"))
+    for folder in (good, bad):
+        folder.mkdir()
+    _copy("audio_mask_00", good)
+    _copy("audio_mask_00", bad, **{"out.mask": torch.zeros(4, 56, dtype=torch.bool)})
+    assert [main(ParityConfig(), str(folder)) for folder in (good, bad)] == [0, 1]
+    printed = capsys.readouterr().out
+    assert "1 agree, 0 miss" in printed
+    assert re.search(r"audio_mask +audio_mask_00 +1\.0e\+00 +1e-06  MISS", printed)
+
+
+def test_a_released_case_without_its_names_is_one_line(tmp_path):
+    with pytest.raises(UsageError, match=r"released_checkpoint_keys\.json, the names and shapes"):
+        check_case(_copy("released_checkpoint_two_head", tmp_path))
+
+
+def test_what_is_no_case_is_named_in_one_line(tmp_path):
+    with pytest.raises(UsageError, match=r"no NAME\.safetensors there"):
+        check_folder(tmp_path)
+    (tmp_path / "text.safetensors").write_text("not a case")
+    with pytest.raises(UsageError, match=r"text\.safetensors: not a golden case"):
+        check_folder(tmp_path)
+    save_file(
+        {"in.x": torch.zeros(1)},
+        tmp_path / "text.safetensors",
+        metadata={"case": json.dumps({"kind": "poem", "params": {}})},
+    )
+    with pytest.raises(UsageError, match=r"kind 'poem', allowed are scores, "):
+        check_folder(tmp_path)
+    for kind, said in ((["mel"], r"kind \['mel'\], allowed are"), ("mel", "no tensor is called out.NAME")):
+        save_file(
+            {"in.x": torch.zeros(1)},
+            tmp_path / "text.safetensors",
+            metadata={"case": json.dumps({"kind": kind, "params": {}})},
+        )
+        with pytest.raises(UsageError, match=said):
+            check_folder(tmp_path)
+
+
+def test_the_command_ends_with_two_and_one_line_where_there_is_no_folder():
+    done = subprocess.run(
+        [sys.executable, "-m", "eval.parity", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert done.stderr == "error: nowhere: no NAME.safetensors there; give a folder of golden cases\n"

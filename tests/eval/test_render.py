@@ -1,0 +1,123 @@
+"""Heatmap videos: decoded back, they have the pictures, the times and the sound of the video they were made of."""
+
+import av
+import numpy as np
+import pytest
+import torch
+from tiny_media import write_video
+from torch import nn
+
+from configs.cli import UsageError
+from configs.schema import RenderConfig
+from eval import render
+from eval.render import heatmaps_over_time, main, render_heatmap_video
+from model.denseav import DenseAV, InputSpec, SimilarityConfig
+
+
+class _Brightness(nn.Module):
+    patch_size_px, channels = 8, 1
+
+    def forward(self, frames):
+        return nn.functional.avg_pool2d(frames.mean(dim=1, keepdim=True), 8) + 10, None
+
+
+class _Loudness(nn.Module):
+    channels = 1
+
+    def forward(self, waveform):
+        return waveform.unfold(-1, 1600, 1600).abs().mean(dim=-1)[:, None], None
+
+
+class _AsItIs(nn.Module):
+    def forward(self, dense, cls):
+        return dense, cls
+
+
+@pytest.fixture
+def loudness_of_brightness():
+    """Similar where the picture is bright and the sound is loud."""
+    return DenseAV(
+        _Brightness(), _Loudness(), _AsItIs(), _AsItIs(), 1, 1, InputSpec(48, 1.0, 16000), SimilarityConfig()
+    ).eval()
+
+
+def _decoded(path):
+    with av.open(str(path)) as container:
+        frames = [(float(frame.time), frame.to_ndarray(format="rgb24")) for frame in container.decode(video=0)]
+    with av.open(str(path)) as container:
+        sound = np.concatenate([frame.to_ndarray().mean(axis=0) for frame in container.decode(audio=0)])
+        rate_hz = container.streams.audio[0].rate
+    return frames, sound, rate_hz
+
+
+def test_the_map_lights_up_when_the_sound_does_and_the_sound_is_kept(tmp_path, loudness_of_brightness):
+    duration_s = 2.4
+    waveform = np.zeros(round(duration_s * 16000), np.float32)
+    waveform[16000:24000] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
+    write_video(tmp_path / "in.mp4", duration_s, waveform=waveform[None])
+    out = render_heatmap_video(loudness_of_brightness, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    frames, sound, rate_hz = _decoded(out)
+    assert len(frames) == 24 and [t for t, _ in frames] == pytest.approx([n / 10 for n in range(24)])
+    assert frames[0][1].shape == (288, 384, 3)
+    red = np.array([picture[..., 0].mean() for _, picture in frames])
+    assert red[11:14].min() > red[:8].max() + 30 and red[11:14].min() > red[17:].max() + 30
+    assert len(sound) / rate_hz == pytest.approx(duration_s, abs=0.1)
+    loud_s = np.flatnonzero(np.abs(sound) > 0.2) / rate_hz
+    assert loud_s[0] == pytest.approx(1.0, abs=0.06) and loud_s[-1] == pytest.approx(1.5, abs=0.06)
+
+
+def test_between_two_audio_steps_the_map_is_linear_and_a_wide_picture_keeps_its_width(loudness_of_brightness):
+    frames = [np.full((48, 96, 3), 128, np.uint8)]
+    waveform = np.repeat(np.linspace(0, 1, 15, dtype=np.float32), 1600)
+    maps = heatmaps_over_time(loudness_of_brightness, frames, np.zeros(3, int), np.array([0.25, 0.30, 0.35]), waveform)
+    assert maps.shape == (3, 6, 12)
+    assert maps[1] == pytest.approx((maps[0] + maps[2]) / 2) and (maps[2] > maps[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda _: None, "no such file"),
+        (lambda path: path.write_bytes(b"no video at all" * 100), "not a video that can be opened"),
+        (lambda path: write_video(path, 1.0, sound=False), "no audio"),
+        (lambda path: write_video(path, 1.0, picture=False), "no picture stream"),
+    ],
+)
+def test_what_is_no_video_with_sound_is_refused_in_one_line(tmp_path, loudness_of_brightness, make, message):
+    make(tmp_path / "in.mp4")
+    with pytest.raises(UsageError, match=message):
+        render_heatmap_video(loudness_of_brightness, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert not (tmp_path / "out.mp4").exists()
+
+
+def test_the_model_is_not_changed_by_looking(tmp_path, loudness_of_brightness):
+    assert not loudness_of_brightness.training
+    write_video(tmp_path / "in.mp4", 1.0)
+    before = torch.random.get_rng_state()
+    render_heatmap_video(loudness_of_brightness, tmp_path / "in.mp4", tmp_path / "out.mp4")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize(
+    ("out", "told"),
+    [
+        ("in.mp4", "is the video itself, which would be lost"),
+        ("x.webm", "wanted the name of the mp4"),
+        ("", "is a folder"),
+    ],
+)
+def test_an_output_that_would_be_lost_or_lie_is_refused(tmp_path, out, told):
+    write_video(tmp_path / "in.mp4", duration_s=0.6, events_s=(0.3,))
+    before = (tmp_path / "in.mp4").read_bytes()
+    with pytest.raises(UsageError, match=told):
+        main(RenderConfig(checkpoint="nowhere", video=str(tmp_path / "in.mp4"), out=f"{tmp_path}/./{out}"))
+    assert (tmp_path / "in.mp4").read_bytes() == before
+
+
+def test_of_a_long_video_the_beginning_is_rendered_and_that_is_told(
+    tmp_path, loudness_of_brightness, monkeypatch, capsys
+):
+    monkeypatch.setattr(render, "MAX_DURATION_S", 1.0)
+    video = write_video(tmp_path / "in.mp4", duration_s=2.4, events_s=(0.3,))
+    frames, _, _ = _decoded(render_heatmap_video(loudness_of_brightness, video, tmp_path / "out.mp4"))
+    assert frames[-1][0] < 1.0 and "the first 1 s of 2 s are rendered" in capsys.readouterr().err

@@ -1,0 +1,122 @@
+import pytest
+import torch
+from torch.nn import functional
+
+from configs.cli import UsageError
+from configs.schema import ModelConfig
+from model.build import build_denseav
+from model.denseav import InputSpec
+from model.projection import REFERENCE_NAMES, AudioLinear, AudioSelfAttentionPool, ImageLinear, reference_state
+
+
+def test_the_published_lengths_hold_512_steps_give_56():
+    dense, cls = AudioSelfAttentionPool(16, 12)(torch.randn(2, 16, 512))
+    assert dense.shape == (2, 12, 56)
+    assert cls.shape == (2, 12)
+
+
+def test_the_image_is_normalised_over_channels_and_the_class_token_is_not():
+    projection = ImageLinear(8, 4)
+    dense, cls = torch.randn(2, 8, 3, 5), torch.randn(2, 8)
+    scaled, scaled_cls = projection(100 * dense, 100 * cls)
+    plain, plain_cls = projection(dense, cls)
+    assert torch.allclose(scaled, plain, atol=1e-2)
+    bias = projection.cls_proj.bias
+    assert torch.allclose(scaled_cls - bias, 100 * (plain_cls - bias), rtol=1e-4, atol=1e-4)
+
+
+def test_one_cell_of_the_image_projection_worked_out_by_hand():
+    projection = ImageLinear(2, 1)
+    with torch.no_grad():
+        projection.patch_proj.weight.copy_(torch.tensor([2.0, 5.0]).view(1, 2, 1, 1))
+        projection.patch_proj.bias.fill_(0.5)
+    # Mean 2, variance 1, so the norm gives -1 and 1 but for the eps of 1e-4.
+    dense, cls = projection(torch.tensor([1.0, 3.0]).view(1, 2, 1, 1), None)
+    assert dense.item() == pytest.approx(0.5 + 3 / (1 + 1e-4) ** 0.5)
+    assert cls is None
+
+
+def test_every_parameter_learns_but_the_map_of_unused_class_tokens():
+    for projection, dense in (
+        (ImageLinear(8, 6), torch.randn(2, 8, 3, 3)),
+        (AudioSelfAttentionPool(8, 12), torch.randn(2, 8, 20)),
+        (AudioLinear(8, 6), torch.randn(2, 8, 4)),
+    ):
+        out, _ = projection(dense, None)
+        (out * torch.randn_like(out)).sum().backward()
+        for name, parameter in projection.named_parameters():
+            if name.startswith("cls_proj") and isinstance(projection, ImageLinear):
+                assert not parameter.requires_grad
+            else:
+                assert parameter.grad.abs().max() > 0, name
+
+
+def test_the_map_of_class_tokens_learns_where_scores_use_them():
+    projection = ImageLinear(8, 6, use_cls=True)
+    projection(torch.randn(2, 8, 3, 3), torch.randn(2, 8))[1].square().sum().backward()
+    assert projection.cls_proj.weight.grad.abs().max() > 0
+
+
+def test_the_learned_cls_token_stands_in_for_a_missing_class_token():
+    projection = AudioSelfAttentionPool(8, 12)
+    dense = torch.randn(3, 8, 20)
+    for ours, given in zip(projection(dense), projection(dense, projection.cls_token.expand(3, -1)), strict=True):
+        assert torch.equal(ours, given)
+    assert not torch.allclose(projection(dense)[0], projection(dense, torch.randn(3, 8))[0], atol=1e-4)
+
+
+def test_the_block_normalises_before_attention_and_before_the_mlp():
+    projection = AudioSelfAttentionPool(8, 12)
+    block, x = projection.block, torch.randn(2, 5, 12)
+    norm = functional.layer_norm(x, (12,), block.norm1.weight, block.norm1.bias, 1e-4)
+    q, k, v = (
+        (norm @ block.self_attn.in_proj_weight.T + block.self_attn.in_proj_bias)
+        .view(2, 5, 3, 6, 2)
+        .permute(2, 0, 3, 1, 4)
+    )
+    attended = ((q @ k.transpose(-1, -2)) / 2**0.5).softmax(dim=-1) @ v
+    x1 = x + block.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
+    norm = functional.layer_norm(x1, (12,), block.norm2.weight, block.norm2.bias, 1e-4)
+    assert torch.allclose(block(x), x1 + block.linear2(functional.gelu(block.linear1(norm))), atol=1e-5)
+
+
+def test_names_of_the_reference_cover_every_parameter_once():
+    for kind, channels in ((ImageLinear, 4), (AudioSelfAttentionPool, 12)):
+        projection = kind(8, channels)
+        for name in projection.state_dict():
+            if name != "cls_token":
+                assert sum(name.startswith(ours) for ours in REFERENCE_NAMES[kind]) == 1, name
+
+
+def test_a_missing_stored_weight_is_named():
+    with pytest.raises(KeyError, match=r"norm\.norm\.weight"):
+        reference_state(ImageLinear(8, 4), {})
+
+
+def test_a_stored_cls_token_is_taken_and_a_missing_one_keeps_ours():
+    projection = AudioSelfAttentionPool(8, 12)
+    stored = {}
+    for ours, theirs in REFERENCE_NAMES[AudioSelfAttentionPool].items():
+        stored |= {
+            theirs + name.removeprefix(ours): tensor
+            for name, tensor in projection.state_dict().items()
+            if name.startswith(ours)
+        }
+    assert torch.equal(reference_state(projection, stored)["cls_token"], projection.cls_token)
+    vector = torch.randn(8)
+    assert torch.equal(reference_state(projection, {**stored, "audio_cls": vector})["cls_token"], vector)
+
+
+@pytest.mark.parametrize("projection", [ImageLinear, AudioLinear])
+def test_a_gain_scales_what_a_fresh_linear_projection_gives(projection):
+    dense = torch.randn(2, 6, 3, 3) if projection is ImageLinear else torch.randn(2, 6, 3)
+    outputs = []
+    for gain in (1.0, 0.25):
+        torch.manual_seed(0)
+        outputs.append(projection(6, 4, gain=gain)(dense, None)[0])
+    torch.testing.assert_close(outputs[1], outputs[0] / 4)
+
+
+def test_a_gain_is_refused_where_the_projection_has_none():
+    with pytest.raises(UsageError, match=r"model\.projection_init_gain=0\.5 is for model\.audio_projection=linear"):
+        build_denseav(ModelConfig(projection_init_gain=0.5), InputSpec(32, 0.64, 16000))

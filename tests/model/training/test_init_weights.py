@@ -1,0 +1,155 @@
+"""Weights from one run into another, and out of it as a folder."""
+
+import errno
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from safetensors.torch import load_file
+from tiny_training import save, step, tiny_config, tiny_model, tiny_state
+
+from configs.cli import UsageError
+from model.export import main as export
+from model.hub import from_pretrained, save_pretrained
+from model.training.init_weights import load_init_weights
+
+
+@pytest.fixture
+def trained(tmp_path):
+    """A run with two checkpoints, of which the second has other weights; returns (run folder, state)."""
+    config = tiny_config("optim.ema_decay=0.9", "optim.lr=0.01")
+    state = tiny_state(config)
+    for number in (1, 2):
+        step(state, number)
+        save(tmp_path / "run/checkpoints", number, state, config)
+    return tmp_path / "run", state
+
+
+def _same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
+
+
+def test_a_run_folder_gives_the_averaged_weights_of_its_newest_checkpoint(trained):
+    run, state = trained
+    model = tiny_model(tiny_config(), seed=5)
+    assert load_init_weights(model, str(run), []) == run / "checkpoints/step_00000002/ema.safetensors"
+    assert _same(model.state_dict(), state.ema.weights(state.model))
+
+
+def test_a_step_folder_and_a_from_pretrained_folder_do_as_well(trained, tmp_path):
+    run, state = trained
+    (tmp_path / "out").mkdir()
+    save_pretrained(state.model, tiny_config().model, tmp_path / "out")
+    for folder, expected in (
+        (tmp_path / "out", state.model.state_dict()),
+        (run / "checkpoints/step_00000001", load_file(run / "checkpoints/step_00000001/ema.safetensors")),
+    ):
+        model = tiny_model(tiny_config(), seed=5)
+        load_init_weights(model, str(folder), [])
+        assert _same(model.state_dict(), expected)
+
+
+def test_what_differs_is_refused_and_named_and_may_be_left_as_it_was_built(trained):
+    run, state = trained
+    wide = tiny_config("model.embed_dim=32")
+    with pytest.raises(
+        UsageError,
+        match=r"init_checkpoint=.*: audio_projection\.\S+ is \[16.* instead of \[32.* more; what may differ has to be named in init_exclude",
+    ):
+        load_init_weights(tiny_model(wide), str(run), [])
+    model, before = tiny_model(wide, seed=5), tiny_model(wide, seed=5).state_dict()
+    load_init_weights(model, str(run), ["audio_projection", "image_projection"])
+    mean = state.ema.weights(state.model)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name] if "projection" in name else mean[name]), name
+
+
+def test_what_is_missing_and_what_has_no_place_is_named(trained):
+    run, _ = trained
+    model = tiny_model(tiny_config())
+    model.extra = torch.nn.Linear(1, 1, bias=False)
+    with pytest.raises(UsageError, match=r"extra\.weight is missing; what"):
+        load_init_weights(model, str(run), [])
+    model = tiny_model(tiny_config())
+    del model.log_scale
+    with pytest.raises(UsageError, match="log_scale has no place in the model; what"):
+        load_init_weights(model, str(run), [])
+
+
+@pytest.mark.parametrize(
+    ("init_checkpoint", "init_exclude", "message"),
+    [
+        ("nowhere", [], "init_checkpoint=nowhere: no model there; give a run folder"),
+        ("RUN", ["audio_proj"], "init_exclude: the model has no audio_proj; it has "),
+    ],
+)
+def test_misused_names_are_one_line(trained, init_checkpoint, init_exclude, message):
+    with pytest.raises(UsageError, match=message):
+        load_init_weights(tiny_model(tiny_config()), init_checkpoint.replace("RUN", str(trained[0])), init_exclude)
+
+
+def _export(checkpoint, out):
+    arguments = [sys.executable, "-m", "model.export", f"checkpoint={checkpoint}", f"out={out}"]
+    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
+
+
+def test_a_run_is_exported_to_a_folder_that_loads_with_its_averaged_weights(trained, tmp_path):
+    run, state = trained
+    done = _export(run, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{run}/checkpoints/step_00000002/ema.safetensors -> {tmp_path}/out\n"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["config.json", "model.safetensors"]
+    assert _same(from_pretrained(tmp_path / "out").state_dict(), state.ema.weights(state.model))
+
+
+def test_damaged_weights_are_not_taken(trained, tmp_path):
+    run, state = trained
+    ema = run / "checkpoints/step_00000002/ema.safetensors"
+    ema.write_bytes(ema.read_bytes()[:-1] + b"x")
+    with pytest.raises(
+        UsageError, match=r"init_checkpoint=.*step_00000002 is damaged \(ema\.safetensors has changed\)"
+    ):
+        load_init_weights(state.model, str(ema.parent), [])
+    with pytest.raises(UsageError, match=r"checkpoint=.*step_00000002 is damaged"):
+        from_pretrained(ema.parent)
+    save_pretrained(state.model, tiny_config().model, tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(UsageError, match=r"init_checkpoint=.*model\.safetensors cannot be read"):
+        load_init_weights(state.model, str(tmp_path), [])
+
+
+def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
+    from configs.schema import ExportConfig
+
+    folder = trained[0] / "checkpoints/step_00000002"
+    (folder / "state.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"step_00000002 is damaged \(state\.json has changed\)"):
+        export(ExportConfig(str(folder), str(tmp_path / "out")))
+    with pytest.raises(UsageError, match="both are needed"):
+        export(ExportConfig("", str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()
+    good = str(trained[0] / "checkpoints/step_00000001")
+    with pytest.raises(UsageError, match="is a checkpoint: give another folder"):
+        export(ExportConfig(good, good))
+
+
+def test_a_full_disk_leaves_an_earlier_export_as_it_was(trained, tmp_path, monkeypatch):
+    from configs.schema import ExportConfig
+
+    out = tmp_path / "out"
+    export(ExportConfig(str(trained[0] / "checkpoints/step_00000001"), str(out)))
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    real, filled = shutil.copyfile, []
+
+    def fills(source, copy):
+        filled.append(real(source, copy))
+        if len(filled) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr(shutil, "copyfile", fills)
+    with pytest.raises(OSError, match=f"No space left on device: '{out}'"):
+        export(ExportConfig(str(trained[0]), str(out)))
+    assert len(filled) == 2 and {path.name: path.read_bytes() for path in out.iterdir()} == before

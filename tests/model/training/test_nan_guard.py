@@ -1,0 +1,157 @@
+"""A loss that is no number stops the run or leaves out the step, on all ranks together, and is written down."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+from tiny_batch import tiny_batch
+from tiny_training import INPUTS, tiny_config, tiny_model
+
+from configs.cli import CommandFailed, UsageError
+from model.training.nan_guard import MAX_CONSECUTIVE_SKIPS, NonfiniteGuard
+from model.training.step import forward_loss
+
+
+def _output(value: float = 1.0):
+    """Of a pass over pictures of which one has this pixel."""
+    config = tiny_config()
+    model = tiny_model(config).train()
+    batch = tiny_batch(2, INPUTS.image_size_px, 10240)
+    batch.frames[1, 0, 0, 0] = value
+    return forward_loss(model, batch, model.similarity_config, config.loss, seed=1)
+
+
+def test_a_loss_that_is_a_number_passes_and_nothing_is_written(tmp_path):
+    guard = NonfiniteGuard(tmp_path, "stop")
+    assert not guard.should_skip(7, _output(), ["a", "b"], 0.1) and guard.skipped == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_one_that_is_none_stops_the_run_with_step_terms_clips_and_a_report(tmp_path, value):
+    with pytest.raises(
+        CommandFailed,
+        match=r"^step 7: the loss is nan \(info_nce=nan, .*\); clips a, b; .*nonfinite_step_00000007\.json tells more",
+    ) as caught:
+        NonfiniteGuard(tmp_path, "stop").should_skip(7, _output(value), ["a", "b"], 0.1)
+    assert "\n" not in str(caught.value)
+    told = json.loads(
+        (tmp_path / "nonfinite_step_00000007.json").read_text(), parse_constant=lambda _: pytest.fail("not JSON")
+    )
+    assert (told["step"], told["loss"], told["lr"], told["logit_scale"]) == (7, "nan", 0.1, 1.0) and told["terms"][
+        "info_nce"
+    ] == "nan"
+    (rank,) = told["ranks"]
+    assert (
+        rank["clips"] == ["a", "b"]
+        and rank["features"]["image"]["not_finite"] > 0 == rank["features"]["audio"]["not_finite"]
+    )
+    assert 0 < rank["features"]["audio"]["largest"] < 100
+
+
+@pytest.mark.parametrize(
+    ("terms", "told"),
+    [({"info_nce": 1.0, "tv": math.inf}, r"\(tv=inf\)"), ({"info_nce": 1.0, "tv": 2.0}, r"\(every term is finite\)")],
+)
+def test_the_terms_that_are_no_numbers_are_named_and_no_others(tmp_path, terms, told):
+    output = _output()._replace(
+        loss=torch.tensor(math.inf), terms={name: torch.tensor(value) for name, value in terms.items()}
+    )
+    with pytest.raises(CommandFailed, match=f"^step 7: the loss is inf {told}; clips a"):
+        NonfiniteGuard(tmp_path, "stop").should_skip(7, output, ["a"], 0.1)
+
+
+def test_told_to_skip_it_leaves_out_the_step_and_counts_it(tmp_path, capsys):
+    guard, bad, good = NonfiniteGuard(tmp_path, "skip"), _output(math.nan), _output()
+    assert [guard.should_skip(step, output, ["a"], 0.1) for step, output in ((1, bad), (2, good), (3, bad))] == [
+        True,
+        False,
+        True,
+    ]
+    assert guard.skipped == 2 and sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["1.json", "3.json"]
+    assert capsys.readouterr().err.count("the step is left out") == 2
+
+
+def test_many_in_a_row_stop_the_run_all_the_same_but_not_with_good_ones_between(tmp_path):
+    guard, bad = NonfiniteGuard(tmp_path, "skip"), _output(math.nan)
+    for step in range(1, 4 * MAX_CONSECUTIVE_SKIPS, 2):
+        assert guard.should_skip(step, bad, ["a"], 0.1)
+    for step in range(100, 100 + MAX_CONSECUTIVE_SKIPS - 1):
+        assert guard.should_skip(step, bad, ["a"], 0.1)
+    with pytest.raises(CommandFailed, match=f"these are {MAX_CONSECUTIVE_SKIPS} such steps in a row"):
+        guard.should_skip(100 + MAX_CONSECUTIVE_SKIPS - 1, bad, ["a"], 0.1)
+
+
+def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
+    model = tiny_model(tiny_config()).train()
+    batch = tiny_batch(2, INPUTS.image_size_px, 10240)
+    batch.waveform[1, 100], batch.frames[0, 0, 0, 0] = math.nan, math.inf
+    forward_loss(model, batch, model.similarity_config, tiny_config().loss, seed=1)
+    running = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
+    assert running and all(buffer.isfinite().all() for buffer in running.values())
+
+
+def test_another_action_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
+        NonfiniteGuard(tmp_path, "ignore")
+
+
+RANKS = """
+import json, sys
+from pathlib import Path
+import torch
+from accelerate import PartialState
+from tiny_batch import rows, tiny_batch
+from tiny_training import INPUTS, tiny_config, tiny_model
+from torch.nn.parallel import DistributedDataParallel
+from model.training.nan_guard import NonfiniteGuard
+from model.training.step import forward_loss
+
+state = PartialState(cpu=True)
+rank, out = state.process_index, Path(sys.argv[1])
+config = tiny_config("model.image_encoder=vit_tiny_patch16_224", "model.image_weights=random")
+model = tiny_model(config).train()
+wrapped, guard = DistributedDataParallel(model), NonfiniteGuard(out, "skip")
+optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+made = []
+for step in range(1, 6):
+    batch = rows(tiny_batch(4, INPUTS.image_size_px, 10240, seed=step), slice(rank, None, 2))
+    if step in (2, 3) and rank == 1:
+        batch.frames[0] = float("nan")
+    output = forward_loss(wrapped, batch, model.similarity_config, config.loss, step)
+    if not guard.should_skip(step, output, [f"clip{rank}_{step}"], 0.1):
+        output.loss.backward()
+        optimizer.step()
+        made.append(step)
+    optimizer.zero_grad()
+digest = sum(parameter.double().abs().sum().item() for parameter in model.parameters())
+(out / f"rank{rank}").write_text(json.dumps({"made": made, "skipped": guard.skipped, "weights": digest}))
+state.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_both_ranks_leave_out_the_step_in_which_one_has_a_bad_clip_and_go_on_together(tmp_path):
+    (tmp_path / "ranks.py").write_text(RANKS)
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node=2",
+        str(tmp_path / "ranks.py"),
+        str(tmp_path),
+    ]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(launch, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=290)
+    assert done.returncode == 0, done.stderr[-3000:]
+    one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
+    assert one == other and one["made"] == [1, 4, 5] and one["skipped"] == 2 and math.isfinite(one["weights"])
+    assert done.stderr.count("the step is left out") == 2  # told by one rank
+    told = json.loads((tmp_path / "nonfinite_step_00000002.json").read_text())
+    assert [rank["clips"] for rank in told["ranks"]] == [["clip0_2"], ["clip1_2"]]
+    assert [rank["features"]["image"]["not_finite"] > 0 for rank in told["ranks"]] == [False, True]

@@ -1,0 +1,196 @@
+"""Hearing that one has to stop, agreeing on it among ranks, and not waiting for data that do not come."""
+
+import itertools
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from configs.cli import CommandFailed
+from model.training import preemption
+from model.training.preemption import LISTEN_EVERY_S, Preemption, StopReason
+
+
+@pytest.fixture
+def handlers_come_back():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+pytestmark = pytest.mark.usefixtures("handlers_come_back")
+
+
+@pytest.mark.parametrize(
+    ("sent", "reason", "exit_code", "requeue"),
+    [
+        (signal.SIGTERM, StopReason.SIGTERM, 75, True),
+        (signal.SIGUSR1, StopReason.SIGUSR1, 75, True),
+        (signal.SIGINT, StopReason.INTERRUPT, 130, False),
+    ],
+)
+def test_each_signal_stops_before_the_next_item_and_says_how_the_run_ends(sent, reason, exit_code, requeue):
+    stop = Preemption()
+    items = itertools.count()
+    assert stop.next_or_stop(items) == 0 and not stop.reason
+    os.kill(os.getpid(), sent)
+    assert stop.next_or_stop(items) is None and stop.next_or_stop(items) is None
+    assert (stop.reason, stop.reason.exit_code, stop.reason.should_requeue) == (reason, exit_code, requeue)
+    assert stop.sync_reason() == reason
+
+
+@pytest.mark.parametrize(
+    ("rank", "lines"), [("0", ["SIGTERM: stopping after the step under way, then saving"]), ("1", [])]
+)
+def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank, lines):
+    monkeypatch.setenv("RANK", rank)
+    Preemption()
+    for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
+        os.kill(os.getpid(), sent)
+    assert capfd.readouterr().err.split("\n")[1:-1] == lines
+
+
+def test_work_that_is_no_step_hears_of_it_and_keeps_why():
+    stop = Preemption()
+    assert stop.sync_reason() == stop.reason == StopReason.NONE
+    signal.raise_signal(signal.SIGUSR1)
+    assert stop.sync_reason() == stop.reason == StopReason.SIGUSR1
+
+
+def test_the_second_in_which_ctrl_c_counts_once_begins_with_the_first(monkeypatch):
+    now_s = [100.0]
+    monkeypatch.setattr(preemption, "time", SimpleNamespace(time=time.time, monotonic=lambda: now_s[-1]))
+    Preemption()
+    signal.raise_signal(signal.SIGINT)
+    now_s.append(100.6)
+    signal.raise_signal(signal.SIGINT)
+    now_s.append(101.2)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
+    Preemption()
+    for _ in range(3):
+        os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(1.1)
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+def test_of_two_signals_the_one_of_the_machine_counts():
+    stop = Preemption()
+    for sent in (signal.SIGTERM, signal.SIGINT):
+        os.kill(os.getpid(), sent)
+    assert stop.local_reason() == StopReason.SIGTERM
+
+
+def test_a_time_limit_counts_from_the_start():
+    stop = Preemption(time_limit_min=0.3 / 60)
+    assert stop.next_or_stop(itertools.count()) == 0
+    time.sleep(0.35)
+    assert (
+        stop.next_or_stop(itertools.count()) is None
+        and stop.reason == StopReason.TIME_LIMIT
+        and stop.reason.exit_code == 75
+    )
+
+
+@pytest.mark.parametrize(("left_s", "heard"), [(299, StopReason.TIME_LIMIT), (310, StopReason.NONE)])
+def test_the_end_of_the_slurm_job_is_a_limit_five_minutes_earlier(monkeypatch, left_s, local_reason):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left_s))
+    assert Preemption().local_reason() == local_reason
+    assert Preemption(time_limit_min=600.0).local_reason() == local_reason
+
+
+def test_what_is_no_time_is_no_limit(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_END_TIME", "Unknown")
+    assert Preemption().local_reason() == StopReason.NONE
+
+
+def _never():
+    threading.Event().wait()
+    yield
+
+
+def test_data_that_do_not_come_keep_nobody_from_being_stopped():
+    stop = Preemption()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
+    began_s = time.monotonic()
+    assert stop.next_or_stop(_never()) is None
+    assert time.monotonic() - began_s < 0.2 + 3 * LISTEN_EVERY_S
+
+
+def test_what_the_items_raise_reaches_the_one_who_asked():
+    with pytest.raises(ZeroDivisionError):
+        Preemption().next_or_stop(1 // number for number in [0])
+
+
+def _rank(rank, world_size, port, behaviour, results):
+    """A rank that takes items until it is stopped; puts (rank, items taken, reason or error)."""
+    torch.set_num_threads(1)
+    stop = Preemption()
+    store = torch.distributed.TCPStore("127.0.0.1", port, world_size, rank == 0)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
+    stop.join(60.0)
+    taken = 0
+
+    def items():
+        for number in itertools.count():
+            if rank == 1 and number == 5:
+                if behaviour == "signal":
+                    os.kill(os.getpid(), signal.SIGUSR1)
+                elif behaviour == "fail":
+                    raise ZeroDivisionError
+            if rank == 0 and number == 5 and behaviour == "signal":
+                threading.Event().wait()
+            if rank == 0 and number == 3:
+                time.sleep(2.5 * LISTEN_EVERY_S)
+            yield number
+
+    source = items()
+    try:
+        while (item := stop.next_or_stop(source)) is not None:
+            assert item == taken
+            taken += 1
+        results.put((rank, taken, stop.reason.name, stop.all_ranks(rank == 0), stop.all_ranks(True)))
+    except (ZeroDivisionError, CommandFailed) as error:
+        results.put((rank, taken, type(error).__name__))
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
+
+
+def _run_ranks(behaviour, world_size=3):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    ranks = [
+        context.Process(target=_rank, args=(rank, world_size, port, behaviour, results)) for rank in range(world_size)
+    ]
+    for process in ranks:
+        process.start()
+    told = sorted(results.get(timeout=120) for _ in ranks)
+    for process in ranks:
+        process.join(60)
+        assert process.exitcode == 0
+    return told
+
+
+@pytest.mark.slow
+def test_a_signal_to_one_rank_stops_all_after_the_same_step_although_one_waits_for_data_for_ever():
+    assert _run_ranks("signal") == [(rank, 5, "SIGUSR1", False, True) for rank in range(3)]
+
+
+@pytest.mark.slow
+def test_a_rank_without_data_says_why_and_the_others_leave_with_it():
+    assert _run_ranks("fail") == [(0, 5, "CommandFailed"), (1, 5, "ZeroDivisionError"), (2, 5, "CommandFailed")]

@@ -1,0 +1,188 @@
+"""Real offline W&B runs, read back from what they wrote: history, settings, media; gone on with; robbed of their service."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import av
+import pytest
+from paths import ROOT
+from PIL import Image
+from tiny_evaluation import wandb_history, wandb_records, write_evaluation
+from tiny_runs import run, settings_of_a_run
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def offline(tmp_path_factory):
+    """An environment without a key."""
+    return {"WANDB_API_KEY": "", "HOME": str(tmp_path_factory.mktemp("home")), "PYTHONWARNINGS": "default"}
+
+
+def _files(out) -> list[Path]:
+    return sorted(out.glob("a/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_a_training_leaves_its_history_and_media_and_goes_on_in_the_same_run(offline, tmp_path):
+    evaluation = write_evaluation(tmp_path / "world")
+    settings = [
+        *settings_of_a_run(tmp_path / "data"),
+        "tracker=wandb",
+        f"evaluate.config={evaluation}",
+        "evaluate.every_steps=2",
+    ]
+    for steps in (3, 5):
+        done = run(settings, tmp_path / "out", f"steps={steps}", environment=offline)
+        assert done.returncode == 0, done.stderr
+    first, second = _files(tmp_path / "out")
+    run_id = (tmp_path / "out/a/wandb_run_id").read_text().strip()
+    assert first.name == second.name == f"run-{run_id}.wandb"
+
+    (begun,) = (record.run for record in wandb_records(first) if record.WhichOneof("record_type") == "run")
+    later = (record.config for record in wandb_records(first) if record.WhichOneof("record_type") == "config")
+    settings_told = {
+        item.key: json.loads(item.value_json) for config in (begun.config, *later) for item in config.update
+    }
+    assert (begun.run_id, begun.project, begun.display_name) == (run_id, "denseav", "a") and begun.resume
+    assert settings_told["optim"]["lr"] == 0.001 and settings_told["stream"]["sources"][0]["name"] == "first"
+
+    lines = wandb_history(first)
+    assert [line["_step"] for line in lines] == [1, 2, 3] and [line["_step"] for line in wandb_history(second)] == [
+        4,
+        5,
+    ]
+    told = [json.loads(line) for line in (tmp_path / "out/a/history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in told] == [1, 2, 2, 3, 3, 4, 4, 5, 5]
+    for line in told:
+        sent = next(sent for sent in lines + wandb_history(second) if sent["_step"] == line["step"])
+        assert all(
+            sent[key] == pytest.approx(value, rel=1e-5, abs=1e-5) for key, value in line.items() if key != "step"
+        )
+    assert {
+        "loss/total",
+        "loss/info_nce",
+        "logit_scale",
+        "scores/positive",
+        "scores/negative",
+        "heads/win_rate_1",
+        "grad_norm",
+        "grad_norm/audio_projection",
+        "lr",
+    } <= {*lines[0]}
+    assert {"clips_per_s", "data_time_fraction", "memory/host_gb", "skipped_steps"} <= {
+        *lines[0]
+    } and "grad_norm/image_encoder" not in lines[0]
+    assert {
+        "eval/ade20k_sound/basic/map",
+        "eval/chance/ade20k_sound/basic/map",
+        "eval/untrained/disentanglement/heads/pred_dis",
+    } <= {*lines[1]}
+    assert not [
+        key
+        for line in (lines[2], *wandb_history(second))
+        for key in line
+        if key.startswith(("eval/chance", "eval/untrained", "eval/shuffled"))
+    ]
+
+    files = first.parent / "files"
+    for name, width_px in (("ade20k_speech/heatmaps", 5 * 160), ("places_retrieval/similarity", 477)):
+        with Image.open(files / lines[1][f"media/{name}"]["path"]) as picture:
+            assert picture.width == lines[1][f"media/{name}"]["width"] == width_px
+    with av.open(str(files / lines[2]["media/heatmap"]["path"])) as video:
+        assert {stream.type for stream in video.streams} == {"video", "audio"} and sum(
+            1 for _ in video.decode(video=0)
+        ) == 10
+    table = json.loads((files / lines[1]["media/audioset_retrieval/best"]["path"]).read_text())
+    assert (
+        table["columns"][:3] == ["picture", "clip", "place of its own sound"]
+        and len(table["data"]) == 8
+        and "label" in table["data"][0][1]
+    )
+    staged = [
+        content.local_path
+        for record in wandb_records(first)
+        if record.WhichOneof("record_type") == "artifact"
+        for content in record.artifact.manifest.contents
+    ]
+    assert len(staged) > 16 and all(
+        Path(path).is_file() and Path(path).is_relative_to(tmp_path / "out") for path in staged
+    )  # pictures of the tables
+
+
+ROBBED = """
+import os, signal, sys, time
+from pathlib import Path
+from accelerate import Accelerator
+from tiny_training import tiny_config
+from model.training.tracking import RunLogger, tracker_names
+
+folder, sent = Path(sys.argv[1]), getattr(signal, sys.argv[2])
+config = tiny_config("tracker=wandb", "steps=4", "name=a")
+accelerator = Accelerator(cpu=True, log_with=tracker_names("wandb"), project_dir=folder)
+with RunLogger(accelerator, config, folder, 0) as log:
+    for step in (1, 2):
+        log.add(step, {"loss/total": 1.0})
+    time.sleep(1)
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        words = path.read_bytes().split(b"\\0")
+        if b"wandb-core" in words[0] and str(os.getpid()).encode() in words:
+            os.kill(int(path.parent.name), sent)
+    time.sleep(1)
+    for step in (3, 4):
+        log.add(step, {"loss/total": 1.0})
+accelerator.end_training()
+print("the run goes on")
+"""
+
+
+@pytest.mark.parametrize("sent", ["SIGTERM", "SIGKILL"])
+def test_a_run_whose_service_was_ended_with_everything_else_of_the_machine_goes_on_without_it(offline, tmp_path, sent):
+    environment = os.environ | offline | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
+    (tmp_path / "a").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-c", ROBBED, str(tmp_path / "a"), sent],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0 and "the run goes on" in done.stdout, done.stderr
+    assert done.stderr.count("warning: tracker=wandb has failed") == 1 and "Traceback" not in done.stderr
+    assert len((tmp_path / "a/history.jsonl").read_text().splitlines()) == 4
+    (file,) = _files(tmp_path)
+    assert len(wandb_history(file)) <= 2 and "offline" in file.parent.name
+
+
+ALONE = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from tiny_training import tiny_config
+from model.training.tracking import RunLogger, tracker_names
+
+config = tiny_config("tracker=wandb", "steps=4", "name=a")
+with RunLogger(Accelerator(cpu=True, log_with=tracker_names("wandb")), config, Path(sys.argv[1]), 0) as log:
+    for step in (1, 2):
+        log.add(step, {"loss/total": 1.0})
+"""
+
+
+def test_a_run_that_does_not_reach_the_server_writes_offline(offline, tmp_path):
+    (tmp_path / "a").mkdir()
+    unreachable = {"WANDB_API_KEY": 40 * "k", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
+    environment = os.environ | offline | unreachable | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(tmp_path / "a")],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
+    assert done.returncode == 0 and done.stderr.count("warning: W&B does not start") == 1, done.stderr
+    (file,) = _files(tmp_path)
+    assert [line["_step"] for line in wandb_history(file)] == [1, 2]

@@ -1,0 +1,246 @@
+"""One shard, and the process that decodes for it: what lies in the tar, what survives a decoder's death, what a limit does."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import signal
+import tarfile
+import threading
+import time
+
+import numpy as np
+import pytest
+import simplejpeg
+import soundfile
+from tiny_media import write_video
+
+from configs.schema import DecodeConfig
+from pipelines.atomic_write import atomic_open, temporary_path
+from pipelines.build.build_spec import BuildJob
+from pipelines.build.decode_worker import DecodingProcess, Stopped
+from pipelines.build.log_mel import log_mel
+from pipelines.build.row_table import write_rows
+from pipelines.build.shards import build_shard
+from pipelines.manifest import Clip, RejectedClip
+from pipelines.storage import LocalFolder
+
+SETTINGS = DecodeConfig(frames_per_clip=3, short_side_px=48, cpu_limit_s=20)
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    root = tmp_path_factory.mktemp("media")
+    write_video(root / "good.mp4", events_s=(0.5,))
+    write_video(root / "mute.mp4", sound=False)
+    write_video(root / "long.mp4", duration_s=20.0, fps=25, size_px=(640, 480))
+    return root
+
+
+@pytest.fixture
+def process(media):
+    process = DecodingProcess(media, SETTINGS)
+    yield process
+    process.stop()
+
+
+def _build(media, out, rows, process, on_clips=lambda *_: None, **changes) -> None:
+    """Shard 0 of a data set of these rows."""
+    out.mkdir(exist_ok=True)
+    table = write_rows(rows, out.parent / "rows.jsonl", seed=0, rows_per_shard=3)
+    job = BuildJob(
+        **{"root": media, "out": LocalFolder(out), "split": "train", "decode": SETTINGS, "recipe": "r"} | changes
+    )
+    build_shard(job, 0, table.of_shard(0), process, on_clips)
+
+
+def _clips(count, media="good.mp4"):
+    return [Clip(id=f"c{number}", media=media, labels=("a",), text="t") for number in range(count)]
+
+
+def test_a_shard_holds_what_its_index_says_at_the_place_it_says(tmp_path, media, process):
+    seen = []
+    _build(
+        media,
+        tmp_path / "out",
+        [*_clips(2), Clip(id="mute", media="mute.mp4")],
+        process,
+        lambda *done: seen.append(done),
+    )
+    tar = tmp_path / "out/train-000000.tar"
+    entry = json.loads(tar.with_suffix(".json").read_text())
+    data = tar.read_bytes()
+    assert (entry["name"], entry["clips"], entry["size_bytes"], entry["sha256"]) == (
+        "train-000000",
+        2,
+        len(data),
+        hashlib.sha256(data).hexdigest(),
+    )
+    assert [(r["id"], r["reason"]) for r in entry["rejected"]] == [("mute", "no_audio")]
+    assert sorted(seen) == [(1, False), (1, False), (1, True)]
+    for clip in entry["members"]:
+        members = {name: data[offset : offset + size] for name, (offset, size) in clip["files"].items()}
+        assert list(members) == ["json", "0.jpg", "1.jpg", "2.jpg", "flac"]
+        described = json.loads(members["json"])
+        waveform, rate_hz = soundfile.read(io.BytesIO(members["flac"]))
+        assert (described["id"], described["labels"], described["text"]) == (clip["id"], ["a"], "t") and clip[
+            "labels"
+        ] == ["a"]
+        assert (described["samples"], described["sample_rate_hz"]) == (len(waveform), rate_hz) == (32000, 16000)
+        assert len(described["frame_times_s"]) == 3
+        assert simplejpeg.decode_jpeg(members["2.jpg"]).shape == (48, 64, 3)
+    with tarfile.open(tar) as opened:
+        assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in opened} == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_sound_is_stored_to_the_sample_in_both_formats(media):
+    stored = {}
+    for kind in ("flac", "wav"):
+        process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, audio_format=kind))
+        stored[kind] = soundfile.read(io.BytesIO(process.encode(Clip(id="a", media="good.mp4"))[kind]), dtype="int16")[
+            0
+        ]
+        process.stop()
+    assert np.array_equal(stored["flac"], stored["wav"]) and np.abs(stored["wav"]).max() > 20000
+
+
+def test_a_log_mel_is_stored_as_float16_where_it_is_wanted(media):
+    process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, log_mel=True))
+    members = process.encode(Clip(id="a", media="good.mp4"))
+    process.stop()
+    waveform, rate_hz = soundfile.read(io.BytesIO(members["flac"]), dtype="float32")
+    mel = np.load(io.BytesIO(members["mel.npy"]), allow_pickle=False)
+    assert (mel.dtype, mel.shape) == (np.float16, (198, 128))  # 2 s: one frame of 25 ms each 10 ms
+    assert np.abs(mel - log_mel(waveform, rate_hz)).max() < 0.01
+
+
+def test_a_mel_of_less_than_a_frame_is_empty_and_one_of_a_tone_peaks_at_its_pitch():
+    assert log_mel(np.zeros(100, np.float32), 16000).shape == (0, 128)
+    tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
+    edges = 1127 * np.log(1 + np.array([20, 8000]) / 700)  # Kaldi's mel scale, 20 Hz to Nyquist
+    expected = (1127 * np.log(1 + 1000 / 700) - edges[0]) / (edges[1] - edges[0]) * 129 - 1
+    assert abs(log_mel(tone, 16000).mean(axis=0).argmax() - expected) <= 1
+
+
+def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tmp_path, media, process):
+    tar, index = tmp_path / "out/train-000000.tar", tmp_path / "out/train-000000.json"
+    _build(media, tmp_path / "out", _clips(3), process)
+    first, written_ns = (tar.read_bytes(), index.read_bytes()), tar.stat().st_mtime_ns
+    _build(media, tmp_path / "out", _clips(3), process)
+    assert tar.stat().st_mtime_ns == written_ns
+
+    def flip():
+        data = bytearray(tar.read_bytes())
+        data[2000] ^= 1
+        tar.write_bytes(data)
+
+    damages = (
+        tar.unlink,
+        index.unlink,
+        flip,
+        lambda: os.truncate(tar, 5000),
+        lambda: index.write_text("{"),
+        lambda: index.write_text("[]"),
+    )
+    for damage in damages:
+        damage()
+        _build(media, tmp_path / "out", _clips(3), process)
+        assert (tar.read_bytes(), index.read_bytes()) == first
+
+
+def test_a_shard_of_another_recipe_is_built_again(tmp_path, media, process):
+    _build(media, tmp_path / "out", _clips(1), process, recipe="old")
+    _build(media, tmp_path / "out", _clips(1), process, recipe="new")
+    assert json.loads((tmp_path / "out/train-000000.json").read_text())["recipe"] == "new"
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    temporary_path(tmp_path / "a").write_text("what a killed build left")
+    with pytest.raises(RuntimeError), atomic_open(tmp_path / "a") as file:
+        file.write(b"half")
+        assert not (tmp_path / "a").exists()
+        raise RuntimeError
+    assert not list(tmp_path.iterdir())
+    with atomic_open(tmp_path / "a") as file:
+        file.write(b"whole")
+    assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"whole")]
+
+
+def test_a_process_killed_once_costs_nothing(process):
+    clip = Clip(id="a", media="good.mp4")
+    before = process.encode(clip)
+    os.kill(process._process.pid, signal.SIGKILL)
+    assert process.encode(clip) == before
+
+
+def test_a_clip_that_kills_its_process_twice_is_rejected_as_crashed_and_the_next_is_fine(process):
+    stop = threading.Event()
+
+    def kill_whoever_decodes():
+        while not stop.is_set():
+            current = process._process
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                if current is not None:
+                    os.kill(current.pid, signal.SIGSEGV)
+            time.sleep(0.001)
+
+    killer = threading.Thread(target=kill_whoever_decodes)
+    killer.start()
+    with pytest.raises(RejectedClip) as raised:
+        process.encode(Clip(id="a", media="long.mp4"))
+    stop.set()
+    killer.join()
+    assert (raised.value.reason, raised.value.detail) == ("crashed", "the process ended with SIGSEGV")
+    assert process.encode(Clip(id="a", media="good.mp4"))
+
+
+def test_a_clip_over_its_limit_of_processor_time_is_rejected_as_timed_out(media):
+    process = DecodingProcess(media, DecodeConfig(cpu_limit_s=0.02))
+    with pytest.raises(RejectedClip) as raised:
+        process.encode(Clip(id="a", media="long.mp4"))
+    process.stop()
+    assert raised.value.reason == "timed_out" and "0.02 s of processor time" in raised.value.detail
+
+
+def test_a_process_that_does_not_answer_is_rejected_as_timed_out(media):
+    process = DecodingProcess(media, DecodeConfig(cpu_limit_s=0.1))  # one second on the clock
+    stopped = set()
+    done = threading.Event()
+
+    def freeze():
+        while not done.is_set():
+            current = process._process
+            if current is not None and current.pid not in stopped:
+                stopped.add(current.pid)
+                os.kill(current.pid, signal.SIGSTOP)
+            time.sleep(0.001)
+
+    freezer = threading.Thread(target=freeze)
+    freezer.start()
+    with pytest.raises(RejectedClip) as raised:
+        process.encode(Clip(id="a", media="long.mp4"))
+    done.set()
+    freezer.join()
+    process.stop()
+    assert (raised.value.reason, raised.value.detail) == ("timed_out", "no answer within 1 s")
+    assert len(stopped) == 2
+
+
+def test_an_error_nobody_foresaw_is_named_in_the_ledger(media):
+    process = DecodingProcess(
+        media, DecodeConfig(frames_per_clip=1, audio_format="opus")
+    )  # refused by the command before it comes here
+    with pytest.raises(RejectedClip) as raised:
+        process.encode(Clip(id="a", media="good.mp4"))
+    process.stop()
+    assert raised.value.reason == "failed" and "ValueError" in raised.value.detail
+
+
+def test_a_stopped_process_gives_up_its_clip(process):
+    timer = threading.Timer(0.05, process.stop)
+    timer.start()
+    with pytest.raises(Stopped):
+        for _ in range(1000):
+            process.encode(Clip(id="a", media="long.mp4"))
+    timer.join()

@@ -1,0 +1,218 @@
+"""Copies of remote shards: fetched once, whole, in a bounded folder that processes share and are killed over."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import threading
+import time
+
+import numpy as np
+import pytest
+from flaky_http import serve_flaky
+from tiny_builds import wait
+from tiny_cache import (
+    NAMES,
+    SHARDS,
+    cache_of,
+    copies,
+    open_shard,
+    put_all_read,
+    read_shard,
+    shard_bytes,
+    shards_of_one_size,
+    started,
+)
+from tiny_disk import tiny_disk
+
+from configs.cli import CommandFailed, UsageError
+from pipelines.stream import retry
+from pipelines.stream.index import CacheSettings, DatasetIndex
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with serve_flaky(folder) as flaky:
+        yield flaky
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch, server):
+    server.plan({})
+    for name in ("PATIENT", "BRISK"):
+        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
+
+
+@pytest.fixture
+def cache(server, folder, tmp_path):
+    """Makes caches in one folder that hold so many shards of a data set."""
+    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
+        of, address, tmp_path, shards * shard_bytes(folder)
+    )
+
+
+# ---------------------------------------------------------------------------------------------- once and whole
+
+
+def test_processes_that_want_the_same_shards_at_once_fetch_each_once(cache, server, folder, tmp_path):
+    server.plan({}, delay_s=0.3)
+    before = server.answers()
+    processes, queue = started(4, put_all_read, cache(), NAMES[:3])
+    expected = [(folder / f"{name}.tar").read_bytes() for name in NAMES[:3]]
+    assert all(queue.get(timeout=60) == expected for _ in processes)
+    for process in processes:
+        process.join()
+    assert server.answers() - before == {(f"{name}.tar", "good"): 1 for name in NAMES[:3]}
+    assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_threads_and_processes_that_open_a_data_set_at_once_read_its_indices_once(server, tmp_path):
+    before = server.answers()
+    settings, found = CacheSettings(str(tmp_path / "cache"), 10**9), []
+    threads = [
+        threading.Thread(target=lambda: found.append(DatasetIndex.open(server.address, settings).id(4)))
+        for _ in range(3)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == ["clip0004"] * 3
+    assert all((server.answers() - before)[f"{name}.json", "good"] == 1 for name in NAMES)
+
+
+def test_a_fetch_that_is_killed_leaves_nothing_that_stands_in_the_way(cache, server, folder, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"], f"{NAMES[1]}.tar": ["hang"]})
+    mine = cache()
+    for name in NAMES[:2]:
+        (process,), _ = started(1, put_all_read, mine, [name])
+        wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+        os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        assert len(list(tmp_path.rglob("*.tmp"))) == 1
+        wanted = {NAMES[0]: NAMES[0], NAMES[1]: NAMES[2]}[name]  # the same one; another one
+        assert read_shard(mine, wanted) == (folder / f"{wanted}.tar").read_bytes()
+        assert not list(tmp_path.rglob("*.tmp"))
+    assert {path.name for path in tmp_path.rglob("*") if path.is_file()} == {
+        ".lock",
+        f"{NAMES[0]}.tar",
+        f"{NAMES[2]}.tar",
+    }
+
+
+def test_one_who_waits_for_a_fetch_that_is_killed_goes_on(cache, server, folder, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"]})
+    mine, found = cache(), []
+    (process,), _ = started(1, put_all_read, mine, NAMES[:1])
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    waiting = threading.Thread(target=lambda: found.append(read_shard(mine, NAMES[0])))
+    waiting.start()
+    time.sleep(0.3)
+    assert waiting.is_alive() and server.asked(f"{NAMES[0]}.tar")
+    os.kill(process.pid, signal.SIGKILL)
+    waiting.join(20)
+    process.join()
+    assert found == [(folder / f"{NAMES[0]}.tar").read_bytes()]
+
+
+def test_what_is_left_of_a_table_that_was_being_made_is_removed(server, tmp_path):
+    settings = CacheSettings(str(tmp_path / "cache"), 10**9)
+    first = DatasetIndex.open(server.address, settings)
+    (table,) = first.cache.tables.glob("2-*")
+    table.rename(table.with_name(".new-abc"))
+    assert DatasetIndex.open(server.address, settings).id(4) == "clip0004"
+    assert {path.name for path in first.cache.tables.iterdir()} == {".lock", table.name}
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1000])
+def test_a_truncated_copy_is_fetched_again(cache, folder, size_bytes):
+    mine = cache()
+    open_shard(mine, NAMES[0])
+    os.truncate(mine.path(NAMES[0]), size_bytes)
+    assert read_shard(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
+
+
+def test_bytes_that_change_on_the_disk_at_the_same_size_are_not_noticed_by_the_cache(cache, server):
+    """As documented: a decoder meets them."""
+    mine = cache()
+    data = read_shard(mine, NAMES[0])
+    mine.path(NAMES[0]).write_bytes(bytes(len(data)))
+    before = server.answers()
+    assert read_shard(mine, NAMES[0]) == bytes(len(data))
+    assert server.answers() == before
+
+
+def test_an_index_goes_to_another_process_without_a_word_to_the_store(folder, tmp_path):
+    with serve_flaky(folder) as own:
+        index = DatasetIndex.open(
+            own.address, CacheSettings(str(tmp_path / "cache"), 10**9), lambda _: np.array([1, 4, 7], np.int32)
+        )
+        expected = index.read(0, "wav")
+    again = pickle.loads(pickle.dumps(index))
+    assert (again.fingerprint, again.shards, again.id(2)) == (index.fingerprint, index.shards, "clip0007")
+    assert again.read(0, "wav") == expected
+    with pytest.raises(CommandFailed, match=r"2 tries in 0 s: .*train-000001.tar: Client"):
+        again.read(1, "wav")
+
+
+def test_a_manifest_cannot_name_a_file_elsewhere(folder, tmp_path):
+    copy = tmp_path / "set"
+    shutil.copytree(folder, copy)
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["shards"][0]["name"] = "../../elsewhere"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with serve_flaky(copy) as own, pytest.raises(UsageError, match=r"no shard can be called '../../elsewhere'"):
+        DatasetIndex.open(own.address, CacheSettings(str(tmp_path / "cache"), 10**9))
+
+
+def test_a_cache_too_small_for_two_shards_and_one_that_cannot_be_made_are_refused(cache, tmp_path):
+    with pytest.raises(UsageError, match=r"cannot hold two shards of http://127.*, the largest has"):
+        cache(shards=1.5)
+    (tmp_path / "cache").write_text("in the way")
+    with pytest.raises(
+        UsageError, match=r"stream.cache_dir=.*/cache, for copies of http.*, cannot be made: .*; give another folder"
+    ):
+        cache()
+
+
+def test_a_full_disk_is_one_line(server, tmp_path):
+    with tiny_disk(tmp_path, "200k") as disk:
+        index = DatasetIndex.open(server.address, CacheSettings(str(disk), 10**9))
+        with pytest.raises(CommandFailed) as error:
+            [index.read(clip, "wav") for clip in range(index.clips)]
+        assert str(error.value).startswith(f"stream.cache_dir={disk}, for copies of http://127.0.0.1:")
+        assert str(error.value).endswith(
+            "No space left on device; make room, lower stream.cache_gb or give another folder, then run the same command again"
+        )
+        assert copies(tmp_path) and not list(disk.rglob("*.tmp"))
+        subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
+        assert all(index.read(clip, "wav") for clip in range(index.clips))
+
+
+# ---------------------------------------------------------------------------------------------- patience
+
+
+def test_tries_go_on_until_both_their_number_and_the_time_are_reached():
+    def attempts(retries, began_s=None):
+        tried = []
+
+        def attempt():
+            tried.append(None)
+            raise CommandFailed("no")
+
+        with pytest.raises(CommandFailed, match=r"^\d+ tries in \d+ s: no$"):
+            retry.retried(attempt, retries, began_s)
+        return len(tried)
+
+    assert attempts(retry.Retries(3, 0.0, 0.001)) == 3
+    assert attempts(retry.Retries(1, 0.2, 0.05)) in (3, 4)
+    assert attempts(retry.Retries(1, 100.0, 0.05), time.monotonic() - 100) == 1

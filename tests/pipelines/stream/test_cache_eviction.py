@@ -1,0 +1,166 @@
+"""Which copies of shards stay on the disk: those used last, within the room given, and what a run needs before what it may need."""
+
+import contextlib
+import os
+import signal
+import time
+
+import numpy as np
+import pytest
+from flaky_http import serve_flaky
+from tiny_builds import wait
+from tiny_cache import (
+    NAMES,
+    SHARDS,
+    cache_of,
+    copies,
+    open_shard,
+    put_all_read,
+    read_shard,
+    shard_bytes,
+    shards_of_one_size,
+    started,
+)
+from tiny_shards import write_data_set
+
+from pipelines.stream import retry
+from pipelines.stream.cache_eviction import PinnedShards
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    with serve_flaky(folder) as flaky:
+        yield flaky
+
+
+@pytest.fixture(autouse=True)
+def _short_pauses(monkeypatch, server):
+    server.plan({})
+    for name in ("PATIENT", "BRISK"):
+        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
+
+
+@pytest.fixture
+def cache(server, folder, tmp_path):
+    """Makes caches in one folder that hold so many shards of a data set."""
+    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
+        of, address, tmp_path, shards * shard_bytes(folder)
+    )
+
+
+def test_the_shard_used_longest_ago_goes_first_and_one_in_use_stays_readable(cache, folder, tmp_path):
+    mine = cache(shards=3)
+    open_shard(mine, NAMES[1])
+    descriptor = mine.open(NAMES[0])
+    open_shard(mine, NAMES[2])
+    open_shard(mine, NAMES[1])
+    open_shard(mine, NAMES[3])
+    assert copies(tmp_path) == [NAMES[1], NAMES[2], NAMES[3]]
+    assert os.pread(descriptor, 1 << 30, 0) == (folder / f"{NAMES[0]}.tar").read_bytes()
+    os.close(descriptor)
+    open_shard(mine, NAMES[0])
+    assert copies(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
+
+
+def test_data_sets_share_the_room(cache, folder, tmp_path):
+    other = write_data_set(
+        tmp_path / "other", [3] * 2, prefix="other", audio="wav", changes={n: {"1.jpg": b"y"} for n in range(6)}
+    )
+    with serve_flaky(other) as own:
+        mine, theirs = cache(shards=3), cache(shards=3, of=other, address=own.address)
+        for name in NAMES[:3]:
+            open_shard(mine, name)
+        for name in NAMES[:2]:
+            assert read_shard(theirs, name) == (other / f"{name}.tar").read_bytes()
+        assert [
+            path.parent == theirs.tables
+            for path in sorted((tmp_path / "cache").rglob("*.tar"), key=lambda p: p.stat().st_mtime_ns)
+        ] == [False, True, True]
+        assert read_shard(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
+
+
+def _read_at_random(cache, queue):
+    rng = np.random.default_rng(os.getpid())
+    queue.put([len(read_shard(cache, NAMES[number])) for number in rng.integers(SHARDS, size=60)])
+
+
+def test_processes_together_never_hold_more_than_the_room_given(cache, folder, tmp_path):
+    """Of six shards four fit, and three processes read: whoever fetches keeps room for all of it."""
+    size_bytes, most = shard_bytes(folder), 0
+    processes, queue = started(3, _read_at_random, cache(shards=4))
+    while any(process.is_alive() for process in processes):
+        held = {}
+        for path in [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.tar")]:  # in this order none is missed
+            with contextlib.suppress(FileNotFoundError):
+                held[path.name.removeprefix(".").partition(".")[0]] = path.stat().st_size
+        most = max(most, sum(held.values()))
+        time.sleep(0.001)
+        if queue.qsize() == 3:
+            break
+    assert all(queue.get(timeout=60) == [size_bytes] * 60 for _ in processes)
+    for process in processes:
+        process.join()
+    assert 2 * size_bytes < most <= 4 * size_bytes
+    assert len(copies(tmp_path)) <= 4
+
+
+# ---------------------------------------------------------------------------------------------- ahead of need
+
+
+def test_what_a_run_needs_is_not_removed_for_what_is_fetched_ahead(cache, tmp_path):
+    mine = cache(shards=3)
+    for name in NAMES[:3]:
+        open_shard(mine, name)
+    needed = PinnedShards(mine.folder)
+    needed.state(mine.path(name) for name in NAMES[:3])
+    assert not mine.fetch_ahead(NAMES[3])
+    assert copies(tmp_path) == NAMES[:3] and not list(tmp_path.rglob("*.tmp"))
+    needed.state(mine.path(name) for name in (*NAMES[:2], NAMES[3]))
+    assert mine.fetch_ahead(NAMES[3])
+    assert copies(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
+    open_shard(mine, NAMES[4])  # one that is read now takes the room all the same
+    assert copies(tmp_path) == [NAMES[1], NAMES[3], NAMES[4]]
+    assert mine.fetch_ahead(NAMES[5])
+    assert copies(tmp_path) == [NAMES[1], NAMES[3], NAMES[5]]
+    needed.close()
+    assert mine.fetch_ahead(NAMES[0])
+    assert copies(tmp_path) == [NAMES[0], NAMES[3], NAMES[5]]
+
+
+def _need(cache, names, queue):
+    needed = PinnedShards(cache.folder)
+    needed.state(cache.path(name) for name in names)
+    queue.put(None)
+    time.sleep(60)
+
+
+def test_what_another_process_needs_is_spared_until_it_is_killed(cache, tmp_path):
+    mine = cache(shards=2)
+    for name in NAMES[:2]:
+        open_shard(mine, name)
+    (process,), queue = started(1, _need, mine, NAMES[:2])
+    queue.get(timeout=60)
+    assert not mine.fetch_ahead(NAMES[2])
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    assert mine.fetch_ahead(NAMES[2])
+    assert not list(tmp_path.rglob(".needed-*"))
+
+
+def test_what_another_is_fetching_is_not_fetched_ahead(cache, server, tmp_path):
+    server.plan({f"{NAMES[0]}.tar": ["hang"]})
+    mine = cache()
+    (process,), _ = started(1, put_all_read, mine, NAMES[:1])
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    before = server.answers()
+    assert mine.fetch_ahead(NAMES[0])
+    assert server.answers() == before and not copies(tmp_path)
+    process.kill()
+    process.join()

@@ -1,0 +1,196 @@
+"""A data set that was adopted: the command again, changes and damage found, files of others left alone."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+from tiny_foreign_shards import (
+    BEGIN,
+    OURS,
+    ROOT,
+    adopt,
+    assert_reads_as_stock_webdataset_does,
+    assert_whole,
+    command,
+    files,
+    sample,
+    special,
+    write_samples,
+    write_tar,
+)
+from tiny_shards import jpeg, sound, tone, write_data_set
+
+from configs.cli import UsageError
+from configs.schema import VerifyConfig
+from pipelines.stream.index import DatasetIndex
+from pipelines.verify import main as verify_main
+
+
+def test_the_command_again_gives_the_same_bytes_and_takes_new_and_changed_shards(tmp_path, capsys):
+    folder = write_samples(tmp_path / "a", [sample(n) for n in range(6)])
+    assert adopt(folder, capsys)[0] == 0
+    first = files(folder)
+    old = DatasetIndex.open(folder)
+    assert adopt(folder, capsys)[0] == 0
+    assert files(folder) == first
+    shutil.copy(
+        write_samples(tmp_path / "b", [sample(n, "new{}") for n in range(2)]) / "00000.tar", folder / "00007.tar"
+    )
+    assert verify_main(VerifyConfig(), str(folder)) == 1
+    assert "00007.tar is not in manifest.json" in capsys.readouterr().out
+    assert adopt(folder, capsys)[0] == 0
+    new = assert_reads_as_stock_webdataset_does(folder)
+    assert (old.clips, new.clips) == (6, 8) and old.fingerprint != new.fingerprint
+    assert {name: data for name, data in files(folder).items() if name in first and name not in OURS} == {
+        k: v for k, v in first.items() if k not in OURS
+    }
+    assert_whole(folder, capsys)
+
+
+def test_a_tar_changed_afterwards_is_noticed(tmp_path, capsys):
+    folder = write_samples(tmp_path / "a", [sample(n) for n in range(3)])
+    assert adopt(folder, capsys)[0] == 0
+    tar = folder / "00000.tar"
+    data = bytearray(tar.read_bytes())
+    data[1600] ^= 1
+    tar.write_bytes(data)
+    assert verify_main(VerifyConfig(), str(folder)) == 1
+    out = capsys.readouterr().out
+    assert "00000.tar has another SHA-256" in out and "python -m pipelines.stream.index DIR" in out
+    tar.write_bytes(bytes(data) + bytes(10240))
+    with pytest.raises(UsageError, match=r"00000\.tar has \d+ bytes, manifest\.json says"):
+        DatasetIndex.open(folder)
+    assert adopt(folder, capsys)[0] == 0
+    assert DatasetIndex.open(folder).clips == 3
+
+
+@pytest.mark.parametrize("name", ["00000.json", "manifest.json", "stats.json", "rejected.jsonl", "build.json"])
+def test_a_file_of_others_is_never_overwritten(tmp_path, capsys, name):
+    folder = write_samples(tmp_path / "a", [sample(n) for n in range(3)])
+    (folder / name).write_text('{"mine": true}')
+    before = files(folder)
+    code, _, error = adopt(folder, capsys)
+    assert code == 2
+    assert name in error or (name == "build.json" and "pipelines.build" in error)
+    assert files(folder) == before
+
+
+def test_a_data_set_of_ours_is_not_adopted(tmp_path, capsys):
+    folder = write_data_set(tmp_path / "a", [2])
+    before = files(folder)
+    assert adopt(folder, capsys)[0] == 2
+    assert files(folder) == before
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_is_read_and_links_elsewhere_do(capsys):
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        folder, me = write_samples(Path(root) / "a", [sample(n) for n in range(3)]), os.geteuid()
+        Path(root).chmod(0o755)
+        folder.chmod(0o555)
+        if me == 0:
+            os.seteuid(65534)
+        try:
+            code, _, error = adopt(folder, capsys)
+        finally:
+            os.seteuid(me)
+            folder.chmod(0o755)
+        assert (code, files(folder).keys()) == (1, {"00000.tar"})
+        assert "cannot be written (Permission denied): make a folder of links" in error
+        links = Path(root) / "links"
+        links.mkdir()
+        (links / "00000.tar").symlink_to(folder / "00000.tar")
+        assert adopt(links, capsys)[0] == 0
+        assert_reads_as_stock_webdataset_does(links)
+        assert files(folder).keys() == {"00000.tar"}
+
+
+def test_the_commands_exit_with_0_1_and_2_and_what_is_adopted_verifies(tmp_path):
+    folder = write_samples(tmp_path / "a", [sample(n) for n in range(4)])
+    assert command(folder).returncode == 0
+    for checked in ("verify", "inspect"):
+        done = subprocess.run(
+            [sys.executable, "-m", f"pipelines.{checked}", str(folder)], cwd=ROOT, capture_output=True, text=True
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    (folder / "00001.tar").write_bytes(BEGIN)
+    refused, wrong = command(folder), command(tmp_path / "none")
+    assert (refused.returncode, wrong.returncode) == (1, 2)
+    assert all(done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1 for done in (refused, wrong))
+
+
+def test_a_killed_command_leaves_no_data_set_and_runs_again(tmp_path):
+    folder = tmp_path / "a"
+    big = [
+        (f"{n}{extension}", data) for n in range(1500) for extension, data in ((".jpg", bytes(30_000)), (".flac", b"x"))
+    ]
+    for number in range(6):
+        write_tar(folder / f"{number}.tar", big)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "pipelines.stream.index", str(folder)], cwd=ROOT, stderr=subprocess.DEVNULL
+    )
+    while not list(folder.glob(".scratch-*/*.json")) and running.poll() is None:
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    assert running.wait() == -signal.SIGKILL
+    assert not list(folder.glob("*.json"))
+    assert command(folder).returncode == 0
+    assert DatasetIndex.open(folder).clips == 9000
+
+
+def _edit(path: Path, change) -> None:
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def _rewrite(folder: Path, members: list[tuple[str, bytes]]) -> None:
+    """Another tar under an index that states its size and hash, as a careless repair would."""
+    data = write_tar(folder / "0.tar", members).read_bytes()
+    new = {"size_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    _edit(folder / "0.json", lambda index: index.update(new))
+    _edit(folder / "manifest.json", lambda manifest: manifest["shards"][0].update(new))
+
+
+GOOD = [("a.JPG", jpeg(1)), ("a.flac", sound(tone(1))), ("a.txt", b"not indexed")]
+DAMAGES = {
+    "offset wrong": (
+        lambda folder: _edit(folder / "0.json", lambda i: i["members"][0]["files"].update(jpg=[0, 5])),
+        "0.json puts a.JPG at (0, 5)",
+    ),
+    "id that leads out": (
+        lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="../a")),
+        "'../a' is no id",
+    ),
+    "id of two lines": (
+        lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="a\nb")),
+        "'a\\nb' is no id",
+    ),
+    "member lost": (lambda folder: _rewrite(folder, GOOD[:1]), "0.tar lacks a.flac"),
+    "member twice": (lambda folder: _rewrite(folder, [*GOOD, ("a.jpg", b"x")]), "0.tar has a.jpg twice"),
+    "link": (
+        lambda folder: _rewrite(folder, [*GOOD, (special("b.jpg", tarfile.SYMTYPE, "x"), b"")]),
+        "0.tar has b.jpg, which is no plain file",
+    ),
+    "cut off": (lambda folder: os.truncate(folder / "0.tar", 2000), "0.tar has 2000 bytes, manifest.json says 10240"),
+    "index gone": (lambda folder: (folder / "0.json").unlink(), "0.json cannot be read"),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_verify_finds_damage_of_an_adopted_data_set(tmp_path, capsys, kind):
+    write_tar(tmp_path / "a/0.tar", GOOD)
+    assert adopt(tmp_path / "a", capsys)[0] == 0
+    assert_whole(tmp_path / "a", capsys)
+    damage, said = DAMAGES[kind]
+    damage(tmp_path / "a")
+    assert verify_main(VerifyConfig(), str(tmp_path / "a")) == 1
+    assert said in capsys.readouterr().out

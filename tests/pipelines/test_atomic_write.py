@@ -1,0 +1,41 @@
+"""Files that are there whole or not at all, and folders with one writer."""
+
+import subprocess
+import sys
+
+import pytest
+from paths import ROOT
+
+from configs.cli import UsageError
+from pipelines.atomic_write import folder_lock, locked_run_dir
+
+
+def test_a_folder_has_one_writer_and_a_killed_one_lets_go(tmp_path):
+    hold = """
+import sys, time
+from pathlib import Path
+from pipelines.atomic_write import folder_lock
+with folder_lock(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+    other = subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE)
+    other.stdout.readline()
+    with pytest.raises(UsageError, match="is being written by another command"), folder_lock(tmp_path):
+        pass
+    other.kill()
+    other.communicate()
+    with folder_lock(tmp_path):
+        pass
+
+
+def test_a_folder_of_ones_own_goes_again_when_nothing_came_into_it_and_only_then(tmp_path):
+    new, used = tmp_path / "a/new", tmp_path / "used"
+    with pytest.raises(UsageError, match="refused"), locked_run_dir(new):
+        raise UsageError("refused")
+    assert not new.exists() and new.parent.is_dir()
+    with locked_run_dir(used):
+        with pytest.raises(UsageError, match="is being written by another command"), locked_run_dir(used):
+            pass
+        (used / "x").touch()
+    assert (used / "x").exists()

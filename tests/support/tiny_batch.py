@@ -1,0 +1,32 @@
+"""A batch of noise in which every term of the objective has something to do."""
+
+import dataclasses
+
+import torch
+
+from pipelines.stream.batch import Batch
+
+
+def rows(batch: Batch, some: slice) -> Batch:
+    """Some of the pairs."""
+    parts = {
+        name: value[some].clone() if isinstance(value, torch.Tensor) else value[some]
+        for name, value in vars(batch).items()
+        if name != "rejected"
+    }
+    return dataclasses.replace(batch, **parts)
+
+
+def tiny_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> Batch:
+    """Half of the sound of each clip is masked out, all of the first one's; spliced in the middle; a quarter of each picture is its own."""
+    generator = torch.Generator().manual_seed(seed)
+    frames = torch.randn(pairs, 3, image_size_px, image_size_px, generator=generator)
+    mask = torch.arange(samples) < samples * (0.3 + 0.4 * torch.arange(pairs)[:, None] / pairs)
+    mask[0] = False
+    waveform = 0.1 * torch.randn(pairs, samples, generator=generator) * mask
+    positive_weight = torch.ones(pairs, samples)
+    positive_weight[:, samples // 8 : samples // 4] = 0.3
+    image_weight = torch.zeros(pairs, image_size_px, image_size_px)
+    image_weight[:, : image_size_px // 2, : image_size_px // 2] = 1.0
+    names = [f"clip{pair}" for pair in range(pairs)]
+    return Batch(frames, waveform, mask, positive_weight, image_weight, torch.arange(pairs) % 2, names, [-1] * pairs)

@@ -1,0 +1,65 @@
+"""Caches of remote shards in one folder, for the tests of stream/cache.py and stream/room.py."""
+
+import json
+import multiprocessing
+import os
+
+from tiny_shards import write_data_set
+
+from pipelines.storage import RemoteFolder
+from pipelines.stream.cache import ShardCache, ShardInfo
+
+SHARDS = 6
+NAMES = [f"train-{number:06d}" for number in range(SHARDS)]
+
+
+def shards_of_one_size(root):
+    """A data set of six shards, three clips in each."""
+    return write_data_set(root, [3] * SHARDS, audio="wav", changes={n: {"1.jpg": b"x"} for n in range(3 * SHARDS)})
+
+
+def shard_bytes(folder):
+    """Size of the largest shard."""
+    return max(path.stat().st_size for path in folder.glob("*.tar"))
+
+
+def cache_of(folder, address, root, room_bytes):
+    """A cache below `root` of the data set in `folder`, which is served at `address`."""
+    entries = json.loads((folder / "manifest.json").read_text())["shards"]
+    stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
+    return ShardCache(RemoteFolder(address), stated, root / "cache", entries[0]["sha256"], round(room_bytes))
+
+
+def copies(root):
+    """Names of the shards whose copies are on the disk."""
+    return sorted(path.stem for path in root.rglob("*.tar"))
+
+
+def open_shard(cache, name):
+    """Fetch a shard if need be, and use it."""
+    os.close(cache.open(name))
+
+
+def read_shard(cache, name):
+    """All bytes of a shard."""
+    descriptor = cache.open(name)
+    try:
+        return os.pread(descriptor, 1 << 30, 0)
+    finally:
+        os.close(descriptor)
+
+
+def put_all_read(cache, names, queue):
+    """Body of a process that reads shards and hands over their bytes."""
+    queue.put([read_shard(cache, name) for name in names])
+
+
+def started(count, target, *arguments):
+    """So many processes, started, of target(*arguments, queue); and the queue."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["pipelines.stream.cache"])
+    queue = context.Queue()
+    running = [context.Process(target=target, args=(*arguments, queue)) for _ in range(count)]
+    for process in running:
+        process.start()
+    return running, queue

@@ -1,0 +1,47 @@
+"""One clip decoded, and what its frames and its sound say about when they were."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_media import grey
+
+from configs.schema import DecodeConfig
+from pipelines.build.decode.clip import decode_clip
+from pipelines.manifest import Clip, RejectedClip
+
+SETTINGS = DecodeConfig(short_side_px=48, min_duration_s=0.3, cpu_limit_s=20, keep_static=True)
+
+
+def decode(path: Path, start_s: float = 0.0, end_s: float = 0.0, settings: DecodeConfig = SETTINGS, image: str = ""):
+    return decode_clip(Clip(id="a", media=path.name, image=image, start_s=start_s, end_s=end_s), path.parent, settings)
+
+
+def reason(path: Path, **arguments) -> str:
+    with pytest.raises(RejectedClip) as raised:
+        decode(path, **arguments)
+    return raised.value.reason
+
+
+def frame_numbers(decoded) -> list[int]:
+    """Which frames were taken, modulo 50, read from their grey; the flash is left out."""
+    values = [float(frame.mean()) for frame in decoded.frames if frame.mean() < 240]
+    numbers = [round((value - grey(0)) / (grey(1) - grey(0))) for value in values]
+    assert all(abs(grey(number) - value) < 1.9 for number, value in zip(numbers, values, strict=True))
+    return numbers
+
+
+def click_s(decoded) -> float:
+    """When the tone begins: where the sound's envelope first passes half its peak."""
+    return np.argmax(np.abs(decoded.waveform) > np.abs(decoded.waveform).max() / 2) / decoded.sample_rate_hz
+
+
+def flash_s(decoded) -> float:
+    return decoded.frame_times_s[int(np.argmax([frame.mean() for frame in decoded.frames]))]
+
+
+def ffmpeg(*arguments) -> None:
+    import imageio_ffmpeg
+
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments], check=True)

@@ -1,0 +1,144 @@
+"""The training command on two small real data sets, in processes of its own."""
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import torch
+from paths import ROOT
+from safetensors.torch import load_file
+from tiny_shards import write_data_set
+
+TWO_PROCESSES = """
+compute_environment: LOCAL_MACHINE
+distributed_type: MULTI_GPU
+use_cpu: true
+num_machines: 1
+num_processes: 2
+machine_rank: 0
+main_process_port: 0
+mixed_precision: "no"
+dynamo_backend: "no"
+"""
+# Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
+FLOAT64 = """
+import sys
+sys.path[:0] = [{root!r}]
+import torch
+torch.set_default_dtype(torch.float64)
+from model.training.tracking import History
+
+def cast(module, inputs):
+    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
+
+def add(history, step, values):
+    print("LOSS", values["loss/total"], flush=True)
+
+torch.nn.modules.module.register_module_forward_pre_hook(cast)
+History.add = add
+
+if __name__ == "__main__":
+    import train
+    sys.exit(train.run(train.TrainConfig, "", train.main))
+"""
+SETTINGS = [
+    "steps=6", "frozen_encoder_steps=3", "global_batch_size=8", "tracker=none", "log_every_steps=1", "checkpoint.every_steps=1", "checkpoint.keep_last=9",
+    "stream.image_size_px=32", "stream.clip_duration_s=0.64", "stream.num_workers=1", "stream.augment.audio_splice_max_s=0.3", "stream.augment.audio_splice_min_s=0.1",
+    "stream.augment.time_mask_probability=0.0",
+    "model.embed_dim=16", "model.num_heads=2", "model.audio_projection=linear", "model.image_pool_size=1", "optim.warmup_steps=1", "optim.lr=0.001",
+    "loss.num_sampled_positions=20",
+]  # fmt: skip
+
+
+def settings_of_a_run(root: Path) -> list[str]:
+    """Arguments of a training on two small real data sets, which are written below root."""
+    folders = [write_data_set(root / name, [9, 8], prefix=name) for name in ("first", "second")]
+    sources = ", ".join(f"{{name: {folder.name}, shards: {folder}}}" for folder in folders)
+    return [*SETTINGS, f"stream.sources=[{sources}]"]
+
+
+def command(settings, out, *more, accelerate=None, script="train.py", launch=()):
+    """The command line; of the same key the last one counts; `accelerate` is the launcher's configuration, `launch` more of its arguments."""
+    launcher = (
+        [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(accelerate), *launch]
+        if accelerate
+        else [sys.executable]
+    )
+    given = {text.partition("=")[0]: text for text in (*settings, f"out={out}", "name=a", *more)}
+    return [*launcher, str(script), *given.values()]
+
+
+def run(settings, out, *more, environment=None, timeout=240, **keywords):
+    """Run to the end."""
+    given = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    return subprocess.run(
+        command(settings, out, *more, **keywords), cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=given
+    )
+
+
+def start(settings, out, *more, environment=None, **keywords):
+    """Start in a session of its own, and go on beside it; its output goes to out/told."""
+    given = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
+    out.mkdir(parents=True, exist_ok=True)
+    with (out / "told").open("ab") as told:
+        process = subprocess.Popen(
+            command(settings, out, *more, **keywords),
+            cwd=ROOT,
+            stdout=told,
+            stderr=told,
+            env=given,
+            start_new_session=True,
+        )
+    atexit.register(process.terminate)  # where a test failed in the middle
+    return process
+
+
+def wait(condition, process, seconds=120.0):
+    """Until the condition holds; the process must live until then."""
+    limit_s = time.monotonic() + seconds
+    while not (found := condition()):
+        assert process.poll() is None, "the run has ended"
+        assert time.monotonic() < limit_s, "waited in vain"
+        time.sleep(0.005)
+    return found
+
+
+def steps_saved(out):
+    return sorted(int(path.parent.name[5:]) for path in out.glob("a/checkpoints/step_*/manifest.json"))
+
+
+def weights(out, step, file="model"):
+    return load_file(out / f"a/checkpoints/step_{step:08d}/{file}.safetensors")
+
+
+def assert_same_checkpoint(one, other, step, files=("model", "optimizer", "clipping")):
+    for file in files:
+        expected, found = weights(one, step, file), weights(other, step, file)
+        assert expected.keys() == found.keys()
+        for name, value in expected.items():
+            assert torch.equal(value, found[name]), (file, name)
+
+
+def losses(out):
+    return [json.loads(line)["loss/total"] for line in (out / "a/history.jsonl").read_text().splitlines()]
+
+
+def processes_of(out):
+    """pids of the training processes of a run: not of its launcher, nor of its loader's workers."""
+    found = []
+    for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = cmdline.read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if (
+            f"out={out}".encode() in words
+            and b"--config_file" not in words
+            and b"accelerate.commands.launch" not in words
+        ):
+            found.append(int(cmdline.parent.name))
+    return sorted(found)
