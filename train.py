@@ -16,7 +16,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.cli import CommandFailed, UsageError, run
+from configs.cli import run
+from configs.errors import CommandFailed, UsageError
 from configs.load import to_yaml
 from configs.schema import ModelConfig, TrainConfig
 from configs.validate import validate_train_config

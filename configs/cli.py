@@ -9,13 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-
-class UsageError(ValueError):
-    """A user's mistake, told in one line: the value, what is allowed, where it came from."""
-
-
-class CommandFailed(RuntimeError):
-    """A run that cannot go on, through no mistake in its settings; told in one line, exit code 1."""
+from configs.errors import CommandFailed, UsageError, raised_by_us
 
 
 def run(
@@ -57,7 +51,9 @@ def run(
                 f"got {' '.join(map(repr, bare)) or 'nothing'}, wanted {wanted}, on the command line (--help lists the keys)"
             )
         return body(load(schema, named), *bare) or 0
-    except UsageError as error:
+    except ValueError as error:
+        if not (isinstance(error, UsageError) or raised_by_us(error)):
+            raise
         print(f"error: {error}", file=sys.stderr)
         return 2
     except CommandFailed as error:

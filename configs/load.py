@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 
 def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:

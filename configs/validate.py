@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import LossConfig, ModelConfig, TrainConfig
 
 

@@ -16,7 +16,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.cli import CommandFailed, UsageError, run
+from configs.cli import run
+from configs.errors import CommandFailed, UsageError
 from configs.load import load, to_yaml
 from configs.schema import EvalConfig, TrainConfig
 from configs.schema.ablate import AblateConfig, VariantConfig
@@ -119,7 +120,7 @@ def plan_runs(config: AblateConfig) -> list[Run]:
     for one in runs[: len(config.variants)]:
         try:
             validate_train_config(one.train)
-        except UsageError as error:
+        except ValueError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
     for key in config.metrics:
         _refuse_unknown(key, config.evaluate, runs[0].evaluate.benchmarks)
@@ -157,7 +158,7 @@ def check_variants(runs: Sequence[Run]) -> None:
             for shards in (source.shards for source in stream.sources if source.shards not in opened):
                 DatasetIndex.open(shards)
                 opened.add(shards)
-        except UsageError as error:
+        except ValueError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
 
 

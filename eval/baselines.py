@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import EvalConfig
 
 if TYPE_CHECKING:

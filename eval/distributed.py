@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from model.distributed import world_size
 
 # How long a rank waits for another one: longer than any of them computes alone.

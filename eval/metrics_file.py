@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.results import Results
 from pipelines.atomic_write import atomic_open
 

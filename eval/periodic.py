@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig, TrainConfig
 from eval.baselines import PREFIXES, Baselines, is_model_metric

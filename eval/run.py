@@ -19,7 +19,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.cli import CommandFailed, UsageError, run
+from configs.cli import run
+from configs.errors import CommandFailed, UsageError
 from configs.load import to_yaml
 from configs.schema import EvalConfig, RequirementConfig
 from eval.baselines import PREFIXES, Baselines, check_baselines, is_model_metric

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
 from model.encoders.image import TimmImageEncoder
@@ -33,10 +32,10 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     """A DenseAV with fresh weights, drawn from torch's generator.
 
     Raises:
-        UsageError: an unknown name, or channels that the heads do not divide.
+        ValueError: an unknown name, or channels that the heads do not divide.
     """
     if config.num_heads < 1 or config.embed_dim % config.num_heads:
-        raise UsageError(f"model.num_heads={config.num_heads} must divide model.embed_dim={config.embed_dim}")
+        raise ValueError(f"model.num_heads={config.num_heads} must divide model.embed_dim={config.embed_dim}")
     _lookup(
         "model.similarity_aggregation",
         config.similarity_aggregation,
@@ -44,11 +43,11 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     )
     _lookup("model.head_aggregation", config.head_aggregation, HEAD_AGGREGATIONS)
     if config.audio_projection == "conv_attention" and config.embed_dim % 6:
-        raise UsageError(
+        raise ValueError(
             f"model.embed_dim={config.embed_dim}: conv_attention has 6 attention heads, so give a multiple of 6"
         )
     if config.projection_init_gain != 1 and config.audio_projection != "linear":
-        raise UsageError(
+        raise ValueError(
             f"model.projection_init_gain={config.projection_init_gain} is for model.audio_projection=linear, here it is {config.audio_projection}"
         )
     image_encoder, audio_encoder = _image_encoder(config, inputs), _audio_encoder(config, inputs)
@@ -58,17 +57,17 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
         config.similarity_aggregation, config.head_aggregation, config.clamp_nonneg, config.add_cls_similarity
     )
     if config.num_heads > 1 and config.similarity_aggregation in GLOBAL_AGGREGATIONS:
-        raise UsageError(
+        raise ValueError(
             f"model.num_heads={config.num_heads}: model.similarity_aggregation={config.similarity_aggregation} compares whole vectors; allowed here is 1"
         )
     if config.add_cls_similarity and config.similarity_aggregation in GLOBAL_AGGREGATIONS:
-        raise UsageError(
+        raise ValueError(
             f"model.add_cls_similarity=true adds to every cell, and model.similarity_aggregation={config.similarity_aggregation} has none; allowed here is false"
         )
     simpool = config.similarity_aggregation == "simpool"
     if scores.needs_cls and not simpool and not (image_encoder.has_cls and audio_projection is AudioSelfAttentionPool):
         wanted = f"model.add_cls_similarity={str(config.add_cls_similarity).lower()} with model.similarity_aggregation={config.similarity_aggregation}"
-        raise UsageError(
+        raise ValueError(
             f"{wanted} compares class tokens: give an image encoder that has one (not tiny) and model.audio_projection=conv_attention"
         )
     return DenseAV(
@@ -94,7 +93,7 @@ def check_input_sizes(model: DenseAV) -> None:
     """Encode one empty pair, so that sizes which leave a layer without a cell or a step are met before training. Leaves the model in evaluation mode.
 
     Raises:
-        UsageError: the model cannot take inputs of the sizes it was built for.
+        ValueError: the model cannot take inputs of the sizes it was built for.
     """
     inputs, parameter = model.eval().inputs, next(model.parameters())
     samples = round(inputs.clip_duration_s * inputs.sample_rate_hz)
@@ -111,11 +110,11 @@ def check_input_sizes(model: DenseAV) -> None:
         raise
     except RuntimeError as error:
         sizes = f"stream.image_size_px={inputs.image_size_px}, stream.clip_duration_s={inputs.clip_duration_s}"
-        raise UsageError(
+        raise ValueError(
             f"{sizes}: too small for the encoders, projections and pooling of this model ({str(error).splitlines()[0]})"
         ) from None
     if min(cells) < model.image_pool_size:
-        raise UsageError(
+        raise ValueError(
             f"model.image_pool_size={model.image_pool_size}: a picture of stream.image_size_px={inputs.image_size_px} has {cells[0]} x {cells[1]} cells"
         )
 
@@ -130,7 +129,7 @@ def build_random_init(config: ModelConfig, inputs: InputSpec, seed: int) -> Dens
 def _image_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
     if config.image_encoder == "tiny":
         if config.lora_rank:
-            raise UsageError(
+            raise ValueError(
                 f"model.lora_rank={config.lora_rank} adapts a timm image encoder, and model.image_encoder is tiny; allowed here is 0"
             )
         return TinyImageEncoder()
@@ -170,5 +169,5 @@ def _audio_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
 
 def _lookup(key: str, name: str, table: dict[str, Any]) -> Any:
     if name not in table:
-        raise UsageError(f"{key}={name}: allowed are {', '.join(table)}")
+        raise ValueError(f"{key}={name}: allowed are {', '.join(table)}")
     return table[name]

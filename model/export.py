@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import ExportConfig
 
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.build import build_random_init
 from model.denseav import DenseAV, InputSpec
@@ -59,7 +58,7 @@ def from_pretrained(folder: str | Path) -> DenseAV:
         folder: what `save_pretrained` wrote, a step folder of a run, or a run folder (its newest whole checkpoint).
 
     Raises:
-        UsageError: nothing to load there, or the weights do not fit the stated architecture.
+        ValueError: nothing to load there, or the weights do not fit the stated architecture.
     """
     from safetensors import SafetensorError
 
@@ -68,7 +67,7 @@ def from_pretrained(folder: str | Path) -> DenseAV:
     try:
         model.load_state_dict(read_tensors(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
-        raise UsageError(
+        raise ValueError(
             f"checkpoint={folder}: {file.name} does not fit config.json: {' '.join(str(error).split())[:300]}"
         ) from None
     return _to_eval_device(model)
@@ -81,7 +80,7 @@ def select_weights_file(folder: Path) -> Path:
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
-    """The architecture of `from_pretrained(folder)` with random weights drawn from `seed`. Raises UsageError: no model there."""
+    """The architecture of `from_pretrained(folder)` with random weights drawn from `seed`. Raises ValueError: no model there."""
     return _to_eval_device(build_random_init(*_description(resolve_checkpoint(Path(folder))), seed))
 
 
@@ -90,12 +89,12 @@ def _to_eval_device(model: DenseAV) -> DenseAV:
 
 
 def _description(folder: Path) -> tuple[ModelConfig, InputSpec]:
-    """Raises UsageError: config.json is not one of ours."""
+    """Raises ValueError: config.json is not one of ours."""
     try:
         description = json.loads((folder / "config.json").read_bytes())
         return ModelConfig(**description["model"]), InputSpec(**description["inputs"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise UsageError(
+        raise ValueError(
             f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})"
         ) from None
 
@@ -107,19 +106,19 @@ def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:
         key: the setting that named it.
 
     Raises:
-        UsageError: no model there, or a checkpoint that is damaged.
+        ValueError: no model there, or a checkpoint that is damaged.
     """
     from model.training.checkpoint import find_corruption
     from model.training.checkpoint_manager import newest_checkpoint
 
     if _has_model(folder):
         if (folder / "manifest.json").is_file() and (damage := find_corruption(folder)):
-            raise UsageError(f"{key}={folder} is damaged ({damage})")
+            raise ValueError(f"{key}={folder} is damaged ({damage})")
         return folder
     newest = newest_checkpoint(folder / "checkpoints")
     if newest and _has_model(newest):
         return newest
-    raise UsageError(
+    raise ValueError(
         f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors"
     )
 

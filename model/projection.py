@@ -62,7 +62,7 @@ class AudioLinear(nn.Module):
 
     def forward(
         self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None
-    ) -> tuple[Float[Tensor, "A D T"], None]:  # noqa: ARG002
+    ) -> tuple[Float[Tensor, "A D T"], None]:
         """Project every step; T stays."""
         return self.layer(self.norm(dense)), None
 

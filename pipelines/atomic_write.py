@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import VerifyConfig
 from pipelines.shard_format import (
     CorruptDataError,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

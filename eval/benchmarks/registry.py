@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import EvalConfig
 from eval.benchmarks.localization.avsbench import read_avsbench
 from eval.benchmarks.localization.benchmark import Localization

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 
 def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:

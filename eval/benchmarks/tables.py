@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 Row = TypeVar("Row")
 

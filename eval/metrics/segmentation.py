@@ -33,7 +33,7 @@ def word_window(timing_s: Float[Tensor, "B 2"], steps: int, duration_s: Float[Te
     Source: reference 1.6. Differs from the reference: a window that starts before 0 or reaches the end of the clip works (fault 4).
     """
     per_s = steps / duration_s
-    first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * per_s).baseline().clamp(0, steps - 1)
+    first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * per_s).floor().clamp(0, steps - 1)
     end = ((timing_s[:, 1] + WINDOW_MARGIN_S) * per_s).ceil().clamp(max=steps)
     position = torch.arange(steps, device=timing_s.device)
     return (position >= first[:, None]) & (position < torch.maximum(end, first + 1)[:, None])

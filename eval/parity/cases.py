@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.parity.released_checkpoint import released_checkpoint
 
 # Name -> torch.Tensor; torch is imported where it is needed, so that --help is quick.
@@ -158,7 +158,7 @@ def _paired_volume(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
 
 # Name of a term's weight in the reference -> our name of the term.
 LOSS_NAMES = {
-    "cal_balance_weight": "calibration_floor",
+    "cal_balance_weight": "logit_scale_floor",
     "mixup_weight": "image_mixup",
     "neg_audio_weight": "negative_audio",
     "specialization_weight": "head_specialization",

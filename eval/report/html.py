@@ -9,7 +9,7 @@ from pathlib import Path
 
 from eval.baselines import PREFIXES
 from eval.report.content import Row, Section, difference, headline, item_summary, sections, with_rank_labels
-from eval.report.figures import data_uri, image_tag, line_chart_svg, overlay, upscale_integer
+from eval.report.figures import data_uri, draw_contour, image_tag, line_chart_svg, overlay, upscale_integer
 from eval.report.published_results import MARKS
 from eval.results import Example, Requirement, Results
 
@@ -146,7 +146,7 @@ def _examples(examples: Sequence[Example]) -> str:
     figures = []
     for place, e in with_rank_labels(examples):
         image, heat, target = (upscale_integer(part, PICTURE_WIDTH_PX) for part in (e.image, e.heatmap, e.target))
-        panels = f"{image_tag(outlined(image, target), f'the picture, {e.prompt} outlined')}{image_tag(overlay(image, heat), f'heatmap for {e.prompt}')}"
+        panels = f"{image_tag(draw_contour(image, target), f'the picture, {e.prompt} outlined')}{image_tag(overlay(image, heat), f'heatmap for {e.prompt}')}"
         figures.append(
             f"<figure class=example><figcaption>{html.escape(e.prompt)} <span>{f'{place}, ' if place else ''}{e.value}</span></figcaption>"
             f'<div class=panels>{panels}</div><audio controls preload=none src="{data_uri("audio/mpeg", _mp3(e))}"></audio></figure>'
@@ -167,7 +167,7 @@ def _heads(best: Example) -> str:
         return ""
     image = upscale_integer(best.image, PICTURE_WIDTH_PX)
     panels = "".join(
-        f"<div>{image_tag(overlay(image, enlarged(heat, PICTURE_WIDTH_PX)), f'head {number} for {best.prompt}')}head {number}</div>"
+        f"<div>{image_tag(overlay(image, upscale_integer(heat, PICTURE_WIDTH_PX)), f'head {number} for {best.prompt}')}head {number}</div>"
         for number, heat in enumerate(best.heads)
     )
     return f"<figure class=example><figcaption>each head alone <span>best, on one scale</span></figcaption><div class=panels>{panels}</div></figure>"

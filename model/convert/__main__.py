@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError, raised_by_us
 from configs.schema import ConvertConfig
 
 _HEADS_NAMES = ("sim_agg_heads", "num_heads", "heads")
@@ -52,9 +53,10 @@ def main(config: ConvertConfig) -> int:
         )
         model = build_denseav(settings, InputSpec(_IMAGE_PX, _CLIP_SAMPLES / _SAMPLE_RATE_HZ, _SAMPLE_RATE_HZ)).eval()
         state, unused, missing = convert_state_dict(stored, model.state_dict())
-    except UsageError as error:
-        raise UsageError(f"source={config.source}: {error}") from None
-    except (ValueError, IndexError, TypeError) as error:  # shapes and settings that no DenseAV has
+    except (ValueError, IndexError, TypeError) as error:
+        if isinstance(error, ValueError) and raised_by_us(error):
+            raise UsageError(f"source={config.source}: {error}") from None
+        # shapes and settings that no DenseAV has
         raise UsageError(
             f"source={config.source}: these are not the weights of a DenseAV ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
         ) from None

@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.projection import REFERENCE_NAMES, AudioSelfAttentionPool, ImageLinear
 
@@ -53,7 +52,7 @@ def infer_model_config(stored: Mapping[str, Tensor], heads: int) -> ModelConfig:
         heads: K, which no weight tells.
 
     Raises:
-        UsageError: not the weights of a DenseAV, or of encoders that are not known here.
+        ValueError: not the weights of a DenseAV, or of encoders that are not known here.
     """
     shapes = {_rename_key(name): tuple(tensor.shape) for name, tensor in stored.items()}
     try:
@@ -61,9 +60,9 @@ def infer_model_config(stored: Mapping[str, Tensor], heads: int) -> ModelConfig:
         audio_channels = shapes["audio_encoder.model.encoder.feature_projection.projection.weight"][0]
         shared = shapes["image_projection.patch_proj.weight"][0]
     except KeyError as error:
-        raise UsageError(f"these are not the weights of a DenseAV: {error.args[0]} is not among them") from None
+        raise ValueError(f"these are not the weights of a DenseAV: {error.args[0]} is not among them") from None
     if (channels, patch_px) not in _IMAGE_ENCODERS or audio_channels not in _AUDIO_ENCODERS:
-        raise UsageError(
+        raise ValueError(
             f"encoders of {channels} channels and {patch_px} px patches, and of {audio_channels} channels, are not known here"
         )
     ranks = [shape[0] for name, shape in shapes.items() if name.endswith("lora_A.default.weight")]
@@ -93,7 +92,7 @@ def convert_state_dict(
         What `load_state_dict` takes of them; the reference's names that have no place in it; our names that nothing was stored for.
 
     Raises:
-        UsageError: a weight has another shape.
+        ValueError: a weight has another shape.
     """
     state: dict[str, Tensor] = {}
     unused = []
@@ -104,7 +103,7 @@ def convert_state_dict(
         if ours not in wanted:
             unused += [] if _IGNORED_KEYS.fullmatch(name) else [name]
         elif tensor.numel() != wanted[ours].numel():
-            raise UsageError(f"{name} has the shape {list(tensor.shape)}, {list(wanted[ours].shape)} is wanted")
+            raise ValueError(f"{name} has the shape {list(tensor.shape)}, {list(wanted[ours].shape)} is wanted")
         else:  # the reference's convolutions over steps carry a frequency axis of size 1, its scale an axis of size 1
             state[ours] = tensor.reshape(wanted[ours].shape)
     return state, sorted(unused), sorted(wanted.keys() - state.keys())
@@ -120,9 +119,9 @@ def extract_state_dict(content: Any) -> Mapping[str, Tensor]:
     """The state dict inside what a checkpoint file holds.
 
     Raises:
-        UsageError: there is none.
+        ValueError: there is none.
     """
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise UsageError("there is no state_dict of tensors in it")
+        raise ValueError("there is no state_dict of tensors in it")
     return state

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.cli import UsageError
 from model.encoders.lora import LoraSettings, add_lora
 from model.encoders.pretrained import PRETRAINED
 from model.encoders.timm_vit import create_vit
@@ -28,7 +27,7 @@ class TimmImageEncoder(nn.Module):
         lora: adapters beside frozen weights; None: all weights learn.
 
     Raises:
-        UsageError: as create_vit, or a side that is not whole patches.
+        ValueError: as create_vit, or a side that is not whole patches.
 
     Source: reference 1.1.
     """
@@ -50,7 +49,7 @@ class TimmImageEncoder(nn.Module):
         )
         self.patch_size_px = _patch_size_px(self.model, name)
         if image_size_px % self.patch_size_px:
-            raise UsageError(
+            raise ValueError(
                 f"stream.image_size_px={image_size_px} must be a multiple of {self.patch_size_px}, the patches of {name}"
             )
         self.channels: int = self.model.num_features
@@ -82,5 +81,5 @@ class TimmImageEncoder(nn.Module):
 def _patch_size_px(model: nn.Module, name: str) -> int:
     height, width = model.patch_embed.patch_size
     if height != width:
-        raise UsageError(f"model.image_encoder={name} has patches of {height} x {width} px; square ones are needed")
+        raise ValueError(f"model.image_encoder={name} has patches of {height} x {width} px; square ones are needed")
     return height

@@ -11,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.cli import UsageError
 from model.encoders.pretrained import PRETRAINED
 from model.encoders.timm_vit import create_vit
 
@@ -31,7 +30,7 @@ class MelEncoder(nn.Module):
         sample_rate_hz: of the waveforms.
 
     Raises:
-        UsageError: as create_vit, or patches that do not divide the mel bins.
+        ValueError: as create_vit, or patches that do not divide the mel bins.
 
     Source: reference 1.1, 1.4.
     """
@@ -54,7 +53,7 @@ class MelEncoder(nn.Module):
         self.channels: int = self.model.num_features
         self._patch_frames, self._patch_bins = self.model.patch_embed.patch_size
         if MEL_BINS % self._patch_bins:
-            raise UsageError(
+            raise ValueError(
                 f"model.audio_encoder=mel:{name} has patches of {self._patch_bins} px, which do not divide the {MEL_BINS} mel bins"
             )
 

@@ -7,8 +7,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from configs.cli import UsageError
-
 RANDOM, PRETRAINED = "random", "pretrained"
 
 
@@ -21,11 +19,11 @@ def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[s
         ignore: keys that begin with one of these are left out.
 
     Raises:
-        UsageError: no such file, or none that holds tensors by name and can be read without unpickling code.
+        ValueError: no such file, or none that holds tensors by name and can be read without unpickling code.
     """
     path = Path(file)
     if not path.is_file():
-        raise UsageError(f"{origin}: no such file")
+        raise ValueError(f"{origin}: no such file")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -34,7 +32,7 @@ def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[s
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # safetensors', pickle's and zip's errors have no common base
-        raise UsageError(f"{origin} is no file of weights ({summarize_error(error)})") from None
+        raise ValueError(f"{origin} is no file of weights ({summarize_error(error)})") from None
     state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
     state = (
         {key: value for key, value in state.items() if isinstance(value, Tensor) and not key.startswith(ignore)}
@@ -42,13 +40,13 @@ def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[s
         else {}
     )
     if not state:
-        raise UsageError(f"{origin} is no file of weights (there are no tensors by name in it)")
+        raise ValueError(f"{origin} is no file of weights (there are no tensors by name in it)")
     return state
 
 
-def mismatched_weights_error(origin: str, error: Exception) -> UsageError:
+def mismatched_weights_error(origin: str, error: Exception) -> ValueError:
     """What to raise when a library finds that weights do not belong to the model it built."""
-    return UsageError(f"{origin} has weights of another model ({' '.join(str(error).split())[:300]})")
+    return ValueError(f"{origin} has weights of another model ({' '.join(str(error).split())[:300]})")
 
 
 def summarize_error(error: Exception) -> str:

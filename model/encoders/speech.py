@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from configs.cli import UsageError
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
 
 SAMPLE_RATE_HZ = 16_000
@@ -38,7 +37,7 @@ class SpeechTransformerEncoder(nn.Module):
         gradient_checkpointing: layers are computed again in the backward pass instead of kept.
 
     Raises:
-        UsageError: no such model, another sample rate, or weights that are not there or do not fit.
+        ValueError: no such model, another sample rate, or weights that are not there or do not fit.
 
     Source: reference 1.1.
     """
@@ -56,7 +55,7 @@ class SpeechTransformerEncoder(nn.Module):
     ) -> None:
         super().__init__()
         if sample_rate_hz != SAMPLE_RATE_HZ:
-            raise UsageError(
+            raise ValueError(
                 f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} hears {SAMPLE_RATE_HZ} Hz"
             )
         self.model = _create(name, weights, conv_bias)
@@ -95,19 +94,19 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
     import torchaudio
 
     if name not in BUNDLES:
-        raise UsageError(f"model.audio_encoder={name}: allowed are {', '.join(BUNDLES)}")
+        raise ValueError(f"model.audio_encoder={name}: allowed are {', '.join(BUNDLES)}")
     bundle = getattr(torchaudio.pipelines, BUNDLES[name])
     settings = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
     if weights == PRETRAINED:
         if conv_bias and not settings["extractor_conv_bias"]:
-            raise UsageError(
+            raise ValueError(
                 f"model.audio_conv_bias=true: the convolutions of torchaudio's pre-trained {name} have no bias; "
                 f"allowed here is false, or a file as model.audio_weights, or model.audio_weights={RANDOM}"
             )
         try:
             model = bundle.get_model()
         except Exception as error:  # URLError, HTTPError, RuntimeError of a broken cache
-            raise UsageError(
+            raise ValueError(
                 f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched ({summarize_error(error)}); "
                 f"give a file as model.audio_weights, or model.audio_weights={RANDOM}"
             ) from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from torch import nn
 
-from configs.cli import UsageError
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
 
 
@@ -34,7 +33,7 @@ def create_vit(
         gradient_checkpointing: blocks are computed again in the backward pass instead of kept.
 
     Raises:
-        UsageError: no such model, no class token, or weights that are not there or do not fit.
+        ValueError: no such model, no class token, or weights that are not there or do not fit.
     """
     import timm
 
@@ -45,7 +44,7 @@ def create_vit(
             timm.list_models(f"*{name.partition('.')[0][:12] or 'vit_small'}*")[:3]
             or timm.list_models("vit_small*")[:3]
         )
-        raise UsageError(f"{origin}: timm has no such model; near it are {', '.join(near)}")
+        raise ValueError(f"{origin}: timm has no such model; near it are {', '.join(near)}")
     stored = {}
     if weights not in (
         PRETRAINED,
@@ -67,17 +66,17 @@ def create_vit(
             dynamic_img_size=True,
         )
     except TypeError:
-        raise UsageError(f"{origin} is no vision transformer that takes pictures of any size") from None
+        raise ValueError(f"{origin} is no vision transformer that takes pictures of any size") from None
     except Exception as error:  # the hub's and the network's errors have no common base
         if stored and not isinstance(error, OSError):
             raise mismatched_weights_error(weights_origin, error) from None
         what = "its pre-trained weights are" if weights == PRETRAINED else "it is"
-        raise UsageError(
+        raise ValueError(
             f"{origin}: {what} not in timm's cache and cannot be fetched ({summarize_error(error)}); "
             f"give a file as {weights_key}, or {weights_key}={RANDOM} with a name that timm lists"
         ) from None
     if not getattr(model, "num_prefix_tokens", 0) or model.cls_token is None:
-        raise UsageError(f"{origin} has no class token")
+        raise ValueError(f"{origin} has no class token")
     model.pretrained_cfg.pop("state_dict", None)
     _use_token_norm(model)
     for module in model.modules():

@@ -16,7 +16,6 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from configs.cli import UsageError
 from model.denseav import SimilarityConfig
 from model.distributed import all_gather_batch, all_reduce_sum, index_global_batch, world_size
 from model.dtypes import upcast_half
@@ -85,7 +84,7 @@ def compute_loss_terms(
         The same on every process. `head_specialization` is left out with one head.
 
     Raises:
-        UsageError: class-token scores without class tokens, `disentangle` with an odd number of heads, or a bias where it must or cannot be.
+        ValueError: class-token scores without class tokens, `disentangle` with an odd number of heads, or a bias where it must or cannot be.
     """
     heads = inputs.audio.shape[1]
     _check(inputs, scores, contrast, weights, heads)
@@ -155,21 +154,21 @@ def _check(
     inputs: LossInputs, scores: SimilarityConfig, contrast: ContrastiveConfig, weights: Mapping[str, float], heads: int
 ) -> None:
     if scores.needs_cls and (inputs.audio_cls is None or inputs.image_cls is None):
-        raise UsageError(
+        raise ValueError(
             f"model.add_cls_similarity={str(scores.use_cls).lower()}, model.similarity_aggregation={scores.aggregation}: {NO_CLASS_TOKEN}"
         )
     if weights.get("disentangle") and heads % 2:
-        raise UsageError(
+        raise ValueError(
             f"loss.disentangle={weights['disentangle']} needs an even number of heads, model.num_heads={heads}"
         )
     if contrast.objective not in CONTRASTIVE_LOSSES:
-        raise UsageError(f"loss.objective={contrast.compute_loss_terms}: allowed are {', '.join(CONTRASTIVE_LOSSES)}")
+        raise ValueError(f"loss.objective={contrast.objective}: allowed are {', '.join(CONTRASTIVE_LOSSES)}")
     has_bias = inputs.calibration.bias is not None
     if has_bias != (contrast.objective in WITH_BIAS):
         wanted = (
             "needs model.logit_bias=true" if not has_bias else "is blind to a bias, so model.logit_bias must be false"
         )
-        raise UsageError(f"loss.objective={contrast.compute_loss_terms} {wanted}")
+        raise ValueError(f"loss.objective={contrast.objective} {wanted}")
 
 
 def weighted_sum(terms: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, float]) -> Float[Tensor, ""]:

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 from configs.load import diff_configs, load, to_yaml
 from configs.schema import TrainConfig
 from model.denseav import DenseAV
@@ -165,10 +165,10 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
     """state.json of a checkpoint, once it is sure that this run may go on from it.
 
     Raises:
-        UsageError: a setting or a data set is another one now; the line names each with both values. Or this machine does not see the folder.
+        ValueError: a setting or a data set is another one now; the line names each with both values. Or this machine does not see the folder.
     """
     if not folder.is_dir():
-        raise UsageError(
+        raise ValueError(
             f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share"
         )
     state = json.loads((folder / "state.json").read_text())
@@ -181,7 +181,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
         state["stream"], json.loads(json.dumps(fingerprint))
     )
     if changes:
-        raise UsageError(
+        raise ValueError(
             f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name="
         )
     return state
@@ -194,7 +194,7 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
         same_phase: load the optimiser's moments and the norms for clipping too, which a fresh phase begins without.
 
     Raises:
-        UsageError: the weights are of another model.
+        ValueError: the weights are of another model.
     """
     own = state.model.state_dict()
     weights = {
@@ -203,7 +203,7 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
     try:
         state.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise UsageError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
     if state.ema is not None:
         state.ema.load(read_tensors(folder / "ema.safetensors"))
     if same_phase:

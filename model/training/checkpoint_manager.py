@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from configs.cli import UsageError
 from configs.schema import CheckpointConfig
 from model.training.checkpoint import Snapshot, find_corruption, write
 
@@ -43,7 +42,7 @@ class CheckpointManager:
         """Begin to write a checkpoint, once the one before is written.
 
         Raises:
-            UsageError: its metrics have none of the name that decides which one is best. (It is written all the same.)
+            ValueError: its metrics have none of the name that decides which one is best. (It is written all the same.)
         """
         self.finish()
         self._thread = threading.Thread(target=self._add, args=(snap,), daemon=True)
@@ -55,7 +54,7 @@ class CheckpointManager:
         """Note what an evaluation found of the newest checkpoint when that was on disk already: in metrics.json beside its state.
 
         Raises:
-            UsageError: as `add`.
+            ValueError: as `add`.
         """
         folder = self.root / f"step_{self.finish():08d}"
         try:
@@ -111,7 +110,7 @@ def newest_checkpoint(root: Path) -> Path | None:
     """The newest whole checkpoint; a damaged one is skipped with a warning for the one before; None when there are no checkpoints.
 
     Raises:
-        UsageError: there are checkpoints, and all are damaged.
+        ValueError: there are checkpoints, and all are damaged.
     """
     folders = _step_folders(root)
     for folder in folders:
@@ -120,7 +119,7 @@ def newest_checkpoint(root: Path) -> Path | None:
             return folder
         print(f"warning: {folder} is damaged ({damage}): going back to the checkpoint before it", file=sys.stderr)
     if folders:
-        raise UsageError(
+        raise ValueError(
             f"{root}: all {len(folders)} checkpoints are damaged; restore one, or remove them to begin anew"
         )
     return None
@@ -164,11 +163,11 @@ def check_metric(metric: str, metrics: Mapping[str, float]) -> None:
     """Refuse the name of a metric that an evaluation does not give.
 
     Raises:
-        UsageError: there are metrics, but not this one.
+        ValueError: there are metrics, but not this one.
     """
     if metrics and metric not in metrics:
         near = difflib.get_close_matches(metric, metrics, n=3, cutoff=0.3) or sorted(metrics)[:3]
-        raise UsageError(
+        raise ValueError(
             f"checkpoint.best_metric={metric}: the evaluation gives no such metric; near it are {', '.join(near)}"
         )
 

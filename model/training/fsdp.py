@@ -18,7 +18,6 @@ from torch import distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from configs.cli import UsageError
 from model.denseav import DenseAV
 from model.distributed import world_size
 from model.training.ema import ModelEma
@@ -34,10 +33,10 @@ def shard_model(model: DenseAV, precision: str) -> None:
         precision: of Accelerate: `no` or `bf16`.
 
     Raises:
-        UsageError: fp16, whose loss scaler would have to see the gradients of all ranks.
+        ValueError: fp16, whose loss scaler would have to see the gradients of all ranks.
     """
     if precision == "fp16":
-        raise UsageError("mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no")
+        raise ValueError("mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no")
     if world_size() == 1:
         return
     # Features that an encoder returns are views; nobody changes them in place.

@@ -8,7 +8,6 @@ from pathlib import Path
 from safetensors import SafetensorError
 from torch import nn
 
-from configs.cli import UsageError
 from model.hub import read_tensors, resolve_checkpoint, select_weights_file
 from model.training.optim import is_under
 
@@ -24,17 +23,17 @@ def load_init_weights(model: nn.Module, init_checkpoint: str, init_exclude: Sequ
         The file that was read.
 
     Raises:
-        UsageError: no model there or a damaged one, a name in `init_exclude` that the model does not have; weights missing, too many or of another
+        ValueError: no model there or a damaged one, a name in `init_exclude` that the model does not have; weights missing, too many or of another
             shape.
     """
     file, own = select_weights_file(resolve_checkpoint(Path(init_checkpoint), "init_checkpoint")), model.state_dict()
     try:
         stored = read_tensors(file)
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"init_checkpoint={file} cannot be read ({error})") from None
+        raise ValueError(f"init_checkpoint={file} cannot be read ({error})") from None
     for part in init_exclude:
         if not any(is_under(name, part) for name in own):
-            raise UsageError(
+            raise ValueError(
                 f"init_exclude: the model has no {part}; it has {', '.join(sorted({name.partition('.')[0] for name in own}))} and parts of these"
             )
     wanted, found = (
@@ -50,7 +49,7 @@ def load_init_weights(model: nn.Module, init_checkpoint: str, init_exclude: Sequ
     ]
     if wrong:
         more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise UsageError(
+        raise ValueError(
             f"init_checkpoint={init_checkpoint}: {'; '.join(sorted(wrong)[:3])}{more}; what may differ has to be named in init_exclude"
         )
     model.load_state_dict(found, strict=False)

@@ -12,7 +12,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,13 +39,13 @@ def fsdp_requested() -> bool:
     """Whether `accelerate launch` was told distributed_type: FSDP; to be asked before create_accelerator.
 
     Raises:
-        UsageError: a setting of fsdp_config asks for what is not there.
+        ValueError: a setting of fsdp_config asks for what is not there.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") != "true":
         return False
     for key, allowed in _FSDP_SETTINGS.items():
         if (value := os.environ.get(key.upper(), allowed)) != allowed:
-            raise UsageError(
+            raise ValueError(
                 f"{key}={value} (from the accelerate configuration): allowed is {allowed}, as in configs/accelerate/fsdp.yaml"
             )
     return True
@@ -60,7 +60,7 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
         folder: of the run.
 
     Raises:
-        UsageError: the launch asks for what the machine cannot do.
+        ValueError: the launch asks for what the machine cannot do.
         CommandFailed: the address where processes meet is taken, or does not answer.
     """
     import torch
@@ -69,7 +69,7 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
 
     for key, (allowed, ours) in _SETTINGS_OF_OURS.items():
         if (value := os.environ.get(f"ACCELERATE_{key.upper()}", allowed).lower()) != allowed:
-            raise UsageError(
+            raise ValueError(
                 f"{key}={value} (from the accelerate configuration): allowed is {allowed}; {ours} is our setting for it"
             )
     on_cpu = (
@@ -91,15 +91,8 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
         accelerator = Accelerator(
             cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[waits]
         )
-        if accelerator.mixed_precision != "no" and not accelerator.native_amp:
-            raise UsageError(
-                f"mixed_precision={accelerator.mixed_precision}: {accelerator.device.type} computes in full precision only, or in bf16"
-            )
-        return accelerator
-    except UsageError:
-        raise
     except ValueError as error:
-        raise UsageError(f"{_one_line(error)} (from the accelerate configuration)") from None
+        raise ValueError(f"{_one_line(error)} (from the accelerate configuration)") from None
     except (RuntimeError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
             raise CommandFailed(f"{address} is taken by another program: give another main_process_port") from None
@@ -108,6 +101,11 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
         ) from None
     finally:
         silent.cancel()
+    if accelerator.mixed_precision != "no" and not accelerator.native_amp:
+        raise ValueError(
+            f"mixed_precision={accelerator.mixed_precision}: {accelerator.device.type} supports full precision and bf16 only"
+        )
+    return accelerator
 
 
 def _give_up(why: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 from jaxtyping import Shaped
 from torch import Tensor
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 from model.distributed import all_reduce_sum
 from model.losses.contrastive import logit_scale
 from model.training.step import StepOutput
@@ -33,12 +33,12 @@ class NonfiniteGuard:
         skipped: steps left out so far, by this process.
 
     Raises:
-        UsageError: another action.
+        ValueError: another action.
     """
 
     def __init__(self, folder: Path, action: str) -> None:
         if action not in ACTIONS:
-            raise UsageError(f"nonfinite_loss_action={action}: allowed are {', '.join(ACTIONS)}")
+            raise ValueError(f"nonfinite_loss_action={action}: allowed are {', '.join(ACTIONS)}")
         self.folder, self.action, self.skipped = folder, action, 0
         self._last_step, self._in_a_row = 0, 0
 

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from configs.cli import UsageError
 from configs.schema import OptimConfig
 from model.denseav import DenseAV
 
@@ -48,19 +47,19 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     Each of its groups has a `lr_mult`, see `set_learning_rate`.
 
     Raises:
-        UsageError: an unknown optimiser or schedule, odd betas, or a group of parameters that the model does not have.
+        ValueError: an unknown optimiser or schedule, odd betas, or a group of parameters that the model does not have.
     """
     kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
     if config.name not in kinds:
-        raise UsageError(f"optim.name={config.name}: allowed are {', '.join(kinds)}")
+        raise ValueError(f"optim.name={config.name}: allowed are {', '.join(kinds)}")
     if config.schedule not in _SCHEDULES:
-        raise UsageError(f"optim.schedule={config.schedule}: allowed are {', '.join(_SCHEDULES)}")
+        raise ValueError(f"optim.schedule={config.schedule}: allowed are {', '.join(_SCHEDULES)}")
     if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
-        raise UsageError(f"optim.betas={config.betas}: wanted two numbers, 0 or more and below 1")
+        raise ValueError(f"optim.betas={config.betas}: wanted two numbers, 0 or more and below 1")
     names = [name for name, _ in model.named_parameters()]
     for number, group in enumerate(config.groups):
         if not any(is_under(name, group.prefix) for name in names):
-            raise UsageError(
+            raise ValueError(
                 f"optim.groups.{number}.match={group.prefix}: the model has no such parameter; it has {', '.join(_parts(names))} and parts of these"
             )
     sorted_out: dict[tuple[float, float, bool], list[nn.Parameter]] = {}

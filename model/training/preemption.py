@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import Generic, TypeVar
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 
 T = TypeVar("T")
 

@@ -7,7 +7,6 @@ import shutil
 
 import torch
 
-from configs.cli import UsageError
 from model.denseav import DenseAV
 from model.training.fsdp import is_sharded, layers
 
@@ -18,11 +17,11 @@ def compile_encoders(model: DenseAV) -> None:
     Scores and losses stay as they are: their kernels are written by hand (model.similarity.fused).
 
     Raises:
-        UsageError: the machine has no compiler.
+        ValueError: the machine has no compiler.
     """
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     if not any(map(shutil.which, compilers)):
-        raise UsageError(
+        raise ValueError(
             f"compile=true: this machine has no C++ compiler ({', '.join(compilers)}); install one, or allowed is compile=false"
         )
     for encoder in (model.image_encoder, model.audio_encoder):

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 from configs.load import to_yaml
 from configs.schema import TrainConfig
 
@@ -51,14 +51,14 @@ def tracker_names(tracker: str) -> list[str]:
     """What Accelerate is to log with. W&B without a key, in the environment or from `wandb login`, writes offline.
 
     Raises:
-        UsageError: an unknown tracker, or one that is not installed.
+        ValueError: an unknown tracker, or one that is not installed.
     """
     if tracker not in TRACKERS:
-        raise UsageError(f"tracker={tracker}: allowed are {', '.join(TRACKERS)}")
+        raise ValueError(f"tracker={tracker}: allowed are {', '.join(TRACKERS)}")
     if tracker == "none":
         return []
     if importlib.util.find_spec(tracker) is None:
-        raise UsageError(f"tracker={tracker}: the package {tracker} is not installed")
+        raise ValueError(f"tracker={tracker}: the package {tracker} is not installed")
     if tracker == "wandb" and not os.environ.get("WANDB_API_KEY") and not _logged_in():
         os.environ.setdefault("WANDB_MODE", "offline")
     return [tracker]

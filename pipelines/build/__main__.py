@@ -17,7 +17,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import BuildConfig
 from pipelines.build.build_spec import prepare
 from pipelines.build.executors import EXECUTORS, shards_of_slice

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.load import diff_configs
 from configs.schema import BuildConfig, DecodeConfig
 from pipelines.build.row_table import RowTable

@@ -12,7 +12,7 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
 from pipelines.build.decode.clip import decode_clip
 from pipelines.build.encode import encode_clip

@@ -12,7 +12,7 @@ import queue
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.build.build_spec import BuildJob
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.ray_executor import build_on_ray

@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from typing import Any
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from pipelines.build.build_spec import FORMAT, BuildJob
 from pipelines.storage import Folder, read
 

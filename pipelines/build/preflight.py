@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import BuildConfig, SourceConfig
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected, RejectedClip, check

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from pipelines.build.build_spec import BuildJob, versions
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.row_table import RowTable

@@ -14,7 +14,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import InspectConfig
 from pipelines.atomic_write import atomic_open
 from pipelines.inspect.clip_preview import (
@@ -97,7 +98,7 @@ def _choose(config: InspectConfig, address: str) -> tuple[Folder, str, list[str]
         counts = {tars[0].removesuffix(".tar"): config.clips}
         about = f"{folder}/{tars[0]}: {sizes[tars[0]] / 1e6:.1f} MB"
     problems, chosen, near = [f"{wrong}; this is the first of {len(tars)} tars"] if wrong else [], [], []
-    ends = dict(zip(counts, itertools.gradient_accumulation_steps(counts.values()), strict=True))
+    ends = dict(zip(counts, itertools.accumulate(counts.values()), strict=True))
     positions = evenly_spaced(range(min(sum(counts.values()), sys.maxsize)), config.clips)
     wanted = {
         shard: number

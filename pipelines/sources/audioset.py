@@ -19,7 +19,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
 from pipelines.sources.youtube_segments import segment, table_lines, table_path

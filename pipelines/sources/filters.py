@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.manifest import Clip, Rejected
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterator
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
 from pipelines.sources.youtube_segments import segment, table_lines, table_path

@@ -6,7 +6,7 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 
 

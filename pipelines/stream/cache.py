@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
 from pipelines.stream.cache_eviction import download_lock, evict, locked, temporary_copy

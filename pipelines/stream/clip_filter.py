@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.sources.filters import is_excluded, read_ids
 from pipelines.stream.member_index import Table
 

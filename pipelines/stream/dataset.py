@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig
 from pipelines.stream import augment
 from pipelines.stream.batch import Batch, Example, collate

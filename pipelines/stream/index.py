@@ -19,7 +19,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import IndexConfig
 from pipelines.shard_format import is_shard_name
 from pipelines.storage import LocalFolder, open_folder

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
 from pipelines.stream.clip_filter import Selection

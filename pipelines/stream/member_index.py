@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.storage import Folder
 from pipelines.stream import retry
 

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Sequence
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.stream.cache_eviction import PinnedShards
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.sampler import DeterministicSampler

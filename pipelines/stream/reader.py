@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.stream.augment import pad_or_crop, resize_center_crop
 from pipelines.stream.batch import Example
 from pipelines.stream.index import DatasetIndex
@@ -103,15 +103,15 @@ class ClipReader:
             UsageError: none of many clips has one.
         """
         some = range(0, self.index.clips, -(-self.index.clips // _CLIPS_LOOKED_AT))
-        for what, field, found in (
-            ("picture", self._fields.image_key, self.frame_names),
-            ("sound", self._fields.audio_key, self.sound_name),
+        for what, key, field, found in (
+            ("picture", "image_key", self._fields.image_key, self.frame_names),
+            ("sound", "audio_key", self._fields.audio_key, self.sound_name),
         ):
             if (field or needed) and not any(map(found, some)):
                 there = Counter(f".{name}" for clip in some for name in self.index.members(clip))
                 raise UsageError(
                     f"{self.index.folder}: no clip has a {what}{f' .{field}' if field else ''}, there are {', '.join(n for n, _ in there.most_common(12))}; "
-                    f"stream.sources.{self.source}.{'pictures' if what == 'picture' else what} names one"
+                    f"stream.sources.{self.source}.{key} names one"
                 )
 
     def metadata(self, clip: int) -> dict[str, Any]:

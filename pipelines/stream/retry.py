@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from pipelines.storage import Folder, RemoteFolder, read
 
 _T = TypeVar("_T")

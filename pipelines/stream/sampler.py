@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 
 MAX_PERIOD = 10_000
 

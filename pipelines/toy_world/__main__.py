@@ -10,127 +10,17 @@ Limits: what toy_scene, toy_sound and toy_speech can draw, play and say. Neither
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import multiprocessing
-import os
-import signal
 import sys
-import threading
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import partial
-from pathlib import Path
-from typing import Any
 
-from configs.cli import UsageError, run
+from configs.cli import run
 from configs.schema import ToyWorldConfig
-from pipelines.atomic_write import folder_lock
-from pipelines.toy_world import layouts
-from pipelines.toy_world.media import write
-
-_FORMAT = 1  # another number: the same settings make another world
-_MARKER = "toy_world.json"
 
 
 def main(config: ToyWorldConfig) -> None:
     """Make what is missing of the world, and print how much there is."""
-    _check(config)
-    out = Path(config.out)
-    settings = {"format": _FORMAT} | {
-        k: v for k, v in dataclasses.asdict(config).items() if k not in ("out", "processes")
-    }
-    marker = _read_marker(out)
-    if marker and marker["settings"] != settings:
-        changed = [
-            f"{k}={marker['settings'].get(k)} (now {v})" for k, v in settings.items() if marker["settings"].get(k) != v
-        ]
-        raise UsageError(
-            f"out={out} holds a toy world made with {', '.join(changed)}; give another out=, or remove {out} first"
-        )
-    if marker and marker["files"] and marker["files"] == _count_files(out):
-        print(f"{out} is complete")
-    else:
-        out.mkdir(parents=True, exist_ok=True)
-        with folder_lock(out):
-            _write_marker(out, settings, files={})
-            for folder in layouts.FOLDERS:
-                (out / folder).mkdir(parents=True, exist_ok=True)
-            layouts.write_tables(config, _make_items(config))
-            _write_marker(out, settings, _count_files(out))
-    _print_summary(out)
+    from pipelines.toy_world import world
 
-
-def _check(config: ToyWorldConfig) -> None:
-    if config.image_size_px % 2:
-        raise UsageError(f"image_size_px={config.image_size_px} must be even (H.264 stores colour at half size)")
-    if not config.out:
-        raise UsageError("out= is empty: name the folder the world is written to, for example out=data/toy")
-
-
-def _make_items(config: ToyWorldConfig) -> dict[str, list[dict[str, Any]]]:
-    """Make every item in a pool of processes; returns the table rows of each part, in order."""
-    from tqdm import tqdm
-
-    parts = layouts.counts(config)
-    names, numbers = zip(*((part, number) for part, count in parts.items() for number in range(count)), strict=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.toy_world.layouts", "av", "soundfile"])
-    pool = ProcessPoolExecutor(config.processes or os.cpu_count(), mp_context=context, initializer=_follow_the_parent)
-    rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
-    try:
-        made = pool.map(partial(layouts.make_item, config), names, numbers, chunksize=8)
-        for part, row in zip(names, tqdm(made, total=len(names), desc="toy world", unit="item"), strict=True):
-            rows[part].append(row)
-    except BrokenProcessPool:
-        raise UsageError(
-            "a process that made the toy world was killed (too little memory?); run the same command again to go on"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-    return rows
-
-
-def _follow_the_parent() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed: an idle pool process would wait for work for ever."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
-
-
-def _read_marker(out: Path) -> dict[str, Any] | None:
-    """What an earlier run wrote, or None for a folder without anything of ours.
-
-    Raises:
-        UsageError: the folder holds data that no toy world command wrote.
-    """
-    file = out / _MARKER
-    if file.is_file():
-        return json.loads(file.read_text())
-    strangers = sorted({folder.split("/")[0] for folder in layouts.FOLDERS if (out / folder.split("/")[0]).exists()})
-    if strangers:
-        raise UsageError(f"out={out} holds {', '.join(strangers)} but no {_MARKER}: not a toy world; give another out=")
-    return None
-
-
-def _write_marker(out: Path, settings: dict[str, Any], files: dict[str, int]) -> None:
-    write(out / _MARKER, (json.dumps({"settings": settings, "files": files}, indent=1) + "\n").encode())
-
-
-def _count_files(out: Path) -> dict[str, int]:
-    """Files of each media folder and its subfolders, and of the tables."""
-    folders = {folder: out / folder for folder in layouts.FOLDERS}
-    media = {name: sum(path.is_file() for path in folder.rglob("*")) for name, folder in folders.items()}
-    tables = sum((out / table).is_file() for table in layouts.TABLES)
-    return media | {"tables": tables}
-
-
-def _print_summary(out: Path) -> None:
-    print(f"{'folder':<32}{'files':>8}{'MB':>8}")
-    for folder in layouts.FOLDERS:
-        sizes = [path.stat().st_size for path in (out / folder).rglob("*") if path.is_file()]
-        print(f"{folder:<32}{len(sizes):>8}{sum(sizes) / 1e6:>8.1f}")
+    world.main(config)
 
 
 if __name__ == "__main__":

@@ -151,7 +151,9 @@ def annotation(kinds: np.ndarray) -> np.ndarray:
     return np.stack([numbers // 256 * 10, numbers % 256, np.where(numbers > 0, 255, 0)], axis=-1).astype(np.uint8)
 
 
-def _video(config: ToyWorldConfig, media: str, rng: np.random.Generator, damage: str | None = None) -> dict[str, Any]:
+def _video(
+    config: ToyWorldConfig, template: str, rng: np.random.Generator, damage: str | None = None
+) -> dict[str, Any]:
     ytid = "".join(_YTID_LETTERS[i] for i in rng.integers(len(_YTID_LETTERS), size=11))
     start_s = int(rng.integers(0, 600))
     picture = scene(rng, config.image_size_px)
@@ -169,7 +171,7 @@ def _video(config: ToyWorldConfig, media: str, rng: np.random.Generator, damage:
         return video[: len(video) // 2] if damage == "cut off" else video
 
     if damage != "missing":
-        media.write_once(Path(config.out) / media.format(ytid=ytid, start_s=start_s, start_ms=start_s * 1000), make)
+        media.write_once(Path(config.out) / template.format(ytid=ytid, start_s=start_s, start_ms=start_s * 1000), make)
     return {"ytid": ytid, "start_s": start_s, "end_s": start_s + config.clip_duration_s, "kind": kind}
 
 

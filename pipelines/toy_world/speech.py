@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.toy_world.sound import SAMPLE_RATE_HZ, resample
 
 # speaker -> (espeak voice + variant, pitch 0..100)

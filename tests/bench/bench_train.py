@@ -90,6 +90,7 @@ def published_run(
     from model.build import build_denseav
     from model.denseav import InputSpec
     from model.losses import objective
+    from model.similarity import dense
     from model.training.clipping import build_gradient_clipper
     from model.training.flops import ideal_s_per_clip
     from model.training.optim import build_optimizer
@@ -97,7 +98,7 @@ def published_run(
     from model.training.torch_compile import compile_encoders
 
     if plain:
-        objective.fused = similarity
+        objective.fused = dense
     config = load(TrainConfig, settings)
     inputs = InputSpec(config.stream.image_size_px, config.stream.clip_duration_s, config.stream.sample_rate_hz)
     accelerator = Accelerator(mixed_precision="bf16", cpu=device == "cpu")

@@ -7,7 +7,8 @@ import sys
 import pytest
 from paths import ROOT
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.load import diff_configs, format_help, load, to_yaml
 from configs.schema import BuildConfig, EvalConfig, ToyWorldConfig, TrainConfig
 
@@ -76,8 +77,8 @@ def test_a_setting_that_stands_for_itself_is_refused_in_one_line(tmp_path, capsy
 
 
 def test_a_file_with_an_unknown_key_is_named(tmp_path):
-    (tmp_path / "a.yaml").write_text("model: {headz: 2}\n")
-    with pytest.raises(UsageError, match=r"model\.headz.*did you mean heads.*a\.yaml"):
+    (tmp_path / "a.yaml").write_text("model: {num_headz: 2}\n")
+    with pytest.raises(UsageError, match=r"model\.num_headz.*did you mean num_heads.*a\.yaml"):
         load(TrainConfig, [f"config={tmp_path}/a.yaml"])
 
 
@@ -148,7 +149,7 @@ def test_help_names_the_keys_of_the_items_of_a_list():
     shown = format_help(TrainConfig)
     assert (
         re.search(r"^  stream\.sources\.N\.weight +share of the positions .* \[1\.0\]$", shown, re.MULTILINE)
-        and "optim.groups.N.match" in shown
+        and "optim.groups.N.prefix" in shown
     )
 
 

@@ -3,7 +3,7 @@
 import pytest
 from paths import ROOT
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.load import load
 from configs.schema import TrainConfig
 from configs.validate import validate_train_config

@@ -10,7 +10,7 @@ import torch
 from tiny_evaluation import write_evaluation
 from tiny_training import backward, tiny_config, tiny_model
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.load import load
 from configs.schema import EvalConfig
 from eval import baselines, run

@@ -26,7 +26,7 @@ NAMES = ("sound", "language", "sound_and_language")
 RANDOM = ["model.image_weights=random", "model.audio_weights=random"]
 # Reference 1.1, 1.3, 1.4, 1.5.
 PUBLISHED = {
-    "batch_size": 40, "frozen_encoder_steps": 3000, "steps": 1_000_001,
+    "global_batch_size": 40, "frozen_encoder_steps": 3000, "steps": 1_000_001,
     "stream.image_size_px": 224, "stream.clip_duration_s": 10.2625, "stream.sample_rate_hz": 16_000,
     "stream.augment.crop_scale_min": 0.08, "stream.augment.flip_probability": 0.5, "stream.augment.color_jitter": 0.2,
     "stream.augment.grayscale_probability": 0.1, "stream.augment.quad_mixup_probability": 0.1,

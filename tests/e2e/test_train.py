@@ -19,7 +19,7 @@ from tiny_runs import (
 )
 from tiny_training import tiny_config, tiny_model
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from model.training.torch_compile import compile_encoders
 
 EVERYTHING = [

@@ -26,7 +26,7 @@ from tiny_runs import (
 )
 from tiny_training import tiny_config, tiny_model
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from model.hub import from_pretrained
 from model.training.fsdp import shard_model
 from model.training.launch import fsdp_requested

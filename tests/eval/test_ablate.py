@@ -38,7 +38,7 @@ def test_the_toy_ablation_is_planned_seed_by_seed(monkeypatch):
         and first["mean pooling (sisa)"].steps == 1000
     )
     assert first["heads told apart (disentangle)"].loss.disentangle == 5 and first["no other added term"].loss.tv == 0
-    assert runs[0].evaluate.baselines == [] and runs[0].evaluate.require == [] and runs[0].evaluate.video == ""
+    assert runs[0].evaluate.baselines == [] and runs[0].evaluate.requirements == [] and runs[0].evaluate.video == ""
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from tiny_evaluation import write_evaluation
 from tiny_localization import folders, make_twins
 from tiny_training import tiny_config, tiny_model
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig
 from eval.baselines import FLOORS, PREFIXES, Baselines, check_baselines, globally_pooled, is_model_metric

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_prompted_ade20k import _write
 from tiny_evaluation import write_evaluation
 from tiny_localization import folders, make_twins
+from tiny_prompted import write_prompted
 from tiny_training import tiny_config, tiny_model
 
 from configs.cli import run
@@ -94,7 +94,7 @@ def test_a_picture_without_a_region_stays_in_the_denominator_and_is_counted(root
 def test_prompts_whose_files_are_missing_and_an_empty_class_are_counted(root):
     shutil.rmtree(root / "prompted")
     rows = ['p1.png,7,gone.wav,"[0, 1]",v0.wav', 'p0.png,9,s0.wav,"[0, 0.2]",v0.wav']
-    _write(root / "prompted", rows=rows)
+    write_prompted(root / "prompted", rows=rows)
     code, written = _evaluate(root, "ade20k_speech")
     assert code == 0
     wanted = {"items": 7, "classes": 3, "classes_without_a_pixel": 1, "left_out_no_prompt_file": 1}
@@ -105,10 +105,10 @@ def test_prompts_whose_files_are_missing_and_an_empty_class_are_counted(root):
 
 def test_a_word_that_is_not_in_the_clip_is_counted(root):
     shutil.rmtree(root / "prompted")
-    _write(root / "prompted", rows=['p0.png,6600,s0.wav,"[7.5, 8]",v0.wav'])
+    write_prompted(root / "prompted", rows=['p0.png,6600,s0.wav,"[7.5, 8]",v0.wav'])
     code, written = _evaluate(root, "ade20k_speech")
-    assert code == 0 and sum(count for key, count in written["items"].items() if "beyond" in key) == 1
-    assert "1 words beyond the sound" in (root / "out/report.md").read_text()
+    assert code == 0 and sum(count for key, count in written["items"].items() if "out_of_range" in key) == 1
+    assert "1 out of range words" in (root / "out/report.md").read_text()
 
 
 def test_clips_of_a_gallery_that_cannot_be_read_are_counted(root):

@@ -48,7 +48,7 @@ import torch
 from accelerate import PartialState
 from torch import distributed
 from tiny_training import tiny_config, tiny_model
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from eval.periodic import PeriodicEvaluation
 from eval.distributed import Interrupted, distributed_map, interruptible
 from model.training.fsdp import EvalWeights

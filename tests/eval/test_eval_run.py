@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from paths import ROOT
-from test_prompted_ade20k import _write
 from tiny_media import write_video
+from tiny_prompted import write_prompted
 from tiny_shards import write_data_set
 
-from configs.cli import UsageError, run
+from configs.cli import run
 from configs.load import load
 from configs.schema import EvalConfig, ModelConfig
 from eval.benchmarks.retrieval.benchmark import Retrieval
@@ -40,7 +40,7 @@ def world(tmp_path_factory):
     history = History(root / "run/history.jsonl", 0)
     for step in (10, 20):
         history.add(step, {"loss/total": 4.0 / step, "logit_scale": 1.0})
-    _write(root / "prompted")
+    write_prompted(root / "prompted")
     rng = np.random.default_rng(0)
     write_data_set(root / "places", [6, 5], duration_s=0.8, frames=1)
     write_data_set(root / "audioset", [12], duration_s=1.0, prefix="video", changes={3: {"flac": rng.bytes(100)}})
@@ -185,7 +185,7 @@ def test_a_model_whose_encoders_began_with_weights_from_elsewhere_is_measured_be
 def test_a_damaged_description_of_a_model_is_one_clear_line(world, tmp_path, content):
     shutil.copy(resolve_checkpoint(world / "run") / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(UsageError, match=r"config\.json is not one of ours"):
+    with pytest.raises(ValueError, match=r"config\.json is not one of ours"):
         from_pretrained(tmp_path)
 
 

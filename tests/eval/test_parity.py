@@ -9,7 +9,7 @@ from paths import ROOT
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import ParityConfig
 from eval.parity.__main__ import main
 from eval.parity.cases import check_case, check_folder

@@ -7,7 +7,7 @@ import torch
 from tiny_media import write_video
 from torch import nn
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import RenderConfig
 from eval import render
 from eval.render import heatmaps_over_time, main, render_heatmap_video

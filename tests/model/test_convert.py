@@ -7,7 +7,6 @@ import pytest
 import torch
 from paths import GOLDEN
 
-from configs.cli import UsageError
 from configs.schema import ConvertConfig
 from model.convert.__main__ import main
 from model.convert.denseav import convert_state_dict, infer_model_config
@@ -156,6 +155,6 @@ def _write(content):
 )
 def test_an_odd_file_is_one_clear_line(tmp_path, make, told):
     make(tmp_path / "x.ckpt")
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ValueError) as error:
         main(ConvertConfig(source=str(tmp_path / "x.ckpt"), out=str(tmp_path / "out")))
     assert told in str(error.value) and "\n" not in str(error.value)

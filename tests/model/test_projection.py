@@ -2,7 +2,6 @@ import pytest
 import torch
 from torch.nn import functional
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
@@ -118,5 +117,5 @@ def test_a_gain_scales_what_a_fresh_linear_projection_gives(projection):
 
 
 def test_a_gain_is_refused_where_the_projection_has_none():
-    with pytest.raises(UsageError, match=r"model\.projection_init_gain=0\.5 is for model\.audio_projection=linear"):
+    with pytest.raises(ValueError, match=r"model\.projection_init_gain=0\.5 is for model\.audio_projection=linear"):
         build_denseav(ModelConfig(projection_init_gain=0.5), InputSpec(32, 0.64, 16000))

@@ -6,7 +6,7 @@ import sys
 import pytest
 from paths import ROOT
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.atomic_write import folder_lock, locked_run_dir
 
 

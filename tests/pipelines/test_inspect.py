@@ -18,7 +18,7 @@ from paths import ROOT
 from PIL import Image
 from tiny_media import write_video, write_wav
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import InspectConfig
 from pipelines.inspect.__main__ import main
 

@@ -13,7 +13,7 @@ import pytest
 from tiny_builds import ROOT, build, contents, running, start, wait, write_long_media, write_media
 from tiny_s3 import serve_s3
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from pipelines.storage import LocalFolder, RemoteFolder, open_folder, read
 
 

@@ -15,7 +15,7 @@ import pytest
 from paths import ROOT
 from tiny_media import write_video
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import VerifyConfig
 from pipelines.verify import main
 

@@ -4,8 +4,8 @@ import json
 import struct
 from pathlib import Path
 
-from test_prompted_ade20k import _write
 from tiny_media import write_video
+from tiny_prompted import write_prompted
 from tiny_shards import write_data_set
 
 BENCHMARKS = "[ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement]"
@@ -19,7 +19,7 @@ def write_evaluation(
     baselines: str = "[chance, untrained, shuffled_prompts]",
 ) -> Path:
     """Prompted pictures, two evaluation splits (one with an unreadable clip), a video; returns the YAML file that names them."""
-    _write(root / "prompted")
+    write_prompted(root / "prompted")
     write_data_set(root / "places", [6, 5], duration_s=0.8, frames=1)
     write_data_set(
         root / "audioset", [12], duration_s=1.0, prefix="video", changes={3: {"flac": b"no sound at all" * 9}}

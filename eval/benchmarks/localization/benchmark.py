@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, read_picture
 from eval.benchmarks.localization.heatmap_sources import MapSource, ModelMaps, RandomMaps, crop_audio, default_device
 from eval.benchmarks.localization.metrics import Measure

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.pictures import opened_picture
 from eval.metrics.localization import SIDE_PX
 

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 
 import torch
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region
 from eval.benchmarks.tables import find_table, finite, validate_file_name
 from eval.metrics.localization import SIDE_PX

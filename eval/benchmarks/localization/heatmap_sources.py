@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.localization.dataset import LocalizationExample, read_picture
 from eval.benchmarks.sounds import read_waveform
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224

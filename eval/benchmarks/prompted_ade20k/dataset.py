@@ -23,7 +23,7 @@ from jaxtyping import Bool, Int, UInt8
 from torch import Tensor
 from torchvision.transforms.v2 import InterpolationMode, functional
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.pictures import opened_picture
 from eval.benchmarks.tables import csv_rows, find_table, finite, validate_file_name
 from pipelines.stream.augment import resize_center_crop

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.metrics.bootstrap import bootstrap_counts, percentile_interval
 from eval.metrics.pixel_ap import PixelMetrics
 from eval.metrics.segmentation import normalize_and_upsample

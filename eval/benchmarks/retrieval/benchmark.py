@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from eval.benchmarks.retrieval.examples import retrieval_examples
 from eval.benchmarks.retrieval.gallery import Gallery, PairFeatures
 from eval.distributed import distributed_map

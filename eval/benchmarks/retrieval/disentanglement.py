@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.distributed import distributed_map, rank
 from eval.metrics.bootstrap import bootstrap_counts, percentile_interval

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.distributed import rank
 from model.denseav import DenseAV
 from model.distributed import world_size
@@ -41,7 +41,7 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"features={folder}: {error.strerror}; name a folder that can be written, or leave it empty"
+                f"feature_cache_dir={folder}: {error.strerror}; name a folder that can be written, or leave it empty"
             ) from None
 
     def get_or_compute(self, model: DenseAV, settings: Mapping[str, Any], encode: Callable[[], Kept]) -> Kept:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.distributed import Columns, distributed_map
 from model.denseav import AudioFeatures, DenseAV, ImageFeatures, InputSpec

@@ -12,7 +12,7 @@ from paths import ROOT
 from tiny_shards import jpeg, write_data_set
 from tiny_training import tiny_config, tiny_model
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import EvalConfig, ToyWorldConfig
 from eval.benchmarks.registry import build_benchmarks
 from eval.benchmarks.retrieval import benchmark as retrieval
@@ -274,9 +274,9 @@ state.destroy_process_group()
 
 @pytest.mark.slow
 def test_one_and_three_processes_give_identical_json(shards, tmp_path):
-    from test_prompted_ade20k import _write
+    from tiny_prompted import write_prompted
 
-    prompted = _write(tmp_path / "prompted", count=7)
+    prompted = write_prompted(tmp_path / "prompted", count=7)
     (tmp_path / "ranks.py").write_text(RANKS)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
     for ranks in (1, 3):

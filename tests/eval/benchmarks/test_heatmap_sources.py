@@ -10,7 +10,7 @@ from PIL import Image
 from tiny_localization import RATE_HZ, SIZE_PX, benchmark, make_twins, oracle, untrained_model
 from torch import nn
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, boxes_region
 from eval.benchmarks.localization.heatmap_sources import (
@@ -149,7 +149,7 @@ def test_frames_that_hear_the_same_stretch_are_encoded_once(strip):
 def test_a_sound_that_is_none_is_named(strip, untrained):
     item = strip((0,))
     item.sound.write_bytes(b"RIFF nothing")
-    with pytest.raises(UsageError, match=r"0\.wav is not a sound file"):
+    with pytest.raises(ValueError, match=r"0\.wav is not a sound file"):
         ModelMaps(untrained)([item])
 
 
@@ -203,9 +203,9 @@ def test_the_object_prior_takes_weights_from_a_file(twins, tmp_path):
     first, second = (ObjectPrior(str(tmp_path / "resnet.pth"))(items) for _ in range(2))
     assert torch.equal(first, second)
     torch.save({"conv1.weight": torch.zeros(3)}, tmp_path / "other.pth")
-    with pytest.raises(UsageError, match=r"object_prior=.*other\.pth has weights of another model"):
+    with pytest.raises(ValueError, match=r"object_prior=.*other\.pth has weights of another model"):
         ObjectPrior(str(tmp_path / "other.pth"))
-    with pytest.raises(UsageError, match=r"object_prior=.*nowhere\.pth: no such file"):
+    with pytest.raises(ValueError, match=r"object_prior=.*nowhere\.pth: no such file"):
         ObjectPrior(str(tmp_path / "nowhere.pth"))
 
 

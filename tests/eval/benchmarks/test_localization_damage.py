@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.localization.avsbench import read_avsbench
 from eval.benchmarks.localization.dataset import read_picture
 from eval.benchmarks.localization.flickr_soundnet import read_boxes

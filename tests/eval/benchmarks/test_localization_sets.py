@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from tiny_localization import SIZE_PX, make_twins
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.localization.avsbench import read_avsbench
 from eval.benchmarks.localization.dataset import boxes_region, mask_region, read_picture
 from eval.benchmarks.localization.flickr_soundnet import read_boxes, read_flickr_soundnet

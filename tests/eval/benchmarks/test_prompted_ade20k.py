@@ -1,20 +1,16 @@
 """Prompted segmentation on a small real folder, with a model that knows the answer: channel c of the picture belongs to pitch c."""
 
-import json
-
 import numpy as np
 import pytest
 import soundfile
 import torch
 from PIL import Image
+from tiny_prompted import PITCHES_HZ, RATE_HZ, SIZE_PX, write_prompted
 from torch import nn
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from eval.benchmarks.prompted_ade20k.benchmark import PromptedADE20K
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
-
-SIZE_PX, RATE_HZ = 64, 16000
-PITCHES_HZ = (400, 1000, 2500)
 
 
 class _Colors(nn.Module):
@@ -44,35 +40,9 @@ def knowing():
     ).eval()
 
 
-def _write(root, count=6, rows=()):
-    for folder in ("frames", "annotations", "audio"):
-        (root / folder).mkdir(parents=True, exist_ok=True)
-    lines = ["image_location,ade_class_id,speech_prompt_file,timing,vggsound_file"]
-    for n in range(count):
-        color, place = n % 3, 8 * (n % 4)
-        image, mask = np.full((SIZE_PX, 2 * SIZE_PX, 3), 40, np.uint8), np.zeros((SIZE_PX, 2 * SIZE_PX, 3), np.uint8)
-        square = (slice(16, 40), slice(40 + place, 64 + place))
-        image[square][..., color] = 220
-        mask[square] = (255, 200 + color, 255)
-        other = (slice(44, 60), slice(36, 52))
-        image[other][..., (color + 1) % 3] = 220
-        Image.fromarray(image).save(root / f"frames/p{n}.png")
-        Image.fromarray(mask).save(root / f"annotations/p{n}_seg.png")
-        time_s = np.arange(8000) / RATE_HZ
-        silent = np.zeros(4000)
-        word = np.concatenate([silent, 0.5 * np.sin(2 * np.pi * PITCHES_HZ[color] * time_s)])
-        soundfile.write(root / f"audio/s{n}.wav", word, RATE_HZ)
-        soundfile.write(
-            root / f"audio/v{n}.wav", np.sin(2 * np.pi * PITCHES_HZ[color] * np.arange(44100) / 44100) * 0.5, 44100
-        )
-        lines.append(f'elsewhere/p{n}.png,{25 * 256 + 200 + color},x/s{n}.wav,"{json.dumps([0.25, 0.75])}",y/v{n}.wav')
-    (root / "prompted_segmentation.csv").write_text("\n".join([*lines, *rows]) + "\n")
-    return root
-
-
 @pytest.mark.parametrize("prompt", ["speech", "sound"])
 def test_a_model_that_knows_the_answer_gets_everything_and_with_shuffled_prompts_it_does_not(tmp_path, knowing, prompt):
-    benchmark = PromptedADE20K(str(_write(tmp_path)), prompt, batch_size=4, seed=0)
+    benchmark = PromptedADE20K(str(write_prompted(tmp_path)), prompt, batch_size=4, seed=0)
     measured, shuffled = benchmark.evaluate(knowing), benchmark.evaluate(knowing, shuffled=True)
     assert measured.metrics["basic/map"] > 0.99 and measured.metrics["basic/miou"] > 0.9
     assert ("advanced/map" in measured.metrics) == (prompt == "speech")
@@ -82,7 +52,7 @@ def test_a_model_that_knows_the_answer_gets_everything_and_with_shuffled_prompts
 
 
 def test_pictures_run_from_best_to_worst_and_carry_what_the_report_draws(tmp_path, knowing):
-    measured = PromptedADE20K(str(_write(tmp_path, count=9)), "sound", batch_size=4, seed=0).evaluate(knowing)
+    measured = PromptedADE20K(str(write_prompted(tmp_path, count=9)), "sound", batch_size=4, seed=0).evaluate(knowing)
     own = [e.average_precision for e in measured.examples]
     assert len(own) == 5 and own == sorted(own, reverse=True)
     example = measured.examples[0]
@@ -92,7 +62,7 @@ def test_pictures_run_from_best_to_worst_and_carry_what_the_report_draws(tmp_pat
 
 
 def test_every_figure_has_an_interval_and_a_threshold_chosen_on_other_pictures_stands_beside(tmp_path, knowing):
-    measured = PromptedADE20K(str(_write(tmp_path, count=12)), "speech", batch_size=5, seed=0).evaluate(knowing)
+    measured = PromptedADE20K(str(write_prompted(tmp_path, count=12)), "speech", batch_size=5, seed=0).evaluate(knowing)
     assert set(measured.metrics) == {
         f"{variant}/{key}" for variant in ("basic", "advanced") for key in ("map", "miou", "miou_val_threshold")
     }
@@ -103,7 +73,7 @@ def test_every_figure_has_an_interval_and_a_threshold_chosen_on_other_pictures_s
 
 
 def test_annotations_are_read_once_whatever_is_asked_of_them(tmp_path, knowing):
-    benchmark = PromptedADE20K(str(_write(tmp_path)), "sound", batch_size=4, seed=0)
+    benchmark = PromptedADE20K(str(write_prompted(tmp_path)), "sound", batch_size=4, seed=0)
     before = benchmark.evaluate(knowing)
     for n in range(6):
         (tmp_path / f"annotations/p{n}_seg.png").write_bytes(b"gone")
@@ -116,17 +86,19 @@ def test_maps_that_are_no_numbers_are_told_in_one_line(tmp_path, knowing):
         CommandFailed,
         match=r"ade20k_sound: 6 of 6 maps hold values that are not finite numbers, first that of .*p0\.png",
     ):
-        PromptedADE20K(str(_write(tmp_path)), "sound", batch_size=4, seed=0).evaluate(knowing)
+        PromptedADE20K(str(write_prompted(tmp_path)), "sound", batch_size=4, seed=0).evaluate(knowing)
 
 
 def test_a_word_that_is_not_in_the_clip_is_counted_and_stays(tmp_path, knowing):
     rows = ['p0.png,6600,s0.wav,"[1.0, 1.5]",v0.wav', 'p1.png,6601,s1.wav,"[7, 8]",v1.wav']
-    items = PromptedADE20K(str(_write(tmp_path, rows=rows)), "speech", batch_size=4, seed=0).evaluate(knowing).items
+    items = (
+        PromptedADE20K(str(write_prompted(tmp_path, rows=rows)), "speech", batch_size=4, seed=0).evaluate(knowing).items
+    )
     assert items["out_of_range_words"] == 2 and items["items"] == 8
 
 
 def test_a_word_after_the_end_of_its_own_sound_is_counted_and_a_row_that_repeats_one_too(tmp_path, knowing):
-    _write(
+    write_prompted(
         tmp_path, rows=['p0.png,6600,short.wav,"[0.5, 0.9]",v0.wav', *2 * ['p1.png,6601,s1.wav,"[0.25, 0.75]",v1.wav']]
     )
     soundfile.write(tmp_path / "audio/short.wav", 0.5 * np.sin(np.arange(4800)), RATE_HZ)
@@ -135,7 +107,7 @@ def test_a_word_after_the_end_of_its_own_sound_is_counted_and_a_row_that_repeats
 
 
 def test_a_class_of_a_single_prompt_is_measured_and_classes_of_one_name_stay_apart(tmp_path, knowing):
-    _write(tmp_path, count=2)
+    write_prompted(tmp_path, count=2)
     (tmp_path / "class_names.csv").write_text("ade_class_id,name\n6600,door\n6601,door\n")
     measured = PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)
     assert measured.per_class.keys() == {"door (class 6600)", "door (class 6601)"}
@@ -146,7 +118,10 @@ def test_a_class_of_a_single_prompt_is_measured_and_classes_of_one_name_stay_apa
 def test_a_timing_that_is_none_is_refused(tmp_path, timing):
     with pytest.raises(UsageError, match=r"line 8: .*0 <= start_s <= end_s"):
         PromptedADE20K(
-            str(_write(tmp_path, rows=[f'p0.png,6600,s0.wav,"{timing}",v0.wav'])), "speech", batch_size=4, seed=0
+            str(write_prompted(tmp_path, rows=[f'p0.png,6600,s0.wav,"{timing}",v0.wav'])),
+            "speech",
+            batch_size=4,
+            seed=0,
         )
 
 
@@ -157,7 +132,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path, knowing):
         'gone.png,7,s0.wav,"[0, 1]",v0.wav',
         'p1.png,7,,"",v0.wav',
     ]
-    benchmark = PromptedADE20K(str(_write(tmp_path, rows=rows)), "speech", batch_size=4, seed=0)
+    benchmark = PromptedADE20K(str(write_prompted(tmp_path, rows=rows)), "speech", batch_size=4, seed=0)
     items = benchmark.evaluate(knowing).items
     assert {k: v for k, v in items.items() if k.startswith("left_out")} == {
         "left_out_class_0": 1,
@@ -169,7 +144,7 @@ def test_rows_that_cannot_be_used_are_left_out_and_counted(tmp_path, knowing):
 
 def test_a_class_without_a_pixel_is_counted_and_does_not_enter_the_mean(tmp_path, knowing):
     benchmark = PromptedADE20K(
-        str(_write(tmp_path, rows=['p0.png,9,s0.wav,"[0, 1]",v0.wav'])), "sound", batch_size=4, seed=0
+        str(write_prompted(tmp_path, rows=['p0.png,9,s0.wav,"[0, 1]",v0.wav'])), "sound", batch_size=4, seed=0
     )
     measured = benchmark.evaluate(knowing)
     assert measured.items["classes"] == 3 and measured.items["classes_without_a_pixel"] == 1
@@ -177,7 +152,7 @@ def test_a_class_without_a_pixel_is_counted_and_does_not_enter_the_mean(tmp_path
 
 
 def test_a_table_saved_with_a_byte_order_mark_is_read(tmp_path):
-    table = _write(tmp_path) / "prompted_segmentation.csv"
+    table = write_prompted(tmp_path) / "prompted_segmentation.csv"
     table.write_bytes(b"\xef\xbb\xbf" + table.read_bytes())
     assert len(PromptedADE20K(str(tmp_path), "speech", batch_size=4, seed=0).items) == 6
 
@@ -228,19 +203,19 @@ def _add_row(root, row):
     ],
 )
 def test_what_is_missing_is_told_in_one_line(tmp_path, spoil, message):
-    spoil(_write(tmp_path))
+    spoil(write_prompted(tmp_path))
     with pytest.raises(UsageError, match=message):
         PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0)
 
 
 def test_an_annotation_of_another_size_is_refused(tmp_path, knowing):
-    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(_write(tmp_path) / "annotations/p2_seg.png")
+    Image.fromarray(np.zeros((10, 10, 3), np.uint8)).save(write_prompted(tmp_path) / "annotations/p2_seg.png")
     with pytest.raises(UsageError, match=r"p2_seg\.png is 10 x 10 px"):
         PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)
 
 
 def test_a_damaged_annotation_is_named(tmp_path, knowing):
-    path = _write(tmp_path) / "annotations/p2_seg.png"
+    path = write_prompted(tmp_path) / "annotations/p2_seg.png"
     damaged = bytearray(path.read_bytes())
     damaged[37:41] = b"\0\0\0\0"  # the type of the second chunk
     path.write_bytes(damaged)
@@ -249,6 +224,6 @@ def test_a_damaged_annotation_is_named(tmp_path, knowing):
 
 
 def test_a_prompt_that_is_no_sound_is_named(tmp_path, knowing):
-    (_write(tmp_path) / "audio/v3.wav").write_bytes(b"RIFF nothing")
+    (write_prompted(tmp_path) / "audio/v3.wav").write_bytes(b"RIFF nothing")
     with pytest.raises(UsageError, match=r"v3\.wav is not a sound file"):
         PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(knowing)

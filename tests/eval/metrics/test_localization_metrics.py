@@ -105,7 +105,7 @@ def test_confidence_is_the_mean_of_the_largest_quarter_on_the_maps_own_scale():
     assert confidence(torch.full((1, 1, 1), 7.0)).tolist() == [7.0]
 
 
-@pytest.mark.parametrize("sure", [torch.zeros(0), torch.tensor([math.nan])])
+@pytest.mark.parametrize("confidence", [torch.zeros(0), torch.tensor([math.nan])])
 def test_detection_refuses_nothing_and_what_is_no_number(confidence):
     with pytest.raises(ValueError, match="NaN"):
         detection(

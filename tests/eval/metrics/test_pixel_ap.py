@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from eval.benchmarks.prompted_ade20k.metrics import measure
 from eval.metrics.bootstrap import bootstrap_counts, interval, mean_interval, percentile_interval
 from eval.metrics.pixel_ap import PixelMetrics

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from paths import ROOT
 
-from configs.cli import UsageError, run
+from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import ReportConfig
 from eval.metrics_file import read_metrics, write_metrics
 from eval.report.__main__ import main

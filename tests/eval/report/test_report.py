@@ -166,7 +166,7 @@ def test_no_figure_is_published_that_nobody_could_verify():
 
 
 def test_every_benchmark_that_can_be_run_is_in_the_catalogue():
-    from configs.cli import UsageError
+    from configs.errors import UsageError
     from configs.schema import EvalConfig
     from eval.benchmarks.registry import build_benchmarks
 
@@ -196,10 +196,10 @@ def test_pictures_have_their_place(count, wanted):
 @pytest.mark.parametrize(
     ("key", "name"),
     [
-        ("ade20k_speech/basic/miou_val_threshold", "mIoU validation chosen, basic"),
+        ("ade20k_speech/basic/miou_val_threshold", "mIoU val threshold, basic"),
         ("places_retrieval/audio_to_image/recall_at_10", "recall@10, audio to image"),
-        ("disentanglement/heads/head_1_win_rate", "steps won by head 1"),
-        ("avsbench_s4/best_threshold_test/f_score", "F-score, test chosen"),
+        ("disentanglement/heads/head_1_win_rate", "head 1 win rate"),
+        ("avsbench_s4/best_threshold_test/f_score", "F-score, best threshold test"),
         ("extended_vggss/median/max_f1", "max-F1, median"),
     ],
 )

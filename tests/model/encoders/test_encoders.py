@@ -9,7 +9,6 @@ import torch
 from paths import ROOT
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
@@ -199,7 +198,7 @@ def test_attention_is_fused_in_training_and_in_evaluation(part, of, blocks):
     ],
 )
 def test_what_cannot_be_built_is_one_line(changes, told):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ValueError) as error:
         build_denseav(ModelConfig(**changes), InputSpec(64, 1.0, 16_000))
     assert told in str(error.value) and "\n" not in str(error.value)
 
@@ -260,9 +259,9 @@ def test_weights_come_from_a_file_and_those_of_another_model_are_refused(tmp_pat
         ("code", "is no file of weights"),
         ("list", "is no file of weights"),
     ):
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(ValueError, match=told):
             TimmImageEncoder(VIT, 32, str(tmp_path / f"{name}.pth"))
-        with pytest.raises(UsageError, match=told):
+        with pytest.raises(ValueError, match=told):
             SpeechTransformerEncoder("hubert_base", weights=str(tmp_path / f"{name}.pth"))
 
 
@@ -281,8 +280,8 @@ def test_weights_in_a_file_may_be_of_another_image_size_and_have_a_classifier(tm
 
 def test_another_sample_rate_and_sides_that_are_no_whole_patches_are_refused():
     with pytest.raises(
-        UsageError, match=r"stream.sample_rate_hz=22050: model.audio_encoder=hubert_base hears 16000 Hz"
+        ValueError, match=r"stream.sample_rate_hz=22050: model.audio_encoder=hubert_base hears 16000 Hz"
     ):
         SpeechTransformerEncoder("hubert_base", 22_050, "random")
-    with pytest.raises(UsageError, match=r"stream.image_size_px=40 must be a multiple of 16"):
+    with pytest.raises(ValueError, match=r"stream.image_size_px=40 must be a multiple of 16"):
         TimmImageEncoder(VIT, 40, "random")

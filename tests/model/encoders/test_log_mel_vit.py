@@ -11,7 +11,6 @@ from safetensors import safe_open
 from timm.models import save_for_hf
 from torchaudio.compliance import kaldi
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
@@ -117,12 +116,12 @@ def test_all_of_it_learns_through_either_projection(projection, checkpointing):
         audio_encoder=f"mel:{VIT}",
         audio_weights="random",
         audio_projection=projection,
-        channels=12,
+        embed_dim=12,
         norm_eps=1e-4,
         gradient_checkpointing=checkpointing,
     )
     model = build_denseav(config, InputSpec(32, 2.0, 16_000)).train()
-    assert not any("cls_token" in name for name in model.state_dict())
+    assert "audio_projection.cls_token" not in model.state_dict()
     audio = model.encode_audio(0.1 * torch.randn(2, 32_000), torch.ones(2, 32_000, dtype=torch.bool))
     assert audio.dense.shape == (2, 1, 12, 12 if projection == "linear" else 1) and (audio.cls is None) == (
         projection == "linear"
@@ -186,6 +185,6 @@ def test_a_folder_in_the_hubs_layout_with_a_mel_transformer_is_taken_as_it_is(tm
     ],
 )
 def test_what_cannot_be_built_is_one_line(name, weights, told):
-    with pytest.raises(UsageError) as error:
+    with pytest.raises(ValueError) as error:
         build_denseav(ModelConfig(audio_encoder=f"mel:{name}", audio_weights=weights), INPUTS)
     assert str(error.value).startswith(told) and "\n" not in str(error.value)

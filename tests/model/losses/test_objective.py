@@ -3,7 +3,6 @@ import itertools
 import pytest
 import torch
 
-from configs.cli import UsageError
 from model.denseav import SimilarityConfig
 from model.losses import contrastive, regularizers
 from model.losses.contrastive import ContrastiveConfig, LogitScale
@@ -187,5 +186,5 @@ def test_the_order_of_the_batch_does_not_matter():
     ],
 )
 def test_impossible_settings_are_refused_in_one_line(settings, chosen, weights, heads, bias, told):
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(ValueError, match=told):
         _terms(_inputs(heads=heads, bias=bias), weights, settings, chosen)

@@ -1,6 +1,6 @@
 """The kernels against the plain form, in processes of their own: whether Triton interprets kernels on a CPU is settled when it is first imported.
 
-`python tests/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with TRITON_INTERPRET=1 on `cpu`, with 0 on `cuda`, or on `none`:
+`python tests/model/similarity/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with TRITON_INTERPRET=1 on `cpu`, with 0 on `cuda`, or on `none`:
 there kernels are compiled, which takes no GPU.
 """
 
@@ -134,7 +134,9 @@ def check_published_size(device):
 
     eighths = lambda shape: torch.randint(-16, 17, shape) / 8  # noqa: E731
     features, mask = random_features(device, torch.bfloat16, draw=eighths, A=16, V=16, K=2, C=192, H=14, W=14, T=56)
-    assert fused._backend(*(feature.flatten(3) for feature in features)) is fused_triton
+    from model.similarity.fused import triton_search
+
+    assert fused._backend(*(feature.flatten(3) for feature in features)) is triton_search
     return max(
         difference(features, mask, *form)
         for form in itertools.product(("misa", "mima", "paired", "sisa"), ("max_elementwise", "sum"))
@@ -290,7 +292,9 @@ def main(device, *names):
     torch.set_num_threads(1)
     torch.manual_seed(0)
     if device == "cpu":
-        fused._backend = lambda *_: fused_triton
+        from model.similarity.fused import triton_search
+
+        fused._backend = lambda *_: triton_search
         triton_kernels.SETS = 2  # of 16, so that a few images are several programs
     print(json.dumps({name: globals()[name](device) for name in names}))
 

@@ -5,7 +5,6 @@ import itertools
 import pytest
 import torch
 
-from configs.cli import UsageError
 from configs.schema import LossConfig, ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
@@ -145,5 +144,5 @@ def test_each_trains_and_every_parameter_that_may_learn_gets_a_gradient(changes,
     ],
 )
 def test_what_has_no_class_tokens_or_no_cells_is_refused_in_one_line(changes, told):
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(ValueError, match=told):
         build_denseav(ModelConfig(**TINY | changes), INPUTS)

@@ -11,7 +11,7 @@ import torch
 from paths import ROOT
 from tiny_training import save, step, tiny_config, tiny_state
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 from model.hub import from_pretrained, save_tensors
 from model.training import checkpoint
 from model.training.checkpoint import read_state, restore
@@ -104,13 +104,13 @@ def test_a_step_folder_with_averaged_weights_is_loaded_with_these(tmp_path):
 def test_going_on_with_other_settings_or_data_names_what_changed(tmp_path):
     config = tiny_config()
     folder = save(tmp_path, 2, tiny_state(config), config, {"windows": 5})
-    with pytest.raises(UsageError, match=r"optim\.lr: 5e-05 -> 1\.0.*name="):
+    with pytest.raises(ValueError, match=r"optim\.lr: 5e-05 -> 1\.0.*name="):
         read_state(folder, tiny_config("optim.lr=1"), {"windows": 5})
-    with pytest.raises(UsageError, match=r"gradient_accumulation_steps: 1 -> 2.*optim\.groups"):
+    with pytest.raises(ValueError, match=r"gradient_accumulation_steps: 1 -> 2.*optim\.groups"):
         read_state(
             folder, tiny_config("gradient_accumulation_steps=2", "optim.groups=[{prefix: log_scale}]"), {"windows": 5}
         )
-    with pytest.raises(UsageError, match=r"windows: 5 -> 6"):
+    with pytest.raises(ValueError, match=r"windows: 5 -> 6"):
         read_state(folder, config, {"windows": 6})
     free = [
         "steps=99",
@@ -134,13 +134,13 @@ def test_a_data_set_may_move_and_only_a_cosine_run_keeps_its_length(tmp_path, sc
     if is_free:
         assert read_state(folder, longer, {})["step"] == 2
     else:
-        with pytest.raises(UsageError, match="steps: 1000001 -> 99"):
+        with pytest.raises(ValueError, match="steps: 1000001 -> 99"):
             read_state(folder, longer, {})
 
 
 def test_a_checkpoint_that_this_machine_does_not_see_is_told(tmp_path):
     with pytest.raises(
-        UsageError,
+        ValueError,
         match="step_00000001 is not on this machine: out=runs must be a folder that all machines of the run share",
     ):
         read_state(tmp_path / "step_00000001", tiny_config(), {})
@@ -149,7 +149,7 @@ def test_a_checkpoint_that_this_machine_does_not_see_is_told(tmp_path):
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
     config = tiny_config()
     folder = save(tmp_path, 2, tiny_state(config), config)
-    with pytest.raises(UsageError, match="holds another model"):
+    with pytest.raises(ValueError, match="holds another model"):
         restore(folder, tiny_state(tiny_config("model.embed_dim=32")), same_phase=False)
 
 
@@ -165,7 +165,7 @@ def test_a_save_that_fails_leaves_nothing_half_written_and_the_old_one_whole(tmp
 
 FILL_THE_DISK = """
 import resource, signal, sys
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+sys.path[:0] = [{root!r}, {root!r} + "/tests/support"]
 from pathlib import Path
 from tiny_training import save, tiny_config, tiny_state
 config = tiny_config()

@@ -7,7 +7,6 @@ import warnings
 import pytest
 from tiny_training import save, step, tiny_config, tiny_state
 
-from configs.cli import UsageError
 from configs.schema import CheckpointConfig
 from model.hub import from_pretrained
 from model.training.checkpoint import snapshot
@@ -53,7 +52,7 @@ def test_a_damaged_newest_checkpoint_is_skipped_for_the_one_before(tmp_path, dam
 def test_where_every_checkpoint_is_damaged_nothing_begins_anew_by_itself(tmp_path):
     assert newest_checkpoint(tmp_path) is None
     (tmp_path / "step_00000005").mkdir()
-    with pytest.raises(UsageError, match="all 1 checkpoints are damaged"):
+    with pytest.raises(ValueError, match="all 1 checkpoints are damaged"):
         newest_checkpoint(tmp_path)
 
 
@@ -99,7 +98,7 @@ def test_a_best_metric_that_the_evaluation_does_not_give_is_refused_and_costs_no
     shelf = CheckpointManager(tmp_path, CheckpointConfig(best_metric="ade20k_speech/basic/mop"))
     snap = snapshot(1, "full", tiny_state(config), config, {}, {"ade20k_speech/basic/map": 0.5, "places/r10": 0.1})
     with pytest.raises(
-        UsageError, match=r"checkpoint\.best_metric=ade20k_speech/basic/mop: .* near it are ade20k_speech/basic/map"
+        ValueError, match=r"checkpoint\.best_metric=ade20k_speech/basic/mop: .* near it are ade20k_speech/basic/map"
     ):
         shelf.add(snap)
     assert shelf.finish() == 1 and newest_checkpoint(tmp_path) == tmp_path / "step_00000001"
@@ -122,7 +121,7 @@ def test_an_evaluation_made_up_for_lets_the_checkpoint_on_disk_become_best(tmp_p
         _names(tmp_path) == ["best", "step_00000002", "step_00000003"]
         and (tmp_path / "best").readlink().name == "step_00000002"
     )
-    with pytest.raises(UsageError, match="near it are a/mip"):
+    with pytest.raises(ValueError, match="near it are a/mip"):
         resumed.add_metrics({"a/mip": 0.6})
 
 

@@ -11,7 +11,6 @@ from paths import ROOT
 from safetensors.torch import load_file
 from tiny_training import save, step, tiny_config, tiny_model, tiny_state
 
-from configs.cli import UsageError
 from model.export import main as export
 from model.hub import from_pretrained, save_pretrained
 from model.training.init_weights import load_init_weights
@@ -56,7 +55,7 @@ def test_what_differs_is_refused_and_named_and_may_be_left_as_it_was_built(train
     run, state = trained
     wide = tiny_config("model.embed_dim=32")
     with pytest.raises(
-        UsageError,
+        ValueError,
         match=r"init_checkpoint=.*: audio_projection\.\S+ is \[16.* instead of \[32.* more; what may differ has to be named in init_exclude",
     ):
         load_init_weights(tiny_model(wide), str(run), [])
@@ -71,11 +70,11 @@ def test_what_is_missing_and_what_has_no_place_is_named(trained):
     run, _ = trained
     model = tiny_model(tiny_config())
     model.extra = torch.nn.Linear(1, 1, bias=False)
-    with pytest.raises(UsageError, match=r"extra\.weight is missing; what"):
+    with pytest.raises(ValueError, match=r"extra\.weight is missing; what"):
         load_init_weights(model, str(run), [])
     model = tiny_model(tiny_config())
     del model.log_scale
-    with pytest.raises(UsageError, match="log_scale has no place in the model; what"):
+    with pytest.raises(ValueError, match="log_scale has no place in the model; what"):
         load_init_weights(model, str(run), [])
 
 
@@ -87,7 +86,7 @@ def test_what_is_missing_and_what_has_no_place_is_named(trained):
     ],
 )
 def test_misused_names_are_one_line(trained, init_checkpoint, init_exclude, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ValueError, match=message):
         load_init_weights(tiny_model(tiny_config()), init_checkpoint.replace("RUN", str(trained[0])), init_exclude)
 
 
@@ -110,14 +109,14 @@ def test_damaged_weights_are_not_taken(trained, tmp_path):
     ema = run / "checkpoints/step_00000002/ema.safetensors"
     ema.write_bytes(ema.read_bytes()[:-1] + b"x")
     with pytest.raises(
-        UsageError, match=r"init_checkpoint=.*step_00000002 is damaged \(ema\.safetensors has changed\)"
+        ValueError, match=r"init_checkpoint=.*step_00000002 is damaged \(ema\.safetensors has changed\)"
     ):
         load_init_weights(state.model, str(ema.parent), [])
-    with pytest.raises(UsageError, match=r"checkpoint=.*step_00000002 is damaged"):
+    with pytest.raises(ValueError, match=r"checkpoint=.*step_00000002 is damaged"):
         from_pretrained(ema.parent)
     save_pretrained(state.model, tiny_config().model, tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"cut")
-    with pytest.raises(UsageError, match=r"init_checkpoint=.*model\.safetensors cannot be read"):
+    with pytest.raises(ValueError, match=r"init_checkpoint=.*model\.safetensors cannot be read"):
         load_init_weights(state.model, str(tmp_path), [])
 
 
@@ -126,13 +125,13 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
 
     folder = trained[0] / "checkpoints/step_00000002"
     (folder / "state.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"step_00000002 is damaged \(state\.json has changed\)"):
+    with pytest.raises(ValueError, match=r"step_00000002 is damaged \(state\.json has changed\)"):
         export(ExportConfig(str(folder), str(tmp_path / "out")))
-    with pytest.raises(UsageError, match="both are needed"):
+    with pytest.raises(ValueError, match="both are needed"):
         export(ExportConfig("", str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     good = str(trained[0] / "checkpoints/step_00000001")
-    with pytest.raises(UsageError, match="is a checkpoint: give another folder"):
+    with pytest.raises(ValueError, match="is a checkpoint: give another folder"):
         export(ExportConfig(good, good))
 
 

@@ -12,7 +12,7 @@ from paths import ROOT
 from tiny_batch import tiny_batch
 from tiny_training import INPUTS, tiny_config, tiny_model
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed
 from model.training.nan_guard import MAX_CONSECUTIVE_SKIPS, NonfiniteGuard
 from model.training.step import forward_loss
 
@@ -96,7 +96,7 @@ def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
 
 
 def test_another_action_is_refused(tmp_path):
-    with pytest.raises(UsageError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
+    with pytest.raises(ValueError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
         NonfiniteGuard(tmp_path, "ignore")
 
 

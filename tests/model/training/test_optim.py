@@ -4,7 +4,6 @@ import pytest
 import torch
 from tiny_training import backward, tiny_config, tiny_model
 
-from configs.cli import UsageError
 from configs.load import load
 from configs.schema import OptimConfig, TrainConfig
 from model.training.optim import build_optimizer, freeze_for_phase, learning_rate, remaining_phases, set_learning_rate
@@ -102,17 +101,17 @@ def test_a_group_moves_its_parameters_at_its_own_rate():
 
 def test_a_group_that_matches_nothing_is_refused_with_what_there_is():
     with pytest.raises(
-        UsageError,
+        ValueError,
         match=r"optim\.groups\.1\.match=image_enc: the model has no such parameter; it has audio_encoder, .*log_scale",
     ):
         config = tiny_config("optim.groups=[{prefix: image_encoder}, {prefix: image_enc}]")
         build_optimizer(config.optim, tiny_model(config))
-    with pytest.raises(UsageError, match=r"optim\.groups\.0\.lr_mult=-1"):
+    with pytest.raises(ValueError, match=r"optim\.groups\.0\.lr_mult=-1"):
         load(TrainConfig, ["optim.groups=[{prefix: image_encoder, lr_mult: -1}]"])
 
 
 def test_unknown_optimiser_and_schedule_are_refused():
     model = tiny_model(tiny_config())
     for key, value in (("name", "sgdd"), ("schedule", "linear")):
-        with pytest.raises(UsageError, match=rf"optim\.{key}={value}: allowed are"):
+        with pytest.raises(ValueError, match=rf"optim\.{key}={value}: allowed are"):
             build_optimizer(OptimConfig(**{key: value}), model)

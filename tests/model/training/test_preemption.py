@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from configs.cli import CommandFailed
+from configs.errors import CommandFailed
 from model.training import preemption
 from model.training.preemption import LISTEN_EVERY_S, Preemption, StopReason
 
@@ -104,7 +104,7 @@ def test_a_time_limit_counts_from_the_start():
     )
 
 
-@pytest.mark.parametrize(("left_s", "heard"), [(299, StopReason.TIME_LIMIT), (310, StopReason.NONE)])
+@pytest.mark.parametrize(("left_s", "local_reason"), [(299, StopReason.TIME_LIMIT), (310, StopReason.NONE)])
 def test_the_end_of_the_slurm_job_is_a_limit_five_minutes_earlier(monkeypatch, left_s, local_reason):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left_s))
     assert Preemption().local_reason() == local_reason

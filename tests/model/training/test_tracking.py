@@ -14,7 +14,6 @@ from tiny_training import backward, tiny_config, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.cli import UsageError
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
@@ -29,10 +28,10 @@ from model.training.tracking import History, Media, RunLogger, tracker_names
 
 def test_only_known_trackers_that_are_installed_are_taken(monkeypatch):
     assert tracker_names("none") == [] and tracker_names("tensorboard") == ["tensorboard"]
-    with pytest.raises(UsageError, match="tracker=mlflow: allowed are wandb, tensorboard, none"):
+    with pytest.raises(ValueError, match="tracker=mlflow: allowed are wandb, tensorboard, none"):
         tracker_names("mlflow")
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    with pytest.raises(UsageError, match="tracker=tensorboard: the package tensorboard is not installed"):
+    with pytest.raises(ValueError, match="tracker=tensorboard: the package tensorboard is not installed"):
         tracker_names("tensorboard")
 
 
@@ -77,7 +76,7 @@ def test_tensorboard_has_values_pictures_and_settings_and_hides_what_a_resumed_r
         (3, 3.1),
     ]
     assert [(event.step, event.width, event.height) for event in told.Images("task/heatmaps")] == [(3, 6, 8)]
-    assert b"channels: 16" in told.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
+    assert b"embed_dim: 16" in told.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
     assert [json.loads(line)["step"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 

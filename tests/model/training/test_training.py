@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_training import INPUTS, tiny_config, tiny_model
 
-from configs.cli import UsageError
 from configs.load import load
 from configs.schema import ModelConfig, OptimConfig, TrainConfig
 from model.build import build_denseav, check_input_sizes
@@ -33,7 +32,7 @@ from train import main
     ],
 )
 def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ValueError, match=message):
         build_denseav(ModelConfig(**({"embed_dim": 16, "audio_projection": "linear"} | change)), INPUTS)
 
 
@@ -51,7 +50,7 @@ def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
     ],
 )
 def test_what_can_be_seen_to_be_wrong_is_refused_at_once(setting, message):
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(ValueError, match=message):
         main(load(TrainConfig, [setting]))
 
 
@@ -63,7 +62,7 @@ def test_a_best_metric_that_is_measured_where_nothing_is_kept_is_refused():
         "checkpoint.every_steps=300",
     ]
     with pytest.raises(
-        UsageError, match=r"evaluate\.every_steps=200 must be a multiple of checkpoint\.every_steps=300"
+        ValueError, match=r"evaluate\.every_steps=200 must be a multiple of checkpoint\.every_steps=300"
     ):
         main(load(TrainConfig, changes))
 
@@ -76,7 +75,7 @@ def test_what_accelerate_was_told_and_is_ours_to_set_is_refused_because_it_would
     monkeypatch, tmp_path, key, value, ours
 ):
     monkeypatch.setenv(f"ACCELERATE_{key.upper()}", value)
-    with pytest.raises(UsageError, match=f"{key}={value.lower()} .* {ours} is our setting"):
+    with pytest.raises(ValueError, match=f"{key}={value.lower()} .* {ours} is our setting"):
         create_accelerator(10.0, [], tmp_path)
 
 
@@ -90,7 +89,7 @@ def test_what_accelerate_was_told_and_is_ours_to_set_is_refused_because_it_would
 )
 def test_inputs_too_small_for_the_model_are_met_before_training(inputs, change):
     model = build_denseav(ModelConfig(**({"embed_dim": 16, "audio_projection": "linear"} | change)), inputs)
-    with pytest.raises(UsageError, match=r"stream\.image_size_px=.*(too small for|has 4 x 4 cells)"):
+    with pytest.raises(ValueError, match=r"stream\.image_size_px=.*(too small for|has 4 x 4 cells)"):
         check_input_sizes(model)
 
 
@@ -149,7 +148,7 @@ def test_the_values_of_a_step_agree_with_a_slow_loop(pairs):
 
 @pytest.mark.parametrize("betas", [[], [0.9], [0.9, 1.0], [-0.1, 0.9]])
 def test_odd_betas_are_refused(betas):
-    with pytest.raises(UsageError, match=r"optim\.betas=.*: wanted two numbers"):
+    with pytest.raises(ValueError, match=r"optim\.betas=.*: wanted two numbers"):
         build_optimizer(OptimConfig(betas=betas), tiny_model(tiny_config()))
 
 

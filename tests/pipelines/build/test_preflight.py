@@ -8,7 +8,7 @@ import pytest
 from paths import ROOT
 from tiny_media import write_video
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.build.preflight import MediaCheck
 from pipelines.manifest import Clip, Rejected

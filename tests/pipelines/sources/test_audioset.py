@@ -3,7 +3,7 @@
 import pytest
 from tiny_sources import SEGMENTS
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected, check
 from pipelines.sources import audioset

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.manifest import Clip, Rejected
 from pipelines.sources.filters import filtered
 

@@ -5,7 +5,7 @@ import json
 import pytest
 from tiny_sources import places_audio_source
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, check
 from pipelines.sources import places_audio

@@ -5,7 +5,7 @@ import os
 import pytest
 from tiny_sources import SEGMENTS, VGGSOUND, places_audio_source, vggsound_source
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected, check
 from pipelines.sources import audioset, folder, places_audio, vggsound

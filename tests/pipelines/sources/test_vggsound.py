@@ -3,7 +3,7 @@
 import pytest
 from tiny_sources import VGGSOUND, vggsound_source
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.manifest import Clip, Rejected, check
 from pipelines.sources import vggsound
 

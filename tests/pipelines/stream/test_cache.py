@@ -27,7 +27,7 @@ from tiny_cache import (
 )
 from tiny_disk import tiny_disk
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from pipelines.stream import retry
 from pipelines.stream.index import CacheSettings, DatasetIndex
 
@@ -48,7 +48,7 @@ def server(folder):
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch, server):
     server.plan({})
-    for name in ("PATIENT", "BRISK"):
+    for name in ("LONG_RETRY", "SHORT_RETRY"):
         monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
 
 

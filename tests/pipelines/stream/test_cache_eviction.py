@@ -43,7 +43,7 @@ def server(folder):
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch, server):
     server.plan({})
-    for name in ("PATIENT", "BRISK"):
+    for name in ("LONG_RETRY", "SHORT_RETRY"):
         monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from tiny_shards import clip_members, write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.clip_filter import Selection
 from pipelines.stream.index import DatasetIndex, Shard

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tiny_shards import jpeg, sound, tone, write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD, collate, imagenet_normalize
 from pipelines.stream.index import DatasetIndex

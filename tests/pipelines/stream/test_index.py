@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from tiny_shards import clip_members, write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.stream import index as index_module
 from pipelines.stream.index import DatasetIndex, Shard
 

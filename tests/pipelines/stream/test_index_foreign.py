@@ -21,7 +21,7 @@ from tiny_foreign_shards import (
 )
 from tiny_shards import jpeg, sound, tone
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.reader import ClipReader, MemberKeys
 
@@ -73,7 +73,9 @@ def test_the_layout_of_img2dataset_is_read_beside_its_other_files(tmp_path, caps
     assert (reader.frame(5, 0) == 1).all()
     assert reader.metadata(5)["caption"] == "a dog"
     assert (folder / "00000_stats.json").read_text() == '{"count": 4}'
-    with pytest.raises(UsageError, match=r"no clip has a sound, there are .*\.jpg.*; stream.sources.0.sound names one"):
+    with pytest.raises(
+        UsageError, match=r"no clip has a sound, there are .*\.jpg.*; stream.sources.0.audio_key names one"
+    ):
         reader.check_fields()
 
 

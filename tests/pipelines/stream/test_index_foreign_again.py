@@ -29,7 +29,7 @@ from tiny_foreign_shards import (
 )
 from tiny_shards import jpeg, sound, tone, write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import VerifyConfig
 from pipelines.stream.index import DatasetIndex
 from pipelines.verify import main as verify_main

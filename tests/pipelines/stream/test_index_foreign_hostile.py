@@ -200,7 +200,7 @@ def test_a_hostile_tar_takes_little_memory(tmp_path):
         + b"00000000001 " * 42
         + b"\1" * 8
     )
-    script = "import sys; from pipelines.stream.index_foreign import adopt\ntry: index_foreign_shards(sys.argv[1], 64)\nexcept RuntimeError as e: print(e)\n"
+    script = "import sys; from pipelines.stream.index_foreign import index_foreign_shards\ntry: index_foreign_shards(sys.argv[1], 64)\nexcept RuntimeError as e: print(e)\n"
     script += "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
     for kind, data in {
         "one": one,

@@ -13,7 +13,7 @@ import torch
 from paths import ROOT
 from tiny_shards import write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.loader import open_stream
 

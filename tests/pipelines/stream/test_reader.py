@@ -16,7 +16,7 @@ from paths import ROOT
 from PIL import Image
 from tiny_shards import jpeg, sound, tone, write_data_set
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream import reader as reader_module
 from pipelines.stream.index import DatasetIndex

@@ -16,7 +16,7 @@ from tiny_builds import wait
 from tiny_s3 import serve_s3
 from tiny_shards import write_data_set
 
-from configs.cli import CommandFailed, UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines import storage
 from pipelines.storage import open_folder
@@ -57,7 +57,7 @@ def s3(folder):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    for name in ("PATIENT", "BRISK"):
+    for name in ("LONG_RETRY", "SHORT_RETRY"):
         monkeypatch.setattr(retry, name, retry.Retries(4, 0.0, 0.01))
 
 
@@ -174,7 +174,7 @@ from pipelines.stream import cache, retry
 from pipelines.stream.loader import open_stream
 
 def main(config):
-    retry.PATIENT = retry.BRISK = retry.Retries(2, 0.0, 0.01)
+    retry.LONG_RETRY = retry.SHORT_RETRY = retry.Retries(2, 0.0, 0.01)
     for batch in open_stream(config.stream, 0, 8).batches():
         print(len(batch), flush=True)
 
@@ -275,7 +275,7 @@ def test_a_connection_that_goes_silent_or_drips_is_given_up(server, expected, tm
     monkeypatch.setattr(cache, "_GRACE_S", 0.0)
     server.plan({SHARDS[0]: ["hang"], SHARDS[1]: ["drip"], "train-000001.json": ["hang"]})
     _assert_same_bits(_batches(server.address, tmp_path), expected)
-    monkeypatch.setattr(retry, "PATIENT", retry.Retries(2, 0.0, 0.01))
+    monkeypatch.setattr(retry, "LONG_RETRY", retry.Retries(2, 0.0, 0.01))
     server.plan({SHARDS[2]: ["hang", "..."]})
     with pytest.raises(CommandFailed, match=r"train-000002.tar: .*[Tt]imeout"):
         _batches(server.address, tmp_path / "other")

@@ -64,7 +64,7 @@ def test_ordered_ids_are_the_same_for_every_number_of_ranks_and_workers(folders,
 
 RUN = """
 import json, sys
-sys.path[:0] = [{root!r}, {root!r} + "/tests"]
+sys.path[:0] = [{root!r}, {root!r} + "/tests/support", {root!r} + "/tests/pipelines/stream"]
 import test_resume as here
 from pathlib import Path
 from pipelines.stream.loader import open_stream

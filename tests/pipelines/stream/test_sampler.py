@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.stream.sampler import DeterministicSampler, OrderSource, even_lanes, integer_weights, seeded_rng
 
 TWO = (

@@ -5,7 +5,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from pipelines.toy_world.scene import COLOURS, class_id
 from pipelines.toy_world.sound import SAMPLE_RATE_HZ, resample, sound, with_noise
 from pipelines.toy_world.speech import SPEAKERS, say

@@ -15,11 +15,10 @@ import pytest
 import soundfile
 from PIL import Image
 
-from configs.cli import UsageError
+from configs.errors import UsageError
 from configs.schema import SourceConfig, ToyWorldConfig
 from pipelines.sources import vggsound
-from pipelines.toy_world import __main__ as toy_world
-from pipelines.toy_world import layouts, scene
+from pipelines.toy_world import layouts, scene, world
 from pipelines.toy_world.scene import CLASSES
 from pipelines.toy_world.speech import SPEAKERS
 
@@ -46,7 +45,7 @@ def files_of(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def config(tmp_path_factory) -> ToyWorldConfig:
     config = ToyWorldConfig(out=str(tmp_path_factory.mktemp("toy") / "world"), processes=2, **SMALL)
-    toy_world.main(config)
+    world.main(config)
     return config
 
 
@@ -174,35 +173,35 @@ def test_the_same_settings_give_the_same_bytes_on_another_number_of_processes_al
 
 def test_a_finished_world_is_left_alone_and_a_removed_file_comes_back(config, out, capsys):
     before = files_of(out)
-    toy_world.main(config)
+    world.main(config)
     assert "is complete" in capsys.readouterr().out
     wav = out / "places_audio/wavs/train/000001.wav"
     other = (out / "places_audio/wavs/train/000002.wav").stat().st_mtime_ns
     wav.unlink()
-    toy_world.main(config)
+    world.main(config)
     assert files_of(out) == before
     assert (out / "places_audio/wavs/train/000002.wav").stat().st_mtime_ns == other
 
 
 def test_other_settings_in_the_same_folder_are_refused_by_name(config):
     with pytest.raises(UsageError, match=r"seed=3 \(now 4\)"):
-        toy_world.main(ToyWorldConfig(**{**vars(config), "seed": 4}))
+        world.main(ToyWorldConfig(**{**vars(config), "seed": 4}))
 
 
 def test_a_folder_with_other_data_is_refused_and_untouched(tmp_path):
     (tmp_path / "audioset").mkdir()
     (tmp_path / "audioset/mine.txt").write_text("real data")
     with pytest.raises(UsageError, match=r"holds audioset but no toy_world\.json"):
-        toy_world.main(ToyWorldConfig(out=str(tmp_path), **SMALL))
+        world.main(ToyWorldConfig(out=str(tmp_path), **SMALL))
     assert files_of(tmp_path).keys() == {"audioset/mine.txt"}
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size_px", 65), ("out", "")])
 def test_a_setting_that_cannot_be_is_named(key, value, tmp_path):
     with pytest.raises(UsageError, match=key):
-        toy_world.main(ToyWorldConfig(**{"out": str(tmp_path), **SMALL, key: value}))
+        world.main(ToyWorldConfig(**{"out": str(tmp_path), **SMALL, key: value}))
 
 
 def test_the_toy_world_needs_no_torch():
-    code = "import sys, pipelines.toy_world; from pipelines.sources import toy_speech; toy_speech.say('a red star'); assert 'torch' not in sys.modules"
+    code = "import sys, pipelines.toy_world; from pipelines.toy_world import speech; speech.say('a red star'); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
