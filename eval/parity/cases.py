@@ -133,14 +133,17 @@ def _features(params: dict[str, Any], given: Tensors) -> tuple[Any, Any]:
 def _scores(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
+    from model.features import AudioFeatures, ImageFeatures
     from model.similarity import dense, fused
+    from model.similarity.config import SimilarityConfig
 
     for form in (dense, fused):
         audio, image = _features(params, given)
-        shared = {"mask": given["audio_mask"], "aggregation": params["aggregation"], "nonneg": params["nonneg"]}
-        scores = form.pairwise_similarity(audio, image, head_aggregation=params["head_aggregation"], **shared)
+        config = SimilarityConfig(params["aggregation"], params["head_aggregation"], params["nonneg"])
+        features = AudioFeatures(audio, given["audio_mask"]), ImageFeatures(image)
+        scores = form.pairwise_similarity(*features, config)
         grad_audio, grad_image = torch.autograd.grad(scores, (audio, image), given["grad_scores"])
-        by_head = form.similarity_per_head(audio, image, **shared)
+        by_head = form.similarity_per_head(*features, config)
         yield {
             "scores": scores,
             "scores_by_head": by_head,
@@ -150,9 +153,11 @@ def _scores(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
 
 
 def _paired_volume(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
+    from model.features import AudioFeatures, ImageFeatures
     from model.similarity.dense import paired_similarity
 
-    volume = paired_similarity(*_features(params, given), given["audio_mask"])
+    audio, image = _features(params, given)
+    volume = paired_similarity(AudioFeatures(audio, given["audio_mask"]), ImageFeatures(image))
     yield {"volume": volume, "head_max": volume.max(dim=1).values}
 
 
@@ -170,21 +175,26 @@ LOSS_NAMES = {
 def _loss_terms(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
-    from model.denseav import SimilarityConfig
+    from model.features import AudioFeatures, ImageFeatures
     from model.losses.contrastive import ContrastiveConfig, LogitScale
-    from model.losses.objective import LossInputs, compute_loss_terms, weighted_sum
+    from model.losses.inputs import LossInputs
+    from model.losses.objective import compute_loss_terms, weighted_sum
 
     audio, image = _features(params, given)
     log_scale = given["log_scale"].squeeze().requires_grad_()
-    weights_of_cells = given["audio_positive_mask"], given["image_mask"][:, 0]
-    inputs = LossInputs(audio, image, given["audio_mask"], *weights_of_cells, given["source"], LogitScale(log_scale))
+    inputs = LossInputs(
+        image=ImageFeatures(image),
+        audio=AudioFeatures(audio, given["audio_mask"]),
+        logit_scale=LogitScale(log_scale),
+        audio_positive_weight=given["audio_positive_mask"],
+        image_weight=given["image_mask"][:, 0],
+        source=given["source"],
+    )
     weights = {LOSS_NAMES[name]: weight for name, weight in params["weights"].items()}
-    terms = compute_loss_terms(
-        inputs, SimilarityConfig(), ContrastiveConfig(), weights, num_sampled_positions=250, generator=torch.Generator()
-    ).terms
+    terms = compute_loss_terms(inputs, ContrastiveConfig(), weights).terms
     loss = weighted_sum(terms, weights)
     grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio, image, log_scale))
-    # `term` is the added terms alone, or InfoNCE where that is the case's subject.
+    # `term` is the regularizers alone, or InfoNCE where it is the subject of the case.
     term = loss - terms["info_nce"] if weights else loss
     gradients = {"grad_audio_features": grad_audio, "grad_image_features": grad_image, "grad_log_scale": grad_log_scale}
     yield {"term": term, "total": loss, **gradients}
@@ -243,16 +253,18 @@ def _mel(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
 def _prompted_segmentation(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
-    from eval.metrics.segmentation import average_precision, best_iou, heatmaps, normalize_and_upsample, word_window
+    from eval.metrics.segmentation import average_precision, best_iou, normalize_and_upsample, word_window
+    from model.features import AudioFeatures, ImageFeatures
+    from model.heatmap import pool_volume
     from model.similarity.dense import paired_similarity
 
     audio, image = (features.detach() for features in _features(params, given))
     mask, labels = given["audio_mask"], given["labels"]
-    volume = paired_similarity(audio, image, mask)
+    volume = paired_similarity(AudioFeatures(audio, mask), ImageFeatures(image))
     window = word_window(given["word_timing_s"], mask.shape[1], given["total_samples"] / params["sample_rate_hz"])
     outputs = {}
     for variant, steps in (("basic", mask), ("advanced", window)):
-        maps = heatmaps(volume, steps)
+        maps = pool_volume(volume, steps)
         maps = normalize_and_upsample(maps, maps.min().item(), maps.max().item(), *labels.shape[-2:])
         rows_of = [(number, given["prompt_class"] == number) for number in params["classes"]]
         pixels = [(maps[rows].flatten(), (labels[rows] == number).flatten()) for number, rows in rows_of]

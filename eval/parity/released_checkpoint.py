@@ -15,6 +15,7 @@ def released_checkpoint(params: dict[str, Any], _given: dict[str, Any]) -> Itera
     from model.build import build_denseav
     from model.convert.denseav import convert_state_dict, infer_model_config
     from model.denseav import InputSpec
+    from model.similarity.config import SimilarityConfig
     from model.similarity.dense import pairwise_similarity, similarity_per_head
 
     stored = {name: weight(name, shape) for name, shape in params["keys"].items()}
@@ -24,18 +25,14 @@ def released_checkpoint(params: dict[str, Any], _given: dict[str, Any]) -> Itera
     state, unused, missing = convert_state_dict(stored, model.state_dict())
     assert not unused and not missing, (unused, missing)
     model.load_state_dict(state, assign=True)
-    model.image_encoder.reset_normalisation()
     draw = np.random.RandomState(params["input_seed"])
     frames = torch.from_numpy(draw.standard_normal((1, 3, 224, 224)).astype(np.float32))
     waveform = torch.from_numpy((0.1 * draw.standard_normal(164_200)).astype(np.float32))[None]
     with torch.no_grad():
-        image, audio = (
-            model.encode_image(frames),
-            model.encode_audio(waveform, torch.ones_like(waveform, dtype=torch.bool)),
-        )
-        shared = {"mask": audio.mask, "aggregation": "misa", "nonneg": False}
-        scores = pairwise_similarity(audio.dense, image.dense, head_aggregation="max_elementwise", **shared)
-        by_head = similarity_per_head(audio.dense, image.dense, **shared)
+        image = model.project_image(*model.image_encoder.encode_normalized(frames))
+        audio = model.encode_audio(waveform, torch.ones_like(waveform, dtype=torch.bool))
+        scores = pairwise_similarity(audio, image, SimilarityConfig())
+        by_head = similarity_per_head(audio, image, SimilarityConfig())
     dense = {"image_features": image.dense.flatten(1, 2)[:, :, ::4, ::4], "audio_features": audio.dense.flatten(1, 2)}
     yield dense | {
         "image_cls": image.cls.flatten(1),
