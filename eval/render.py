@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from model.denseav import DenseAV
+    from model.features import AudioFeatures
     from pipelines.build.decode.clip import DecodedClip
 
 MAX_DURATION_S = 120.0
@@ -94,41 +95,41 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
 def heatmaps_over_time(
     model: DenseAV, frames: list[np.ndarray], shown: np.ndarray, times_s: np.ndarray, waveform: np.ndarray
 ) -> np.ndarray:
-    """The best head's similarity of every cell with the sound of its moment.
+    """The heatmap of each moment: that of the frame on screen with the audio of that time.
 
     Args:
         frames: uint8 [H_px, W_px, 3] each.
-        shown: number of the frame on screen at each time.
-        times_s: when.
+        shown: index of the frame on screen at each time.
+        times_s: the moments.
         waveform: float32 [S] of the whole video.
 
     Returns:
-        float32 [times, H, W]; between two audio steps, linear.
+        float32 [times, H, W]; linear between two audio steps.
     """
     import numpy as np
     import torch
 
+    from model.features import concat_features, map_tensors
+
     device = next(model.parameters()).device
     with torch.inference_mode():
-        cells = torch.cat(
-            [model.encode_image(batch.to(device)).dense.float() for batch in _whole_pictures(model, frames)]
-        )
-        steps, step_s = _audio_steps(model, waveform, device)
-        place = np.clip(times_s / step_s - 0.5, 0, len(steps) - 1)
-        before = torch.as_tensor(place.astype(int))
-        after = (before + 1).clamp(max=len(steps) - 1)
-        share = torch.as_tensor(place - place.astype(int), dtype=torch.float32)[:, None, None].to(device)
-        sound = steps[before] * (1 - share) + steps[after] * share
-        maps = [
-            torch.einsum("nkc,nkchw->nkhw", some, cells[torch.as_tensor(pictures)]).max(dim=1).values
-            for some, pictures in zip(
-                sound.split(FRAMES_AT_ONCE),
-                np.split(shown, range(FRAMES_AT_ONCE, len(shown), FRAMES_AT_ONCE)),
-                strict=True,
-            )
-        ]
-    maps = torch.cat(maps).cpu()
-    return (maps.clamp(min=0) if model.similarity_config.nonneg else maps).numpy()
+        image = concat_features([model.encode_image(batch.to(device)) for batch in _whole_pictures(model, frames)])
+        audio, step_s = _audio_steps(model, waveform, device)
+        position = np.clip(times_s / step_s - 0.5, 0, len(audio.dense) - 1)
+        before = torch.as_tensor(position.astype(int))
+        after = (before + 1).clamp(max=len(audio.dense) - 1)
+        weight = torch.as_tensor(position - position.astype(int), dtype=torch.float32, device=device)
+        maps = []
+        for some in torch.arange(len(times_s)).split(FRAMES_AT_ONCE):
+            pictures = torch.as_tensor(shown)[some]
+            # Two audio steps for each moment, weighted by how near they are.
+            steps = map_tensors(audio, lambda tensor, some=some: tensor[before[some]])
+            both = torch.cat([steps.dense, audio.dense[after[some]]], dim=-1)
+            steps = steps._replace(dense=both, mask=steps.mask.expand(-1, 2))
+            nearness = torch.stack([1 - weight[some], weight[some]], dim=1)
+            frames_shown = map_tensors(image, lambda tensor, pictures=pictures: tensor[pictures])
+            maps.append(model.heatmap(frames_shown, steps, step_weight=nearness))
+    return torch.cat(maps).float().cpu().numpy()
 
 
 def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
@@ -179,20 +180,24 @@ def _whole_pictures(model: DenseAV, frames: list[np.ndarray]) -> Iterator[Any]:
         yield functional.resize(pictures, size, antialias=True)
 
 
-def _audio_steps(model: DenseAV, waveform: np.ndarray, device: Any) -> tuple[Any, float]:
-    """Features of all audio steps [steps K C], one stretch of the model's length after the other, and how long a step is, in seconds."""
+def _audio_steps(model: DenseAV, waveform: np.ndarray, device: Any) -> tuple[AudioFeatures, float]:
+    """Features of every audio step as rows [steps K C 1], one clip length after the other, and the length of a step in seconds."""
     import torch
 
+    from model.features import AudioFeatures
     from pipelines.stream.augment import pad_or_crop
 
-    samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
-    parts = []
+    samples, parts = model.inputs.samples, []
     for start in range(0, max(1, len(waveform)), samples):
         sound, mask = (
             torch.from_numpy(x)[None].to(device) for x in pad_or_crop(waveform[start : start + samples], samples)
         )
-        parts.append(model.encode_audio(sound, mask).dense[0].float().permute(2, 0, 1))
-    return torch.cat(parts), model.inputs.clip_duration_s / len(parts[0])
+        parts.append(model.encode_audio(sound, mask))
+    dense = torch.cat([part.dense[0].permute(2, 0, 1)[..., None] for part in parts])
+    steps = parts[0].dense.shape[-1]
+    cls = None if parts[0].cls is None else torch.cat([part.cls.expand(steps, -1, -1) for part in parts])
+    mask = torch.ones(len(dense), 1, dtype=torch.bool, device=device)
+    return AudioFeatures(dense, mask, cls), model.inputs.clip_duration_s / steps
 
 
 def _resized(heat: np.ndarray, size: tuple[int, int]) -> np.ndarray:
