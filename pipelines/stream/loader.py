@@ -125,7 +125,7 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
             ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields)
         )
     for reader in readers:
-        reader.check_fields()
+        reader.check_keys()
         _check_sample_rate(reader)
     names = [source.name or Path(source.shards).name for source in config.sources]
     for what, values in (("name", names), ("data set", [reader.index.fingerprint for reader in readers])):
