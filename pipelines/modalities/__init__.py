@@ -1,7 +1,8 @@
-"""The stored modalities, in the order in which a shard stores their members and the training transforms draw random numbers.
+"""The stored modalities, in the order in which shards store their members and training transforms draw random numbers.
 
-Reading order: modality.py (the interface), frames.py, waveform.py, log_mel.py (one modality each), encode.py (all members of a clip). To add one, write
-a file like these, append its class to MODALITIES, and add its switch to `DecodeConfig`; data sets that store it then have it in `Batch.extra`.
+Reading order: modality.py (the interface), frames.py, waveform.py, log_mel.py (one modality each), encode.py (all
+members of a clip). To add one, write a file like these, append its class to MODALITIES, and add its switch to
+`DecodeConfig`; data sets that store it then have it in `Batch.extra`.
 """
 
 from __future__ import annotations

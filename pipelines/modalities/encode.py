@@ -1,4 +1,4 @@
-"""A decoded clip as the members of a shard: KEY.json, then those of each modality: KEY.0.jpg, KEY.1.jpg, ..., KEY.flac or KEY.wav, ..."""
+"""A decoded clip as the members of a shard: KEY.json, then those of each modality (KEY.0.jpg, KEY.flac, ...)."""
 
 from __future__ import annotations
 

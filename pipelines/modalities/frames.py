@@ -1,7 +1,8 @@
 """Frames: JPEG images of a clip, KEY.0.jpg, KEY.1.jpg, ..., of which an example shows one.
 
-The bytes decide how an image is decoded, not its extension, and the size in its header is checked before memory is allocated. As in stock decoders,
-16-bit images lose their lower byte, transparency and EXIF rotation are ignored, and CMYK becomes RGB. Limits: JPEG and PNG.
+The bytes decide how an image is decoded, not its extension, and the size in its header is checked before memory is
+allocated. As in stock decoders, 16-bit images lose their lower byte, transparency and EXIF rotation are ignored, and
+CMYK becomes RGB. Limits: JPEG and PNG.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ class StoredFrames:
 
 
 class Frames(Modality[StoredFrames]):
-    """Fields of an example: `frame`, uint8 [3, image_size_px, image_size_px], and `image_weight`, float32 [image_size_px, image_size_px]."""
+    """Fields of an example: `frame`, uint8 [3, H_px, W_px], and `image_weight`, float32 [H_px, W_px]."""
 
     name = "frames"
     file_types = ("jpg", "jpeg", "png")

@@ -1,7 +1,7 @@
-"""Log-mel spectrogram: Kaldi's filter banks as the reference's mel encoders take them, KEY.mel.npy, computed without torch (kaldi-native-fbank).
+"""Log-mel spectrogram, KEY.mel.npy: Kaldi's filter banks as the reference's mel encoders take them, without torch.
 
-It is only stored, for evaluation and for training without audio augmentation: the stored spectrogram is that of the whole waveform, before any
-splice or mask, so training computes its own.
+It is only stored, for evaluation and for training without audio augmentation: the stored spectrogram is that of the
+whole waveform, before any splice or mask, so training computes its own.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def log_mel(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:
         sample_rate_hz: its sample rate.
 
     Returns:
-        float32 [frames, 128], one frame of 25 ms every 10 ms, natural logarithm of the energy, not normalized; no frame for less than 25 ms.
+        float32 [frames, 128], one frame of 25 ms every 10 ms, natural logarithm of the energy, not normalized; no frame
+        for less than 25 ms.
 
     Source: DenseAV's data set code (reference.md, 1.4): Hanning window, HTK compatible, no dither, mean removed.
     """

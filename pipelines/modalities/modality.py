@@ -1,15 +1,16 @@
 """The interface of a stored modality: one thing that a clip stores, from the decoded media through a shard to a batch.
 
-A shard holds the members of each clip: KEY.json, KEY.0.jpg, KEY.flac, ... A modality encodes some of them when the shard is built, decodes them
-when it is read, makes a training or an evaluation example of them, and stacks the examples of a batch. Its module must be importable without
-torch, because the machines that build shards have none: import torch inside the methods that need it.
+A shard holds the members of each clip: KEY.json, KEY.0.jpg, KEY.flac, ... A modality encodes some of them when the
+shard is built, decodes them when it is read, makes a training or an evaluation example of them, and stacks the examples
+of a batch. Its module must be importable without torch, because the machines that build shards have none: import torch
+inside the methods that need it.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 V = TypeVar("V")
-Fields = Mapping[str, Any]  # name -> numpy array or tensor of one example, of the same shape for every clip
+Fields = dict[str, Any]  # name -> numpy array or tensor of one example, of the same shape for every clip
 
 
 class UnreadableClip(Exception):
@@ -54,7 +55,8 @@ class MemberKeys(NamedTuple):
     """Extensions of a clip's images and its audio in third-party shards.
 
     Attributes:
-        image_key: `jpg` selects KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` selects KEY.rgb.jpg, or KEY.0.rgb.jpg, ...; "": every image.
+        image_key: `jpg` selects KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` selects KEY.rgb.jpg, or KEY.0.rgb.jpg,
+            ...; "": every image.
         audio_key: `mix.wav` selects KEY.mix.wav; "": the first member of type flac, wav or opus.
     """
 
@@ -113,7 +115,7 @@ class TrainingContext:
     rejected: Counter[str]
 
     def mix_in(self, count: int, read: Callable[[StoredClip], V]) -> list[V]:
-        """Results of `read` on the next mix partners, skipping unreadable ones; fewer than `count` where none is left."""
+        """Results of `read` on the next readable mix partners; fewer than `count` where none is left."""
         results: list[V] = []
         while len(results) < count and (partner := next(self.mix_partners, None)) is not None:
             try:
@@ -126,8 +128,8 @@ class TrainingContext:
 class Modality(Generic[T]):
     """One thing that a clip stores. Subclass it in a file of its own and add the class to MODALITIES.
 
-    The defaults serve a modality with one member KEY.NAME.npy and one field NAME: override `encode`, and `train` and `evaluate` where arrays
-    differ in shape from clip to clip or are augmented.
+    The defaults serve a modality with one member KEY.NAME.npy and one field NAME: override `encode`, and `train` and
+    `evaluate` where arrays differ in shape from clip to clip or are augmented.
 
     Args:
         spec: the sizes of the examples.
@@ -148,7 +150,7 @@ class Modality(Generic[T]):
 
     @staticmethod
     def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
-        """Members of a decoded clip by extension, in the order in which they are stored; empty where `settings` switch the modality off.
+        """Members of a decoded clip by extension, in stored order; empty where `settings` switch the modality off.
 
         Runs without torch. The same input must give the same bytes.
         """
@@ -168,7 +170,7 @@ class Modality(Generic[T]):
 
         data = clip.read(f"{self.name}.npy")
         with decoding_errors("bad_array", clip):
-            return np.load(io.BytesIO(data), allow_pickle=False)  # type: ignore[no-any-return]  # T is an array here
+            return np.load(io.BytesIO(data), allow_pickle=False)
 
     def check(self, value: T, clip: StoredClip) -> None:
         """Reject a clip that decodes but is not trained on, before anything random is drawn.
@@ -207,7 +209,7 @@ def stack(values: Sequence[Any]) -> Tensor:
 
 @contextlib.contextmanager
 def decoding_errors(reason: str, clip: StoredClip) -> Iterator[None]:
-    """Turn any exception of a decoder into UnreadableClip: damaged bytes raise ValueError, OSError, SyntaxError, MemoryError, ..."""
+    """Turn any exception of a decoder into UnreadableClip: damaged bytes raise ValueError, OSError, SyntaxError, ..."""
     try:
         yield
     except (UnreadableClip, UsageError, CommandFailed):

@@ -1,7 +1,7 @@
 """Waveform: the mono audio of a clip as 16-bit PCM, KEY.flac or KEY.wav.
 
-The bytes decide how audio is decoded, not its extension, and what its header claims is checked before memory is allocated. Limits: FLAC, WAV and
-Ogg Opus; the first channel; nothing is resampled.
+The bytes decide how audio is decoded, not its extension, and what its header claims is checked before memory is
+allocated. Limits: FLAC, WAV and Ogg Opus; the first channel; nothing is resampled.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _UNKNOWN_SAMPLES = (1 << 63) - 1  # what libsndfile returns for a FLAC that was 
 
 
 class Waveform(Modality[np.ndarray]):
-    """Fields of an example: `waveform` float32 [S], `audio_mask` bool [S], True = valid, and `audio_positive_weight` float32 [S]."""
+    """Fields of an example: `waveform`, `audio_positive_weight` float32 [S]; `audio_mask` bool [S], True = valid."""
 
     name = "waveform"
     file_types = ("flac", "wav", "opus")
@@ -54,20 +54,21 @@ class Waveform(Modality[np.ndarray]):
         return bool(audio_extension(clip))
 
     def decode(self, clip: StoredClip) -> np.ndarray:
-        """The audio from its start, float32 [<= S], about -1 to 1: the first channel, cut to the configured length, not padded.
+        """The audio from its start, float32 [<= S], -1 to 1: the first channel, cut to the configured length.
 
         Raises:
             UnreadableClip: the clip has no audio, or it does not decode.
             UsageError: its sample rate is not the configured one.
         """
+        expected_hz = self.spec.sample_rate_hz
         data = clip.read(audio_extension(clip) or clip.keys.audio_key or self.file_types[0])
         with decoding_errors("bad_audio", clip):
             rate_hz, waveform = _decode_audio(data, self.spec.samples)
-            if rate_hz != self.spec.sample_rate_hz:
+            if rate_hz != expected_hz:
                 raise UsageError(
-                    f"{clip.data_set}: clip {clip.id} has audio at {rate_hz} Hz, but stream.sample_rate_hz="
-                    f"{self.spec.sample_rate_hz}: build the shards with decode.sample_rate_hz={self.spec.sample_rate_hz}, "
-                    "or resample third-party ones"
+                    f"{clip.data_set}: clip {clip.id} has audio at {rate_hz} Hz, "
+                    f"but stream.sample_rate_hz={expected_hz}: build the shards with "
+                    f"decode.sample_rate_hz={expected_hz}, or resample third-party ones"
                 )
             if not (len(waveform) and np.abs(waveform).max() <= _MAX_AMPLITUDE):  # also False for NaN
                 raise ValueError(f"no samples, NaN, or amplitudes above {_MAX_AMPLITUDE:g}")
@@ -79,7 +80,7 @@ class Waveform(Modality[np.ndarray]):
             raise UnreadableClip("too_short", f"clip {clip.id} has {len(value)} samples")
 
     def train(self, value: np.ndarray, context: TrainingContext) -> Fields:
-        """The audio, cut or padded, with a stretch of a mix partner spliced in and sometimes only one random window left.
+        """The audio, cut or padded, with a stretch of a mix partner spliced in, sometimes masked but for one window.
 
         Source: reference 1.4.
         """
@@ -95,7 +96,7 @@ class Waveform(Modality[np.ndarray]):
             waveform, mask = random_time_window(waveform, mask, rng, round(settings.time_mask_min_s * rate_hz))
         return {"waveform": waveform, "audio_mask": mask, "audio_positive_weight": positive_weight}
 
-    def evaluate(self, value: np.ndarray, frame: int) -> Fields:
+    def evaluate(self, value: np.ndarray, _frame: int) -> Fields:
         """The audio, cut or padded."""
         from pipelines.stream.augment import pad_or_crop
 

@@ -17,7 +17,7 @@ from pipelines.modalities.modality import Fields, stack
 
 
 class Example(NamedTuple):
-    """One clip: the fields of `Batch` without their first dimension, and for `extra` the fields of each further modality by its name."""
+    """One clip: the fields of `Batch` without their first dimension; `extra`: fields by modality."""
 
     frame: torch.Tensor
     waveform: np.ndarray
@@ -37,7 +37,8 @@ class Batch:
     Attributes:
         frames: uint8 [B, 3, H_px, W_px], RGB; the image encoder normalizes them.
         waveform: [B, S], -1 to 1, not normalized.
-        audio_mask: [B, S] bool, True = audio of this clip or spliced into it, False = padding or masked out (the waveform is 0 there).
+        audio_mask: [B, S] bool, True = audio of this clip or spliced into it, False = padding or masked out (the
+            waveform is 0 there).
         audio_positive_weight: [B, S], 1 = this clip's audio, 0 = another's, a raised cosine between them.
         image_weight: [B, H_px, W_px], 1 = this clip's frame, 0 = another's.
         source: [B] int64, number of the source in the settings.

@@ -1,6 +1,7 @@
-"""Map-style dataset: from positions of the sampler to a batch. It reads, augments, and replaces unreadable clips; the same bits in any process.
+"""Map-style dataset: from positions of the sampler to a batch.
 
-Loader workers import this module: it needs torch, torchvision and numpy, nothing of the model.
+It reads and augments clips and replaces unreadable ones; the batch is the same to the bit in any process. Loader
+workers import this module: it needs torch, torchvision and numpy, nothing of the model.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from pipelines.modalities import MODALITIES
 from pipelines.modalities.modality import TrainingContext
 from pipelines.stream.batch import Batch, Example, collate
 from pipelines.stream.reader import ClipReader, UnreadableClip
-from pipelines.stream.sampler import DeterministicSampler, seeded_rng
+from pipelines.stream.sampler import DeterministicSampler
+from pipelines.stream.seeding import seeded_rng
 
 # One clip to splice and three to mix in, and spare ones for those that cannot be read.
 NUM_MIX_CANDIDATES = 8
@@ -46,7 +48,7 @@ class ClipDataset(Dataset[Batch]):
         }
 
     def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | CommandFailed:
-        """Make a batch. An error that ends the run is returned, because raised in a worker it would reach the user as a stack trace."""
+        """Make a batch. Fatal errors are returned: raised in a worker, they would reach the user as a stack trace."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more threads would add up pixels in another order
         rejected: Counter[str] = Counter()

@@ -11,9 +11,10 @@ import numpy as np
 import torch
 
 from configs.errors import UsageError
-from pipelines.modalities import MODALITIES, Frames, Waveform
-from pipelines.modalities.frames import frame_extensions
+from pipelines.modalities import MODALITIES
+from pipelines.modalities.frames import Frames, frame_extensions
 from pipelines.modalities.modality import ExampleSpec, Fields, MemberKeys, Modality, UnreadableClip, decoding_errors
+from pipelines.modalities.waveform import Waveform
 from pipelines.stream.batch import Example
 from pipelines.stream.index import DatasetIndex
 
@@ -60,7 +61,7 @@ class ClipReader:
         self.check_keys(required=False)
 
     def check_keys(self, required: bool = True) -> None:
-        """Check that clips have the members that `keys` names and, if `required`, any image and audio where it names none.
+        """Check that clips have the members that `keys` names and, if `required`, some image and audio in any case.
 
         Raises:
             UsageError: none of many clips has one.
