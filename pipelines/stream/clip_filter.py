@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,7 +14,8 @@ from pipelines.sources.filters import is_excluded, read_ids
 from pipelines.stream.member_index import MemberTable
 
 
-class Selection(NamedTuple):
+@dataclass(frozen=True)
+class Selection:
     """A filter of clips. Calling it with a member table returns the selected rows, int32, ascending.
 
     Attributes:

@@ -196,7 +196,7 @@ class DeterministicSampler:
             required, fewest = min(turns, (turns // self._period + 2) * weight), min(lane.clips for lane in epochs)
             if fewest < required:
                 raise UsageError(
-                    f"source {source.name}: a lane of its shards has {fewest} clips, but a batch takes up to {required}"
-                    f" different ones from it: reduce batch_size={self.batch_size} or stream.lanes={self.lanes}, or use "
-                    "a larger data set"
+                    f"source {source.name}: a lane of its shards has {fewest} clips, but a batch takes up to "
+                    f"{required} different ones from it: reduce batch_size={self.batch_size} or "
+                    f"stream.lanes={self.lanes}, or use a larger data set"
                 )
