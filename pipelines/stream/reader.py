@@ -73,7 +73,7 @@ class ClipReader:
             if (key or required) and not self._stores(modality):
                 present = Counter(f".{name}" for clip in self._sample() for name in self.index.members(clip))
                 raise UsageError(
-                    f"{self.index.folder}: no clip has {what} member{f' .{key}' if key else 's'}, only "
+                    f"{self.index.folder}: no clip has {f'an {what} member .{key}' if key else f'{what} members'}, only "
                     f"{', '.join(name for name, _ in present.most_common(12))}; "
                     f"set stream.sources.{self.source}.{setting} to one of these"
                 )
