@@ -72,8 +72,9 @@ class ClipReader:
         ):
             if (key or required) and not self._stores(modality):
                 present = Counter(f".{name}" for clip in self._sample() for name in self.index.members(clip))
+                missing = f"an {what} member .{key}" if key else f"{what} members"
                 raise UsageError(
-                    f"{self.index.folder}: no clip has {f'an {what} member .{key}' if key else f'{what} members'}, only "
+                    f"{self.index.folder}: no clip has {missing}, only "
                     f"{', '.join(name for name, _ in present.most_common(12))}; "
                     f"set stream.sources.{self.source}.{setting} to one of these"
                 )

@@ -11,6 +11,7 @@ import soundfile
 import webdataset as wds
 from paths import ROOT
 from tiny_shards import encode_audio, jpeg, tone
+from tiny_stream import SHORT_AUGMENT
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from configs.cli import run
@@ -127,9 +128,7 @@ def assert_verifies(folder: Path, capsys) -> None:
 
 
 def batches(folder: Path, count: int, **source):
-    augment = AugmentConfig(
-        audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-    )
+    augment = AugmentConfig(**SHORT_AUGMENT)
     sources = [StreamSourceConfig(shards=str(folder), **source)]
     config = StreamConfig(
         sources=sources,

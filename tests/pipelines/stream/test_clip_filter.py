@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_shards import clip_members, write_data_set
+from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
@@ -20,9 +21,7 @@ from pipelines.stream.loader import open_stream
 from pipelines.stream.member_index import MemberTable
 
 LABELS = (["Speech"], ["Speech", "Dog"], ["Cat"], [])
-AUGMENT = AugmentConfig(
-    audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-)
+AUGMENT = AugmentConfig(**SHORT_AUGMENT)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 

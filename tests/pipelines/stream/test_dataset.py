@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_shards import encode_audio, jpeg, tone, write_data_set
+from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
@@ -24,7 +25,6 @@ PLAIN = {
     "audio_splice_max_s": 0.0,
     "time_mask_probability": 0.0,
 }
-FULL = {"audio_splice_min_s": 0.1, "audio_splice_max_s": 0.3, "audio_splice_fade_min_s": 0.05, "time_mask_min_s": 0.2}
 
 
 def _stream(*folders, batch_size=4, seed=0, augment=None, **settings):
@@ -45,10 +45,9 @@ def _reader(folder, **settings):
     )
 
 
-def _grey(frame):
-    """The gray value (0 to 255) of each uniform normalised frame."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (255 * (frame * std + mean)).mean(dim=(-3, -2, -1))
+def _gray(frames):
+    """The gray value (0 to 255) of each uniform frame."""
+    return frames.float().mean(dim=(-3, -2, -1))
 
 
 def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
@@ -64,7 +63,7 @@ def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
         for row, position in enumerate(batch.position):
             source, clip = stream.order.clip(position)
             assert (int(batch.source[row]), batch.id[row]) == (source, f"{('clip', 'other')[source]}{clip:04d}")
-            gray = float(_grey(batch.frames[row]))
+            gray = float(_gray(batch.frames[row]))
             assert min(abs(gray - 3 * clip - 100 * number) for number in (0, 1)) < 1.5
             assert batch.waveform[row, :8000].numpy() == pytest.approx(tone(clip), abs=1e-4)
             sources[source] += 1
@@ -80,7 +79,7 @@ def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
 def test_all_frames_of_a_clip_are_eventually_drawn(tmp_path):
     stream = _stream(write_data_set(tmp_path / "a", [4], frames=3), batch_size=1)
     seen = {
-        round(float(_grey(batch.frames[0])) - 3 * stream.order.clip(step)[1], -2)
+        round(float(_gray(batch.frames[0])) - 3 * stream.order.clip(step)[1], -2)
         for step, batch in zip(range(40), stream.batches(), strict=False)
     }
     assert seen == {0, 100, 200}
@@ -90,7 +89,7 @@ def test_same_position_gives_the_same_bits_and_another_seed_different_ones(tmp_p
     folder = write_data_set(tmp_path / "a", [10, 10])
 
     def batch(seed):
-        return _stream(folder, seed=seed, augment=FULL, batch_size=8).dataset.__getitems__(list(range(8)))
+        return _stream(folder, seed=seed, augment=SHORT_AUGMENT, batch_size=8).dataset.__getitems__(list(range(8)))
 
     first, again, other = batch(0), batch(0), batch(1)
     for name, value in vars(first).items():
@@ -105,7 +104,7 @@ def test_same_position_gives_the_same_bits_and_another_seed_different_ones(tmp_p
 
 def test_masks_and_weights_mark_what_was_mixed_in(tmp_path):
     stream = _stream(
-        write_data_set(tmp_path / "a", [20, 20]), batch_size=8, augment=FULL | {"quad_mixup_probability": 0.5}
+        write_data_set(tmp_path / "a", [20, 20]), batch_size=8, augment=SHORT_AUGMENT | {"quad_mixup_probability": 0.5}
     )
     quads = masked = spliced = 0
     for _, batch in zip(range(10), stream.batches(), strict=False):
@@ -132,7 +131,7 @@ def test_splice_comes_from_another_clip_of_the_same_window(tmp_path):
     stream = _stream(
         write_data_set(tmp_path / "a", [20, 20], changes=level),
         batch_size=4,
-        augment=FULL | {"time_mask_probability": 0.0},
+        augment=SHORT_AUGMENT | {"time_mask_probability": 0.0},
     )
     others = set()
     for _, batch in zip(range(20), stream.batches(), strict=False):
@@ -182,7 +181,7 @@ def test_no_batch_repeats_a_clip_when_a_fifth_are_damaged(tmp_path):
     bad = {clip: BAD_MEMBERS[kinds[clip % len(kinds)]] for clip in range(0, 80, 5)}
     bad = {clip + (clip // 5) % 5: members for clip, members in bad.items()}
     stream = _stream(
-        write_data_set(tmp_path / "a", [20] * 4, changes=bad), batch_size=16, max_error_rate=1.0, augment=FULL
+        write_data_set(tmp_path / "a", [20] * 4, changes=bad), batch_size=16, max_error_rate=1.0, augment=SHORT_AUGMENT
     )
     rejected = Counter()
     for _, batch in zip(range(15), stream.batches(), strict=False):
@@ -242,7 +241,7 @@ def test_waveform_is_the_first_channel_cut_to_the_configured_length(tmp_path):
 def test_evaluation_item_is_the_clip_without_augmentation(tmp_path):
     reader = _reader(write_data_set(tmp_path / "a", [3], frames=12))
     batch = collate([reader.evaluation_item(2, frame) for frame in (0, 1, 2)])
-    assert _grey(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
+    assert _gray(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
     assert batch.waveform[1, :8000].numpy() == pytest.approx(tone(2), abs=1e-4)
     assert batch.audio_mask.sum(dim=1).tolist() == [8000] * 3
     assert (batch.position, batch.id) == ([-1] * 3, ["clip0002"] * 3)

@@ -12,14 +12,10 @@ import pytest
 import torch
 from paths import ROOT
 from tiny_shards import write_data_set
+from tiny_stream import assert_same_bits, stream_config
 
 from configs.errors import UsageError
-from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.loader import open_stream
-
-AUGMENT = AugmentConfig(
-    audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -34,31 +30,12 @@ def folders(tmp_path_factory):
 
 
 def _config(folders, **settings):
-    sources = [StreamSourceConfig(name=folder.name, shards=str(folder)) for folder in folders]
-    defaults = {
-        "image_size_px": 24,
-        "clip_duration_s": 0.6,
-        "num_workers": 0,
-        "shuffle_window_clips": 8,
-        "max_error_rate": 1.0,
-        "augment": AUGMENT,
-    }
-    return StreamConfig(sources=sources, **(defaults | settings))
+    return stream_config({folder.name: folder for folder in folders}, **settings)
 
 
 def _batches(folders, count, rank=0, world_size=1, start_step=0, batch_size=12, **settings):
     stream = open_stream(_config(folders, **settings), 0, batch_size)
     return [batch for _, batch in zip(range(count), stream.batches(rank, world_size, start_step), strict=False)]
-
-
-def _assert_same_bits(batch, other):
-    for name, value in vars(batch).items():
-        same = (
-            torch.equal(value, getattr(other, name))
-            if isinstance(value, torch.Tensor)
-            else value == getattr(other, name)
-        )
-        assert same, name
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -68,7 +45,7 @@ def test_batches_are_bit_identical_for_any_number_of_workers_and_preserve_torchs
     found = _batches(folders, 7, num_workers=num_workers, prefetch_factor=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     for batch, other in zip(expected, found, strict=True):
-        _assert_same_bits(batch, other)
+        assert_same_bits(batch, other)
     assert sum(batch.rejected["bad_audio"] for batch in expected) > 0
 
 
@@ -84,7 +61,7 @@ def test_batches_are_bit_identical_for_any_number_of_threads(folders):
     finally:
         torch.set_num_threads(threads)
     for batch, other in zip(one, two, strict=True):
-        _assert_same_bits(batch, other)
+        assert_same_bits(batch, other)
 
 
 def test_ranks_together_hold_the_global_batch_for_any_world_size_and_start_step(folders):
@@ -142,7 +119,7 @@ def test_fingerprint_covers_everything_the_order_depends_on(folders):
     ],
 )
 def test_invalid_setting_is_rejected_in_one_line_before_the_first_batch(folders, change, message):
-    config = _config(folders, augment=AugmentConfig(**vars(AUGMENT)))
+    config = _config(folders)
     change(config)
     with pytest.raises(UsageError) as error:
         open_stream(config, 0, 12)

@@ -9,6 +9,7 @@ import pytest
 from odd_media import AUDIO, BAD_AUDIO, BAD_IMAGES, IMAGES, reader_of
 from paths import ROOT
 from tiny_shards import write_data_set
+from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
@@ -39,9 +40,7 @@ def test_unreadable_clips_are_counted_by_reason_and_replaced_in_the_stream(tmp_p
     ]
     changes = {2 * number: members for number, members in enumerate(bad)}
     folder = write_data_set(tmp_path / "a", [30, 30], changes=changes, frames=1)
-    augment = AugmentConfig(
-        audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-    )
+    augment = AugmentConfig(**SHORT_AUGMENT)
     config = StreamConfig(
         sources=[StreamSourceConfig(shards=str(folder))],
         image_size_px=24,
@@ -116,7 +115,9 @@ def test_randomly_corrupted_members_give_a_reason_or_an_array(tmp_path):
 
 
 def test_member_keys_that_no_clip_has_are_rejected_with_the_present_extensions(tmp_path):
-    message = r"no clip has an image member \.rgb\.jpg, only \.json, \.0\.jpg, \.flac; set stream\.sources\.0\.image_key to one"
+    message = (
+        r"no clip has an image member \.rgb\.jpg, only \.json, \.0\.jpg, \.flac; set stream.sources.0.image_key to"
+    )
     with pytest.raises(UsageError, match=message):
         reader_of(tmp_path / "a", {}, MemberKeys(image_key="rgb.jpg"))
     reader_of(tmp_path / "b", {}, MemberKeys("JPG", ".flac")).check_keys()

@@ -9,23 +9,19 @@ import sys
 import time
 
 import pytest
-import torch
 from flaky_http import serve_flaky
 from paths import ROOT
 from tiny_builds import wait
 from tiny_s3 import serve_s3
 from tiny_shards import write_data_set
+from tiny_stream import assert_same_bits, stream_config
 
 from configs.errors import CommandFailed, UsageError
-from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines import storage
 from pipelines.storage import open_folder
 from pipelines.stream import cache, retry
 from pipelines.stream.loader import open_stream
 
-AUGMENT = AugmentConfig(
-    audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-)
 SHARDS = [f"train-{number:06d}.tar" for number in range(4)]
 INDICES = [f"train-{number:06d}.json" for number in range(4)]
 
@@ -62,17 +58,7 @@ def _short_pauses(monkeypatch):
 
 
 def _config(address, cache, **settings):
-    defaults = {
-        "image_size_px": 24,
-        "clip_duration_s": 0.6,
-        "num_workers": 0,
-        "shuffle_window_clips": 8,
-        "max_error_rate": 1.0,
-        "augment": AUGMENT,
-    }
-    return StreamConfig(
-        sources=[StreamSourceConfig(name="a", shards=str(address))], cache_dir=str(cache), **(defaults | settings)
-    )
+    return stream_config({"a": address}, cache_dir=str(cache), **settings)
 
 
 def _batches(address, cache, count=6, **settings):
@@ -87,54 +73,48 @@ def expected(folder):
     return _batches(folder, "unused")
 
 
-def _assert_same_bits(batches, others):
-    assert len(batches) == len(others)
+def _assert_same_batches(batches, others):
     for batch, other in zip(batches, others, strict=True):
-        for name, value in vars(batch).items():
-            assert (
-                torch.equal(value, getattr(other, name))
-                if isinstance(value, torch.Tensor)
-                else value == getattr(other, name)
-            ), name
+        assert_same_bits(batch, other)
 
 
 # ---------------------------------------------------------------------------------------------- the same bits
 
 
-@pytest.mark.parametrize("trouble", ["good", "503", "drop", "short", "cut", "wrong", "page", "refuse", "slow"])
-def test_batches_from_a_flaky_server_equal_those_of_the_local_folder(server, expected, tmp_path, trouble):
-    names, times = [*SHARDS, *INDICES, "manifest.json"], {"good": 0, "slow": 1}.get(trouble, 3)
-    server.plan({name: [trouble] * times for name in names})
+@pytest.mark.parametrize("fault", ["good", "503", "drop", "short", "cut", "wrong", "page", "refuse", "slow"])
+def test_batches_from_a_flaky_server_equal_those_of_the_local_folder(server, expected, tmp_path, fault):
+    names, times = [*SHARDS, *INDICES, "manifest.json"], {"good": 0, "slow": 1}.get(fault, 3)
+    server.plan({name: [fault] * times for name in names})
     before = server.answers()
-    _assert_same_bits(_batches(server.address, tmp_path), expected)
+    _assert_same_batches(_batches(server.address, tmp_path), expected)
     answers = server.answers() - before
-    assert answers == {(name, trouble): times for name in names if times} | {
-        (name, "good"): 1 for name in names if trouble != "slow"
+    assert answers == {(name, fault): times for name in names if times} | {
+        (name, "good"): 1 for name in names if fault != "slow"
     }
 
 
 def test_workers_get_the_same_bits_from_a_flaky_server(server, expected, tmp_path):
     server.plan({name: ["503", "drop", "cut"] for name in SHARDS})
     before = server.answers()
-    _assert_same_bits(_batches(server.address, tmp_path, num_workers=2), expected)
+    _assert_same_batches(_batches(server.address, tmp_path, num_workers=2), expected)
     answers = server.answers() - before
     assert all(answers[name, "good"] == 1 for name in [*SHARDS, *INDICES, "manifest.json"])
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_batches_from_s3_equal_those_of_the_local_folder(s3, expected, tmp_path, num_workers):
-    _assert_same_bits(_batches(s3, tmp_path, num_workers=num_workers), expected)
+    _assert_same_batches(_batches(s3, tmp_path, num_workers=num_workers), expected)
 
 
 def test_second_run_requests_the_manifest_only(server, expected, tmp_path):
     server.plan({})
-    _assert_same_bits(_batches(server.address, tmp_path), expected)
+    _assert_same_batches(_batches(server.address, tmp_path), expected)
     before = server.answers()
-    _assert_same_bits(_batches(server.address, tmp_path), expected)
+    _assert_same_batches(_batches(server.address, tmp_path), expected)
     assert server.answers() - before == {("manifest.json", "good"): 1}
 
 
-# ---------------------------------------------------------------------------------------------- one line
+# ---------------------------------------------------------------------------------------------- one-line errors
 
 
 def _one_line(error):
@@ -143,7 +123,7 @@ def _one_line(error):
 
 
 @pytest.mark.parametrize(
-    ("trouble", "message"),
+    ("fault", "message"),
     [
         ("503", "train-000002.tar: ClientResponseError 503, message='Service Unavailable'"),
         ("404", "train-000002.tar is missing, but manifest.json lists it"),
@@ -155,8 +135,8 @@ def _one_line(error):
         ("wrong", "its SHA-256 differs from manifest.json"),
     ],
 )
-def test_unavailable_shard_ends_the_run_in_one_line(server, tmp_path, trouble, message, folder):
-    server.plan({SHARDS[2]: [trouble, "..."]})
+def test_unavailable_shard_ends_the_run_in_one_line(server, tmp_path, fault, message, folder):
+    server.plan({SHARDS[2]: [fault, "..."]})
     size_bytes = (folder / SHARDS[2]).stat().st_size
     with pytest.raises(CommandFailed) as error:
         _batches(server.address, tmp_path)
@@ -194,13 +174,13 @@ def _start(address, cache, tmp_path, *more):
         "augment.audio_splice_max_s=0",
         f"cache_dir={cache}",
     ]
-    words = [
+    arguments = [
         f"stream.sources=[{{name: a, shards: '{address}'}}]",
         *(f"stream.{setting}" for setting in settings),
         *more,
     ]
     return subprocess.Popen(
-        [sys.executable, "-W", "ignore", str(script), *words],
+        [sys.executable, "-W", "ignore", str(script), *arguments],
         **{
             "env": os.environ | {"PYTHONPATH": str(ROOT)},
             "stdout": subprocess.PIPE,
@@ -246,8 +226,8 @@ def test_unreachable_data_set_gives_a_one_line_error(server, tmp_path, monkeypat
     assert _one_line(error).startswith(
         f"stream.cache_dir={tmp_path}/file/cache, for copies of {server.address}, cannot be created: Not a directory"
     )
-    for trouble, message in (("page", "manifest.json: the answer is not JSON"), ("503", "Service Unavailable")):
-        server.plan({"manifest.json": [trouble, "..."]})
+    for fault, message in (("page", "manifest.json: the answer is not JSON"), ("503", "Service Unavailable")):
+        server.plan({"manifest.json": [fault, "..."]})
         with pytest.raises(CommandFailed, match=message) as error:
             _batches(server.address, tmp_path)
         _one_line(error)
@@ -267,21 +247,21 @@ def test_cache_too_small_for_the_current_windows_is_rejected_with_sizes(server, 
         _batches(server.address, tmp_path, cache_gb=2.5e-4)
 
 
-# ---------------------------------------------------------------------------------------------- silence
+# ---------------------------------------------------------------------------------------------- timeouts
 
 
 def test_stalled_or_slow_connection_times_out(server, expected, tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "HTTP_SILENCE_S", 0.3)
     monkeypatch.setattr(cache, "_GRACE_S", 0.0)
     server.plan({SHARDS[0]: ["hang"], SHARDS[1]: ["drip"], "train-000001.json": ["hang"]})
-    _assert_same_bits(_batches(server.address, tmp_path), expected)
+    _assert_same_batches(_batches(server.address, tmp_path), expected)
     monkeypatch.setattr(retry, "LONG_RETRY", retry.Retries(2, 0.0, 0.01))
     server.plan({SHARDS[2]: ["hang", "..."]})
     with pytest.raises(CommandFailed, match=r"train-000002.tar: .*[Tt]imeout"):
         _batches(server.address, tmp_path / "other")
 
 
-# ---------------------------------------------------------------------------------------------- ahead of need
+# ---------------------------------------------------------------------------------------------- prefetch
 
 
 def test_shards_are_prefetched_before_they_are_read(server, tmp_path):
@@ -296,7 +276,7 @@ def test_failed_prefetch_does_not_affect_the_run(server, expected, tmp_path):
     server.plan({name: ["503"] * 3 for name in SHARDS})
     before = server.answers()
     found = _batches(server.address, tmp_path)
-    _assert_same_bits(found, expected)
+    _assert_same_batches(found, expected)
     assert sum((server.answers() - before)[name, "503"] for name in SHARDS) == 12
 
 
