@@ -1,5 +1,6 @@
 """The registry of stored modalities: torch-free encoding, and a further modality from a decoded clip to a batch."""
 
+import dataclasses
 import io
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 from paths import ROOT
 from tiny_shards import write_data_set
-from tiny_stream import stream_config
+from tiny_stream import assert_same_bits, stream_config
 
 from pipelines import modalities
 from pipelines.modalities import MODALITIES
@@ -55,28 +56,37 @@ def _level(clip: int) -> bytes:
 
 
 @pytest.fixture
-def level(monkeypatch):
-    """Registers the modality."""
-    for module in (modalities, batch, dataset, reader):
-        monkeypatch.setattr(module, "MODALITIES", (*MODALITIES, Level))
+def register(monkeypatch):
+    """Adds the modality to the registry."""
+
+    def add():
+        for module in (modalities, batch, dataset, reader):
+            monkeypatch.setattr(module, "MODALITIES", (*MODALITIES, Level))
+
+    return add
 
 
-@pytest.mark.usefixtures("level")
-def test_further_modality_that_all_sources_store_is_in_the_batch_and_changes_nothing_else(tmp_path):
+def _first_batch(**folders):
+    return next(open_stream(stream_config(folders), 0, 4).batches())
+
+
+def test_further_modality_that_all_sources_store_is_in_the_batch_and_leaves_the_rest_unchanged(tmp_path, register):
     changes = {clip: {"level.npy": _level(clip)} for clip in range(16)}
-    with_level = write_data_set(tmp_path / "a", [8, 8], changes=changes)
-    without = write_data_set(tmp_path / "b", [8, 8], prefix="other")
-    first = next(open_stream(stream_config({"a": with_level}), 0, 4).batches())
+    folder = write_data_set(tmp_path / "a", [8, 8], changes=changes)
+    other = write_data_set(tmp_path / "b", [8, 8], prefix="other")
+    plain = _first_batch(a=folder)
+    register()
+    first = _first_batch(a=folder)
     clips = [float(name.removeprefix("clip")) for name in first.id]
     assert torch.equal(first.extra["level"], torch.tensor(clips)[:, None].expand(4, 4))
     assert torch.equal(first.to("cpu").extra["level"], first.extra["level"])
-    assert next(open_stream(stream_config({"a": with_level, "b": without}), 0, 4).batches()).extra == {}
-    plain = next(open_stream(stream_config({"a": write_data_set(tmp_path / "c", [8, 8])}), 0, 4).batches())
-    assert plain.waveform.shape == first.waveform.shape and plain.extra == {}
+    assert plain.extra == {}
+    assert_same_bits(plain, dataclasses.replace(first, extra={}))
+    assert _first_batch(a=folder, b=other).extra == {}
 
 
-@pytest.mark.usefixtures("level")
-def test_damaged_array_of_a_further_modality_is_counted_and_replaced(tmp_path):
+def test_damaged_array_of_a_further_modality_is_counted_and_replaced(tmp_path, register):
+    register()
     changes = {clip: {"level.npy": _level(clip)} for clip in range(8)} | {3: {"level.npy": b"\x93NUMPY"}}
     folder = write_data_set(tmp_path / "a", [8], changes=changes)
     batches = open_stream(stream_config({"a": folder}), 0, 2).batches()
