@@ -1,7 +1,7 @@
 """Index one third-party tar: offset and size of each member of each clip. Nothing is decoded or unpacked.
 
 Images, audio, arrays and JSON are indexed; members of other types are skipped and counted. A tar is rejected for what
-no tar of samples needs: links and devices, names that lead out of the folder, pickles, members over a size limit,
+no tar of samples needs: links and devices, names that point outside the folder, pickles, members over a size limit,
 truncated or concatenated files. Limits: no compressed tars; a clip's members must be consecutive, as webdataset
 requires too.
 """
@@ -99,7 +99,7 @@ def _scan(
             raise _RejectedTar(f"{member.name} is a link, a device or another special file")
         if not is_safe_name(member.name) or member.size < 0:
             raise _RejectedTar(
-                f"a name that leads out of the folder or is not text, or a size below 0: {member.name!r}"
+                f"a name that points outside the folder or is not text, or a size below 0: {member.name!r}"
             )
         end = member.offset_data + (-(-member.size // BLOCK_BYTES) * BLOCK_BYTES if member.isreg() else 0)
         split = key_and_extension(member.name) if member.isreg() else None

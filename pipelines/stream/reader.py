@@ -163,7 +163,7 @@ class ClipMembers:
         """The bytes of a member.
 
         Raises:
-            UnreadableClip: there is no such member, it is larger than 64 MiB, empty or cut off, or the disk fails.
+            UnreadableClip: there is no such member, it is larger than 64 MiB, empty or truncated, or the disk fails.
         """
         size = self.extensions().get(extension, (0, None))[1]
         if size is None:

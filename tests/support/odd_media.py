@@ -119,8 +119,8 @@ BAD_IMAGES = {
     "png a pixel wide": (png(1, 50_000, rows=bytes(4) * 50_000), "1x50000 px; at most"),
     "jpg of a thousand scans": (jpeg_of_many_scans(1000), "scans, at most 100"),
     "png without size": (png(0, 0), ""),
-    "png cut off": (encode_image(Image.effect_noise((64, 64), 50), "PNG")[:1000], ""),
-    "jpg cut off": (encode_image(Image.effect_noise((64, 64), 50), "JPEG")[:700], ""),
+    "png truncated": (encode_image(Image.effect_noise((64, 64), 50), "PNG")[:1000], ""),
+    "jpg truncated": (encode_image(Image.effect_noise((64, 64), 50), "JPEG")[:700], ""),
     "png with a text that unpacks to a gigabyte": (
         png(
             4,
@@ -168,8 +168,8 @@ BAD_AUDIO = {
     "wav without samples": ("wav", wav_header(1, 0), "no samples"),
     "wav of no channel": ("wav", wav_header(0, 1000) + bytes(1000), ""),
     "flac that claims to be two months long": ("flac", flac_of_stated_length(2**36 - 1, tone(3, 0.4)), ""),
-    "flac cut off": ("flac", encode_audio(np.random.default_rng(0).normal(size=8000) / 10)[:5000], ""),
-    "opus cut off in its headers": ("opus", soundfile_bytes(TONE, "OGG", "OPUS")[:100], ""),
+    "flac truncated": ("flac", encode_audio(np.random.default_rng(0).normal(size=8000) / 10)[:5000], ""),
+    "opus truncated in its headers": ("opus", soundfile_bytes(TONE, "OGG", "OPUS")[:100], ""),
     "opus of 255 channels": (
         "opus",
         (lambda d: d.replace(b"OpusHead\x01\x01", b"OpusHead\x01\xff"))(soundfile_bytes(TONE, "OGG", "OPUS")),

@@ -158,7 +158,7 @@ def test_prefetch_skips_a_shard_that_another_process_is_fetching(cache, server, 
     server.plan({f"{NAMES[0]}.tar": ["hang"]})
     mine = cache()
     (process,), _ = started(1, put_all_read, mine, NAMES[:1])
-    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")), seconds=60)
     before = server.answers()
     assert mine.prefetch(NAMES[0])
     assert server.answers() == before and not copies(tmp_path)

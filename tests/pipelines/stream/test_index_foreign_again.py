@@ -166,7 +166,7 @@ DAMAGES = {
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0]["files"].update(jpg=[0, 5])),
         "0.json puts a.JPG at (0, 5)",
     ),
-    "id that leads out": (
+    "id outside the folder": (
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="../a")),
         "'../a' is no id",
     ),
@@ -180,7 +180,7 @@ DAMAGES = {
         lambda folder: _rewrite(folder, [*GOOD, (special("b.jpg", tarfile.SYMTYPE, "x"), b"")]),
         "0.tar has b.jpg, which is no plain file",
     ),
-    "cut off": (lambda folder: os.truncate(folder / "0.tar", 2000), "0.tar has 2000 bytes, manifest.json says 10240"),
+    "truncated": (lambda folder: os.truncate(folder / "0.tar", 2000), "0.tar has 2000 bytes, manifest.json says 10240"),
     "index gone": (lambda folder: (folder / "0.json").unlink(), "0.json cannot be read"),
 }
 

@@ -142,7 +142,7 @@ def test_unavailable_shard_ends_the_run_in_one_line(server, tmp_path, fault, mes
         _batches(server.address, tmp_path)
     line = _one_line(error)
     assert message.replace("30720", str(size_bytes)).replace("30724", str(size_bytes + 4)) in line
-    assert line.startswith("4 tries in 0 s: http://127.0.0.1:")
+    assert re.match(r"4 tries in \d+ s: http://127.0.0.1:", line)
     assert not list(tmp_path.rglob("*.tmp")) and not list(tmp_path.rglob(SHARDS[2]))
 
 
@@ -209,11 +209,7 @@ def test_unreachable_data_set_gives_a_one_line_error(server, tmp_path, monkeypat
         (f"{server.address}/nothing", UsageError, "nothing has no manifest.json"),
         ("s3://bucket/nothing", UsageError, "s3://bucket/nothing has no manifest.json"),
         ("s3://no-such-bucket/set", UsageError, "s3://no-such-bucket/set has no manifest.json"),
-        (
-            "http://127.0.0.1:9/set",
-            CommandFailed,
-            "4 tries in 0 s: http://127.0.0.1:9/set/manifest.json: ClientConnectorError",
-        ),
+        ("http://127.0.0.1:9/set", CommandFailed, "s: http://127.0.0.1:9/set/manifest.json: ClientConnectorError"),
         ("foo://x", UsageError, "foo://x: Protocol not known"),
         ("gs://bucket/set", UsageError, "gs://bucket/set: Please install gcsfs"),
     ):
@@ -268,7 +264,7 @@ def test_shards_are_prefetched_before_they_are_read(server, tmp_path):
     server.plan({})
     batches = open_stream(_config(server.address, tmp_path, shuffle_window_clips=2, lanes=1), 0, 2).batches()
     next(batches)
-    wait(lambda: len(list(tmp_path.rglob("*.tar"))) >= 2)
+    wait(lambda: len(list(tmp_path.rglob("*.tar"))) >= 2, seconds=60)
     batches.close()
 
 
@@ -292,7 +288,7 @@ def test_downloading_threads_do_not_keep_the_process_alive(server, folder, tmp_p
     )  # the first one is opened to check its sample rate
     run = _start(server.address, tmp_path / "cache", tmp_path, "stream.lanes=1", f"stream.num_workers={num_workers}")
     assert run.stdout.readline() == "8\n"
-    wait(lambda: list(tmp_path.rglob("*.tmp")))
+    wait(lambda: list(tmp_path.rglob("*.tmp")), seconds=60)
     time.sleep(1.5)  # until all wait for that shard
     os.killpg(run.pid, kill) if kill == signal.SIGINT else run.kill()
     started_s = time.monotonic()

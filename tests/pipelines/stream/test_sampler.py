@@ -253,9 +253,9 @@ def test_mix_partners_are_other_clips_of_the_same_window():
 def test_distant_step_is_computed_directly():
     sources = [OrderSource(name, name, 1.0, (1000,) * 2000) for name in "ab"]
     order = _order(sources=sources, shuffle_window_clips=2000, batch_size=512)
-    start = time.perf_counter()
+    start = time.process_time()
     clips = [order.clip(p) for p in order.positions(10**9, 0, 1)]
-    assert time.perf_counter() - start < 1.0
+    assert time.process_time() - start < 1.0
     assert len(set(clips)) == 512
 
 
