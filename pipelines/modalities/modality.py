@@ -9,6 +9,7 @@ inside the methods that need it.
 from __future__ import annotations
 
 import contextlib
+import io
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -166,8 +167,6 @@ class Modality(Generic[T]):
         Raises:
             UnreadableClip: a member is missing or damaged.
         """
-        import io
-
         data = clip.read(f"{self.name}.npy")
         with decoding_errors("bad_array", clip):
             return np.load(io.BytesIO(data), allow_pickle=False)

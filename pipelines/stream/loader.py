@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import signal
 import threading
@@ -77,7 +78,7 @@ class Stream:
             prefetcher.close()
 
     def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader[Batch]:
-        steps = _Steps(self.order, rank, world_size, start_step)
+        steps = (self.order.positions(step, rank, world_size) for step in itertools.count(start_step))
         # A DataLoader draws one number as it starts, by default from torch's default generator.
         generator = torch.Generator()
         if not self._config.num_workers:
@@ -161,19 +162,6 @@ def _open_readers(config: StreamConfig) -> list[ClipReader]:
         with contextlib.suppress(UnreadableClip):
             reader.waveform(0)  # reports a wrong sample rate before the first batch
     return readers
-
-
-class _Steps:
-    """The positions of one rank, step by step without end."""
-
-    def __init__(self, order: DeterministicSampler, rank: int, world_size: int, start_step: int) -> None:
-        self.order, self.rank, self.world_size, self.start_step = order, rank, world_size, start_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
-        while True:
-            yield self.order.positions(step, self.rank, self.world_size)
-            step += 1
 
 
 class _ErrorRateGuard:
