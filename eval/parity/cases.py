@@ -231,7 +231,7 @@ def _audio_mask(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
 def _mel(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
-    from pipelines.build.log_mel import HOP_MS, MEL_BINS, log_mel
+    from pipelines.modalities.log_mel import HOP_MS, MEL_BINS, log_mel
 
     assert (params["num_mel_bins"], params["frame_shift_ms"], params["window"], params["dither"]) == (
         MEL_BINS,

@@ -15,8 +15,8 @@ from pathlib import Path
 from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
 from pipelines.build.decode.clip import decode_clip
-from pipelines.build.encode import encode_clip
 from pipelines.manifest import Clip, RejectedClip, StorageError
+from pipelines.modalities.encode import encode_clip
 
 _CLOCK_PER_CPU = 10
 _MODULES = ["pipelines.build.decode_worker", "av", "simplejpeg", "soundfile", "PIL.Image"]

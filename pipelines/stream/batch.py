@@ -1,19 +1,23 @@
-"""What the model gets: the items of one rank's part of one global batch, stacked."""
+"""The examples of one rank's part of one global batch, stacked."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from pipelines.modalities import MODALITIES
+from pipelines.modalities.modality import Fields, stack
+
 
 class Example(NamedTuple):
-    """One clip, as in Batch but with the picture as uint8 [3, H_px, W_px]."""
+    """One clip: the fields of `Batch` without their first dimension; `extra`: fields by modality."""
 
     frame: torch.Tensor
     waveform: np.ndarray
@@ -23,6 +27,7 @@ class Example(NamedTuple):
     source: int
     id: str
     position: int = -1
+    extra: Mapping[str, Fields] = MappingProxyType({})
 
 
 @dataclass
@@ -30,15 +35,17 @@ class Batch:
     """Matching pairs of a frame and a waveform; row b of every field belongs to the same clip.
 
     Attributes:
-        frames: uint8 [B, 3, H_px, W_px], RGB.
-        waveform: [B, S], -1 to 1, not normalised.
-        audio_mask: [B, S] bool, True = sound of this clip or spliced into it, False = padding or masked out (the waveform is 0 there).
-        audio_positive_weight: [B, S], 1 = this clip's own sound, 0 = another's, a cosine between.
-        image_weight: [B, H_px, W_px], 1 = this clip's own picture, 0 = another's.
+        frames: uint8 [B, 3, H_px, W_px], RGB; the image encoder normalizes them.
+        waveform: [B, S], -1 to 1, not normalized.
+        audio_mask: [B, S] bool, True = audio of this clip or spliced into it, False = padding or masked out (the
+            waveform is 0 there).
+        audio_positive_weight: [B, S], 1 = this clip's audio, 0 = another's, a raised cosine between them.
+        image_weight: [B, H_px, W_px], 1 = this clip's frame, 0 = another's.
         source: [B] int64, number of the source in the settings.
         id: of each clip.
-        position: of each clip in the order; -1 outside training.
-        rejected: how many clips could not be used while the batch was made, by reason.
+        position: of each clip in the sample order; -1 outside training.
+        rejected: number of clips that could not be used for this batch, by reason.
+        extra: tensors [B, ...] of further stored modalities, by the names of their fields.
     """
 
     frames: torch.Tensor
@@ -50,26 +57,32 @@ class Batch:
     id: list[str]
     position: list[int]
     rejected: Counter[str] = field(default_factory=Counter)
+    extra: dict[str, torch.Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.id)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on a device."""
-        tensors = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, torch.Tensor)}
-        return dataclasses.replace(self, **tensors)
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
+        return dataclasses.replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})
 
 
-def collate(items: Sequence[Example], rejected: Counter[str] | None = None) -> Batch:
-    """Stack at least one item."""
+def collate(examples: Sequence[Example], rejected: Counter[str] | None = None) -> Batch:
+    """Stack one or more examples."""
+    extra: dict[str, torch.Tensor] = {}
+    for modality in MODALITIES:
+        if modality.name in examples[0].extra:
+            extra |= modality.collate([example.extra[modality.name] for example in examples])
     return Batch(
-        frames=torch.stack([item.frame for item in items]),
-        waveform=torch.from_numpy(np.stack([item.waveform for item in items])),
-        audio_mask=torch.from_numpy(np.stack([item.audio_mask for item in items])),
-        audio_positive_weight=torch.from_numpy(np.stack([item.audio_positive_weight for item in items])),
-        image_weight=torch.stack([item.image_weight for item in items]),
-        source=torch.tensor([item.source for item in items]),
-        id=[item.id for item in items],
-        position=[item.position for item in items],
+        frames=torch.stack([example.frame for example in examples]),
+        waveform=stack([example.waveform for example in examples]),
+        audio_mask=stack([example.audio_mask for example in examples]),
+        audio_positive_weight=stack([example.audio_positive_weight for example in examples]),
+        image_weight=torch.stack([example.image_weight for example in examples]),
+        source=torch.tensor([example.source for example in examples]),
+        id=[example.id for example in examples],
+        position=[example.position for example in examples],
         rejected=Counter() if rejected is None else rejected,
+        extra=extra,
     )

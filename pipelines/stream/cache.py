@@ -1,9 +1,10 @@
-"""Shards of a remote data set on a local disk: fetched once for all processes of a machine, checked against the manifest, in a bounded folder (cache_eviction.py).
+"""Shard cache: local copies of a remote data set's shards.
 
-Safe under concurrent processes and crashes: a copy appears under its name when it is whole, and all locks are the kernel's. A shard that is open stays
-readable when it is removed. Limits: the SHA-256 is checked when a shard is fetched, afterwards only the size (a machine that goes down loses the end of a
-file, not its middle); the folder holds more than `max_bytes` only while the shards being fetched at one moment have more; on a network file system flock
-has to work.
+Each shard is fetched once for all processes of a machine and verified against the manifest. Safe under concurrent
+processes and crashes: a copy gets its name once it is complete, and all locks are the kernel's (flock). An open shard
+stays readable after its eviction (cache_eviction.py). Limits: the SHA-256 is checked when a shard is fetched, later
+only the size (a machine that goes down loses the end of a file, not its middle); the folder exceeds `max_bytes` only
+while the shards being fetched at one moment are larger than that; on a network file system flock must work.
 """
 
 from __future__ import annotations
@@ -22,90 +23,93 @@ from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
 from pipelines.stream.cache_eviction import download_lock, evict, locked, temporary_copy
 
-# A connection this slow is as good as none; a silent one is given up much sooner, by the file system.
+# A slower connection counts as broken; the file system gives up a silent one much sooner.
 _MIN_BYTES_PER_S = 50_000
 _GRACE_S = 60
 
 
-class _NoRoom(Exception):
-    """What is needed soon fills the folder."""
+class _NoSpace(Exception):
+    """Pinned shards fill the cache."""
 
 
 class ShardInfo(NamedTuple):
-    """What the manifest says of a shard."""
+    """Size and hash of a shard, as stated in the manifest."""
 
     size_bytes: int
     sha256: str
 
 
 class ShardCache:
-    """The local copies of a remote data set's shards; pickles as it is, without a look at the network or the disk.
+    """The local copies of a remote data set's shards. Pickling it needs neither the network nor the disk.
 
     Args:
         remote: the data set.
-        shards: name of each tar, without `.tar` -> what the manifest says of it.
-        folder: where copies are kept; several data sets and processes may share it.
+        shards: name of each tar, without `.tar` -> size and hash stated in the manifest.
+        folder: where copies are stored; several data sets and processes may share it.
         fingerprint: of the data set.
-        max_bytes: most that may lie in `folder`.
+        max_bytes: maximum size of all copies in `folder`.
 
     Attributes:
         folder, max_bytes: as above.
-        tables: a folder for what else is kept of this data set.
+        data_set_folder: subfolder for this data set's copies and its member index.
 
     Raises:
-        UsageError: the cache cannot hold two shards, or the folder cannot be made.
+        UsageError: the cache cannot hold two shards, or the folder cannot be created.
     """
 
     def __init__(
         self, remote: RemoteFolder, shards: dict[str, ShardInfo], folder: Path, fingerprint: str, max_bytes: int
     ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
-        self._remote, self._shards, self._patient, self._brisk = remote, shards, retry.LONG_RETRY, retry.SHORT_RETRY
-        self.tables = folder / fingerprint[:16]
+        self._remote, self._shards = remote, shards
+        self._open_retries, self._prefetch_retries = retry.LONG_RETRY, retry.SHORT_RETRY
+        self.data_set_folder = folder / fingerprint[:16]
         largest = max((shard.size_bytes for shard in shards.values()), default=0)
         if max_bytes < 2 * largest:
             raise UsageError(
-                f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, the largest has {largest / 1e9:.3g} GB"
+                f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, "
+                f"the largest has {largest / 1e9:.3g} GB"
             )
         try:
-            self.tables.mkdir(parents=True, exist_ok=True)
+            self.data_set_folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"stream.cache_dir={folder}, for copies of {remote}, cannot be made: {error.strerror}; give another folder"
+                f"stream.cache_dir={folder}, for copies of {remote}, cannot be created: {error.strerror}; "
+                "choose another folder"
             ) from None
 
     def path(self, name: str) -> Path:
-        """Where a shard's copy lies when it is here."""
-        return self.tables / f"{name}.tar"
+        """The path of a shard's copy, whether it exists or not."""
+        return self.data_set_folder / f"{name}.tar"
 
     def size_bytes(self, name: str) -> int:
-        """A shard's size, here or not."""
+        """A shard's size, cached or not."""
         return self._shards[name].size_bytes
 
     def open(self, name: str) -> int:
-        """A descriptor of a shard's tar, fetched first where it is not here.
+        """A file descriptor of a shard's tar, which is fetched first if it is not cached.
 
         Raises:
-            CommandFailed: it cannot be fetched, what comes is not what the manifest says, or there is no room for it.
+            CommandFailed: it cannot be fetched, differs from the manifest, or does not fit on the disk.
         """
-        began_s = time.monotonic()
-        with self._disk_errors_told():
-            while (descriptor := self._open_here(name)) is None:
-                descriptor = self._fetch(name, began_s)
+        started_s = time.monotonic()
+        with self._translate_disk_errors():
+            while (descriptor := self._open_copy(name)) is None:
+                descriptor = self._fetch(name, started_s)
             return descriptor
 
-    def fetch_ahead(self, name: str) -> bool:
-        """See to it that a shard is here, or that another process fetches it; False where that would take room from what is needed soon.
+    def prefetch(self, name: str) -> bool:
+        """Fetch a shard unless it is cached or being fetched; False where that would evict pinned shards.
 
         Raises:
             CommandFailed: as `open`, after fewer tries.
         """
-        with self._disk_errors_told():
-            descriptor = self._open_here(name)
+        with self._translate_disk_errors():
+            descriptor = self._open_copy(name)
             if descriptor is None:
                 try:
                     descriptor = self._fetch(name, None)
-                except _NoRoom:
+                except _NoSpace:
                     return False
         if descriptor is not None:
             os.close(descriptor)
@@ -113,13 +117,13 @@ class ShardCache:
 
     @contextlib.contextmanager
     def index_lock(self) -> Iterator[Path]:
-        """Keep other processes out of `tables` meanwhile, so that one makes what all use."""
-        with self._disk_errors_told(), locked(self.tables / ".lock"):
-            for left in self.tables.glob(".new-*"):
-                shutil.rmtree(left, ignore_errors=True)
-            yield self.tables
+        """Lock `data_set_folder`, so that one process builds the member index that all use."""
+        with self._translate_disk_errors(), locked(self.data_set_folder / ".lock"):
+            for leftover in self.data_set_folder.glob(".new-*"):
+                shutil.rmtree(leftover, ignore_errors=True)
+            yield self.data_set_folder
 
-    def _open_here(self, name: str) -> int | None:
+    def _open_copy(self, name: str) -> int | None:
         try:
             descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -131,56 +135,53 @@ class ShardCache:
         return descriptor
 
     def _fetch(self, name: str, waiting_since_s: float | None) -> int | None:
-        """Fetch a shard, ahead of need if `waiting_since_s` is None; None where another has just fetched it or, ahead of need, is fetching it."""
-        path, ahead = self.path(name), waiting_since_s is None
-        self.tables.mkdir(parents=True, exist_ok=True)
+        """Fetch a shard; a prefetch if `waiting_since_s` is None. None where another process does or did so."""
+        path, is_prefetch = self.path(name), waiting_since_s is None
+        self.data_set_folder.mkdir(parents=True, exist_ok=True)
         temporary = temporary_copy(path, self.size_bytes(name))
-        with download_lock(temporary, wait=not ahead) as is_ours:
-            if not is_ours:
+        with download_lock(temporary, wait=not is_prefetch) as acquired:
+            if not acquired:
                 return None
-            if (descriptor := self._open_here(name)) is not None:
+            if (descriptor := self._open_copy(name)) is not None:
                 return descriptor
-            if not evict(self.folder, self.max_bytes, spare_needed=ahead) and ahead:
-                raise _NoRoom
-            retry.retried(lambda: self._copy(name, temporary), self._brisk if ahead else self._patient, waiting_since_s)
+            if not evict(self.folder, self.max_bytes, keep_pinned=is_prefetch) and is_prefetch:
+                raise _NoSpace
+            retries = self._prefetch_retries if is_prefetch else self._open_retries
+            retry.retried(lambda: self._download(name, temporary), retries, waiting_since_s)
             descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
             _touch(descriptor)
             temporary.replace(path)
             return descriptor
 
-    def _copy(self, name: str, path: Path) -> None:
-        """Fetch a shard once and compare it with the manifest."""
+    def _download(self, name: str, path: Path) -> None:
+        """Download a shard once and verify it against the manifest."""
         stated, address = self._shards[name], f"{self._remote}/{name}.tar"
+        verify = f"python -m pipelines.verify {self._remote} lists the damage"
         try:
             self._remote.download(f"{name}.tar", path, _GRACE_S + stated.size_bytes / _MIN_BYTES_PER_S)
         except FileNotFoundError:
-            raise CommandFailed(
-                f"{address} is missing, manifest.json lists it; python -m pipelines.verify {self._remote} tells what else is"
-            ) from None
+            raise CommandFailed(f"{address} is missing, but manifest.json lists it; {verify}") from None
         with path.open("rb") as file:
-            came = ShardInfo(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
-        if came != stated:
-            what = (
-                f"{came.size_bytes} bytes came, {stated.size_bytes}"
-                if came.size_bytes != stated.size_bytes
-                else "its bytes have another SHA-256 than"
-            )
+            received = ShardInfo(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
+        if received.size_bytes != stated.size_bytes:
             raise CommandFailed(
-                f"{address}: {what} stated in manifest.json; python -m pipelines.verify {self._remote} tells whether it is damaged there"
+                f"{address}: received {received.size_bytes} bytes, manifest.json states {stated.size_bytes}; {verify}"
             )
+        if received != stated:
+            raise CommandFailed(f"{address}: its SHA-256 differs from manifest.json; {verify}")
 
     @contextlib.contextmanager
-    def _disk_errors_told(self) -> Iterator[None]:
+    def _translate_disk_errors(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
-            hint = "make room, lower stream.cache_gb or give another folder"
             raise CommandFailed(
-                f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; {hint}, then run the same command again"
+                f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; free disk space, "
+                "reduce stream.cache_gb or choose another folder, then run the same command again"
             ) from None
 
 
 def _touch(descriptor: int) -> None:
-    """Date a copy, exactly: of itself the kernel counts in steps of some milliseconds."""
+    """Set a copy's time of last use to the nanosecond; the kernel's timestamps advance in steps of milliseconds."""
     with contextlib.suppress(PermissionError):  # another user's copy
         os.utime(descriptor, ns=(time.time_ns(),) * 2)

@@ -1,7 +1,8 @@
-"""Room in a folder that several processes, runs and data sets fill with copies: what is in use, what will be needed soon, and what goes first.
+"""LRU eviction of a shard cache shared by several processes, runs and data sets, with shards pinned by running loaders.
 
-Copies lie at FOLDER/DATA_SET/NAME.tar; while one is being fetched, at FOLDER/DATA_SET/.NAME.tar.BYTES.tmp, locked by whoever fetches it, so that room is
-kept for all of it. All locks are the kernel's (flock), which lets go of them with their holder: what is not locked was left by a killed process and goes.
+Copies are FOLDER/DATA_SET/NAME.tar; while one is fetched, FOLDER/DATA_SET/.NAME.tar.BYTES.tmp, locked by the process
+that fetches it, which reserves space for all of it. All locks are the kernel's (flock), released when their holder
+ends: an unlocked temporary file was left by a killed process and is removed.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 _LOCK = ".lock"
-_NEEDED = ".needed-"
+_PINNED = ".needed-"
 
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock on a file, which is made, is empty and stays."""
+    """Hold an exclusive lock on a file, which is created empty and never removed."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -29,17 +30,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def temporary_copy(path: Path, size_bytes: int) -> Path:
-    """Where a copy lies while it is fetched."""
+    """The path of a copy while it is fetched."""
     return path.with_name(f".{path.name}.{size_bytes}.tmp")
 
 
 @contextlib.contextmanager
 def download_lock(temporary: Path, wait: bool) -> Iterator[bool]:
-    """The right to fetch a copy: yields whether it is ours. What lies at the path afterwards is removed.
+    """Lock the download of a copy: yields whether the lock was acquired. A file left at the path is removed afterwards.
 
     Args:
-        temporary: where the copy lies while it is fetched; made, and locked.
-        wait: until another that fetches it is through; False: yield False then.
+        temporary: path of the copy while it is fetched; created and locked.
+        wait: wait until another process that fetches it has finished; otherwise yield False.
     """
     while True:
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
@@ -49,11 +50,11 @@ def download_lock(temporary: Path, wait: bool) -> Iterator[bool]:
             except BlockingIOError:
                 yield False
                 return
-            if _lies_at(descriptor, temporary):  # the one waited for has given it its name, or removed it
+            if _is_at(descriptor, temporary):  # otherwise the previous holder renamed or removed it: try again
                 try:
                     yield True
                 finally:
-                    if _lies_at(descriptor, temporary):
+                    if _is_at(descriptor, temporary):
                         temporary.unlink()
                 return
         finally:
@@ -61,84 +62,84 @@ def download_lock(temporary: Path, wait: bool) -> Iterator[bool]:
 
 
 class PinnedShards:
-    """What a run will read soon, told to all that share the folder: nothing is fetched ahead at its cost. It ends with the run, however that ends."""
+    """The shards that a run will read soon, which no prefetch evicts. They are unpinned when the process ends."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with locked(folder / _LOCK):
-            self._file = tempfile.NamedTemporaryFile("w", prefix=_NEEDED, dir=folder)  # noqa: SIM115
+            self._file = tempfile.NamedTemporaryFile("w", prefix=_PINNED, dir=folder)  # noqa: SIM115
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
-    def state(self, paths: Iterable[Path]) -> None:
-        """Say which copies are needed from now on, also those that are not here yet."""
+    def pin(self, paths: Iterable[Path]) -> None:
+        """Pin these copies instead of the earlier ones, whether they exist yet or not."""
         with locked(self._folder / _LOCK):
             self._file.seek(0)
             self._file.truncate()
-            self._file.writelines(f"{_name(path)}\n" for path in paths)
+            self._file.writelines(f"{_cache_key(path)}\n" for path in paths)
             self._file.flush()
 
     def close(self) -> None:
-        """Nothing is needed any more."""
+        """Unpin all."""
         self._file.close()
 
 
-def evict(folder: Path, max_bytes: int, spare_needed: bool) -> bool:
-    """Remove copies, those that nobody needs soon first and of these the one used longest ago, until the rest and what is being fetched fit.
+def evict(folder: Path, max_bytes: int, keep_pinned: bool) -> bool:
+    """Remove copies, unpinned ones first, then by least recent use, until the rest and the running downloads fit.
 
     Args:
         folder: of all data sets.
         max_bytes: for all of them together.
-        spare_needed: remove nothing that is needed soon, and nothing at all if that is not enough.
+        keep_pinned: do not remove pinned copies, and remove nothing at all if that is not enough.
 
     Returns:
         Whether everything fits now.
     """
     with locked(folder / _LOCK):
-        held, found, needed = 0, [], set[str]()
-        for path in folder.glob(f"{_NEEDED}*"):
-            if not _removed_if_left(path):
-                needed.update(path.read_text().splitlines())
+        total_bytes, copies, pinned = 0, [], set[str]()
+        for path in folder.glob(f"{_PINNED}*"):
+            if not _remove_if_stale(path):
+                pinned.update(path.read_text().splitlines())
         for path in folder.glob("*/.*.tar.*.tmp"):
-            if not _removed_if_left(path):
-                held += int(path.name.split(".")[-2])
+            if not _remove_if_stale(path):
+                total_bytes += int(path.name.split(".")[-2])
         for path in folder.glob("*/*.tar"):
             with contextlib.suppress(FileNotFoundError):
                 status = path.stat()
-                held += status.st_size
-                found.append((_name(path) in needed, status.st_mtime_ns, status.st_size, path))
-        goes = []
-        for is_needed, _, size_bytes, path in sorted(found):
-            if held <= max_bytes or (is_needed and spare_needed):
+                total_bytes += status.st_size
+                copies.append((_cache_key(path) in pinned, status.st_mtime_ns, status.st_size, path))
+        evicted = []
+        for is_pinned, _, size_bytes, path in sorted(copies):
+            if total_bytes <= max_bytes or (is_pinned and keep_pinned):
                 break
-            goes.append(path)
-            held -= size_bytes
-        if held > max_bytes and spare_needed:
+            evicted.append(path)
+            total_bytes -= size_bytes
+        if total_bytes > max_bytes and keep_pinned:
             return False
-        for path in goes:
+        for path in evicted:
             path.unlink(missing_ok=True)
-        return held <= max_bytes
+        return total_bytes <= max_bytes
 
 
-def _name(path: Path) -> str:
-    """A copy's name in the folder, however a process writes the folder's."""
+def _cache_key(path: Path) -> str:
+    """A copy's path below the cache folder, independent of how a process spells the folder."""
     return f"{path.parent.name}/{path.name}"
 
 
-def _lies_at(descriptor: int, path: Path) -> bool:
+def _is_at(descriptor: int, path: Path) -> bool:
     with contextlib.suppress(FileNotFoundError):
         return os.path.samestat(os.fstat(descriptor), path.stat())
     return False
 
 
-def _removed_if_left(path: Path) -> bool:
-    """Whether a file is gone, its maker having been killed; else somebody holds its lock."""
+def _remove_if_stale(path: Path) -> bool:
+    """Remove a file whose creator was killed; False where a process holds its lock."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _lies_at(descriptor, path):
+        if _is_at(descriptor, path):
             path.unlink()
         return True
     except BlockingIOError:

@@ -1,58 +1,61 @@
-"""Which clips of a data set a stream takes: without those of some lists, with certain labels only. No shard is built again for that."""
+"""Clip filter: select the clips of a data set by lists of excluded ids and by label, without building shards again."""
 
 from __future__ import annotations
 
 import difflib
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
 from configs.errors import UsageError
 from pipelines.sources.filters import is_excluded, read_ids
-from pipelines.stream.member_index import Table
+from pipelines.stream.member_index import MemberTable
 
 
-class Selection(NamedTuple):
-    """Called with a table: the rows to keep, int32 rising.
+@dataclass(frozen=True)
+class Selection:
+    """A filter of clips. Calling it with a member table returns the selected rows, int32, ascending.
 
     Attributes:
-        exclude: files of ids to leave out, as `pipelines.build` takes them: of clips, or of videos with all their clips.
-        labels: keep clips that have one of these; empty: all.
+        exclude: files of ids to exclude, as `pipelines.build` reads them: ids of clips, or of videos with all their
+            clips.
+        labels: select clips that have one of these; empty: all.
 
     Raises (when called):
-        UsageError: a file of ids that cannot be read, a label that no clip has, or a data set whose shards say nothing of labels.
+        UsageError: a file of ids cannot be read, no clip has a label, or the shards were indexed without labels.
     """
 
     exclude: tuple[str, ...]
     labels: tuple[str, ...]
 
-    def __call__(self, table: Table) -> np.ndarray:
-        keep = np.ones(len(table.columns["id_starts"]) - 1, dtype=bool)
+    def __call__(self, table: MemberTable) -> np.ndarray:
+        selected = np.ones(len(table.columns["id_starts"]) - 1, dtype=bool)
         if self.exclude:
-            left_out = frozenset().union(*map(read_ids, self.exclude))
+            excluded = frozenset[str]().union(*map(read_ids, self.exclude))
             text, starts = table.columns["id_bytes"].tobytes(), table.columns["id_starts"].tolist()
-            keep &= [not is_excluded(text[start:end].decode(), left_out) for start, end in itertools.pairwise(starts)]
+            selected &= [
+                not is_excluded(text[start:end].decode(), excluded) for start, end in itertools.pairwise(starts)
+            ]
         if self.labels:
-            wanted = np.isin(table.columns["label_numbers"], _numbers(self.labels, table.labels))
-            found = np.concatenate([[0], np.cumsum(wanted)])[table.columns["label_starts"]]
-            keep &= np.diff(found) > 0
-        return np.flatnonzero(keep).astype(np.int32)
+            matches = np.isin(table.columns["label_numbers"], _label_numbers(self.labels, table.labels))
+            matches_before = np.concatenate([[0], np.cumsum(matches)])[table.columns["label_starts"]]
+            selected &= np.diff(matches_before) > 0
+        return np.flatnonzero(selected).astype(np.int32)
 
 
-def _numbers(labels: Sequence[str], known: Sequence[str]) -> list[int]:
+def _label_numbers(labels: Sequence[str], known: Sequence[str]) -> list[int]:
     if not known:
         raise UsageError(
-            f"labels=[{', '.join(labels)}]: the JSON files beside the tars say nothing of labels, as in data sets of earlier versions, sources without labels "
-            "and shards of others; to keep some labels only, build the data set again, into another folder"
+            f"labels=[{', '.join(labels)}]: the JSON files next to the tars contain no labels, as in data sets "
+            "of earlier versions, of sources without labels, and in third-party shards; to select by label, build "
+            "the data set again in another folder"
         )
     numbers = {label: number for number, label in enumerate(known)}
     for label in labels:
         if label not in numbers:
-            near = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
-            raise UsageError(
-                f"labels: no clip has the label {label!r}"
-                + (f"; near it are {', '.join(map(repr, near))}" if near else "")
-            )
+            similar = difflib.get_close_matches(label, known, n=3, cutoff=0.5)
+            hint = f"; similar labels: {', '.join(map(repr, similar))}" if similar else ""
+            raise UsageError(f"labels: no clip has the label {label!r}{hint}")
     return [numbers[label] for label in labels]

@@ -1,6 +1,7 @@
-"""From positions of the order to a batch: read, change at random, replace what cannot be read. The same bits in whatever process it runs.
+"""Map-style dataset: from positions of the sampler to a batch.
 
-Loader workers import this module: it needs torch, torchvision and numpy, nothing of the model.
+It reads and augments clips and replaces unreadable ones; the batch is the same to the bit in any process. Loader
+workers import this module: it needs torch, torchvision and numpy, nothing of the model.
 """
 
 from __future__ import annotations
@@ -8,29 +9,30 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig
-from pipelines.stream import augment
+from pipelines.modalities import MODALITIES
+from pipelines.modalities.modality import TrainingContext
 from pipelines.stream.batch import Batch, Example, collate
 from pipelines.stream.reader import ClipReader, UnreadableClip
-from pipelines.stream.sampler import DeterministicSampler, seeded_rng
+from pipelines.stream.sampler import DeterministicSampler
+from pipelines.stream.seeding import seeded_rng
 
-# Clips with less sound than this share of the configured length are left out (reference 1.4).
-MIN_AUDIO_FRACTION = 0.04
-# One clip to splice and three to mix in, and some to try where these cannot be read.
+# One clip to splice and three to mix in, and spare ones for those that cannot be read.
 NUM_MIX_CANDIDATES = 8
 
 
-class ClipDataset(Dataset):
-    """Map-style: a list of positions, one rank's part of one global batch, gives a Batch.
+class ClipDataset(Dataset[Batch]):
+    """Maps a list of positions, one rank's part of one global batch, to a Batch.
+
+    A further modality is in the batch (`Batch.extra`) when all data sets store it.
 
     Args:
-        readers: one for each source of the order.
-        order: which clip is where.
+        readers: one for each source of the sampler.
+        order: the sampler.
         settings: augmentation.
         seed: of the augmentation; all randomness of a position is a function of (seed, position).
     """
@@ -38,13 +40,17 @@ class ClipDataset(Dataset):
     def __init__(
         self, readers: Sequence[ClipReader], order: DeterministicSampler, settings: AugmentConfig, seed: int
     ) -> None:
-        self.readers, self.order, self.settings, self.seed = list(readers), order, settings, seed
-        self._image_augmentation = augment.ImageAugmentation(settings, self.readers[0].image_size_px)
+        self.readers, self.order, self.seed = list(readers), order, seed
+        self._modalities = {
+            modality.name: modality(self.readers[0].spec, settings)
+            for modality in MODALITIES
+            if all(modality.name in reader.modalities for reader in self.readers)
+        }
 
     def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | CommandFailed:
-        """Make a batch. What stops the run comes back as a value: raised in a worker it would reach the user as a stack trace."""
+        """Make a batch. Fatal errors are returned: raised in a worker, they would reach the user as a stack trace."""
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # sums over pixels are otherwise added up in another order
+        torch.set_num_threads(1)  # more threads would add up pixels in another order
         rejected: Counter[str] = Counter()
         try:
             return collate([self.item(position, rejected) for position in positions], rejected)
@@ -54,23 +60,26 @@ class ClipDataset(Dataset):
             torch.set_num_threads(threads)
 
     def item(self, position: int, rejected: Counter[str]) -> Example:
-        """The training item at a position, or that of the first replacement that can be read.
+        """The training example at a position, or that of its first readable replacement.
 
         Args:
-            rejected: what could not be used is counted here by reason; companions, which are only mixed in, as `mix_partner_REASON`.
+            position: in the sample order.
+            rejected: unusable clips are counted here by reason; mix partners as `mix_partner_REASON`.
 
         Raises:
-            UsageError: no clip of the lane can be read, or the sample rate is another.
+            UsageError: no clip of the lane can be read, or one has another sample rate.
         """
-        source = self.order.place(position).source
+        reader = self.readers[self.order.place(position).source]
         for clip in self._candidates(position, rejected):
             try:
-                return self._training_item(self.readers[source], clip, position, rejected)
+                return self._training_example(reader, clip, position, rejected)
             except UnreadableClip as error:
                 rejected[error.reason] += 1
-        folder = self.readers[source].index.folder
+        counts = ", ".join(f"{reason} {count}" for reason, count in sorted(rejected.items()))
+        folder = reader.index.folder
         raise UsageError(
-            f"{folder}: no readable clip is left to replace others ({_listed(rejected)}); python -m pipelines.verify {folder} tells what is damaged"
+            f"{folder}: no readable clip is left to replace unreadable ones ({counts}); "
+            f"python -m pipelines.verify {folder} lists the damage"
         )
 
     def _candidates(self, position: int, rejected: Counter[str]) -> Iterator[int]:
@@ -83,51 +92,13 @@ class ClipDataset(Dataset):
             yield clip
             attempt += 1
 
-    def _training_item(self, reader: ClipReader, clip: int, position: int, rejected: Counter[str]) -> Example:
-        settings, rng = self.settings, seeded_rng(self.seed, "item", position)
-        sound = reader.waveform(clip)
-        if len(sound) < MIN_AUDIO_FRACTION * reader.samples:
-            raise UnreadableClip("too_short", f"clip {reader.index.id(clip)} has {len(sound)} samples")
-        frame = self._random_frame(reader, clip, rng)
-        image_weight = torch.ones(frame.shape[-2:])
-        mix_partners = iter([other for other in self.order.mix_partners(position, NUM_MIX_CANDIDATES) if other != clip])
-
-        if settings.quad_mixup_probability and rng.random() < settings.quad_mixup_probability:
-            others = list(_readable(mix_partners, 3, lambda other: self._random_frame(reader, other, rng), rejected))
-            if len(others) == 3:
-                frame, image_weight = augment.quad_mixup(frame, others, rng)
-
-        waveform, mask = augment.pad_or_crop(sound, reader.samples)
-        positive_weight = np.ones(reader.samples, dtype=np.float32)
-        if settings.audio_splice_max_s:
-            for other in _readable(mix_partners, 1, reader.waveform, rejected):
-                waveform, positive_weight = augment.splice(waveform, mask, other, rng, settings, reader.sample_rate_hz)
-        if settings.time_mask_probability and rng.random() < settings.time_mask_probability:
-            waveform, mask = augment.random_time_window(
-                waveform, mask, rng, round(settings.time_mask_min_s * reader.sample_rate_hz)
-            )
-        return Example(
-            frame, waveform, mask, positive_weight, image_weight, reader.source, reader.index.id(clip), position
-        )
-
-    def _random_frame(self, reader: ClipReader, clip: int, rng: np.random.Generator) -> torch.Tensor:
-        """One of the clip's pictures, augmented."""
-        frames = len(reader.frame_names(clip))
-        return self._image_augmentation(reader.frame(clip, int(rng.integers(max(frames, 1)))), rng)
-
-
-def _readable(clips: Iterator[int], count: int, read, rejected: Counter[str]) -> Iterator:
-    """Up to `count` results of `read`, trying one clip after the other."""
-    found = 0
-    while found < count and (clip := next(clips, None)) is not None:
-        try:
-            result = read(clip)
-        except UnreadableClip as error:
-            rejected[f"mix_partner_{error.reason}"] += 1
-            continue
-        found += 1
-        yield result
-
-
-def _listed(counts: Counter[str]) -> str:
-    return ", ".join(f"{reason} {count}" for reason, count in sorted(counts.items()))
+    def _training_example(self, reader: ClipReader, clip: int, position: int, rejected: Counter[str]) -> Example:
+        stored = reader.stored(clip)
+        values = {name: modality.decode(stored) for name, modality in self._modalities.items()}
+        for name, value in values.items():
+            self._modalities[name].check(value, stored)
+        partners = self.order.mix_partners(position, NUM_MIX_CANDIDATES)
+        others = (reader.stored(partner) for partner in partners if partner != clip)
+        context = TrainingContext(seeded_rng(self.seed, "item", position), others, rejected)
+        fields = {name: self._modalities[name].train(value, context) for name, value in values.items()}
+        return reader.example(clip, fields, position)

@@ -1,8 +1,9 @@
-"""The clips of a data set by number, member by member: `DatasetIndex`. As a command it indexes shards that others wrote (index_foreign.py):
-`python -m pipelines.stream.index DIR`.
+"""`DatasetIndex`: clips of a data set by number, member by member.
 
-Only the members asked for are read, by offset: from the tars of a local folder, or from copies of remote ones (cache.py). Limits: data sets with a
-manifest.json, ours or an adopted one; not for several threads at once.
+As a command, index third-party WebDataset shards (index_foreign.py): `python -m pipelines.stream.index DIR`.
+
+Only the requested members are read, by offset: from the tars of a local folder, or from cached copies of remote ones
+(cache.py). Limits: data sets with a manifest.json, written by pipelines.build or by this command; not thread-safe.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import IndexConfig
 from pipelines.shard_format import is_shard_name
-from pipelines.storage import LocalFolder, open_folder
+from pipelines.storage import Folder, LocalFolder, open_folder
 from pipelines.stream import retry
 from pipelines.stream.cache import ShardCache, ShardInfo
-from pipelines.stream.member_index import BLOCK_BYTES, TABLE_FORMAT, Table, load, load_or_build
+from pipelines.stream.member_index import BLOCK_BYTES, TABLE_FORMAT, MemberTable, load, load_or_build
 
-OPEN_SHARDS = 128
+MAX_OPEN_SHARDS = 128
 DEFAULT_CACHE = "~/.cache/denseav"
 
 
 class Shard(NamedTuple):
-    """One tar: its name without `.tar` and the clips it holds, `first_clip` to `first_clip + clips - 1`."""
+    """One tar: its name without `.tar` and its clips, `first_clip` to `first_clip + clips - 1`."""
 
     name: str
     first_clip: int
@@ -41,20 +42,20 @@ class Shard(NamedTuple):
 
 
 class CacheSettings(NamedTuple):
-    """Where copies of remote shards are kept, and how many bytes of them."""
+    """Folder and maximum size of the copies of remote shards."""
 
     folder: str = DEFAULT_CACHE
     max_bytes: int = 10**11
 
 
 class DatasetIndex:
-    """The clips of one data set, or those of a selection, numbered from 0 in shard order. Made by `open`; pickles as what it was opened with.
+    """The clips of a data set, or of a selection of it, numbered from 0 in shard order. Create it with `open`.
 
     Attributes:
         folder: of the shards, as it was given.
         fingerprint: of the data set and the selection.
-        shards: its tars and how many clips of the selection each holds.
-        clips: their number.
+        shards: its tars and how many clips of the selection each has.
+        clips: number of clips.
         cache: of the tars of a remote data set; None for a local one.
     """
 
@@ -62,21 +63,16 @@ class DatasetIndex:
         self,
         folder: str | Path,
         entries: list[dict[str, Any]],
-        table: Table,
+        table: MemberTable,
         rows: np.ndarray | None,
-        tars: Path | ShardCache,
-        kept: Path,
+        tar_folder: Path,
+        cache: ShardCache | None,
+        table_path: Path,
     ) -> None:
-        self._descriptors: OrderedDict[int, int] = OrderedDict()  # first, as __del__ wants it
-        self.folder, self.cache = folder, tars if isinstance(tars, ShardCache) else None
-        self._entries, self._table, self._columns, self._rows, self._tars, self._kept = (
-            entries,
-            table,
-            table.columns,
-            rows,
-            tars,
-            kept,
-        )
+        self._descriptors: OrderedDict[int, int] = OrderedDict()  # first, because __del__ needs it
+        self.folder, self.cache = folder, cache
+        self._entries, self._table, self._columns, self._rows = entries, table, table.columns, rows
+        self._tar_folder, self._table_path = tar_folder, table_path
         firsts = np.cumsum([0, *(entry["clips"] for entry in entries)])
         if rows is not None:
             firsts = np.searchsorted(rows, firsts)
@@ -86,54 +82,65 @@ class DatasetIndex:
         ]
         self.clips = int(firsts[-1])
         if not self.clips:
-            raise UsageError(f"{self.folder}: exclude and labels leave none of its clips")
-        parts = (
-            json.dumps(entries) if rows is None else json.dumps(entries) + hashlib.sha256(rows.tobytes()).hexdigest()
-        )
-        self.fingerprint = hashlib.sha256(parts.encode()).hexdigest()
+            raise UsageError(f"{self.folder}: exclude and labels select none of its clips")
+        selection = "" if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
+        self.fingerprint = hashlib.sha256((json.dumps(entries) + selection).encode()).hexdigest()
         self._first_clips = [shard.first_clip for shard in self.shards]
 
     @classmethod
     def open(
-        cls, folder: str | Path, cache: CacheSettings | None = None, select: Callable[[Table], np.ndarray] | None = None
+        cls,
+        folder: str | Path,
+        cache: CacheSettings | None = None,
+        select: Callable[[MemberTable], np.ndarray] | None = None,
     ) -> DatasetIndex:
         """Open a data set.
 
         Args:
             folder: local, or any address of fsspec.
-            cache: for remote ones.
-            select: of the whole table the rows to keep, integers rising; None: all.
+            cache: of a remote data set.
+            select: returns the rows of the table to use, integers, ascending; None: all.
 
         Raises:
-            UsageError: no such folder, an unfinished one, one that has changed since it was built, or one with members of a type not allowed.
+            UsageError: the folder does not exist, is unfinished, has changed since it was built, or has members of a
+                type that is not allowed.
             CommandFailed: a remote folder does not answer.
         """
         opened, settings = open_folder(str(folder)), cache or CacheSettings()
         entries = _manifest_shards(opened)
         fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
         if not any(entry["clips"] for entry in entries):
-            raise UsageError(
-                f"{folder} holds no clip: its manifest.json lists none as written, see rejected.jsonl beside it"
-            )
+            raise UsageError(f"{folder} has no clips: its manifest.json lists none as written; see its rejected.jsonl")
         table_name = f"{TABLE_FORMAT}-{fingerprint[:16]}"
+        shard_cache = None
         if isinstance(opened, LocalFolder):
             _check_sizes(opened, entries)
-            tars, kept = opened.path, opened.path / ".index" / table_name
-            table = load_or_build(kept, opened, entries)
+            tar_folder, table_path = opened.path, opened.path / ".index" / table_name
+            table = load_or_build(table_path, opened, entries)
         else:
             stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
-            tars = ShardCache(opened, stated, Path(settings.folder).expanduser(), fingerprint, settings.max_bytes)
-            kept = tars.tables / table_name
-            with tars.index_lock():
-                table = load_or_build(kept, opened, entries)
+            cache_folder = Path(settings.folder).expanduser()
+            shard_cache = ShardCache(opened, stated, cache_folder, fingerprint, settings.max_bytes)
+            tar_folder, table_path = shard_cache.data_set_folder, shard_cache.data_set_folder / table_name
+            with shard_cache.index_lock():
+                table = load_or_build(table_path, opened, entries)
         try:
-            return cls(folder, entries, table, select(table) if select else None, tars, kept)
+            rows = select(table) if select else None
+            return cls(folder, entries, table, rows, tar_folder, shard_cache, table_path)
         except UsageError as error:
             raise UsageError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        table = None if self._kept.is_dir() else self._table
-        return _opened_again, (self.folder, self._entries, table, self._rows, self._tars, self._kept)
+        table = None if self._table_path.is_dir() else self._table
+        return _unpickle, (
+            self.folder,
+            self._entries,
+            table,
+            self._rows,
+            self._tar_folder,
+            self.cache,
+            self._table_path,
+        )
 
     def __del__(self) -> None:
         for descriptor in self._descriptors.values():
@@ -141,16 +148,16 @@ class DatasetIndex:
 
     def id(self, clip: int) -> str:
         """The clip's id."""
-        return self._part("id", clip, "id_bytes").tobytes().decode()
+        return self._slice("id", clip, "id_bytes").tobytes().decode()
 
     def labels(self, clip: int) -> list[str]:
         """The clip's labels."""
-        return [self._table.labels[number] for number in self._part("label", clip, "label_numbers").tolist()]
+        return [self._table.labels[number] for number in self._slice("label", clip, "label_numbers").tolist()]
 
     def members(self, clip: int) -> dict[str, tuple[int, int]]:
         """(offset, size) in bytes of each member's data in its tar, by extension: `json`, `0.jpg`, ..., `flac`."""
         kinds, blocks, sizes = (
-            self._part("member", clip, f"member_{name}").tolist() for name in ("kinds", "blocks", "sizes")
+            self._slice("member", clip, f"member_{name}").tolist() for name in ("kinds", "blocks", "sizes")
         )
         return {
             self._table.extensions[kind]: (block * BLOCK_BYTES, size)
@@ -158,7 +165,7 @@ class DatasetIndex:
         }
 
     def read(self, clip: int, extension: str) -> bytes:
-        """A member's bytes; fewer than stated when the tar has been cut off since it was opened.
+        """A member's bytes; fewer than its size where the tar was truncated after it was opened.
 
         Raises:
             KeyError: the clip has no such member.
@@ -169,9 +176,8 @@ class DatasetIndex:
         shard = self.shard_of(clip)
         if self.cache is None:
             return os.pread(self._descriptor(shard), size, offset)
-        descriptor = self.cache.open(
-            self.shards[shard].name
-        )  # not kept open: a removed copy is to leave the disk, one in use to look used
+        # Opened for each read: an evicted copy must free its disk space, and each use must be noted for the LRU order.
+        descriptor = self.cache.open(self.shards[shard].name)
         try:
             return os.pread(descriptor, size, offset)
         finally:
@@ -181,46 +187,45 @@ class DatasetIndex:
         """The number of the shard that holds a clip."""
         return bisect.bisect_right(self._first_clips, clip) - 1
 
-    def _part(self, starts: str, clip: int, column: str) -> np.ndarray:
+    def _slice(self, starts: str, clip: int, column: str) -> np.ndarray:
         row = clip if self._rows is None else int(self._rows[clip])
         start, stop = self._columns[f"{starts}_starts"][row : row + 2]
         return self._columns[column][start:stop]
 
     def _descriptor(self, shard: int) -> int:
-        """An open file of the local shard; the one used longest ago is closed when there are too many."""
+        """A file descriptor of the local shard; the least recently used one is closed when there are too many."""
         descriptor = self._descriptors.get(shard)
         if descriptor is None:
-            if len(self._descriptors) >= OPEN_SHARDS:
+            if len(self._descriptors) >= MAX_OPEN_SHARDS:
                 os.close(self._descriptors.popitem(last=False)[1])
-            descriptor = self._descriptors[shard] = os.open(
-                self._tars / f"{self.shards[shard].name}.tar", os.O_RDONLY | os.O_CLOEXEC
-            )
+            path = self._tar_folder / f"{self.shards[shard].name}.tar"
+            descriptor = self._descriptors[shard] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         self._descriptors.move_to_end(shard)
         return descriptor
 
 
-def _opened_again(
-    folder: Any, entries: Any, table: Table | None, rows: Any, tars: Path | ShardCache, kept: Path
+def _unpickle(
+    folder: str | Path, entries: list[dict[str, Any]], table: MemberTable | None, rows: Any, *paths: Any
 ) -> DatasetIndex:
-    """The index in another process: without a word to a remote store, which might not answer."""
-    table = table or load(kept) or load_or_build(kept, open_folder(str(folder)), entries)
-    return DatasetIndex(folder, entries, table, rows, tars, kept)
+    """The index in another process, from the stored table: a remote store might not answer."""
+    table = table or load(paths[-1]) or load_or_build(paths[-1], open_folder(str(folder)), entries)
+    return DatasetIndex(folder, entries, table, rows, *paths)
 
 
-def _manifest_shards(folder: Any) -> list[dict[str, Any]]:
+def _manifest_shards(folder: Folder) -> list[dict[str, Any]]:
     """Name, clips, size and SHA-256 of each shard, from the root manifest."""
-    is_local = isinstance(folder, LocalFolder)
-    if is_local and not folder.path.is_dir():
-        raise UsageError(f"{folder}: no such folder of shards; python -m pipelines.build ... out={folder} makes it")
+    if isinstance(folder, LocalFolder) and not folder.path.is_dir():
+        raise UsageError(f"{folder}: no such folder of shards; python -m pipelines.build ... out={folder} creates it")
     try:
         shards = retry.read_json(folder, "manifest.json", retry.SHORT_RETRY)["shards"]
         if wrong := [entry["name"] for entry in shards if not is_shard_name(entry["name"])]:
-            raise ValueError(f"no shard can be called {wrong[0]!r}")
+            raise ValueError(f"invalid name of a shard: {wrong[0]!r}")
         return [{key: entry[key] for key in ("name", "clips", "size_bytes", "sha256")} for entry in shards]
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} has no manifest.json: it is unfinished or no data set; run python -m pipelines.build ... out={folder} (again) to finish it, "
-            f"or python -m pipelines.stream.index {folder} for shards that others wrote"
+            f"{folder} has no manifest.json: it is unfinished or not a data set; finish it with "
+            f"python -m pipelines.build ... out={folder}, or index third-party shards with "
+            f"python -m pipelines.stream.index {folder}"
         ) from None
     except (ValueError, KeyError, TypeError) as error:
         raise UsageError(
@@ -231,17 +236,17 @@ def _manifest_shards(folder: Any) -> list[dict[str, Any]]:
 def _check_sizes(folder: LocalFolder, entries: list[dict[str, Any]]) -> None:
     sizes = folder.sizes("*.tar")
     for entry in entries:
-        found = sizes.get(f"{entry['name']}.tar")
-        if found != entry["size_bytes"]:
-            state = "is missing" if found is None else f"has {found} bytes"
+        size = sizes.get(f"{entry['name']}.tar")
+        if size != entry["size_bytes"]:
+            state = "is missing" if size is None else f"has {size} bytes"
             raise UsageError(
-                f"{folder}/{entry['name']}.tar {state}, manifest.json says {entry['size_bytes']}; "
-                f"python -m pipelines.verify {folder} tells what else is damaged"
+                f"{folder}/{entry['name']}.tar {state}, manifest.json states {entry['size_bytes']}; "
+                f"python -m pipelines.verify {folder} lists all damage"
             )
 
 
 def main(config: IndexConfig, folder: str) -> int:
-    """Index shards that others wrote."""
+    """Index third-party WebDataset shards."""
     from pipelines.stream.index_foreign import index_foreign_shards
 
     return index_foreign_shards(folder, config.max_member_mb)

@@ -1,9 +1,10 @@
-"""The stream of a training run: data sets, order, dataset and worker processes put together. Its state is one integer, the step."""
+"""The training stream: data sets, sampler, dataset and worker processes. Its state is one integer, the step."""
 
 from __future__ import annotations
 
 import atexit
 import contextlib
+import itertools
 import multiprocessing
 import signal
 import threading
@@ -22,24 +23,26 @@ from pipelines.stream.batch import Batch
 from pipelines.stream.clip_filter import Selection
 from pipelines.stream.dataset import ClipDataset
 from pipelines.stream.index import CacheSettings, DatasetIndex
-from pipelines.stream.loader_worker import end_with_the_run
+from pipelines.stream.lanes import OrderSource
+from pipelines.stream.loader_worker import exit_with_parent
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
-from pipelines.stream.sampler import DeterministicSampler, OrderSource
+from pipelines.stream.sampler import DeterministicSampler
 
-# The share of clips that cannot be read is taken over at least this many.
-WATCHED_CLIPS = 1000
+# The error rate is measured over at least this many of the last clips.
+ERROR_RATE_CLIPS = 1000
 
-# Held while a loader starts its workers, in whatever thread.
-_starting = threading.Lock()
+# Held while a loader starts its workers, in any thread.
+_starting_workers = threading.Lock()
 
 
 class Stream:
-    """The batches of a run, from any step on, for any rank of any number of ranks. Made by `open_stream`.
+    """The batches of a run, from any step on, for any rank of any number of ranks. Created by `open_stream`.
 
     Attributes:
-        order: which clip is at which position.
-        fingerprint: all the order depends on; goes into checkpoints. Another one gives other batches at the same step.
+        order: the sampler.
+        fingerprint: everything that the order depends on; stored in checkpoints. Another one gives other batches at the
+            same step.
     """
 
     def __init__(self, dataset: ClipDataset, config: StreamConfig, fingerprint: dict[str, Any]) -> None:
@@ -47,40 +50,39 @@ class Stream:
         self._config = config
 
     def batches(self, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[Batch]:
-        """One rank's part of global batch `start_step`, of the next, and so on without end; the same bits for any number of workers.
+        """One rank's part of global batch `start_step` and all later ones; the same bits for any number of workers.
 
         Raises:
-            UsageError: more than max_error_rate of the last clips could not be read, stream.cache_gb is too little, or what the dataset raises.
+            UsageError: more than max_error_rate of the last clips are unreadable, stream.cache_gb is too small, or what
+                the dataset raises.
             CommandFailed: a remote shard cannot be fetched.
         """
         if self.order.batch_size % world_size:
             raise UsageError(
-                f"global_batch_size={self.order.batch_size} (global) must be a multiple of the {world_size} processes launched"
+                f"global_batch_size={self.order.batch_size} must be a multiple of the number of processes, {world_size}"
             )
-        watch = _ErrorRateGuard(self._config.max_error_rate)
+        guard = _ErrorRateGuard(self._config.max_error_rate)
         steps_ahead = self._config.num_workers * self._config.prefetch_factor
-        prefetcher = Prefetcher(
-            [reader.index for reader in self.dataset.readers], self.order, rank, world_size, steps_ahead
-        )
-        prefetcher.check_room(start_step)
+        indices = [reader.index for reader in self.dataset.readers]
+        prefetcher = Prefetcher(indices, self.order, rank, world_size, steps_ahead)
+        prefetcher.check_space(start_step)
         try:
             prefetcher.advance(start_step)
-            for step, batch in enumerate(_started(self._loader(rank, world_size, start_step)), start_step):
-                if isinstance(batch, (UsageError, CommandFailed)):
+            for step, batch in enumerate(_start(self._loader(rank, world_size, start_step)), start_step):
+                if not isinstance(batch, Batch):
                     raise batch
-                watch.add(len(batch), batch.rejected)
+                guard.add(len(batch), batch.rejected)
                 yield batch
                 prefetcher.advance(step + 1)
         finally:
             prefetcher.close()
 
-    def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader:
-        own_random_numbers = (
-            torch.Generator()
-        )  # a loader draws one number as it starts, by default from torch's own generator
-        steps = _Steps(self.order, rank, world_size, start_step)
+    def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader[Batch]:
+        steps = (self.order.positions(step, rank, world_size) for step in itertools.count(start_step))
+        # A DataLoader draws one number as it starts, by default from torch's default generator.
+        generator = torch.Generator()
         if not self._config.num_workers:
-            return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_identity, generator=own_random_numbers)
+            return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_identity, generator=generator)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload(["pipelines.stream.dataset"])
         _start_fork_server()
@@ -88,11 +90,11 @@ class Stream:
             self.dataset,
             batch_sampler=steps,
             collate_fn=_identity,
-            generator=own_random_numbers,
+            generator=generator,
             num_workers=self._config.num_workers,
             prefetch_factor=self._config.prefetch_factor,
             multiprocessing_context=context,
-            worker_init_fn=end_with_the_run,
+            worker_init_fn=exit_with_parent,
         )
 
 
@@ -105,34 +107,28 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
         batch_size: global.
 
     Raises:
-        UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, a splice out of range.
+        UsageError: there is no source, a name or a data set is listed twice, a data set is incomplete or has another
+            sample rate, or the range of the splice is empty.
         CommandFailed: a remote source does not answer.
     """
     if not config.sources:
-        raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
+        raise UsageError(
+            "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
+        )
     augment = config.augment
     if augment.audio_splice_max_s and not 0 < augment.audio_splice_min_s <= augment.audio_splice_max_s:
         raise UsageError(
-            f"stream.augment.audio_splice_min_s={augment.audio_splice_min_s}: must be above 0 and at most audio_splice_max_s={augment.audio_splice_max_s}"
+            f"stream.augment.audio_splice_min_s={augment.audio_splice_min_s}: must be above 0 and at most "
+            f"audio_splice_max_s={augment.audio_splice_max_s}"
         )
-    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
-    readers = []
-    for number, source in enumerate(config.sources):
-        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
-        index = DatasetIndex.open(source.shards, cache, select)
-        fields = MemberKeys(source.image_key, source.audio_key)
-        readers.append(
-            ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields)
-        )
-    for reader in readers:
-        reader.check_fields()
-        _check_sample_rate(reader)
+    readers = _open_readers(config)
     names = [source.name or Path(source.shards).name for source in config.sources]
     for what, values in (("name", names), ("data set", [reader.index.fingerprint for reader in readers])):
         for number, value in enumerate(values):
             if value in values[:number]:
                 raise UsageError(
-                    f"stream.sources.{number} ({names[number]}): the same {what} as stream.sources.{values.index(value)}; use weight= for more of it"
+                    f"stream.sources.{number} ({names[number]}): the same {what} as "
+                    f"stream.sources.{values.index(value)}; set weight= to draw more of it"
                 )
     sources = [
         OrderSource(name, reader.index.fingerprint, source.weight, tuple(shard.clips for shard in reader.index.shards))
@@ -152,76 +148,79 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
     return Stream(ClipDataset(readers, order, config.augment, seed), config, fingerprint)
 
 
-def _check_sample_rate(reader: ClipReader) -> None:
-    """Meet a wrong sample rate before the first batch: by the first clip, unless it cannot be read."""
-    with contextlib.suppress(UnreadableClip):
-        reader.waveform(0)
-
-
-class _Steps:
-    """The positions of one rank, step by step without end."""
-
-    def __init__(self, order: DeterministicSampler, rank: int, world_size: int, start_step: int) -> None:
-        self.order, self.rank, self.world_size, self.start_step = order, rank, world_size, start_step
-
-    def __iter__(self) -> Iterator[list[int]]:
-        step = self.start_step
-        while True:
-            yield self.order.positions(step, self.rank, self.world_size)
-            step += 1
+def _open_readers(config: StreamConfig) -> list[ClipReader]:
+    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
+    readers = []
+    for number, source in enumerate(config.sources):
+        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
+        index = DatasetIndex.open(source.shards, cache, select)
+        keys = MemberKeys(source.image_key, source.audio_key)
+        sizes = config.image_size_px, config.clip_duration_s, config.sample_rate_hz
+        readers.append(ClipReader(index, *sizes, number, keys))
+    for reader in readers:
+        reader.check_keys()
+        with contextlib.suppress(UnreadableClip):
+            reader.waveform(0)  # reports a wrong sample rate before the first batch
+    return readers
 
 
 class _ErrorRateGuard:
-    """Stops the run when too many of the last clips could not be read."""
+    """Stops the run when too many of the last clips are unreadable."""
 
-    def __init__(self, most: float) -> None:
-        self._most, self._batches = most, deque[tuple[int, Counter[str]]]()
+    def __init__(self, max_error_rate: float) -> None:
+        self._max_error_rate, self._batches = max_error_rate, deque[tuple[int, Counter[str]]]()
 
     def add(self, clips: int, rejected: Counter[str]) -> None:
         unreadable = Counter({reason: count for reason, count in rejected.items() if reason in UnreadableClip.REASONS})
         self._batches.append((clips + unreadable.total(), unreadable))
-        while sum(tried for tried, _ in self._batches) - self._batches[0][0] >= WATCHED_CLIPS:
+        while sum(tried for tried, _ in self._batches) - self._batches[0][0] >= ERROR_RATE_CLIPS:
             self._batches.popleft()
-        tried, found = sum(tried for tried, _ in self._batches), sum((counts for _, counts in self._batches), Counter())
-        if found.total() > self._most * max(tried, WATCHED_CLIPS):
-            listed = ", ".join(f"{reason} {count}" for reason, count in found.most_common())
+        tried = sum(tried for tried, _ in self._batches)
+        errors = sum((counts for _, counts in self._batches), Counter[str]())
+        if errors.total() > self._max_error_rate * max(tried, ERROR_RATE_CLIPS):
+            reasons = ", ".join(f"{reason} {count}" for reason, count in errors.most_common())
             raise UsageError(
-                f"{found.total()} of the last {tried} clips could not be read ({listed}), more than stream.max_error_rate={self._most}: "
-                "look at the shards with python -m pipelines.verify DIR, or allow more"
+                f"{errors.total()} of the last {tried} clips are unreadable ({reasons}), more than "
+                f"stream.max_error_rate={self._max_error_rate}: check the shards with python -m pipelines.verify DIR, "
+                "or raise the limit"
             )
 
 
 def _start_fork_server() -> None:
-    """Start the process that all workers come from. It and they are deaf from their first moment on to what may reach all processes of a run at once: Ctrl-C,
-    and the signals of a cluster that wants its machine back. The run decides, and needs its data until then."""
+    """Start the fork server, the parent of all workers.
+
+    It and its workers block SIGINT, SIGTERM and SIGUSR1 from the start: Ctrl-C and the signals of a cluster reach all
+    processes of a run at once, and the training process, which handles them, needs its data until it stops.
+    """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     try:
-        resource_tracker.ensure_running()  # would lift the block of the other two
+        resource_tracker.ensure_running()  # unblocks the other two signals
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    atexit.unregister(_end_workers)  # once is enough, however many loaders there were
-    atexit.register(_end_workers)
+    atexit.unregister(_kill_workers)  # registered once, however many loaders there are
+    atexit.register(_kill_workers)
 
 
-def _started(loader: DataLoader) -> Iterator[Batch | Exception]:
-    """A loader whose workers are there."""
-    with _starting:
+def _start(loader: DataLoader[Batch]) -> Iterator[Batch | UsageError | CommandFailed]:
+    """Iterate over a loader; its workers have started when this returns."""
+    with _starting_workers:
         return iter(loader)
 
 
-def _end_workers() -> None:
-    """End the workers that are left when the process ends: multiprocessing would ask them by a signal they do not hear, and wait.
+def _kill_workers() -> None:
+    """Kill the remaining workers when the process exits: multiprocessing would send a signal that they block, and wait.
 
-    Those being started are waited for: with the run gone they would find nothing of what they were given, and say so at length.
+    Wait for workers that are being started: without their parent they would fail to unpickle their arguments and print
+        a stack trace.
     """
-    if _starting.acquire(timeout=20):
-        _starting.release()
+    if _starting_workers.acquire(timeout=20):
+        _starting_workers.release()
     for child in multiprocessing.active_children():
         if child.daemon:
             child.kill()
 
 
-def _identity(batch: Batch | Exception) -> Batch | Exception:
+def _identity(batch: Any) -> Any:
     return batch

@@ -1,4 +1,4 @@
-"""How a loader worker lives: it leaves Ctrl-C to the run and ends with it, silently, however the run ended."""
+"""Setup of a loader worker: it ignores Ctrl-C and exits silently when the training process ends, even by SIGKILL."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from multiprocessing.process import BaseProcess
 from types import TracebackType
 
 
-def end_with_the_run(_worker: int) -> None:
+def exit_with_parent(_worker: int) -> None:
     """Set up a worker process; a DataLoader calls it with the worker's number.
 
-    torch's own watch looks at the worker's parent, the fork server, which in turn lives as long as a worker does: both would outlive a SIGKILL.
-    The thread that hands tensors over would print its stack when the run goes away in the middle; mistakes in making a batch travel another way.
+    torch's watchdog watches the worker's parent, which is the fork server, and the fork server lives as long as a
+    worker does: both would survive a SIGKILL of the training process. The thread that sends tensors would print a stack
+    trace when the connection is lost; errors in making a batch are returned instead of raised (`ClipDataset`).
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.excepthook = _report_all_but_a_lost_connection
-    threading.Thread(target=_exit_after, args=(multiprocessing.parent_process(),), daemon=True).start()
+    sys.excepthook = _ignore_lost_connections
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_exit_after, args=(parent,), daemon=True).start()
 
 
-def _report_all_but_a_lost_connection(
-    kind: type[BaseException], error: BaseException, trace: TracebackType | None
-) -> None:
+def _ignore_lost_connections(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     if not issubclass(kind, (ConnectionError, EOFError)):
         sys.__excepthook__(kind, error, trace)
 
 
-def _exit_after(run: BaseProcess) -> None:
-    run.join()
+def _exit_after(parent: BaseProcess) -> None:
+    parent.join()
     os._exit(0)

@@ -1,7 +1,8 @@
-"""One memory-mapped table over all shards of a data set: ids, labels, and where each member lies. Built once from the JSON files beside the tars.
+"""Member index: one memory-mapped table of all clips of a data set: ids, labels, offset and size of every member.
 
-It is kept as a folder of .npy files, named after the data set's fingerprint; processes that build it at the same time do no harm, the first one wins.
-Limits: tars below 2 TiB, members below 4 GiB.
+It is built once from the JSON files next to the tars and stored as a folder of .npy files, named after the data set's
+fingerprint. Processes may build it concurrently; the first to finish stores it. Limits: tars below 2 TiB, members below
+4 GiB.
 """
 
 from __future__ import annotations
@@ -19,23 +20,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from configs.errors import UsageError
+from pipelines.modalities import MODALITIES
 from pipelines.storage import Folder
 from pipelines.stream import retry
 
-ALLOWED_TYPES = ("jpg", "jpeg", "png", "flac", "wav", "opus", "npy", "json")
+ALLOWED_TYPES = (*dict.fromkeys(kind for modality in MODALITIES for kind in modality.file_types), "json")
 BLOCK_BYTES = 512  # a tar's members start at multiples of this
 TABLE_FORMAT = 2
 _READERS = 16
+_COLUMNS = (
+    "id_starts",
+    "id_bytes",
+    "label_starts",
+    "label_numbers",
+    "member_starts",
+    "member_kinds",
+    "member_blocks",
+    "member_sizes",
+)
 
 
-class Table(NamedTuple):
+class MemberTable(NamedTuple):
     """Columns over all clips, and over all members of all clips.
 
     Attributes:
-        columns: id_starts, label_starts, member_starts, int64 [clips + 1]: where a clip's part of the other columns begins;
-            id_bytes uint8; label_numbers uint32; member_kinds uint16; member_blocks, member_sizes uint32.
-        extensions: what member_kinds count: `json`, `0.jpg`, ...
-        labels: what label_numbers count.
+        columns: id_starts, label_starts, member_starts, int64 [clips + 1]: where a clip's part of the other columns
+            starts; id_bytes uint8; label_numbers uint32; member_kinds uint16; member_blocks, member_sizes uint32.
+        extensions: indexed by member_kinds: `json`, `0.jpg`, ...
+        labels: indexed by label_numbers.
     """
 
     columns: dict[str, np.ndarray]
@@ -43,40 +55,66 @@ class Table(NamedTuple):
     labels: list[str]
 
 
-def load_or_build(kept: Path, folder: Folder, shards: Sequence[dict[str, Any]]) -> Table:
-    """The table at a path, or a new one, stored there where that is possible.
+def load_or_build(path: Path, folder: Folder, shards: Sequence[dict[str, Any]]) -> MemberTable:
+    """The stored table, or a new one, which is stored where that is possible.
 
     Args:
-        kept: its folder; without write permission each process holds a table in memory.
+        path: folder of the stored table; where it cannot be written, each process holds a table in memory.
         folder: of the shards.
-        shards: name, clips and size_bytes of each, as the manifest says.
+        shards: name, clips and size_bytes of each, from the manifest.
 
     Raises:
-        UsageError: the JSON file of a shard cannot be read, does not fit its tar, or lists members of a type that is not allowed.
-        CommandFailed: a remote one does not come.
+        UsageError: the JSON file of a shard cannot be read, does not match its tar, or lists members of a type that is
+            not allowed.
+        CommandFailed: a remote one cannot be fetched.
     """
-    loaded = load(kept)
+    loaded = load(path)
     if loaded is None:
         built = _build(folder, shards)
-        _store(kept, built)
-        loaded = load(kept) or built
+        _store(path, built)
+        loaded = load(path) or built
     return loaded
 
 
-def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> Table:
+def load(path: Path) -> MemberTable | None:
+    """The stored table, memory-mapped; None where there is none. A damaged one is removed."""
+    if not path.is_dir():
+        return None
+    try:
+        names = json.loads((path / "names.json").read_text())
+        # Plain arrays over the maps: slicing numpy's memmap class costs five times as much.
+        mapped = {name: _mapped(path / f"{name}.npy") for name in _COLUMNS}
+        return MemberTable(mapped, names["extensions"], names["labels"])
+    except (OSError, ValueError, EOFError, KeyError):
+        shutil.rmtree(path, ignore_errors=True)
+        return None
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A stored array, memory-mapped unless it is empty: zero bytes cannot be mapped."""
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
+    except ValueError:
+        empty = np.load(path, allow_pickle=False)
+        if empty.size:
+            raise
+        return empty
+
+
+def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> MemberTable:
     kinds: dict[str, int] = {}
     labels: dict[str, int] = {}
     parts: dict[str, list[np.ndarray]] = {}
-    with ThreadPoolExecutor(_READERS) as threads:  # a remote folder answers many at once
+    with ThreadPoolExecutor(_READERS) as threads:  # a remote folder answers many requests at once
         for first in range(0, len(shards), _READERS):
             some = shards[first : first + _READERS]
             for shard, clips in zip(some, threads.map(lambda shard: _read_shard(folder, shard), some), strict=True):
-                for name, part in _columns(folder, shard, clips, kinds, labels).items():
+                for name, part in _shard_columns(folder, shard, clips, kinds, labels).items():
                     parts.setdefault(name, []).append(part)
-    columns = {name: np.concatenate(found) for name, found in parts.items()}
+    columns = {name: np.concatenate(arrays) for name, arrays in parts.items()}
     for name in ("id", "label", "member"):
         columns[f"{name}_starts"] = np.concatenate([[0], np.cumsum(columns.pop(f"{name}_counts"))])
-    return Table(columns, list(kinds), list(labels))
+    return MemberTable(columns, list(kinds), list(labels))
 
 
 def _read_shard(folder: Folder, shard: dict[str, Any]) -> list[dict[str, Any]]:
@@ -88,12 +126,12 @@ def _read_shard(folder: Folder, shard: dict[str, Any]) -> list[dict[str, Any]]:
         ) from None
 
 
-def _columns(
+def _shard_columns(
     folder: Folder, shard: dict[str, Any], clips: list[dict[str, Any]], kinds: dict[str, int], labels: dict[str, int]
 ) -> dict[str, np.ndarray]:
-    """One shard's part of the columns; new extensions and labels are given the next numbers."""
+    """One shard's part of the columns; new extensions and labels get the next numbers."""
     file = f"{folder}/{shard['name']}.json"
-    members = np.array([place for clip in clips for place in clip["files"].values()], dtype=np.int64).reshape(-1, 2)
+    members = np.array([span for clip in clips for span in clip["files"].values()], dtype=np.int64).reshape(-1, 2)
     names = [name for clip in clips for name in clip["files"]]
     if (
         len(clips) != shard["clips"]
@@ -102,20 +140,20 @@ def _columns(
         or (members.sum(axis=1) > shard["size_bytes"]).any()
     ):
         raise UsageError(
-            f"{file} does not fit its tar and manifest.json ({len(clips)} clips, {shard['clips']} stated); build the data set again"
+            f"{file} does not match its tar and manifest.json ({len(clips)} clips, {shard['clips']} stated); "
+            "build the data set again"
         )
     for name in set(names) - kinds.keys():
         if name.rpartition(".")[2] not in ALLOWED_TYPES:
             raise UsageError(f"{file} lists a member .{name}: allowed types are {', '.join(ALLOWED_TYPES)}")
     ids = [clip["id"].encode() for clip in clips]
-    labels_of_clips = [clip.get("labels", ()) for clip in clips]
+    clip_labels = [clip.get("labels", ()) for clip in clips]
+    numbers = [labels.setdefault(label, len(labels)) for some in clip_labels for label in some]
     return {
         "id_counts": np.array([len(i) for i in ids], dtype=np.int64),
         "id_bytes": np.frombuffer(b"".join(ids), dtype=np.uint8),
-        "label_counts": np.array([len(found) for found in labels_of_clips], dtype=np.int64),
-        "label_numbers": np.array(
-            [labels.setdefault(label, len(labels)) for found in labels_of_clips for label in found], dtype=np.uint32
-        ),
+        "label_counts": np.array([len(some) for some in clip_labels], dtype=np.int64),
+        "label_numbers": np.array(numbers, dtype=np.uint32),
         "member_counts": np.array([len(clip["files"]) for clip in clips], dtype=np.int64),
         "member_kinds": np.array([kinds.setdefault(name, len(kinds)) for name in names], dtype=np.uint16),
         "member_blocks": (members[:, 0] // BLOCK_BYTES).astype(np.uint32),
@@ -123,18 +161,18 @@ def _columns(
     }
 
 
-def _store(kept: Path, table: Table) -> None:
-    """Write the table as a folder that is whole or not there. A folder that cannot be written, or one another process has written, is left alone."""
+def _store(path: Path, table: MemberTable) -> None:
+    """Store the table as a folder that appears atomically; do nothing where it cannot be written or already exists."""
     with contextlib.suppress(OSError):
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(kept.parent) as temporary:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _temporary_folder(path.parent) as temporary:
             for name, column in table.columns.items():
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, column, allow_pickle=False)
                     file.flush()
                     os.fsync(file.fileno())
             (temporary / "names.json").write_text(json.dumps({"extensions": table.extensions, "labels": table.labels}))
-            temporary.rename(kept)
+            temporary.rename(path)
 
 
 @contextlib.contextmanager
@@ -145,38 +183,3 @@ def _temporary_folder(parent: Path) -> Iterator[Path]:
         yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def load(kept: Path) -> Table | None:
-    """The stored table, memory-mapped; None when there is none. A damaged one is removed."""
-    if not kept.is_dir():
-        return None
-    try:
-        names = json.loads((kept / "names.json").read_text())
-        columns = (
-            "id_starts",
-            "id_bytes",
-            "label_starts",
-            "label_numbers",
-            "member_starts",
-            "member_kinds",
-            "member_blocks",
-            "member_sizes",
-        )
-        # A plain array over the map: slicing numpy's memmap class costs five times as much.
-        mapped = {name: _mapped(kept / f"{name}.npy") for name in columns}
-        return Table(mapped, names["extensions"], names["labels"])
-    except (OSError, ValueError, EOFError, KeyError):
-        shutil.rmtree(kept, ignore_errors=True)
-        return None
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """A stored array, mapped; one of no bytes, which cannot be mapped, as it is."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except ValueError:
-        empty = np.load(path, allow_pickle=False)
-        if empty.size:
-            raise
-        return empty

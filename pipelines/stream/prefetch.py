@@ -1,6 +1,6 @@
-"""Fetches the remote shards that a rank will need next, in threads beside the training process, so that no worker waits for the network.
+"""Prefetch: threads of the training process fetch the remote shards that a rank reads next, ahead of its workers.
 
-Limits: clips that stand in for unreadable ones may lie in other shards, which are fetched when they are wanted.
+Limits: replacements of unreadable clips may be in other shards, which are fetched when they are read.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from pipelines.stream.index import DatasetIndex
 from pipelines.stream.sampler import DeterministicSampler
 
 _THREADS = 4
+_SourceShard = tuple[int, int]  # number of the source, number of the shard in its data set
 
 
 class Prefetcher:
-    """Threads that fetch shards; started by the first `advance`, stopped by `close`. They end with the process.
+    """Threads that fetch shards; started by the first `advance`, stopped by `close`. They are daemon threads.
 
     Args:
-        indices: of the sources, in the order's numbers; only remote ones are fetched.
-        order: which clip is where.
-        rank, world_size: whose lanes.
-        steps_ahead: how many steps the loader's workers are ahead of the run.
+        indices: of the sources, in the order of the sampler; only remote ones are fetched.
+        order: the sampler.
+        rank, world_size: whose shards are fetched.
+        steps_ahead: by how many steps the loader's workers are ahead of the training step.
     """
 
     def __init__(
@@ -34,91 +35,86 @@ class Prefetcher:
         self._caches = {number: index.cache for number, index in enumerate(indices) if index.cache}
         self._names = [[shard.name for shard in index.shards] for index in indices]
         self._order, self._rank, self._world_size, self._steps_ahead = order, rank, world_size, steps_ahead
-        self._ahead: list[tuple[int, int]] = []
-        self._taken, self._failed = set[tuple[int, int]](), set[tuple[int, int]]()
-        self._needed: PinnedShards | None = None
+        self._required: list[_SourceShard] = []
+        self._started, self._failed = set[_SourceShard](), set[_SourceShard]()
+        self._pinned: PinnedShards | None = None
         self._changed, self._is_closed = threading.Condition(), False
 
-    def check_room(self, step: int) -> None:
-        """See to it that the shards of the current windows fit into the cache, for all ranks of the machine.
+    def check_space(self, step: int) -> None:
+        """Check that the shards of the current windows of all ranks of this machine fit into the cache.
 
         Raises:
             UsageError: they do not; shards would be fetched again and again.
         """
         if not self._caches:
             return
-        first = self._rank - int(
-            os.environ.get("LOCAL_RANK", 0)
-        )  # accelerate launch and torchrun say which ranks a machine has
+        # accelerate launch and torchrun set these: the ranks of a machine are consecutive
+        first = self._rank - int(os.environ.get("LOCAL_RANK", 0))
         ranks = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
-        needed_bytes = sum(
-            self._size_bytes(*shard)
-            for shard in {shard for rank in ranks for shard in self._remote_ahead(step, step, rank, windows_after=0)}
-        )
+        shards = {shard for rank in ranks for shard in self._remote_ahead(step, step, rank, windows_after=0)}
+        required_bytes = sum(self._caches[source].size_bytes(self._names[source][shard]) for source, shard in shards)
         max_bytes = min(cache.max_bytes for cache in self._caches.values())
-        if needed_bytes > max_bytes:
+        if required_bytes > max_bytes:
             raise UsageError(
-                f"stream.cache_gb={max_bytes / 1e9:.3g} is too little: the shards that are read at one time have {needed_bytes / 1e9:.3g} GB; "
-                "give twice that, or make stream.lanes or stream.shuffle_window_clips smaller"
+                f"stream.cache_gb={max_bytes / 1e9:.3g} is too small: the shards that are read at one time have "
+                f"{required_bytes / 1e9:.3g} GB; set it to twice that, or reduce stream.lanes or "
+                "stream.shuffle_window_clips"
             )
 
     def advance(self, step: int) -> None:
-        """Ask for what the batches from a step on need, and the windows after theirs; what was asked for and is not needed any more is forgotten."""
+        """Replace the requests by the shards of the batches from a step on, and of the windows after theirs."""
         if not self._caches:
             return
-        ahead = self._remote_ahead(step, step + self._steps_ahead, self._rank, windows_after=1)
-        if ahead == self._ahead:
+        required = self._remote_ahead(step, step + self._steps_ahead, self._rank, windows_after=1)
+        if required == self._required:
             return
-        with contextlib.suppress(OSError):  # a full disk: who needs a shard will say so
-            self._needed = self._needed or PinnedShards(next(iter(self._caches.values())).folder)
-            self._needed.state(self._caches[source].path(self._names[source][shard]) for source, shard in ahead)
+        with contextlib.suppress(OSError):  # a full disk: the worker that opens a shard reports it
+            self._pinned = self._pinned or PinnedShards(next(iter(self._caches.values())).folder)
+            self._pinned.pin(self._caches[source].path(self._names[source][shard]) for source, shard in required)
         with self._changed:
-            if not self._ahead:
+            if not self._required:
                 for _ in range(_THREADS):
                     threading.Thread(target=self._work, daemon=True).start()
-            self._ahead, self._taken = ahead, (self._taken - self._failed).intersection(ahead)
+            self._required, self._started = required, (self._started - self._failed).intersection(required)
             self._failed.clear()
             self._changed.notify_all()
 
     def close(self) -> None:
-        """Let the threads end after what they are fetching."""
+        """Stop the threads after their current downloads."""
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
-        if self._needed:
-            self._needed.close()
+        if self._pinned:
+            self._pinned.close()
 
-    def _remote_ahead(self, first_step: int, last_step: int, rank: int, windows_after: int) -> list[tuple[int, int]]:
+    def _remote_ahead(self, first_step: int, last_step: int, rank: int, windows_after: int) -> list[_SourceShard]:
         ahead = self._order.shards_ahead(first_step, last_step, rank, self._world_size, windows_after)
         return [(source, shard) for source, shard in ahead if source in self._caches]
 
-    def _size_bytes(self, source: int, shard: int) -> int:
-        return self._caches[source].size_bytes(self._names[source][shard])
-
     def _work(self) -> None:
-        while wanted := self._next():
-            source, shard = wanted
+        while request := self._next():
+            source, shard = request
             try:
-                has_room = self._caches[source].fetch_ahead(self._names[source][shard])
-            except Exception:  # whatever it is, the worker that needs the shard will meet it, and say so
-                self._put_off([wanted])
+                has_space = self._caches[source].prefetch(self._names[source][shard])
+            except Exception:  # the worker that opens the shard will meet the same error and report it
+                self._postpone([request])
             else:
-                if not has_room:
-                    self._put_off(self._ahead)
+                if not has_space:
+                    self._postpone(self._required)
 
-    def _put_off(self, shards: list[tuple[int, int]]) -> None:
-        """Leave shards alone until others are needed."""
+    def _postpone(self, shards: list[_SourceShard]) -> None:
+        """Do not try these shards again until the requests change."""
         with self._changed:
-            self._taken.update(shards)
+            self._started.update(shards)
             self._failed.update(shards)
 
-    def _next(self) -> tuple[int, int] | None:
-        """The first shard that nobody has asked for; waits until there is one, None at the end."""
+    def _next(self) -> _SourceShard | None:
+        """The first request that no thread has started; waits for one, None after `close`."""
         with self._changed:
             while not self._is_closed:
-                for wanted in self._ahead:
-                    if wanted not in self._taken:
-                        self._taken.add(wanted)
-                        return wanted
+                for request in self._required:
+                    if request not in self._started:
+                        self._started.add(request)
+                        return request
                 self._changed.wait()
             return None

@@ -1,4 +1,4 @@
-"""Ask a remote store again, after growing pauses, until it has given what is wanted or patience is at an end."""
+"""Retries with exponential backoff and jitter for requests to a remote store."""
 
 from __future__ import annotations
 
@@ -13,51 +13,51 @@ from pipelines.storage import Folder, RemoteFolder, read
 
 _T = TypeVar("_T")
 _MAX_PAUSE_S = 30.0
-_jitter = random.SystemRandom()  # many nodes meet the same trouble; it leaves the random numbers of the run alone
+_jitter = random.SystemRandom()  # differs from node to node, and leaves the random state of the run unchanged
 
 
 class Retries(NamedTuple):
-    """When to give up: after so many tries and so many seconds, whichever is later. Each pause is about twice the one before."""
+    """When to give up: after `min_tries` tries and `min_s` seconds, both. Each pause is about twice the last one."""
 
-    tries: int
-    least_s: float
+    min_tries: int
+    min_s: float
     first_pause_s: float
 
 
-LONG_RETRY = Retries(4, 60.0, 0.5)  # in the middle of a run: eight tries where each fails at once
-SHORT_RETRY = Retries(4, 5.0, 0.5)  # where somebody may be watching, or another will try again: five tries
+LONG_RETRY = Retries(4, 60.0, 0.5)  # during a run: eight tries where each fails at once
+SHORT_RETRY = Retries(4, 5.0, 0.5)  # at the start of a command, and where somebody will try again: five tries
 
 
-def retried(attempt: Callable[[], _T], retries: Retries, began_s: float | None = None) -> _T:
-    """What an attempt returns that did not end with CommandFailed.
+def retried(attempt: Callable[[], _T], retries: Retries, started_s: float | None = None) -> _T:
+    """The result of the first attempt that does not raise CommandFailed.
 
     Args:
         attempt: called until it succeeds.
         retries: when to give up.
-        began_s: since when the caller has been waiting, by time.monotonic; None: since now.
+        started_s: when the caller started waiting, by time.monotonic; None: now.
 
     Raises:
-        CommandFailed: the last attempt's, with the number of tries before it.
+        CommandFailed: that of the last attempt, with the number of tries.
     """
-    began_s, tries = time.monotonic() if began_s is None else began_s, 0
+    started_s, tries = time.monotonic() if started_s is None else started_s, 0
     while True:
         tries += 1
         try:
             return attempt()
         except CommandFailed as error:
-            waited_s = time.monotonic() - began_s
-            if tries >= retries.tries and waited_s >= retries.least_s:
+            waited_s = time.monotonic() - started_s
+            if tries >= retries.min_tries and waited_s >= retries.min_s:
                 raise CommandFailed(f"{tries} tries in {waited_s:.0f} s: {error}") from None
         time.sleep(min(retries.first_pause_s * 2 ** (tries - 1), _MAX_PAUSE_S) * _jitter.uniform(0.75, 1.25))
 
 
 def read_json(folder: Folder, name: str, retries: Retries) -> Any:
-    """The content of a JSON file; a remote one is asked for again when something else comes.
+    """The content of a JSON file; a remote one is requested again when the answer is not JSON.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a local file is no JSON.
-        CommandFailed: a remote one does not come.
+        ValueError: a local file is not JSON.
+        CommandFailed: a remote one cannot be fetched.
     """
     if not isinstance(folder, RemoteFolder):
         return json.loads(read(folder, name))
@@ -66,6 +66,6 @@ def read_json(folder: Folder, name: str, retries: Retries) -> Any:
         try:
             return json.loads(folder.read(name))
         except ValueError as error:
-            raise CommandFailed(f"{folder}/{name}: what came is no JSON ({error})") from None
+            raise CommandFailed(f"{folder}/{name}: the answer is not JSON ({error})") from None
 
     return retried(attempt, retries)

@@ -25,9 +25,9 @@ sys.path.insert(0, str(ROOT))
 from configs.schema import DecodeConfig  # noqa: E402
 from pipelines.build.decode.clip import decode_clip  # noqa: E402
 from pipelines.build.decode.ffmpeg_fallback import ffmpeg_program  # noqa: E402
-from pipelines.build.encode import encode_clip  # noqa: E402
 from pipelines.build.shards import add_members  # noqa: E402
 from pipelines.manifest import Clip  # noqa: E402
+from pipelines.modalities.encode import encode_clip  # noqa: E402
 
 CLIPS = 6
 FFMPEG = ffmpeg_program()

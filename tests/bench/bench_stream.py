@@ -30,7 +30,7 @@ WANTED = {"flac": 2.0, "wav": 3.0}
 
 def write_shards(folder: Path, kind: str) -> Path:
     import simplejpeg
-    from tiny_shards import sound, write_data_set
+    from tiny_shards import encode_audio, write_data_set
 
     draw = np.random.default_rng(0)
     coarse = draw.integers(0, 255, (10, 33, 58, 3)).astype(np.float32)
@@ -42,7 +42,7 @@ def write_shards(folder: Path, kind: str) -> Path:
         )
     voice = np.cumsum(draw.normal(0, 0.01, 164_200)).astype(np.float32)
     waveform = 0.5 * voice / np.abs(voice).max() + draw.normal(0, 0.01, len(voice)).astype(np.float32)
-    members = {"flac": None, **pictures, kind: sound(waveform, kind)}
+    members = {"flac": None, **pictures, kind: encode_audio(waveform, kind)}
     print(
         f"{kind}: a JPEG of {len(pictures['0.jpg']) / 1e3:.0f} kB, a sound of {len(members[kind]) / 1e3:.0f} kB",
         flush=True,

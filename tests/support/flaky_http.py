@@ -1,7 +1,7 @@
-"""A web server with troubles, as a second process on loopback: `serve_flaky(folder)`. It knows GET only, and lists no folder.
+"""A web server with faults, in a second process on a free loopback port: `serve_flaky(folder)`. GET only.
 
-What befalls the next answers is set while it runs: `server.plan({"train-000000.tar": ["503", "cut"]})` gives two bad answers for that file, then good
-ones; a last "..." repeats the one before it for ever; "*" stands for every file.
+The faults of the next answers are set while it runs: `server.plan({"train-000000.tar": ["503", "cut"]})` gives two bad
+answers for that file, then good ones; a final "..." repeats the previous fault forever; "*" stands for every file.
 """
 
 import contextlib
@@ -20,114 +20,114 @@ from pathlib import Path
 
 
 class FlakyServer:
-    """The side of the tests.
+    """The server as the tests control it.
 
     Attributes:
-        address: of the folder served.
+        address: URL of the served folder.
     """
 
     def __init__(self, address: str, control: Path) -> None:
         self.address, self._control = address, control
 
-    def plan(self, troubles: dict[str, list[str]], delay_s: float = 0.0) -> None:
-        """Name of a file -> what its next answers are; and how late all of them are."""
+    def plan(self, faults: dict[str, list[str]], delay_s: float = 0.0) -> None:
+        """Set the faults of the next answers by file name, and a delay of all answers."""
         new = self._control / "plan.new"
-        new.write_text(json.dumps({"troubles": troubles, "delay_s": delay_s, "number": time.monotonic_ns()}))
+        new.write_text(json.dumps({"faults": faults, "delay_s": delay_s, "number": time.monotonic_ns()}))
         new.replace(self._control / "plan")
 
     def answers(self) -> Counter[tuple[str, str]]:
-        """How often (name, trouble or "good") was the answer."""
+        """Number of answers by (file name, fault or "good")."""
         log = self._control / "log"
         return Counter(tuple(line.split()) for line in log.read_text().splitlines()) if log.exists() else Counter()
 
-    def asked(self, name: str) -> int:
-        """How often a file was asked for."""
+    def requests(self, name: str) -> int:
+        """Number of requests for a file."""
         return sum(count for (found, _), count in self.answers().items() if found == name)
 
 
 @contextlib.contextmanager
 def serve_flaky(folder: Path) -> Iterator[FlakyServer]:
     with tempfile.TemporaryDirectory() as control:
-        words = [sys.executable, __file__, str(folder), control]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as process:
+        command = [sys.executable, __file__, str(folder), control]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
             try:
                 yield FlakyServer(f"http://127.0.0.1:{int(process.stdout.readline())}/set", Path(control))
             finally:
                 process.kill()
 
 
-class _Troubles:
+class _Faults:
     def __init__(self, control: Path) -> None:
         self._control, self._lock = control, threading.Lock()
-        self._plan = {"troubles": {}, "delay_s": 0.0, "number": 0}
+        self._plan = {"faults": {}, "delay_s": 0.0, "number": 0}
 
     def next(self, name: str) -> tuple[str, float]:
-        """What befalls the next answer, and its delay."""
+        """The fault of the next answer, and its delay."""
         with self._lock:
             with contextlib.suppress(FileNotFoundError):
                 plan = json.loads((self._control / "plan").read_text())
                 if plan["number"] != self._plan["number"]:
                     self._plan = plan
-            troubles = self._plan["troubles"]
-            waiting = troubles.get(name, troubles.get("*", []))
-            trouble = waiting[0] if waiting else "good"
+            faults = self._plan["faults"]
+            waiting = faults.get(name, faults.get("*", []))
+            fault = waiting[0] if waiting else "good"
             if waiting and waiting[1:] != ["..."]:
                 del waiting[0]
             with (self._control / "log").open("a") as log:
-                log.write(f"{name} {trouble}\n")
-            return trouble, self._plan["delay_s"]
+                log.write(f"{name} {fault}\n")
+            return fault, self._plan["delay_s"]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     folder: Path
-    troubles: _Troubles
+    faults: _Faults
 
     def do_GET(self) -> None:
         name = self.path.removeprefix("/set/")
-        trouble, delay_s = self.troubles.next(name)
+        fault, delay_s = self.faults.next(name)
         time.sleep(delay_s)
         path = self.folder / name
-        if trouble == "refuse":
+        if fault == "refuse":
             self._hang_up()
-        elif trouble.isdigit():
-            self._answer(int(trouble), b"try later")
+        elif fault.isdigit():
+            self._answer(int(fault), b"try later")
         elif not path.is_file():
             self._answer(404, b"no such file")
-        elif trouble == "page":
+        elif fault == "page":
             self._answer(200, b"<html>welcome</html>")
         else:
-            self._spoilt(path.read_bytes(), trouble)
+            self._answer_with_fault(path.read_bytes(), fault)
 
-    def _spoilt(self, data: bytes, trouble: str) -> None:
+    def _answer_with_fault(self, data: bytes, fault: str) -> None:
         half = data[: len(data) // 2]
-        if trouble == "good":
+        if fault == "good":
             self._answer(200, data)
-        elif trouble == "cut":  # truncated, with a length that fits
+        elif fault == "cut":  # truncated, with the matching length
             self._answer(200, half)
-        elif trouble == "wrong":
+        elif fault == "wrong":
             self._answer(200, half + bytes(byte ^ 1 for byte in data[len(half) :]))
-        elif trouble == "long":
+        elif fault == "long":
             self._answer(200, data + b"more")
-        elif trouble == "short":  # truncated, with the length of all
+        elif fault == "short":  # truncated, with the full length
             self._answer(200, half, len(data))
             self.close_connection = True
-        elif trouble == "drop":
+        elif fault == "drop":
             self._answer(200, half, len(data))
             self._hang_up()
-        elif trouble == "hang":
+        elif fault == "hang":
             self._answer(200, half, len(data))
             time.sleep(3600)
-        elif trouble == "drip":
+        elif fault == "drip":
             self._answer(200, half, len(data))
             for byte in data[len(half) :]:
                 time.sleep(0.2)
                 self.wfile.write(bytes([byte]))
-        elif trouble == "slow":
+        elif fault == "slow":
             time.sleep(0.3)
             self._answer(200, data)
         else:
-            raise AssertionError(trouble)
+            raise AssertionError(fault)
 
     def _answer(self, status: int, data: bytes, length: int | None = None) -> None:
         self.send_response(status)
@@ -137,7 +137,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.flush()
 
     def _hang_up(self) -> None:
-        """Close so that the other side gets a reset."""
+        """Close the connection with a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.connection.close()
         self.close_connection = True
@@ -150,11 +150,11 @@ class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 64
 
     def handle_error(self, *_: object) -> None:
-        """Clients go away too."""
+        """Ignore clients that disconnect."""
 
 
 if __name__ == "__main__":
-    _Handler.folder, _Handler.troubles = Path(sys.argv[1]), _Troubles(Path(sys.argv[2]))
+    _Handler.folder, _Handler.faults = Path(sys.argv[1]), _Faults(Path(sys.argv[2]))
     with _Server(("127.0.0.1", 0), _Handler) as server:
         print(server.server_address[1], flush=True)
         server.serve_forever()

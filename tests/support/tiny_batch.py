@@ -1,4 +1,4 @@
-"""A batch of noise in which every term of the objective has something to do."""
+"""A random batch in which every term of the objective is non-zero."""
 
 import dataclasses
 
@@ -8,19 +8,20 @@ from pipelines.stream.batch import Batch
 
 
 def rows(batch: Batch, some: slice) -> Batch:
-    """Some of the pairs."""
+    """A slice of the pairs of a batch."""
     parts = {
         name: value[some].clone() if isinstance(value, torch.Tensor) else value[some]
         for name, value in vars(batch).items()
-        if name != "rejected"
+        if name not in ("rejected", "extra")
     }
     return dataclasses.replace(batch, **parts)
 
 
 def tiny_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> Batch:
-    """Half of the sound of each clip is masked out, all of the first one's; spliced in the middle; a quarter of each picture is its own."""
+    """A batch with partly masked, spliced audio, fully masked in the first clip; a quarter of each image is its own."""
     generator = torch.Generator().manual_seed(seed)
-    frames = torch.randn(pairs, 3, image_size_px, image_size_px, generator=generator)
+    shape = (pairs, 3, image_size_px, image_size_px)
+    frames = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
     mask = torch.arange(samples) < samples * (0.3 + 0.4 * torch.arange(pairs)[:, None] / pairs)
     mask[0] = False
     waveform = 0.1 * torch.randn(pairs, samples, generator=generator) * mask

@@ -1,4 +1,4 @@
-"""Caches of remote shards in one folder, for the tests of stream/cache.py and stream/room.py."""
+"""Shard caches in one folder, for the tests of stream/cache.py and stream/cache_eviction.py."""
 
 import json
 import multiprocessing
@@ -23,20 +23,20 @@ def shard_bytes(folder):
     return max(path.stat().st_size for path in folder.glob("*.tar"))
 
 
-def cache_of(folder, address, root, room_bytes):
-    """A cache below `root` of the data set in `folder`, which is served at `address`."""
+def cache_of(folder, address, root, max_bytes):
+    """A shard cache below `root` for the data set in `folder`, which is served at `address`."""
     entries = json.loads((folder / "manifest.json").read_text())["shards"]
     stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
-    return ShardCache(RemoteFolder(address), stated, root / "cache", entries[0]["sha256"], round(room_bytes))
+    return ShardCache(RemoteFolder(address), stated, root / "cache", entries[0]["sha256"], round(max_bytes))
 
 
 def copies(root):
-    """Names of the shards whose copies are on the disk."""
+    """Names of the cached shards."""
     return sorted(path.stem for path in root.rglob("*.tar"))
 
 
 def open_shard(cache, name):
-    """Fetch a shard if need be, and use it."""
+    """Fetch a shard unless it is cached, and mark it as used."""
     os.close(cache.open(name))
 
 
@@ -50,12 +50,12 @@ def read_shard(cache, name):
 
 
 def put_all_read(cache, names, queue):
-    """Body of a process that reads shards and hands over their bytes."""
+    """Body of a process: put the bytes of these shards into the queue."""
     queue.put([read_shard(cache, name) for name in names])
 
 
 def started(count, target, *arguments):
-    """So many processes, started, of target(*arguments, queue); and the queue."""
+    """Start `count` processes of target(*arguments, queue); returns them and the queue."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipelines.stream.cache"])
     queue = context.Queue()

@@ -1,4 +1,4 @@
-"""Tars that others wrote: what makes them, the command that adopts them, and what must hold afterwards."""
+"""Third-party shards: writers of tars, the command that indexes them, and checks of the result."""
 
 import io
 import subprocess
@@ -10,7 +10,8 @@ import numpy as np
 import soundfile
 import webdataset as wds
 from paths import ROOT
-from tiny_shards import jpeg, sound, tone
+from tiny_shards import encode_audio, jpeg, tone
+from tiny_stream import SHORT_AUGMENT
 from webdataset.tariterators import group_by_keys, tar_file_iterator
 
 from configs.cli import run
@@ -21,7 +22,7 @@ from pipelines.stream.loader import open_stream
 from pipelines.verify import main as verify_main
 
 TYPES = ("jpg", "png", "flac", "wav", "opus", "npy", "json")
-OURS = {"manifest.json", "stats.json", "rejected.jsonl"}
+WRITTEN = {"manifest.json", "stats.json", "rejected.jsonl"}
 
 
 def write_tar(path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], form: int = tarfile.PAX_FORMAT) -> Path:
@@ -35,7 +36,7 @@ def write_tar(path: Path, members: list[tuple[str | tarfile.TarInfo, bytes]], fo
 
 
 def write_samples(folder: Path, samples: list[dict], **settings) -> Path:
-    """Shards of three samples each, by webdataset's own writer."""
+    """Shards of three samples each, written by webdataset's ShardWriter."""
     folder.mkdir(parents=True)
     with wds.ShardWriter(str(folder / "%05d.tar"), maxcount=3, verbose=0, **settings) as writer:
         for sample in samples:
@@ -47,7 +48,7 @@ def sample(number: int, key: str = "{:09d}", **more) -> dict:
     return {
         "__key__": key.format(number),
         "jpg": jpeg(3 * number),
-        "flac": sound(tone(number)),
+        "flac": encode_audio(tone(number)),
         "json": {"labels": []},
         **more,
     }
@@ -90,13 +91,13 @@ def member_bytes(*members) -> bytes:
         return buffer.getvalue()[: tar.offset]
 
 
-CLIP = [("0.jpg", jpeg(0)), ("0.flac", sound(tone(0)))]
+CLIP = [("0.jpg", jpeg(0)), ("0.flac", encode_audio(tone(0)))]
 BEGIN = member_bytes(*CLIP)
 END = bytes(10240)
 
 
-def adopt(folder, capsys, *settings) -> tuple[int, str, str]:
-    """Exit code, what was printed, and the error line."""
+def index_shards(folder, capsys, *settings) -> tuple[int, str, str]:
+    """Run the command; returns exit code, output and error line."""
     code = run(IndexConfig, "", main, [str(folder), *settings], positional=("dir",))
     out, err = capsys.readouterr()
     return code, out, "\n".join(line for line in err.splitlines() if line.startswith("error"))
@@ -108,8 +109,8 @@ def assert_reads_as_stock_webdataset_does(folder: Path) -> DatasetIndex:
     for path in sorted(folder.glob("*.tar")):
         with path.open("rb") as file:
             for found in group_by_keys({**member, "__url__": path.name} for member in tar_file_iterator(file)):
-                kept = {name: data for name, data in found.items() if name.rpartition(".")[2] in TYPES}
-                stock += [{"__key__": found["__key__"], **kept}] if kept else []
+                indexed = {name: data for name, data in found.items() if name.rpartition(".")[2] in TYPES}
+                stock += [{"__key__": found["__key__"], **indexed}] if indexed else []
     assert [index.id(clip) for clip in range(index.clips)] == [s["__key__"] for s in stock]
     for clip, expected in enumerate(stock):
         assert {name: index.read(clip, name) for name in index.members(clip)} == {
@@ -118,7 +119,7 @@ def assert_reads_as_stock_webdataset_does(folder: Path) -> DatasetIndex:
     return index
 
 
-def assert_whole(folder: Path, capsys) -> None:
+def assert_verifies(folder: Path, capsys) -> None:
     code = verify_main(VerifyConfig(), str(folder))
     assert code == 0, capsys.readouterr().out
     code = inspect_main(InspectConfig(clips=3), str(folder))
@@ -127,9 +128,7 @@ def assert_whole(folder: Path, capsys) -> None:
 
 
 def batches(folder: Path, count: int, **source):
-    augment = AugmentConfig(
-        audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-    )
+    augment = AugmentConfig(**SHORT_AUGMENT)
     sources = [StreamSourceConfig(shards=str(folder), **source)]
     config = StreamConfig(
         sources=sources,

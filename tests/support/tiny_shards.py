@@ -1,4 +1,4 @@
-"""Writes small data sets to the contract of `pipelines.build`: real tars with real JPEG, FLAC and WAV, their indices, the root manifest."""
+"""Small data sets in the format of `pipelines.build`: tars with JPEG, FLAC and WAV, indices and the root manifest."""
 
 import hashlib
 import io
@@ -14,7 +14,7 @@ RATE_HZ = 16000
 
 
 def tone(clip: int, duration_s: float = 0.5, rate_hz: int = RATE_HZ) -> np.ndarray:
-    """A sine whose pitch says which clip it is."""
+    """A sine whose frequency identifies the clip."""
     return 0.5 * np.sin(2 * np.pi * (200 + 10 * clip) * np.arange(round(duration_s * rate_hz)) / rate_hz).astype(
         np.float32
     )
@@ -24,7 +24,7 @@ def jpeg(value: int, height_px: int = 32, width_px: int = 32) -> bytes:
     return simplejpeg.encode_jpeg(np.full((height_px, width_px, 3), value % 256, dtype=np.uint8), quality=95)
 
 
-def sound(waveform: np.ndarray, kind: str = "flac", rate_hz: int = RATE_HZ) -> bytes:
+def encode_audio(waveform: np.ndarray, kind: str = "flac", rate_hz: int = RATE_HZ) -> bytes:
     buffer = io.BytesIO()
     soundfile.write(buffer, waveform, rate_hz, format=kind.upper(), subtype="PCM_16")
     return buffer.getvalue()
@@ -33,13 +33,13 @@ def sound(waveform: np.ndarray, kind: str = "flac", rate_hz: int = RATE_HZ) -> b
 def clip_members(
     clip: int, frames: int = 2, duration_s: float = 0.5, rate_hz: int = RATE_HZ, audio: str = "flac"
 ) -> dict[str, bytes]:
-    """The members of one clip, by extension. Picture number n of clip c is grey of value 3 * c + 100 * n."""
+    """The members of one clip, by extension. Frame n of clip c is uniformly gray, of value 3 * c + 100 * n."""
     described = {"id": f"clip{clip:04d}", "labels": [f"label{clip % 3}"], "text": "", "sample_rate_hz": rate_hz}
-    pictures = {f"{number}.jpg": jpeg(3 * clip + 100 * number) for number in range(frames)}
+    images = {f"{number}.jpg": jpeg(3 * clip + 100 * number) for number in range(frames)}
     return {
         "json": json.dumps(described).encode(),
-        **pictures,
-        audio: sound(tone(clip, duration_s, rate_hz), audio, rate_hz),
+        **images,
+        audio: encode_audio(tone(clip, duration_s, rate_hz), audio, rate_hz),
     }
 
 
@@ -50,11 +50,11 @@ def write_data_set(
     prefix: str = "clip",
     **clip,
 ) -> Path:
-    """Write a whole data set.
+    """Write a complete data set.
 
     Args:
         shard_clips: clips in each shard.
-        changes: clip number -> members that are other bytes, or None for a member left out.
+        changes: clip number -> bytes of members to replace or add, or None to omit a member.
         prefix: start of every id.
         clip: passed to clip_members.
     """

@@ -15,7 +15,7 @@ from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
 from model.encoders.log_mel_vit import MEAN, STD, KaldiFbank, MelEncoder
-from pipelines.build.log_mel import log_mel
+from pipelines.modalities.log_mel import log_mel
 
 VIT = "vit_tiny_patch16_224"
 INPUTS = InputSpec(image_size_px=32, clip_duration_s=1.0, sample_rate_hz=16_000)

@@ -20,10 +20,10 @@ from configs.schema import DecodeConfig
 from pipelines.atomic_write import atomic_open, temporary_path
 from pipelines.build.build_spec import BuildJob
 from pipelines.build.decode_worker import DecodingProcess, Stopped
-from pipelines.build.log_mel import log_mel
 from pipelines.build.row_table import write_rows
 from pipelines.build.shards import build_shard
 from pipelines.manifest import Clip, RejectedClip
+from pipelines.modalities.log_mel import log_mel
 from pipelines.storage import LocalFolder
 
 SETTINGS = DecodeConfig(frames_per_clip=3, short_side_px=48, cpu_limit_s=20)

@@ -1,4 +1,4 @@
-"""Which copies of shards stay on the disk: those used last, within the room given, and what a run needs before what it may need."""
+"""Eviction from the shard cache: least recently used first, within the size limit, pinned shards last."""
 
 import contextlib
 import os
@@ -49,13 +49,13 @@ def _short_pauses(monkeypatch, server):
 
 @pytest.fixture
 def cache(server, folder, tmp_path):
-    """Makes caches in one folder that hold so many shards of a data set."""
+    """Creates caches in one folder, each large enough for a number of shards of a data set."""
     return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
         of, address, tmp_path, shards * shard_bytes(folder)
     )
 
 
-def test_the_shard_used_longest_ago_goes_first_and_one_in_use_stays_readable(cache, folder, tmp_path):
+def test_least_recently_used_shard_is_evicted_and_an_open_one_stays_readable(cache, folder, tmp_path):
     mine = cache(shards=3)
     open_shard(mine, NAMES[1])
     descriptor = mine.open(NAMES[0])
@@ -69,7 +69,7 @@ def test_the_shard_used_longest_ago_goes_first_and_one_in_use_stays_readable(cac
     assert copies(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
 
 
-def test_data_sets_share_the_room(cache, folder, tmp_path):
+def test_data_sets_share_the_cache_size(cache, folder, tmp_path):
     other = write_data_set(
         tmp_path / "other", [3] * 2, prefix="other", audio="wav", changes={n: {"1.jpg": b"y"} for n in range(6)}
     )
@@ -80,7 +80,7 @@ def test_data_sets_share_the_room(cache, folder, tmp_path):
         for name in NAMES[:2]:
             assert read_shard(theirs, name) == (other / f"{name}.tar").read_bytes()
         assert [
-            path.parent == theirs.tables
+            path.parent == theirs.data_set_folder
             for path in sorted((tmp_path / "cache").rglob("*.tar"), key=lambda p: p.stat().st_mtime_ns)
         ] == [False, True, True]
         assert read_shard(mine, NAMES[0]) == (folder / f"{NAMES[0]}.tar").read_bytes()
@@ -91,13 +91,13 @@ def _read_at_random(cache, queue):
     queue.put([len(read_shard(cache, NAMES[number])) for number in rng.integers(SHARDS, size=60)])
 
 
-def test_processes_together_never_hold_more_than_the_room_given(cache, folder, tmp_path):
-    """Of six shards four fit, and three processes read: whoever fetches keeps room for all of it."""
+def test_concurrent_processes_never_exceed_the_cache_size(cache, folder, tmp_path):
+    """Four of six shards fit, and three processes read: a download reserves space for the whole shard."""
     size_bytes, most = shard_bytes(folder), 0
     processes, queue = started(3, _read_at_random, cache(shards=4))
     while any(process.is_alive() for process in processes):
         held = {}
-        for path in [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.tar")]:  # in this order none is missed
+        for path in [*tmp_path.rglob("*.tmp"), *tmp_path.rglob("*.tar")]:  # in this order no shard is missed
             with contextlib.suppress(FileNotFoundError):
                 held[path.name.removeprefix(".").partition(".")[0]] = path.stat().st_size
         most = max(most, sum(held.values()))
@@ -111,56 +111,56 @@ def test_processes_together_never_hold_more_than_the_room_given(cache, folder, t
     assert len(copies(tmp_path)) <= 4
 
 
-# ---------------------------------------------------------------------------------------------- ahead of need
+# ------------------------------------------------------------------------------------ pinned shards and prefetch
 
 
-def test_what_a_run_needs_is_not_removed_for_what_is_fetched_ahead(cache, tmp_path):
+def test_prefetch_does_not_evict_pinned_shards(cache, tmp_path):
     mine = cache(shards=3)
     for name in NAMES[:3]:
         open_shard(mine, name)
-    needed = PinnedShards(mine.folder)
-    needed.state(mine.path(name) for name in NAMES[:3])
-    assert not mine.fetch_ahead(NAMES[3])
+    pinned = PinnedShards(mine.folder)
+    pinned.pin(mine.path(name) for name in NAMES[:3])
+    assert not mine.prefetch(NAMES[3])
     assert copies(tmp_path) == NAMES[:3] and not list(tmp_path.rglob("*.tmp"))
-    needed.state(mine.path(name) for name in (*NAMES[:2], NAMES[3]))
-    assert mine.fetch_ahead(NAMES[3])
+    pinned.pin(mine.path(name) for name in (*NAMES[:2], NAMES[3]))
+    assert mine.prefetch(NAMES[3])
     assert copies(tmp_path) == [NAMES[0], NAMES[1], NAMES[3]]
-    open_shard(mine, NAMES[4])  # one that is read now takes the room all the same
+    open_shard(mine, NAMES[4])  # opening a shard evicts pinned ones too
     assert copies(tmp_path) == [NAMES[1], NAMES[3], NAMES[4]]
-    assert mine.fetch_ahead(NAMES[5])
+    assert mine.prefetch(NAMES[5])
     assert copies(tmp_path) == [NAMES[1], NAMES[3], NAMES[5]]
-    needed.close()
-    assert mine.fetch_ahead(NAMES[0])
+    pinned.close()
+    assert mine.prefetch(NAMES[0])
     assert copies(tmp_path) == [NAMES[0], NAMES[3], NAMES[5]]
 
 
-def _need(cache, names, queue):
-    needed = PinnedShards(cache.folder)
-    needed.state(cache.path(name) for name in names)
+def _pin(cache, names, queue):
+    pinned = PinnedShards(cache.folder)
+    pinned.pin(cache.path(name) for name in names)
     queue.put(None)
     time.sleep(60)
 
 
-def test_what_another_process_needs_is_spared_until_it_is_killed(cache, tmp_path):
+def test_shards_pinned_by_another_process_are_kept_until_it_is_killed(cache, tmp_path):
     mine = cache(shards=2)
     for name in NAMES[:2]:
         open_shard(mine, name)
-    (process,), queue = started(1, _need, mine, NAMES[:2])
+    (process,), queue = started(1, _pin, mine, NAMES[:2])
     queue.get(timeout=60)
-    assert not mine.fetch_ahead(NAMES[2])
+    assert not mine.prefetch(NAMES[2])
     os.kill(process.pid, signal.SIGKILL)
     process.join()
-    assert mine.fetch_ahead(NAMES[2])
+    assert mine.prefetch(NAMES[2])
     assert not list(tmp_path.rglob(".needed-*"))
 
 
-def test_what_another_is_fetching_is_not_fetched_ahead(cache, server, tmp_path):
+def test_prefetch_skips_a_shard_that_another_process_is_fetching(cache, server, tmp_path):
     server.plan({f"{NAMES[0]}.tar": ["hang"]})
     mine = cache()
     (process,), _ = started(1, put_all_read, mine, NAMES[:1])
-    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")))
+    wait(lambda: any(path.stat().st_size for path in tmp_path.rglob("*.tmp")), seconds=60)
     before = server.answers()
-    assert mine.fetch_ahead(NAMES[0])
+    assert mine.prefetch(NAMES[0])
     assert server.answers() == before and not copies(tmp_path)
     process.kill()
     process.join()

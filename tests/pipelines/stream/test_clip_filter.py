@@ -1,4 +1,4 @@
-"""Which clips a stream takes: lists of ids to leave out and labels to keep, over shards that stay as they are."""
+"""Clip filter: excluded ids and selected labels, without changes to the shards."""
 
 import itertools
 import json
@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tiny_shards import clip_members, write_data_set
+from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.clip_filter import Selection
 from pipelines.stream.index import DatasetIndex, Shard
 from pipelines.stream.loader import open_stream
-from pipelines.stream.member_index import Table
+from pipelines.stream.member_index import MemberTable
 
 LABELS = (["Speech"], ["Speech", "Dog"], ["Cat"], [])
-AUGMENT = AugmentConfig(
-    audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-)
+AUGMENT = AugmentConfig(**SHORT_AUGMENT)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
 
 def label(folder: Path) -> Path:
-    """Put labels into the JSON files beside the tars, as `pipelines.build` does."""
+    """Put labels into the JSON files next to the tars, as `pipelines.build` does."""
     for file in folder.glob("train-*.json"):
         content = json.loads(file.read_text())
         for clip in content["members"]:
@@ -59,7 +58,7 @@ def clips(*numbers: int) -> list[str]:
     return [f"clip{number:04d}" for number in numbers]
 
 
-def test_listed_clips_are_left_out_and_the_others_keep_their_members(folder, tmp_path):
+def test_excluded_ids_are_removed_and_other_clips_keep_their_members(folder, tmp_path):
     index = select(
         folder,
         [
@@ -75,7 +74,7 @@ def test_listed_clips_are_left_out_and_the_others_keep_their_members(folder, tmp
         assert index.labels(clip) == LABELS[int(name[4:]) % 4]
 
 
-def test_the_id_of_a_video_leaves_out_all_its_clips(tmp_path):
+def test_id_of_a_video_excludes_all_its_clips(tmp_path):
     folder = write_data_set(tmp_path / "set", [6])
     file = folder / "train-000000.json"
     content = json.loads(file.read_text())
@@ -86,59 +85,66 @@ def test_the_id_of_a_video_leaves_out_all_its_clips(tmp_path):
     assert ids(select(folder, [ids_file(tmp_path / "ids", "a_b_0", "c")])) == ["a_b_30000", "a_b", "a_b-x", "a_5"]
 
 
-def test_clips_with_any_of_the_labels_are_kept_and_both_filters_hold_at_once(folder, tmp_path):
+def test_labels_select_clips_with_any_of_them_and_combine_with_exclude(folder, tmp_path):
     assert ids(select(folder, labels=["Speech"])) == clips(0, 1, 4, 5, 8, 9, 12, 13)
     assert ids(select(folder, labels=["Dog", "Cat"])) == clips(1, 2, 5, 6, 9, 10, 13, 14)
     assert ids(select(folder, [ids_file(tmp_path / "ids", "clip0001")], ["Dog"])) == clips(5, 9, 13)
 
 
-def test_a_shard_that_keeps_no_clip_is_empty_and_the_rest_is_streamed(folder, tmp_path):
+def test_shard_without_selected_clips_is_empty(folder, tmp_path):
     index = select(folder, [ids_file(tmp_path / "ids", *clips(5, 6, 7, 8))])
     assert [shard.clips for shard in index.shards] == [5, 0, 7]
     assert index.shard_of(4) == 0 and index.shard_of(5) == 2
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
-        (["Speach"], r"labels: no clip has the label 'Speach'; near it are 'Speech'$"),
+        (["Speach"], r"labels: no clip has the label 'Speach'; similar labels: 'Speech'$"),
         (["Dog", "/m/09x0r"], r"labels: no clip has the label '/m/09x0r'$"),
     ],
 )
-def test_a_label_that_no_clip_has_is_named_with_those_near_it(folder, labels, told):
-    with pytest.raises(UsageError, match=told) as error:
+def test_unknown_label_is_reported_with_similar_labels(folder, labels, message):
+    with pytest.raises(UsageError, match=message) as error:
         select(folder, labels=labels)
     assert "\n" not in str(error.value)
 
 
-def test_shards_that_say_nothing_of_labels_have_to_be_built_again_for_that(tmp_path):
+def test_selecting_labels_in_shards_without_labels_is_rejected(tmp_path):
     folder = write_data_set(tmp_path / "set", [3])
     with pytest.raises(
         UsageError,
-        match=r"labels=\[Dog\]: the JSON files beside the tars say nothing of labels.*build the data set again",
+        match=r"labels=\[Dog\]: the JSON files next to the tars contain no labels.*build the data set again",
     ) as error:
         select(folder, labels=["Dog"])
     assert "\n" not in str(error.value)
     assert ids(select(folder, [ids_file(tmp_path / "ids", "clip0001")])) == clips(0, 2)
 
 
-def test_a_selection_that_leaves_nothing_and_a_list_that_is_not_there_are_one_line(folder, tmp_path):
-    with pytest.raises(UsageError, match="exclude and labels leave none of its clips") as error:
+def test_empty_selection_and_missing_id_list_give_one_line_errors(folder, tmp_path):
+    with pytest.raises(UsageError, match="exclude and labels select none of its clips") as error:
         select(folder, [ids_file(tmp_path / "ids", *clips(*range(16)))])
     assert str(folder) in str(error.value)
     with pytest.raises(UsageError, match=r"exclude=.* cannot be read: there is no such file"):
         select(folder, [str(tmp_path / "none")])
 
 
-def test_the_fingerprint_is_that_of_what_was_selected(folder, tmp_path):
-    whole = DatasetIndex.open(folder).fingerprint
+def test_fingerprint_depends_on_the_selected_clips_only(folder, tmp_path):
+    unfiltered = DatasetIndex.open(folder).fingerprint
     without = select(folder, [ids_file(tmp_path / "a", "clip0001")]).fingerprint
     assert without == select(folder, [ids_file(tmp_path / "b", "elsewhere", "clip0001")]).fingerprint
     assert (
-        len({whole, without, select(folder, labels=["Dog"]).fingerprint, select(folder, labels=["Cat"]).fingerprint})
+        len(
+            {
+                unfiltered,
+                without,
+                select(folder, labels=["Dog"]).fingerprint,
+                select(folder, labels=["Cat"]).fingerprint,
+            }
+        )
         == 4
     )
-    assert DatasetIndex.open(folder).fingerprint == whole
+    assert DatasetIndex.open(folder).fingerprint == unfiltered
     assert DatasetIndex.open(folder).clips == 16
     assert select(folder, labels=["Cat"]).fingerprint == select(folder, labels=["Cat", "Cat"]).fingerprint
 
@@ -147,7 +153,7 @@ def _ids_in_another_process(index, queue):
     queue.put((index.fingerprint, ids(index), [index.read(clip, "json") for clip in range(index.clips)]))
 
 
-def test_other_processes_get_the_selection_also_when_the_list_is_gone(folder, tmp_path):
+def test_unpickled_index_keeps_the_selection_after_the_id_list_is_deleted(folder, tmp_path):
     listed = ids_file(tmp_path / "ids", "clip0001")
     index = select(folder, [listed], ["Dog"])
     Path(listed).unlink()
@@ -179,29 +185,29 @@ def _stream(folder: Path, batch_size: int, num_workers: int = 0, **source):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_each_pass_of_a_stream_has_every_clip_of_the_selection_once(folder, tmp_path, num_workers):
+def test_each_epoch_of_a_stream_has_every_selected_clip_once(folder, tmp_path, num_workers):
     stream = _stream(
         folder, 2, num_workers, exclude=[ids_file(tmp_path / "ids", *clips(4, 5, 6, 7, 8))], labels=["Speech", "Cat"]
     )
-    kept = clips(0, 1, 2, 9, 10, 12, 13, 14)
+    selected = clips(0, 1, 2, 9, 10, 12, 13, 14)
     assert stream.dataset.readers[0].index.clips == 8
     drawn = [stream.order.clip(position)[1] for position in range(3 * 8)]
     batches = [batch.id for _, batch in zip(range(12), stream.batches(), strict=False)]
     seen = [name for batch in batches for name in batch]
     assert stream.order.lanes == 1
     assert all(sorted(drawn[8 * n : 8 * n + 8]) == list(range(8)) for n in range(3))
-    assert Counter(seen) == dict.fromkeys(kept, 3)
+    assert Counter(seen) == dict.fromkeys(selected, 3)
 
 
-def test_each_pass_of_every_lane_has_every_clip_of_the_selection_once(tmp_path):
+def test_each_epoch_of_every_lane_has_every_selected_clip_once(tmp_path):
     folder = label(write_data_set(tmp_path / "set", [12] * 8))
     stream = _stream(folder, 4, labels=["Dog", "Cat"])
     lanes, index = stream.order.lanes, stream.dataset.readers[0].index
     assert (lanes, index.clips) == (8, 48)
     for lane in range(lanes):
-        passes = [stream.order.clip(lane + lanes * draw)[1] for draw in range(18)]
-        own = [clip for clip in range(48) if index.shard_of(clip) == lane]
-        assert all(sorted(passes[6 * n : 6 * n + 6]) == own for n in range(3))
+        epochs = [stream.order.clip(lane + lanes * draw)[1] for draw in range(18)]
+        expected = [clip for clip in range(48) if index.shard_of(clip) == lane]
+        assert all(sorted(epochs[6 * n : 6 * n + 6]) == expected for n in range(3))
     labels = {
         tuple(LABELS[int(name[4:]) % 4])
         for _, batch in zip(range(12), stream.batches(), strict=False)
@@ -210,7 +216,7 @@ def test_each_pass_of_every_lane_has_every_clip_of_the_selection_once(tmp_path):
     assert labels == {("Speech", "Dog"), ("Cat",)}
 
 
-def test_a_stream_of_another_selection_has_another_fingerprint(folder, tmp_path):
+def test_streams_of_different_selections_have_different_fingerprints(folder, tmp_path):
     fingerprints = [
         json.dumps(_stream(folder, 2, **source).fingerprint)
         for source in ({}, {"labels": ["Cat"]}, {"exclude": [ids_file(tmp_path / "ids", "clip0001")]})
@@ -218,8 +224,8 @@ def test_a_stream_of_another_selection_has_another_fingerprint(folder, tmp_path)
     assert len({*fingerprints}) == 3
 
 
-def _table(clips: int) -> Table:
-    """Ids like AudioSet's, with one to three of 527 labels each."""
+def _table(clips: int) -> MemberTable:
+    """A member table with ids as in AudioSet and one to three of 527 labels each."""
     rng = np.random.default_rng(0)
     letters = np.frombuffer(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_", np.uint8)
     names = [
@@ -235,25 +241,25 @@ def _table(clips: int) -> Table:
         "label_starts": np.concatenate([[0], np.cumsum(counts)]),
         "label_numbers": rng.integers(527, size=counts.sum()).astype(np.uint32),
     }
-    return Table(columns, [], [f"label{number}" for number in range(527)])
+    return MemberTable(columns, [], [f"label{number}" for number in range(527)])
 
 
-def test_two_hundred_thousand_ids_are_selected_in_less_than_a_second_and_as_a_plain_loop_does(tmp_path):
+def test_selecting_from_200000_ids_takes_under_a_second_and_agrees_with_a_loop(tmp_path):
     table = _table(200_000)
     text, starts = table.columns["id_bytes"].tobytes(), table.columns["id_starts"]
     names = [text[start:end].decode() for start, end in itertools.pairwise(starts)]
-    left_out = {name if number % 2 else name.rpartition("_")[0] for number, name in enumerate(names[::50])}
-    exclude = (ids_file(tmp_path / "ids", *left_out),)
-    began_s = time.process_time()
+    excluded = {name if number % 2 else name.rpartition("_")[0] for number, name in enumerate(names[::50])}
+    exclude = (ids_file(tmp_path / "ids", *excluded),)
+    started_s = time.process_time()
     rows = Selection(exclude, ("label3", "label9"))(table)
-    assert time.process_time() - began_s < 1
-    wanted = {3, 9}
+    assert time.process_time() - started_s < 1
+    selected = {3, 9}
     numbers, labels_at = table.columns["label_numbers"].tolist(), table.columns["label_starts"].tolist()
     expected = [
         clip
         for clip, name in enumerate(names)
-        if name not in left_out
-        and name.rpartition("_")[0] not in left_out
-        and wanted & set(numbers[labels_at[clip] : labels_at[clip + 1]])
+        if name not in excluded
+        and name.rpartition("_")[0] not in excluded
+        and selected & set(numbers[labels_at[clip] : labels_at[clip + 1]])
     ]
     assert (rows.dtype, rows.tolist()) == (np.int32, expected)

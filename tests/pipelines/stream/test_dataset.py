@@ -1,4 +1,4 @@
-"""From positions to batches: what is read, what is mixed in, what stands in for a clip that cannot be read."""
+"""From positions to batches: reading, mixing, and the replacement of unreadable clips."""
 
 import json
 from collections import Counter
@@ -6,11 +6,12 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
-from tiny_shards import jpeg, sound, tone, write_data_set
+from tiny_shards import encode_audio, jpeg, tone, write_data_set
+from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
-from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD, collate, imagenet_normalize
+from pipelines.stream.batch import collate
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.loader import open_stream
 from pipelines.stream.reader import ClipReader, UnreadableClip
@@ -24,7 +25,6 @@ PLAIN = {
     "audio_splice_max_s": 0.0,
     "time_mask_probability": 0.0,
 }
-FULL = {"audio_splice_min_s": 0.1, "audio_splice_max_s": 0.3, "audio_splice_fade_min_s": 0.05, "time_mask_min_s": 0.2}
 
 
 def _stream(*folders, batch_size=4, seed=0, augment=None, **settings):
@@ -45,27 +45,26 @@ def _reader(folder, **settings):
     )
 
 
-def _grey(frame):
-    """The grey value (0 to 255) of each uniform normalised frame."""
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    return (255 * (frame * std + mean)).mean(dim=(-3, -2, -1))
+def _gray(frames):
+    """The gray value (0 to 255) of each uniform frame."""
+    return frames.float().mean(dim=(-3, -2, -1))
 
 
-def test_a_batch_pairs_each_picture_with_its_own_sound(tmp_path):
+def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
     stream = _stream(
         write_data_set(tmp_path / "a", [6, 6]), write_data_set(tmp_path / "b", [7, 7], prefix="other", audio="wav")
     )
     sources = Counter()
     for step, batch in zip(range(6), stream.batches(), strict=False):
         assert batch.position == list(range(4 * step, 4 * step + 4))
-        assert (batch.frames.shape, batch.frames.dtype) == ((4, 3, 24, 24), torch.float32)
+        assert (batch.frames.shape, batch.frames.dtype) == ((4, 3, 24, 24), torch.uint8)
         assert batch.waveform.shape == batch.audio_mask.shape == batch.audio_positive_weight.shape == (4, 9600)
         assert batch.audio_mask.dtype == torch.bool
         for row, position in enumerate(batch.position):
             source, clip = stream.order.clip(position)
             assert (int(batch.source[row]), batch.id[row]) == (source, f"{('clip', 'other')[source]}{clip:04d}")
-            grey = float(_grey(batch.frames[row]))
-            assert min(abs(grey - 3 * clip - 100 * number) for number in (0, 1)) < 1.5
+            gray = float(_gray(batch.frames[row]))
+            assert min(abs(gray - 3 * clip - 100 * number) for number in (0, 1)) < 1.5
             assert batch.waveform[row, :8000].numpy() == pytest.approx(tone(clip), abs=1e-4)
             sources[source] += 1
         assert (batch.waveform[:, 8000:] == 0).all()
@@ -77,31 +76,20 @@ def test_a_batch_pairs_each_picture_with_its_own_sound(tmp_path):
     assert sources == {0: 12, 1: 12}
 
 
-def test_pictures_are_normalised_by_the_numbers_of_imagenet():
-    from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    from torchvision.transforms.v2 import functional
-
-    pictures = torch.randint(256, (2, 3, 4, 5), dtype=torch.uint8)
-    expected = functional.normalize(
-        functional.to_dtype(pictures, torch.float32, scale=True), IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
-    )
-    torch.testing.assert_close(imagenet_normalize(pictures), expected)
-
-
-def test_all_frames_of_a_clip_are_drawn_in_time(tmp_path):
+def test_all_frames_of_a_clip_are_eventually_drawn(tmp_path):
     stream = _stream(write_data_set(tmp_path / "a", [4], frames=3), batch_size=1)
     seen = {
-        round(float(_grey(batch.frames[0])) - 3 * stream.order.clip(step)[1], -2)
+        round(float(_gray(batch.frames[0])) - 3 * stream.order.clip(step)[1], -2)
         for step, batch in zip(range(40), stream.batches(), strict=False)
     }
     assert seen == {0, 100, 200}
 
 
-def test_the_same_position_gives_the_same_bits_and_another_seed_others(tmp_path):
+def test_same_position_gives_the_same_bits_and_another_seed_different_ones(tmp_path):
     folder = write_data_set(tmp_path / "a", [10, 10])
 
     def batch(seed):
-        return _stream(folder, seed=seed, augment=FULL, batch_size=8).dataset.__getitems__(list(range(8)))
+        return _stream(folder, seed=seed, augment=SHORT_AUGMENT, batch_size=8).dataset.__getitems__(list(range(8)))
 
     first, again, other = batch(0), batch(0), batch(1)
     for name, value in vars(first).items():
@@ -114,9 +102,9 @@ def test_the_same_position_gives_the_same_bits_and_another_seed_others(tmp_path)
     assert not torch.equal(first.waveform, other.waveform)
 
 
-def test_masks_and_weights_say_what_was_mixed_in(tmp_path):
+def test_masks_and_weights_mark_what_was_mixed_in(tmp_path):
     stream = _stream(
-        write_data_set(tmp_path / "a", [20, 20]), batch_size=8, augment=FULL | {"quad_mixup_probability": 0.5}
+        write_data_set(tmp_path / "a", [20, 20]), batch_size=8, augment=SHORT_AUGMENT | {"quad_mixup_probability": 0.5}
     )
     quads = masked = spliced = 0
     for _, batch in zip(range(10), stream.batches(), strict=False):
@@ -129,21 +117,21 @@ def test_masks_and_weights_say_what_was_mixed_in(tmp_path):
             mixed = batch.audio_positive_weight[row, :8000] < 1
             spliced += bool(mixed.any())
             masked += int(batch.audio_mask[row].sum()) < 8000
-            share = float(batch.image_weight[row].mean())
-            assert share in (1.0, 0.25)
-            quads += share < 1
+            fraction = float(batch.image_weight[row].mean())
+            assert fraction in (1.0, 0.25)
+            quads += fraction < 1
     assert spliced > 70
     assert 25 <= masked <= 55
     assert 25 <= quads <= 55
 
 
-def test_a_splice_carries_another_clip_of_the_same_window_never_the_clip_itself(tmp_path):
-    """With every clip a constant of its own, the middle of a splice says whose sound it is."""
-    level = {clip: {"flac": sound(np.full(8000, (clip + 1) / 50, dtype=np.float32))} for clip in range(40)}
+def test_splice_comes_from_another_clip_of_the_same_window(tmp_path):
+    """Every clip is a different constant, so the middle of a splice identifies its clip."""
+    level = {clip: {"flac": encode_audio(np.full(8000, (clip + 1) / 50, dtype=np.float32))} for clip in range(40)}
     stream = _stream(
         write_data_set(tmp_path / "a", [20, 20], changes=level),
         batch_size=4,
-        augment=FULL | {"time_mask_probability": 0.0},
+        augment=SHORT_AUGMENT | {"time_mask_probability": 0.0},
     )
     others = set()
     for _, batch in zip(range(20), stream.batches(), strict=False):
@@ -158,15 +146,15 @@ def test_a_splice_carries_another_clip_of_the_same_window_never_the_clip_itself(
 
 BAD_MEMBERS = {
     "empty_member": {"0.jpg": b"", "1.jpg": b""},
-    "bad_image": {"0.jpg": b"no picture", "1.jpg": jpeg(9)[:-200][:300]},
+    "bad_image": {"0.jpg": b"no image", "1.jpg": jpeg(9)[:-200][:300]},
     "missing_member": {"0.jpg": None, "1.jpg": None},
-    "bad_audio": {"flac": b"fLaC and then nothing of use"},
-    "too_short": {"flac": sound(tone(1, duration_s=0.02))},
+    "bad_audio": {"flac": b"fLaC and then garbage"},
+    "too_short": {"flac": encode_audio(tone(1, duration_s=0.02))},
 }
 
 
 @pytest.mark.parametrize("reason", BAD_MEMBERS)
-def test_an_unreadable_clip_is_replaced_and_counted_by_its_reason(tmp_path, reason):
+def test_unreadable_clip_is_replaced_and_counted_by_reason(tmp_path, reason):
     bad = {3, 8, 21}
     stream = _stream(
         write_data_set(tmp_path / "a", [16, 16], changes=dict.fromkeys(bad, BAD_MEMBERS[reason])), max_error_rate=1.0
@@ -188,12 +176,12 @@ def test_an_unreadable_clip_is_replaced_and_counted_by_its_reason(tmp_path, reas
     assert rejected[reason] >= met > 6
 
 
-def test_with_a_fifth_of_the_clips_damaged_no_batch_has_one_twice(tmp_path):
+def test_no_batch_repeats_a_clip_when_a_fifth_are_damaged(tmp_path):
     kinds = list(BAD_MEMBERS)
     bad = {clip: BAD_MEMBERS[kinds[clip % len(kinds)]] for clip in range(0, 80, 5)}
     bad = {clip + (clip // 5) % 5: members for clip, members in bad.items()}
     stream = _stream(
-        write_data_set(tmp_path / "a", [20] * 4, changes=bad), batch_size=16, max_error_rate=1.0, augment=FULL
+        write_data_set(tmp_path / "a", [20] * 4, changes=bad), batch_size=16, max_error_rate=1.0, augment=SHORT_AUGMENT
     )
     rejected = Counter()
     for _, batch in zip(range(15), stream.batches(), strict=False):
@@ -204,7 +192,7 @@ def test_with_a_fifth_of_the_clips_damaged_no_batch_has_one_twice(tmp_path):
     assert any(reason.startswith("mix_partner_") for reason in rejected)
 
 
-def test_a_clip_met_twice_in_a_batch_at_the_end_of_a_pass_is_replaced(tmp_path):
+def test_clip_that_repeats_in_a_batch_at_the_end_of_an_epoch_is_replaced(tmp_path):
     stream = _stream(write_data_set(tmp_path / "a", [9]), batch_size=6)
     rejected = Counter()
     for _, batch in zip(range(12), stream.batches(), strict=False):
@@ -213,54 +201,57 @@ def test_a_clip_met_twice_in_a_batch_at_the_end_of_a_pass_is_replaced(tmp_path):
     assert set(rejected) == {"duplicate_in_batch"}
 
 
-def test_a_run_stops_when_too_many_clips_cannot_be_read(tmp_path):
+def test_run_stops_when_the_error_rate_is_exceeded(tmp_path):
     folder = write_data_set(tmp_path / "a", [16, 16], changes={3: BAD_MEMBERS["bad_audio"]})
     with pytest.raises(
         UsageError,
-        match=r"11 of the last \d+ clips could not be read \(bad_audio 11\), more than stream.max_error_rate=0.01",
+        match=r"11 of the last \d+ clips are unreadable \(bad_audio 11\), more than stream.max_error_rate=0.01",
     ):
         list(zip(range(200), _stream(folder).batches(), strict=False))
     assert len(list(zip(range(200), _stream(folder, max_error_rate=0.05).batches(), strict=False))) == 200
 
 
-def test_a_run_stops_when_no_clip_of_a_lane_can_be_read(tmp_path):
+def test_run_stops_when_no_clip_of_a_lane_is_readable(tmp_path):
     folder = write_data_set(tmp_path / "a", [5, 5], changes={clip: {"flac": b"x"} for clip in range(5, 10)})
-    with pytest.raises(UsageError, match=r"no readable clip is left to replace others .*bad_audio") as error:
+    with pytest.raises(UsageError, match=r"no readable clip is left to replace unreadable ones .*bad_audio") as error:
         next(_stream(folder).batches())
     assert str(folder) in str(error.value)
 
 
-def test_another_sample_rate_than_the_configured_one_is_refused(tmp_path):
-    told = r"clip clip\d+ has sound at 8000 Hz, and stream.sample_rate_hz=16000 is what the model was made for: build the shards with decode.sample_rate_hz=16000"
-    with pytest.raises(UsageError, match=told):
+def test_sample_rate_other_than_the_configured_one_is_rejected(tmp_path):
+    message = (
+        r"clip clip\d+ has audio at 8000 Hz, but stream.sample_rate_hz=16000: "
+        r"build the shards with decode.sample_rate_hz=16000"
+    )
+    with pytest.raises(UsageError, match=message):
         _stream(write_data_set(tmp_path / "a", [6], rate_hz=8000))
     stream = _stream(
-        write_data_set(tmp_path / "b", [6], changes={5: {"flac": sound(tone(5, rate_hz=8000), rate_hz=8000)}})
+        write_data_set(tmp_path / "b", [6], changes={5: {"flac": encode_audio(tone(5, rate_hz=8000), rate_hz=8000)}})
     )
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         list(zip(range(3), stream.batches(), strict=False))
 
 
-def test_only_the_first_channel_is_read_and_no_more_than_the_configured_length(tmp_path):
-    stereo = sound(np.stack([tone(1, 2.0), -tone(2, 2.0)], axis=1))
+def test_waveform_is_the_first_channel_cut_to_the_configured_length(tmp_path):
+    stereo = encode_audio(np.stack([tone(1, 2.0), -tone(2, 2.0)], axis=1))
     reader = _reader(write_data_set(tmp_path / "a", [1], changes={0: {"flac": stereo}}))
     assert reader.waveform(0) == pytest.approx(tone(1, 0.6), abs=1e-4)
 
 
-def test_an_evaluation_item_is_the_clip_as_it_is(tmp_path):
+def test_evaluation_item_is_the_clip_without_augmentation(tmp_path):
     reader = _reader(write_data_set(tmp_path / "a", [3], frames=12))
     batch = collate([reader.evaluation_item(2, frame) for frame in (0, 1, 2)])
-    assert _grey(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
+    assert _gray(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
     assert batch.waveform[1, :8000].numpy() == pytest.approx(tone(2), abs=1e-4)
     assert batch.audio_mask.sum(dim=1).tolist() == [8000] * 3
     assert (batch.position, batch.id) == ([-1] * 3, ["clip0002"] * 3)
     assert reader.metadata(2)["labels"] == ["label2"]
     assert reader.frame_names(0) == [f"{number}.jpg" for number in range(12)]
-    with pytest.raises(UnreadableClip, match="missing_member: picture 12 of clip clip0002, which has 12"):
+    with pytest.raises(UnreadableClip, match="missing_member: frame 12 of clip clip0002, which has 12"):
         reader.evaluation_item(2, 12)
 
 
-def test_a_tar_cut_off_while_it_is_read_gives_a_reason_not_a_crash(tmp_path):
+def test_tar_truncated_while_open_gives_a_reason(tmp_path):
     folder = write_data_set(tmp_path / "a", [3])
     reader = _reader(folder)
     reader.waveform(2)
@@ -270,7 +261,7 @@ def test_a_tar_cut_off_while_it_is_read_gives_a_reason_not_a_crash(tmp_path):
         reader.waveform(2)
 
 
-def test_a_png_picture_and_a_wav_sound_are_read_too(tmp_path):
+def test_png_frames_and_wav_audio_are_read(tmp_path):
     import io
 
     from PIL import Image

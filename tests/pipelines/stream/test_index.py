@@ -1,4 +1,4 @@
-"""The merged index: where every member lies, read by clip number, and what it says of folders that are no data sets."""
+"""Dataset index: members by clip number, the stored member table, and errors for folders that are not data sets."""
 
 import json
 import multiprocessing
@@ -21,7 +21,7 @@ def folder(tmp_path):
     return write_data_set(tmp_path / "set", [3, 2], frames=11, changes={4: {"flac": None, "mel.npy": b"\x93NUMPY"}})
 
 
-def test_every_member_reads_as_it_was_written_and_as_a_tar_reader_finds_it(folder):
+def test_every_member_reads_as_it_was_written(folder):
     index = DatasetIndex.open(folder)
     assert (index.clips, index.shards) == (5, [Shard("train-000000", 0, 3), Shard("train-000001", 3, 2)])
     with tarfile.open(folder / "train-000001.tar") as tar:
@@ -41,7 +41,7 @@ def test_every_member_reads_as_it_was_written_and_as_a_tar_reader_finds_it(folde
         index.read(4, "flac")
 
 
-def test_the_table_is_kept_in_the_folder_and_used_again(folder):
+def test_stored_table_is_reused(folder):
     first = DatasetIndex.open(folder)
     (folder / "train-000000.json").unlink()
     second = DatasetIndex.open(folder)
@@ -50,7 +50,7 @@ def test_the_table_is_kept_in_the_folder_and_used_again(folder):
     assert not [path for path in (folder / ".index").iterdir() if path.name.startswith(".new")]
 
 
-def test_a_damaged_table_is_made_again(folder):
+def test_damaged_table_is_rebuilt(folder):
     DatasetIndex.open(folder)
     table = next((folder / ".index").iterdir())
     (table / "member_blocks.npy").write_bytes(b"")
@@ -58,7 +58,7 @@ def test_a_damaged_table_is_made_again(folder):
     assert np.load(table / "member_blocks.npy").size
 
 
-def test_other_content_has_another_fingerprint_and_another_table(folder, tmp_path):
+def test_other_content_has_another_fingerprint_and_table(folder, tmp_path):
     other = write_data_set(tmp_path / "other", [3, 2], frames=10)
     before = DatasetIndex.open(folder).fingerprint
     assert DatasetIndex.open(other).fingerprint != before
@@ -69,14 +69,14 @@ def test_other_content_has_another_fingerprint_and_another_table(folder, tmp_pat
     assert len(DatasetIndex.open(folder).members(4)) == 12
 
 
-def test_it_works_from_memory_where_the_folder_cannot_be_written(folder):
+def test_table_stays_in_memory_where_the_folder_is_not_writable(folder):
     (folder / ".index").write_text("in the way")
     index = pickle.loads(pickle.dumps(DatasetIndex.open(folder)))
     assert index.read(2, "0.jpg") == clip_members(2)["0.jpg"]
 
 
-def test_few_descriptors_are_open_at_once_and_none_afterwards(tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "OPEN_SHARDS", 2)
+def test_open_file_descriptors_are_bounded_and_closed_at_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(index_module, "MAX_OPEN_SHARDS", 2)
     before = set(Path("/proc/self/fd").iterdir())
     index = DatasetIndex.open(write_data_set(tmp_path / "set", [1] * 6))
     for clip in (0, 1, 0, 5, 4, 0, 3):
@@ -92,7 +92,7 @@ def _read_all(index, queue):
 
 @pytest.mark.parametrize("method", ["fork", "forkserver"])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_other_processes_read_beside_this_one(folder, method):
+def test_other_processes_read_concurrently(folder, method):
     shutil.rmtree(folder)
     write_data_set(folder, [3, 2])
     index = DatasetIndex.open(folder)
@@ -114,7 +114,7 @@ def _open(folder, barrier, queue):
 
 
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_processes_that_build_the_table_at_once_all_succeed_and_leave_one(folder):
+def test_processes_that_build_the_table_concurrently_leave_one(folder):
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(6), context.Queue()
     processes = [context.Process(target=_open, args=(folder, barrier, queue)) for _ in range(6)]
@@ -145,33 +145,36 @@ def _edit_shard(change):
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (shutil.rmtree, ["no such folder", "pipelines.build"]),
         (_remove("manifest.json"), ["no manifest.json", "unfinished", "pipelines.build"]),
         (_write("manifest.json", "{"), ["manifest.json is not a manifest"]),
-        (_write("manifest.json", '{"shards": []}'), ["holds no clip", "rejected.jsonl"]),
+        (_write("manifest.json", '{"shards": []}'), ["has no clips", "rejected.jsonl"]),
         (_remove("train-000001.tar"), ["train-000001.tar is missing", "pipelines.verify"]),
-        (_write("train-000000.tar", "short"), ["train-000000.tar has 5 bytes, manifest.json says", "pipelines.verify"]),
+        (
+            _write("train-000000.tar", "short"),
+            ["train-000000.tar has 5 bytes, manifest.json states", "pipelines.verify"],
+        ),
         (_remove("train-000001.json"), ["train-000001.json", "cannot be read"]),
-        (_edit_shard(lambda members: members.pop()), ["train-000001.json does not fit", "1 clips, 2 stated"]),
-        (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [512, 10**9]})), ["does not fit"]),
-        (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [-512, 5]})), ["does not fit"]),
+        (_edit_shard(lambda members: members.pop()), ["train-000001.json does not match", "1 clips, 2 stated"]),
+        (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [512, 10**9]})), ["does not match"]),
+        (_edit_shard(lambda members: members[0]["files"].update({"0.jpg": [-512, 5]})), ["does not match"]),
         (
             _edit_shard(lambda members: members[0]["files"].update({"pkl": [512, 5]})),
             ["member .pkl", "allowed types are jpg, jpeg, png, flac, wav, opus"],
         ),
     ],
 )
-def test_a_folder_that_is_no_whole_data_set_is_refused_in_one_line(folder, damage, told):
+def test_folder_that_is_not_a_complete_data_set_is_rejected_in_one_line(folder, damage, message):
     damage(folder)
     with pytest.raises(UsageError) as error:
         DatasetIndex.open(folder)
-    assert all(part in str(error.value) for part in [str(folder), *told])
+    assert all(part in str(error.value) for part in [str(folder), *message])
     assert "\n" not in str(error.value)
 
 
-def test_a_member_takes_ten_bytes_of_the_table(folder):
+def test_each_member_takes_ten_bytes_of_the_table(folder):
     index = DatasetIndex.open(folder)
     members = sum(len(index.members(clip)) for clip in range(5))
     stored = next((folder / ".index").iterdir())

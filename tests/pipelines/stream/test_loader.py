@@ -1,4 +1,4 @@
-"""The stream across processes: the same bits for any number of num_workers, the same ids for any number of ranks, from any step on."""
+"""The stream across processes: the same bits for any number of workers, the same ids for any number of ranks."""
 
 import contextlib
 import os
@@ -12,14 +12,10 @@ import pytest
 import torch
 from paths import ROOT
 from tiny_shards import write_data_set
+from tiny_stream import assert_same_bits, stream_config
 
 from configs.errors import UsageError
-from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
 from pipelines.stream.loader import open_stream
-
-AUGMENT = AugmentConfig(
-    audio_splice_min_s=0.1, audio_splice_max_s=0.3, audio_splice_fade_min_s=0.05, time_mask_min_s=0.2
-)
 
 pytestmark = pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")
 
@@ -34,16 +30,7 @@ def folders(tmp_path_factory):
 
 
 def _config(folders, **settings):
-    sources = [StreamSourceConfig(name=folder.name, shards=str(folder)) for folder in folders]
-    defaults = {
-        "image_size_px": 24,
-        "clip_duration_s": 0.6,
-        "num_workers": 0,
-        "shuffle_window_clips": 8,
-        "max_error_rate": 1.0,
-        "augment": AUGMENT,
-    }
-    return StreamConfig(sources=sources, **(defaults | settings))
+    return stream_config({folder.name: folder for folder in folders}, **settings)
 
 
 def _batches(folders, count, rank=0, world_size=1, start_step=0, batch_size=12, **settings):
@@ -51,30 +38,18 @@ def _batches(folders, count, rank=0, world_size=1, start_step=0, batch_size=12, 
     return [batch for _, batch in zip(range(count), stream.batches(rank, world_size, start_step), strict=False)]
 
 
-def _assert_same_bits(batch, other):
-    for name, value in vars(batch).items():
-        same = (
-            torch.equal(value, getattr(other, name))
-            if isinstance(value, torch.Tensor)
-            else value == getattr(other, name)
-        )
-        assert same, name
-
-
 @pytest.mark.parametrize("num_workers", [1, 3])
-def test_batches_are_the_same_bits_for_any_number_of_workers_and_leave_torchs_random_numbers_alone(
-    folders, num_workers
-):
+def test_batches_are_bit_identical_for_any_number_of_workers_and_preserve_torchs_random_state(folders, num_workers):
     expected = _batches(folders, 7)
     before = torch.random.get_rng_state()
     found = _batches(folders, 7, num_workers=num_workers, prefetch_factor=1)
     assert torch.equal(torch.random.get_rng_state(), before)
     for batch, other in zip(expected, found, strict=True):
-        _assert_same_bits(batch, other)
+        assert_same_bits(batch, other)
     assert sum(batch.rejected["bad_audio"] for batch in expected) > 0
 
 
-def test_batches_are_the_same_bits_for_any_number_of_threads(folders):
+def test_batches_are_bit_identical_for_any_number_of_threads(folders):
     large = {"image_size_px": 224, "batch_size": 2}
     threads = torch.get_num_threads()
     try:
@@ -86,27 +61,27 @@ def test_batches_are_the_same_bits_for_any_number_of_threads(folders):
     finally:
         torch.set_num_threads(threads)
     for batch, other in zip(one, two, strict=True):
-        _assert_same_bits(batch, other)
+        assert_same_bits(batch, other)
 
 
-def test_the_ranks_together_hold_the_global_batch_whatever_their_number_and_the_first_step(folders):
+def test_ranks_together_hold_the_global_batch_for_any_world_size_and_start_step(folders):
     expected = _batches(folders, 6)
     for world_size, start_step in ((2, 0), (4, 2), (3, 1)):
         count = 6 - start_step
         ranks = [_batches(folders, count, rank, world_size, start_step) for rank in range(world_size)]
         for number, parts in enumerate(zip(*ranks, strict=True)):
-            whole = expected[start_step + number]
+            full = expected[start_step + number]
             rows = {position: (part, row) for part in parts for row, position in enumerate(part.position)}
-            assert sorted(rows) == whole.position
-            for row, position in enumerate(whole.position):
+            assert sorted(rows) == full.position
+            for row, position in enumerate(full.position):
                 part, at = rows[position]
-                assert part.id[at] == whole.id[row]
-                assert torch.equal(part.frames[at], whole.frames[row])
-                assert torch.equal(part.waveform[at], whole.waveform[row])
-            assert sum(sum(part.rejected.values()) for part in parts) == sum(whole.rejected.values())
+                assert part.id[at] == full.id[row]
+                assert torch.equal(part.frames[at], full.frames[row])
+                assert torch.equal(part.waveform[at], full.waveform[row])
+            assert sum(sum(part.rejected.values()) for part in parts) == sum(full.rejected.values())
 
 
-def test_the_fingerprint_names_all_that_the_order_depends_on(folders):
+def test_fingerprint_covers_everything_the_order_depends_on(folders):
     def fingerprint(folders=folders, seed=0, batch_size=12, **settings):
         return open_stream(_config(folders, **settings), seed, batch_size).fingerprint
 
@@ -126,7 +101,7 @@ def test_the_fingerprint_names_all_that_the_order_depends_on(folders):
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda c: setattr(c, "sources", []), ["stream.sources is empty"]),
         (
@@ -143,21 +118,21 @@ def test_the_fingerprint_names_all_that_the_order_depends_on(folders):
         ),
     ],
 )
-def test_a_wrong_setting_is_refused_in_one_line_before_the_first_batch(folders, change, told):
-    config = _config(folders, augment=AugmentConfig(**vars(AUGMENT)))
+def test_invalid_setting_is_rejected_in_one_line_before_the_first_batch(folders, change, message):
+    config = _config(folders)
     change(config)
     with pytest.raises(UsageError) as error:
         open_stream(config, 0, 12)
-    assert all(part in str(error.value) for part in told)
+    assert all(part in str(error.value) for part in message)
     assert "\n" not in str(error.value)
 
 
-def test_a_global_batch_that_the_ranks_cannot_share_equally_is_refused(folders):
-    with pytest.raises(UsageError, match=r"batch_size=12 .global. must be a multiple of the 5 processes"):
+def test_global_batch_size_not_divisible_by_world_size_is_rejected(folders):
+    with pytest.raises(UsageError, match=r"global_batch_size=12 must be a multiple of the number of processes, 5"):
         next(open_stream(_config(folders), 0, 12).batches(0, 5))
 
 
-def test_a_mistake_met_in_a_worker_is_one_line_too(tmp_path):
+def test_error_in_a_worker_is_one_line(tmp_path):
     folder = write_data_set(tmp_path / "a", [4, 4], changes={clip: {"flac": b"x"} for clip in range(4)})
     with pytest.raises(UsageError, match="no readable clip is left") as error:
         _batches([folder], 1, num_workers=1, batch_size=4)
@@ -177,7 +152,7 @@ from configs.schema import StreamConfig, StreamSourceConfig
 from pipelines.stream.loader import open_stream
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config = StreamConfig(sources=[StreamSourceConfig(shards=sys.argv[1])], image_size_px=24, clip_duration_s=0.6, num_workers=2)
+    config = StreamConfig(sources=[StreamSourceConfig(shards=sys.argv[1])], image_size_px=24, clip_duration_s=0.6)
     try:
         for batch in open_stream(config, 0, 4).batches():
             print(len(batch), flush=True)
@@ -187,7 +162,7 @@ if __name__ == "__main__":
 
 
 def _parents():
-    """pid -> parent's pid of every process that is not a zombie."""
+    """Process id -> id of its parent, for every process that is not a zombie."""
     found = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with contextlib.suppress(OSError):
@@ -203,9 +178,9 @@ def _descendants(pid, parents):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kill", "told"), [(signal.SIGKILL, b""), (signal.SIGTERM, b""), (signal.SIGINT, b"interrupted")]
+    ("kill", "message"), [(signal.SIGKILL, b""), (signal.SIGTERM, b""), (signal.SIGINT, b"interrupted")]
 )
-def test_no_worker_outlives_the_run_nor_speaks_when_it_is_interrupted(folders, tmp_path, kill, told):
+def test_workers_exit_silently_with_an_interrupted_run(folders, tmp_path, kill, message):
     script, errors = tmp_path / "endless.py", tmp_path / "errors"
     script.write_text(ENDLESS)
     with errors.open("wb") as stderr:
@@ -218,14 +193,14 @@ def test_no_worker_outlives_the_run_nor_speaks_when_it_is_interrupted(folders, t
         )
     with run.stdout:
         assert run.stdout.readline() == b"4\n"
-        num_workers = _descendants(run.pid, _parents())
-        assert len(num_workers) >= 3
-        # A terminal sends Ctrl-C to every process of the group; the others reach the run alone.
+        workers = _descendants(run.pid, _parents())
+        assert len(workers) >= 3
+        # A terminal sends Ctrl-C to every process of the group; the other signals are sent to the run only.
         os.killpg(run.pid, kill) if kill == signal.SIGINT else run.send_signal(kill)
         deadline = time.monotonic() + 30
-        while _parents().keys() & set(num_workers) and time.monotonic() < deadline:
+        while _parents().keys() & set(workers) and time.monotonic() < deadline:
             run.stdout.read1()
             time.sleep(0.05)
     run.wait(timeout=30)
-    assert not _parents().keys() & set(num_workers)
-    assert errors.read_bytes().strip() == told
+    assert not _parents().keys() & set(workers)
+    assert errors.read_bytes().strip() == message

@@ -1,9 +1,10 @@
-"""Which shards are wanted ahead of the step that reads them."""
+"""Which shards the prefetcher requests ahead of the steps that read them."""
 
 import numpy as np
 import pytest
 
-from pipelines.stream.sampler import DeterministicSampler, OrderSource
+from pipelines.stream.lanes import OrderSource
+from pipelines.stream.sampler import DeterministicSampler
 
 TWO = (
     OrderSource("a", "fa", 1.0, (7, 9, 0, 10, 9, 8, 9, 7)),
@@ -26,27 +27,25 @@ def _shard_of(source, clip):
         ((TWO[0]._replace(weight=0.02), TWO[1]), 2, 9, 24),
     ],
 )
-def test_the_shards_of_the_coming_steps_are_among_those_ahead(
-    sources, lanes, shuffle_window_clips, batch_size, world_size
-):
+def test_shards_ahead_include_those_of_the_coming_steps(sources, lanes, shuffle_window_clips, batch_size, world_size):
     order = DeterministicSampler(sources, 0, lanes, shuffle_window_clips, batch_size)
     for rank in range(world_size):
-        wanted = []
+        required = []
         for step in range(40):
             positions = order.positions(step, rank, world_size)
             clips = {order.clip(p) for p in positions} | {
                 (order.clip(p)[0], c) for p in positions for c in order.mix_partners(p, 3)
             }
-            wanted.append({(source, _shard_of(sources[source], clip)) for source, clip in clips})
+            required.append({(source, _shard_of(sources[source], clip)) for source, clip in clips})
         for first in range(34):
             ahead = order.shards_ahead(first, first + 2, rank, world_size, 0)
             assert len(set(ahead)) == len(ahead)
-            assert set.union(*wanted[first : first + 3]) <= set(ahead)
+            assert set.union(*required[first : first + 3]) <= set(ahead)
             assert all(sources[source].shard_clips[shard] for source, shard in ahead)
             assert set(ahead) <= set(order.shards_ahead(first, first + 2, rank, world_size, 1))
 
 
-def test_the_window_after_is_the_next_one_also_where_a_pass_ends():
+def test_window_after_is_the_next_one_across_epochs():
     source = OrderSource("a", "f", 1.0, (40,) * 8)
     order = DeterministicSampler([source], 0, 1, 60, 16)  # eight shards in five windows of 64 clips
     shards = [order.clip(position)[1] // 40 for position in range(1200)]
@@ -58,7 +57,7 @@ def test_the_window_after_is_the_next_one_also_where_a_pass_ends():
             }
 
 
-def test_a_rank_looks_ahead_in_its_own_lanes_only_and_at_the_first_windows_first():
+def test_rank_prefetches_its_own_lanes_only_current_windows_first():
     source = OrderSource("a", "f", 1.0, (40,) * 32)
     order = DeterministicSampler([source], 0, 4, 80, 16)
     for rank in range(4):

@@ -1,0 +1,37 @@
+"""A decoded clip as the members of a shard: KEY.json, then those of each modality (KEY.0.jpg, KEY.flac, ...)."""
+
+from __future__ import annotations
+
+import json
+
+from configs.schema import DecodeConfig
+from pipelines.build.decode.clip import DecodedClip
+from pipelines.manifest import Clip
+from pipelines.modalities import MODALITIES
+
+
+def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
+    """Members of a clip by extension, in the order in which they are stored; the same input gives the same bytes."""
+    metadata = {
+        "id": clip.id,
+        "source": clip.source,
+        "split": clip.split,
+        "media": clip.media,
+        "image": clip.image,
+        "start_s": decoded.start_s,
+        "end_s": round(decoded.end_s, 6),
+        "labels": list(clip.labels),
+        "text": clip.text,
+        "fps": decoded.fps,
+        "frame_times_s": [round(time_s, 6) for time_s in decoded.frame_times_s],
+        "sample_rate_hz": decoded.sample_rate_hz,
+        "samples": len(decoded.waveform),
+        "decoder": decoded.decoder,
+        "decoder_version": decoded.decoder_version,
+    }
+    if clip.words:
+        metadata["words"] = [{"word": word, "start_s": start_s, "end_s": end_s} for word, start_s, end_s in clip.words]
+    members = {"json": json.dumps(metadata).encode()}
+    for modality in MODALITIES:
+        members |= modality.encode(decoded, settings)
+    return members

@@ -1,0 +1,172 @@
+"""Frames: JPEG images of a clip, KEY.0.jpg, KEY.1.jpg, ..., of which an example shows one.
+
+The bytes decide how an image is decoded, not its extension, and the size in its header is checked before memory is
+allocated. As in stock decoders, 16-bit images lose their lower byte, transparency and EXIF rotation are ignored, and
+CMYK becomes RGB. Limits: JPEG and PNG.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from configs.schema import AugmentConfig, DecodeConfig
+from pipelines.modalities.modality import (
+    ExampleSpec,
+    Fields,
+    Modality,
+    StoredClip,
+    TrainingContext,
+    UnreadableClip,
+    decoding_errors,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.build.decode.clip import DecodedClip
+
+_MAX_PIXELS = 50_000_000
+_MAX_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
+_MAX_SCANS = 100  # each scan of a progressive JPEG passes over all pixels
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+class StoredFrames:
+    """The frames of a clip in order of time, decoded on access.
+
+    Attributes:
+        extensions: of their members: `0.jpg`, `1.jpg`, ...
+    """
+
+    def __init__(self, clip: StoredClip) -> None:
+        self._clip, self.extensions = clip, frame_extensions(clip)
+
+    def __len__(self) -> int:
+        return len(self.extensions)
+
+    def decode(self, number: int) -> Tensor:
+        """One frame, uint8 [3, H_px, W_px], counted from 0.
+
+        Raises:
+            UnreadableClip: there is no such frame, or it does not decode.
+        """
+        import torch
+
+        if not 0 <= number < len(self):
+            raise UnreadableClip("missing_member", f"frame {number} of clip {self._clip.id}, which has {len(self)}")
+        data = self._clip.read(self.extensions[number])
+        with decoding_errors("bad_image", self._clip):
+            pixels = _decode_png(data) if data.startswith(_PNG) else _decode_jpeg(data)
+        return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+class Frames(Modality[StoredFrames]):
+    """Fields of an example: `frame`, uint8 [3, H_px, W_px], and `image_weight`, float32 [H_px, W_px]."""
+
+    name = "frames"
+    file_types = ("jpg", "jpeg", "png")
+
+    def __init__(self, spec: ExampleSpec, augment: AugmentConfig | None = None) -> None:
+        from pipelines.stream.augment import ImageAugmentation
+
+        super().__init__(spec, augment)
+        self._image_augmentation = ImageAugmentation(self.augment, spec.image_size_px)
+
+    @staticmethod
+    def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
+        """Each frame as a JPEG."""
+        import simplejpeg
+
+        return {
+            f"{number}.jpg": simplejpeg.encode_jpeg(frame, quality=settings.jpeg_quality)
+            for number, frame in enumerate(decoded.frames)
+        }
+
+    def is_stored(self, clip: StoredClip) -> bool:
+        """Whether a clip has an image."""
+        return bool(frame_extensions(clip))
+
+    def decode(self, clip: StoredClip) -> StoredFrames:
+        """The frames, each decoded on access."""
+        return StoredFrames(clip)
+
+    def train(self, value: StoredFrames, context: TrainingContext) -> Fields:
+        """A random frame, augmented, and sometimes a 2x2 grid of it and frames of three mix partners.
+
+        Source: reference 1.4.
+        """
+        import torch
+
+        from pipelines.stream.augment import quad_mixup
+
+        rng, probability = context.rng, self.augment.quad_mixup_probability
+        frame = self._random_frame(value, rng)
+        if probability and rng.random() < probability:
+            others = context.mix_in(3, lambda clip: self._random_frame(self.decode(clip), rng))
+            if len(others) == 3:
+                frame, weight = quad_mixup(frame, others, rng)
+                return {"frame": frame, "image_weight": weight}
+        return {"frame": frame, "image_weight": torch.ones(frame.shape[-2:])}
+
+    def evaluate(self, value: StoredFrames, frame: int) -> Fields:
+        """One frame: short side resized, center crop."""
+        import torch
+
+        from pipelines.stream.augment import resize_center_crop
+
+        size_px = self.spec.image_size_px
+        return {
+            "frame": resize_center_crop(value.decode(frame), size_px),
+            "image_weight": torch.ones(size_px, size_px),
+        }
+
+    def _random_frame(self, frames: StoredFrames, rng: np.random.Generator) -> Tensor:
+        return self._image_augmentation(frames.decode(int(rng.integers(max(len(frames), 1)))), rng)
+
+
+def frame_extensions(clip: StoredClip) -> list[str]:
+    """Extensions of a clip's images in order of time: `0.jpg`, `1.jpg`, ..., `10.jpg`."""
+    key = clip.keys.image_key
+    names = [name for name in clip.extensions() if _is_frame(name, key)]
+    return sorted(names, key=lambda name: (len(name), name))
+
+
+def _is_frame(name: str, key: str) -> bool:
+    if not key:
+        return name.rpartition(".")[2] in Frames.file_types
+    number, _, rest = name.partition(".")
+    return name == key or (rest == key and number.isdecimal())
+
+
+def _decode_jpeg(data: bytes) -> np.ndarray:
+    import simplejpeg
+
+    height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(data)
+    _check_size(width_px, height_px)
+    if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
+        raise ValueError(f"{scans} scans, at most {_MAX_SCANS} are decoded")
+    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+
+
+def _decode_png(data: bytes) -> np.ndarray:
+    from PIL import Image
+
+    _check_size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))  # before PIL, which would warn as well
+    image: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
+    _check_size(*image.size)
+    if image.mode.startswith("I"):  # 16-bit gray, which PIL would clip at 255
+        gray = (np.array(image) >> 8).astype(np.uint8)
+        return np.repeat(gray[:, :, None], 3, axis=2)
+    image.info.pop("transparency", None)  # PIL warns when it ignores transparency
+    return np.array(image.convert("RGB"))
+
+
+def _check_size(width_px: int, height_px: int) -> None:
+    """Reject an image bomb: a few hundred bytes whose header claims more pixels than the memory holds."""
+    if width_px * height_px > _MAX_PIXELS or max(width_px, height_px) > _MAX_ASPECT * min(width_px, height_px):
+        raise ValueError(
+            f"{width_px}x{height_px} px; at most {_MAX_PIXELS} pixels and an aspect ratio of {_MAX_ASPECT} are decoded"
+        )

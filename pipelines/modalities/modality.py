@@ -1,0 +1,217 @@
+"""The interface of a stored modality: one thing that a clip stores, from the decoded media through a shard to a batch.
+
+A shard holds the members of each clip: KEY.json, KEY.0.jpg, KEY.flac, ... A modality encodes some of them when the
+shard is built, decodes them when it is read, makes a training or an evaluation example of them, and stacks the examples
+of a batch. Its module must be importable without torch, because the machines that build shards have none: import torch
+inside the methods that need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import numpy as np
+
+from configs.errors import CommandFailed, UsageError
+from configs.schema import AugmentConfig, DecodeConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pipelines.build.decode.clip import DecodedClip
+
+T = TypeVar("T")
+V = TypeVar("V")
+Fields = dict[str, Any]  # name -> numpy array or tensor of one example, of the same shape for every clip
+
+
+class UnreadableClip(Exception):
+    """A clip that cannot be used; `reason` is one of REASONS, counted in training."""
+
+    REASONS = (
+        "missing_member",
+        "read_error",
+        "cut_off",
+        "empty_member",
+        "too_large",
+        "bad_image",
+        "bad_audio",
+        "bad_json",
+        "too_short",
+        "bad_array",
+    )
+
+    def __init__(self, reason: str, detail: str) -> None:
+        assert reason in self.REASONS
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+
+
+class MemberKeys(NamedTuple):
+    """Extensions of a clip's images and its audio in third-party shards.
+
+    Attributes:
+        image_key: `jpg` selects KEY.jpg, or KEY.0.jpg, KEY.1.jpg, ...; `rgb.jpg` selects KEY.rgb.jpg, or KEY.0.rgb.jpg,
+            ...; "": every image.
+        audio_key: `mix.wav` selects KEY.mix.wav; "": the first member of type flac, wav or opus.
+    """
+
+    image_key: str = ""
+    audio_key: str = ""
+
+
+class ExampleSpec(NamedTuple):
+    """The sizes of an example.
+
+    Attributes:
+        image_size_px: side of the square image.
+        samples: length of the waveform.
+        sample_rate_hz: sample rate of the waveform, which the shards must have.
+    """
+
+    image_size_px: int
+    samples: int
+    sample_rate_hz: int
+
+
+class StoredClip(Protocol):
+    """A clip in a shard, as a modality reads it."""
+
+    @property
+    def id(self) -> str:
+        """The clip's id."""
+
+    @property
+    def data_set(self) -> str:
+        """Folder of its data set, for messages."""
+
+    @property
+    def keys(self) -> MemberKeys:
+        """Extensions of its images and its audio; empty in shards of pipelines.build."""
+
+    def extensions(self) -> Collection[str]:
+        """Extensions of its members: `json`, `0.jpg`, ..., `flac`."""
+
+    def read(self, extension: str) -> bytes:
+        """The bytes of a member. Raises UnreadableClip."""
+
+
+@dataclass
+class TrainingContext:
+    """What the training transforms of one position share; they draw from it in the order of MODALITIES.
+
+    Attributes:
+        rng: the random generator of the position.
+        mix_partners: other clips that may be mixed in; each is used once.
+        rejected: unreadable mix partners are counted here as `mix_partner_REASON`.
+    """
+
+    rng: np.random.Generator
+    mix_partners: Iterator[StoredClip]
+    rejected: Counter[str]
+
+    def mix_in(self, count: int, read: Callable[[StoredClip], V]) -> list[V]:
+        """Results of `read` on the next readable mix partners; fewer than `count` where none is left."""
+        results: list[V] = []
+        while len(results) < count and (partner := next(self.mix_partners, None)) is not None:
+            try:
+                results.append(read(partner))
+            except UnreadableClip as error:
+                self.rejected[f"mix_partner_{error.reason}"] += 1
+        return results
+
+
+class Modality(Generic[T]):
+    """One thing that a clip stores. Subclass it in a file of its own and add the class to MODALITIES.
+
+    The defaults serve a modality with one member KEY.NAME.npy and one field NAME: override `encode`, and `train` and
+    `evaluate` where arrays differ in shape from clip to clip or are augmented.
+
+    Args:
+        spec: the sizes of the examples.
+        augment: settings of the training transform; None where only evaluation examples are made.
+
+    Attributes:
+        name: of the modality; also of its fields in `Batch.extra`.
+        file_types: last parts of its members' extensions.
+        is_streamed: whether it is read into batches; False for one that is only stored.
+    """
+
+    name: ClassVar[str]
+    file_types: ClassVar[tuple[str, ...]] = ("npy",)
+    is_streamed: ClassVar[bool] = True
+
+    def __init__(self, spec: ExampleSpec, augment: AugmentConfig | None = None) -> None:
+        self.spec, self.augment = spec, augment or AugmentConfig()
+
+    @staticmethod
+    def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
+        """Members of a decoded clip by extension, in stored order; empty where `settings` switch the modality off.
+
+        Runs without torch. The same input must give the same bytes.
+        """
+        raise NotImplementedError
+
+    def is_stored(self, clip: StoredClip) -> bool:
+        """Whether a clip has the members that `decode` reads."""
+        return f"{self.name}.npy" in clip.extensions()
+
+    def decode(self, clip: StoredClip) -> T:
+        """The stored value.
+
+        Raises:
+            UnreadableClip: a member is missing or damaged.
+        """
+        data = clip.read(f"{self.name}.npy")
+        with decoding_errors("bad_array", clip):
+            return np.load(io.BytesIO(data), allow_pickle=False)
+
+    def check(self, value: T, clip: StoredClip) -> None:
+        """Reject a clip that decodes but is not trained on, before anything random is drawn.
+
+        Raises:
+            UnreadableClip: it is not used.
+        """
+
+    def train(self, value: T, context: TrainingContext) -> Fields:
+        """The fields of a training example: cropped, padded, augmented."""
+        del context
+        return {self.name: value}
+
+    def evaluate(self, value: T, frame: int) -> Fields:
+        """The fields of an evaluation example, without augmentation.
+
+        Args:
+            value: what `decode` returned.
+            frame: number of the frame that the example shows, counted from 0.
+        """
+        del frame
+        return {self.name: value}
+
+    @staticmethod
+    def collate(examples: Sequence[Fields]) -> dict[str, Tensor]:
+        """The fields of a batch: those of its examples, stacked along a new first dimension."""
+        return {name: stack([example[name] for example in examples]) for name in examples[0]}
+
+
+def stack(values: Sequence[Any]) -> Tensor:
+    """Numpy arrays, tensors or numbers of one shape as one tensor with a new first dimension."""
+    import torch
+
+    return torch.stack([torch.as_tensor(value) for value in values])
+
+
+@contextlib.contextmanager
+def decoding_errors(reason: str, clip: StoredClip) -> Iterator[None]:
+    """Turn any exception of a decoder into UnreadableClip: damaged bytes raise ValueError, OSError, SyntaxError, ..."""
+    try:
+        yield
+    except (UnreadableClip, UsageError, CommandFailed):
+        raise
+    except Exception as error:
+        raise UnreadableClip(reason, f"clip {clip.id}: {' '.join(str(error).split())}") from None
