@@ -92,7 +92,7 @@ def _requirements() -> dict[str, list[str]]:
     import tomllib
 
     pyproject = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    requirements = defaultdict(list)
+    requirements: defaultdict[str, list[str]] = defaultdict(list)
     if pyproject.is_file():
         project = tomllib.loads(pyproject.read_text())["project"]
         requirements |= {"": project["dependencies"], **project["optional-dependencies"]}

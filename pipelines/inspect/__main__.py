@@ -14,10 +14,9 @@ import itertools
 import operator
 import sys
 from bisect import bisect_right
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -55,15 +54,6 @@ _COLUMN_WIDTHS = {
 }
 
 
-class Selection(NamedTuple):
-    """The clips to show, what the data set or shard holds in total, and what is wrong with it."""
-
-    folder: Folder
-    summary: str
-    problems: list[str]
-    clips: list[tuple[str, str, Members]]  # (shard, key, members)
-
-
 def main(config: InspectConfig, address: str) -> int:
     """Print the table or the clip, and write the page if html= is set."""
     from tqdm import tqdm
@@ -91,13 +81,16 @@ def main(config: InspectConfig, address: str) -> int:
             write_page(file, summary, tuple(problems), previews())
         print(f"wrote {page} ({page.stat().st_size / 1e6:.1f} MB)")
     else:
-        for _ in previews():
-            pass
+        sum(1 for _ in previews())
     return 1 if problems else 0
 
 
-def _select(config: InspectConfig, address: str) -> Selection:
-    """Open the shard or data set, and choose the clip of key= or a sample spread evenly over all shards."""
+def _select(config: InspectConfig, address: str) -> tuple[Folder, str, list[str], list[tuple[str, str, Members]]]:
+    """Open the shard or data set, and choose the clip of key= or a sample spread evenly over all shards.
+
+    Returns:
+        The folder, a line with its totals, what is wrong with it, and the chosen clips as (shard, key, members).
+    """
     parent, _, name = address.rpartition("/")
     is_shard = name.endswith(".tar")
     folder = open_folder((parent or ("/" if address.startswith("/") else ".")) if is_shard else address)
@@ -117,31 +110,28 @@ def _select(config: InspectConfig, address: str) -> Selection:
     names, ends = list(counts), list(itertools.accumulate(counts.values()))
     positions = evenly_spaced(range(min(sum(counts.values()), sys.maxsize)), config.clips)
     samples = Counter(names[bisect_right(ends, position)] for position in positions)
-    chosen: list[tuple[str, str, Members]] = []
-    similar: list[str] = []
+    chosen, similar = [], list[str]()
     for shard in counts if config.key else samples:
         clips, shard_problems = _list_clips(folder, shard)
         problems += shard_problems
         if not manifest:
-            kinds = Counter(suffix(extension) for members in clips.values() for extension in members)
-            members = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(12))
-            summary += f", {len(clips)} clips; members: {members}"
+            kinds = Counter(suffix(extension) for members in clips.values() for extension in members).most_common(12)
+            summary += f", {len(clips)} clips; members: {', '.join(f'{count} {kind}' for kind, count in kinds)}"
         if config.key in clips:
-            return Selection(folder, summary, problems, [(shard, config.key, clips[config.key])])
+            return folder, summary, problems, [(shard, config.key, clips[config.key])]
         if config.key:
             similar = heapq.nlargest(3, [*similar, *clips], key=lambda k: sum(map(operator.eq, k, config.key)))
         chosen += [(shard, key, clips[key]) for key in evenly_spaced(list(clips), samples[shard])]
     if config.key:
         hint = f"similar keys: {', '.join(similar)}" if similar else "it contains no clips"
         raise UsageError(printable(f"key={config.key} is not in {address}; {hint}"))
-    return Selection(folder, summary, problems, chosen)
+    return folder, summary, problems, chosen
 
 
 def _list_clips(folder: Folder, shard: str) -> tuple[dict[str, Members], list[str]]:
     """The members of each clip of a shard, from its index or else from the tar headers; and what is wrong with it."""
-    clips: dict[str, Members] = {}
-    problems: list[str] = []
-    name, end, skipped = f"{shard}.tar", 0, 0
+    clips: defaultdict[str, Members] = defaultdict(dict)
+    problems, name, end, skipped = [], f"{shard}.tar", 0, 0
     if (size_bytes := folder.sizes().get(name, -1)) < 0:
         return {}, [f"{name} is missing"]
     try:
@@ -149,10 +139,8 @@ def _list_clips(folder: Folder, shard: str) -> tuple[dict[str, Members], list[st
         if size_bytes != entry.get("size_bytes"):
             problems.append(f"{name} has {size_bytes} bytes, but {shard}.json expects {entry.get('size_bytes')}")
         return {clip["id"]: clip["files"] for clip in entry["members"]}, problems
-    except FileNotFoundError:
-        pass
-    except CorruptDataError as error:
-        problems.append(f"{shard}.json cannot be read: {error}")
+    except (FileNotFoundError, CorruptDataError) as error:
+        problems += [f"{shard}.json cannot be read: {error}"] if isinstance(error, CorruptDataError) else []
     try:
         with folder.open(name) as file:
             for member in tar_members(file):
@@ -160,7 +148,7 @@ def _list_clips(folder: Folder, shard: str) -> tuple[dict[str, Members], list[st
                 name_parts = key_and_extension(member.name) if member.isreg() else None
                 skipped += not name_parts
                 if name_parts:
-                    clips.setdefault(name_parts[0], {})[name_parts[1]] = (member.offset_data, member.size)
+                    clips[name_parts[0]][name_parts[1]] = (member.offset_data, member.size)
         with folder.open(name) as file:
             file.seek(end)
             if file.read(512) != bytes(512):  # a tar ends with blocks of zeros
@@ -174,11 +162,11 @@ def _list_clips(folder: Folder, shard: str) -> tuple[dict[str, Members], list[st
 
 def _row(fields: dict[str, str]) -> str:
     """One line of the table. Keys are never truncated, so that they can be copied to key=."""
-    cells = []
-    for name, width in _COLUMN_WIDTHS.items():
-        cell = printable(fields[name])
-        cells.append(f"{cell if len(cell) <= width or name == 'key' else cell[: width - 3] + '...':<{width}}")
-    return " ".join(cells).rstrip()
+    cells = ((printable(fields[name]), width, name) for name, width in _COLUMN_WIDTHS.items())
+    return " ".join(
+        f"{cell if len(cell) <= width or name == 'key' else cell[: width - 3] + '...':<{width}}"
+        for cell, width, name in cells
+    ).rstrip()
 
 
 def _all_lines(preview: ClipPreview) -> list[str]:

@@ -10,13 +10,12 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar
+
+import numpy as np
+from PIL import Image
 
 from pipelines.storage import Folder
-
-if TYPE_CHECKING:
-    import numpy as np
-    from PIL import Image
 
 _MAX_MEMBER_BYTES = 32 << 20
 _MAX_PIXELS, _MAX_SAMPLES = 40_000_000, 100_000_000
@@ -57,8 +56,6 @@ class ClipPreview:
 
 def read_preview(folder: Folder, shard: str, key: str, members: Members) -> ClipPreview:
     """Read and decode the members of a clip; each one that fails adds a line to `problems`."""
-    import numpy as np
-
     images = evenly_spaced([e for e in members if is_image(e)], _MAX_DECODED_FRAMES)
     preview = ClipPreview(key, shard, members, np.zeros(0, np.float32))
     with folder.open(f"{shard}.tar") as file:
@@ -90,8 +87,6 @@ def is_image(extension: str) -> bool:
 
 def open_image(data: bytes) -> Image.Image:
     """Decode a JPEG or PNG to RGB. Raises ValueError for more than 40 million pixels."""
-    from PIL import Image
-
     image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
     if image.width * image.height > _MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} px exceed the limit of {_MAX_PIXELS}")
@@ -99,8 +94,6 @@ def open_image(data: bytes) -> Image.Image:
 
 
 def _decode(preview: ClipPreview, extension: str, data: bytes) -> None:
-    import numpy as np
-
     kind = suffix(extension)
     if is_image(extension):
         image = open_image(data)
@@ -119,7 +112,6 @@ def _decode(preview: ClipPreview, extension: str, data: bytes) -> None:
 
 
 def _decode_audio(data: bytes) -> tuple[np.ndarray, int]:
-    import numpy as np
     import soundfile
 
     with soundfile.SoundFile(io.BytesIO(data)) as file:

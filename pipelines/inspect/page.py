@@ -9,6 +9,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
+import numpy as np
+
 from configs.errors import CommandFailed
 from pipelines.inspect.clip_preview import ClipPreview, frame_times_s, member_lines, open_image, summary_fields
 
@@ -69,7 +71,6 @@ def _frames(preview: ClipPreview) -> list[dict[str, str]]:
 
 def _audio(preview: ClipPreview) -> dict[str, Any]:
     """The waveform as an SVG outline, the frame times as x positions on it, and the encoded audio."""
-    import numpy as np
     import soundfile
 
     waveform, rate_hz = preview.waveform, preview.sample_rate_hz

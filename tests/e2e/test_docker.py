@@ -58,10 +58,9 @@ def test_the_replayed_image_runs_the_installed_package_and_builds_the_same_shard
     assert image.cwd == image.root / "app" and not list(image.cwd.iterdir())
     usage = image.run(*image.cmd)
     assert usage.returncode == 0 and "keys" in usage.stdout, usage.stderr
-    where = image.execute(
-        [image.python, "-c", "import configs, pipelines.build as b; print(configs.__file__, b.__file__)"]
-    )
-    assert all(path.startswith(str(image.root)) for path in where.stdout.split()), where
+    code = "import configs, pipelines; print(configs.__file__, pipelines.__file__)"
+    where = image.execute([image.python, "-c", code])
+    assert where.stdout and all(path.startswith(f"{image.root}/opt/venv/lib/") for path in where.stdout.split()), where
     _build_in(image, media, tmp_path / "out")
     assert contents(tmp_path / "out") == built
     page = image.run("pipelines.inspect", f"{tmp_path}/out", f"html={tmp_path}/page.html")

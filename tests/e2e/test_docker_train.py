@@ -57,19 +57,22 @@ def test_the_image_has_cuda_locked_packages_and_the_wheel_and_runs_without_root(
 
 def test_the_replayed_image_runs_the_installed_commands(image):
     assert {path.name for path in image.cwd.iterdir()} == {"configs", "train_node.sh"}
-    where = image.execute(
-        [image.python, "-c", "import configs, model, eval, train; print(configs, model, eval, train)"]
-    )
-    assert where.returncode == 0 and where.stdout.count(f"from '{image.root}/opt/venv/lib/") == 4, where
+    names = ("configs", "pipelines", "model", "eval", "train")
+    code = f"import importlib.util as u; print(*(u.find_spec(name).origin for name in {names}))"
+    origins = image.execute([image.python, "-c", code]).stdout.split()
+    assert len(origins) == 5 and all(path.startswith(f"{image.root}/opt/venv/lib/") for path in origins)
     for path in (ROOT / "configs/accelerate").iterdir():
         assert (image.cwd / "configs/accelerate" / path.name).read_bytes() == path.read_bytes()
-    for arguments in (image.cmd, ["eval.run", "--help"]):
-        done = image.run(*arguments)
+    assert image.cmd == ["accelerate.commands.launch", "-m", "train", "--help"]
+    for command in ("train", "eval.run"):
+        done = image.run(command, "--help")
         assert done.returncode == 0 and "keys" in done.stdout, done.stderr
 
 
 @pytest.mark.slow
 def test_the_replayed_image_trains_with_accelerate_launch(image, settings, tmp_path):
+    usage = image.run(*image.cmd)
+    assert usage.returncode == 0 and "keys" in usage.stdout, usage.stderr
     launch = ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml", "-m", "train"]
     done = image.run(*launch, *_arguments(settings, tmp_path / "out", "name=a", "steps=2"), timeout=200)
     assert done.returncode == 0 and steps_saved(tmp_path / "out") == [2], done.stderr
@@ -170,7 +173,9 @@ for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do
     SLURM_NODEID=$node setsid "$@" >>"$SPOOL/node$node" 2>&1 &
     tasks+=($!)
 done
-descendants() { for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done; }
+descendants() {
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done
+}
 forward_signal() { for task in "${tasks[@]}"; do kill -USR1 "$task" $(descendants "$task") 2>/dev/null; done; }
 trap forward_signal USR1
 status=0
