@@ -28,17 +28,14 @@ from pipelines.cgroup import cgroup_limit
 
 _PROJECT = "denseav-trainer"
 _MODULES = {"decord2": "decord", "ffmpeg-python": "ffmpeg", "pillow": "PIL"}  # where it is not the distribution's name
-# Any of the decoders listed for a codec will do; FFmpeg's own av1 needs a graphics card.
-_DECODERS = {
-    "h264": ("h264",),
-    "hevc": ("hevc",),
-    "vp9": ("vp9", "libvpx-vp9"),
-    "av1": ("libdav1d", "libaom-av1", "libgav1"),
-    "aac": ("aac",),
-    "opus": ("opus", "libopus"),
-    "mp3": ("mp3float", "mp3"),
+# Codecs, and the decoders any of which is enough; FFmpeg's own av1 needs a GPU.
+_DECODERS = {codec: {codec} for codec in ("h264", "hevc", "vp9", "av1", "aac", "opus", "mp3")} | {
+    "vp9": {"vp9", "libvpx-vp9"},
+    "av1": {"libdav1d", "libaom-av1", "libgav1"},
+    "opus": {"opus", "libopus"},
+    "mp3": {"mp3float", "mp3"},
 }
-_TIMEOUT_S = 20
+_TIMEOUT_S = 60  # a first import on a busy machine takes more than 20 s
 _MIN_FREE_BYTES, _MIN_SHM_BYTES = 2 << 30, 1 << 30
 _MIN_OPEN_FILES = 1024
 
@@ -112,7 +109,8 @@ def _run(*command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
     except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))
+        reason = str(error) if isinstance(error, OSError) else f"no answer in {_TIMEOUT_S} s"
+        return subprocess.CompletedProcess(command, 1, "", reason)
 
 
 def _python(code: str) -> subprocess.CompletedProcess[str]:
@@ -132,7 +130,7 @@ def _package(name: str) -> Finding:
 
 
 def _decoders(name: str, available: Collection[str], state: str, advice: str) -> Finding:
-    if absent := [codec for codec, names in _DECODERS.items() if not set(names) & set(available)]:
+    if absent := [codec for codec, names in _DECODERS.items() if names.isdisjoint(available)]:
         return Finding(state, name, f"not found: {', '.join(absent)}", advice)
     return Finding("ok", name, ", ".join(_DECODERS))
 

@@ -79,7 +79,7 @@ def test_the_locked_packages_and_the_wheel_alone_build_the_same_shards(media, bu
     _build_in(image, media, tmp_path / "out")
     assert contents(tmp_path / "out") == built
     assert image.execute([image.python, "-c", "import torch"]).returncode == 1
-    doctor = image.run("pipelines.doctor")
+    doctor = image.run("pipelines.doctor", timeout=200)
     assert doctor.returncode == 0 and "ok        extra cloud" in doctor.stdout, doctor.stdout
 
 
