@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Builds one data set by a SLURM job array. Once, on a login node, in the repository, which the nodes see under the same path:
+# Builds one data set as a SLURM job array. Run once on a login node, from the repository, which all nodes must share under the same path:
 #
 #   bash docker/slurm_build.sh 100 config=configs/build/audioset.yaml source.root=/data/audioset out=/data/shards/audioset_train
 #
-# That submits 100 slices, and a job that finishes the data set after them; if a slice has failed, it says which shards are missing.
-# A slice that is preempted, requeued or submitted again keeps its whole shards: the same line goes on where everything was.
-# sbatch's own options come by its environment variables (SBATCH_PARTITION, SBATCH_ACCOUNT), another Python by PYTHON.
+# This submits 100 slices and a dependent job that writes the manifest, or lists the missing shards if a slice failed. Slices are resumable: run the same
+# command again, and completed shards are kept.
+# Environment variables: SBATCH_PARTITION, SBATCH_ACCOUNT and the like set options of sbatch, PYTHON the interpreter.
 #SBATCH --job-name=shards
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
@@ -19,7 +19,7 @@ set -euo pipefail
 build=("${PYTHON:-.venv/bin/python}" -m pipelines.build executor=slice)
 case "${1:-}" in
 slice)
-    # srun hands signals on to the build, but not the number of cores.
+    # srun forwards signals to the build, but not the number of cores.
     exec srun --cpus-per-task="$SLURM_CPUS_PER_TASK" \
         "${build[@]}" "slice=$SLURM_ARRAY_TASK_ID/$SLURM_ARRAY_TASK_COUNT" "processes=$SLURM_CPUS_PER_TASK" "${@:2}"
     ;;

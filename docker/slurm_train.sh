@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains on several machines of a SLURM cluster. On a login node, in the repository, which the nodes see under the same path:
+# Trains on several nodes of a SLURM cluster. Submit on a login node, from the repository, which all nodes must share under the same path:
 #
 #   sbatch --nodes=2 --gpus-per-node=8 docker/slurm_train.sh NAME config=configs/train/sound_and_language.yaml
 #
-# The run is runs/NAME (out=DIR: DIR/NAME) on a folder that all nodes share. Five minutes before the time limit it saves, leaves, and the job puts itself
-# back into the queue; so it does when a node is wanted back, as far as the cluster allows. What was cancelled stays so, and the same line goes on.
-# Partition and account come by SBATCH_PARTITION and SBATCH_ACCOUNT, another Python by PYTHON, precision by ACCELERATE_CONFIG=configs/accelerate/....yaml.
+# The run folder is runs/NAME (out=DIR: DIR/NAME), on a file system that all nodes share. Five minutes before the time limit the run saves a checkpoint
+# and exits, and the job requeues itself; likewise on preemption, if the cluster sends a signal. A cancelled job is not requeued. The same command resumes.
+# Environment variables: SBATCH_PARTITION, SBATCH_ACCOUNT, PYTHON (interpreter), ACCELERATE_CONFIG (for example another precision).
 #SBATCH --job-name=denseav
 #SBATCH --ntasks-per-node=1
 #SBATCH --exclusive
@@ -34,7 +34,7 @@ cancelled=''
 trap 'cancelled=yes' TERM
 srun --ntasks-per-node=1 --kill-on-bad-exit=0 bash docker/train_node.sh "$out/$name" "$@" "name=$name" &
 step=$!
-trap 'kill -USR1 "$step" 2>/dev/null || true' USR1 # srun hands it on to every node
+trap 'kill -USR1 "$step" 2>/dev/null || true' USR1 # srun forwards it to every node
 code=0
 wait "$step" || code=$?
 while kill -0 "$step" 2>/dev/null; do

@@ -1,2 +1,5 @@
-"""Raw media into batches. Reading order: manifest.py (a clip), atomic_write.py, sources/ (data set layouts -> clips), build/ (clips -> shards, offline),
-verify.py (are the shards whole), stream/ (shards -> batches, online). All but stream/ runs without torch."""
+"""From raw media to batches. Everything but stream/ runs without torch.
+
+Reading order: manifest.py (clips), atomic_write.py, sources/ (data set layouts to clips), build/ (clips to shards,
+offline), verify.py (integrity of shards), stream/ (shards to batches, online).
+"""

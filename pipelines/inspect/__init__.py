@@ -1,1 +1,4 @@
-"""What a shard holds, as a table or an HTML page: __main__.py (command), clip_preview.py (one clip, read safely), page.py."""
+"""Show the clips of a shard as a table or an HTML page.
+
+Reading order: __main__.py (command), clip_preview.py (decode one clip), page.py (HTML).
+"""

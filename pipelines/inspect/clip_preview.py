@@ -1,6 +1,6 @@
-"""One clip of a shard, read and decoded as far as that is safe: for people, not for training.
+"""Decode one clip of a shard for display. Shards may come from anyone: sizes are bounded and nothing is unpickled.
 
-Limits: only jpg, png, flac, wav, npy and json are looked into, up to 32 MiB a member; nothing is unpickled.
+Limits: only jpg, png, flac, wav, npy and json members are decoded, up to 32 MiB each.
 """
 
 from __future__ import annotations
@@ -9,139 +9,159 @@ import io
 import json
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field
+from typing import Any, TypeGuard, TypeVar
+
+import numpy as np
+from PIL import Image
 
 from pipelines.storage import Folder
 
 _MAX_MEMBER_BYTES = 32 << 20
 _MAX_PIXELS, _MAX_SAMPLES = 40_000_000, 100_000_000
-_MAX_FRAMES = 40  # of a clip that are decoded, evenly chosen
-_MAX_TEXT = 20_000  # characters
-Members = dict[str, tuple[int, int]]  # (offset, size) in bytes of each member's data in its tar, by extension
+_MAX_DECODED_FRAMES = 40
+_MAX_TEXT_CHARACTERS = 20_000
+Members = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes of the member's data in its tar
+T = TypeVar("T")
 
 
-class ClipPreview(NamedTuple):
-    """What was seen of one clip."""
+@dataclass
+class ClipPreview:
+    """One clip, decoded as far as possible.
+
+    Attributes:
+        key: id of the clip.
+        shard: name of the shard, without `.tar`.
+        members: offset and size in bytes of every member, by extension.
+        waveform: float32 [S], the mean of the channels; empty without audio.
+        sample_rate_hz: 0 without audio.
+        images: encoded bytes of the images that could be decoded, by extension; a clip with many has a sample of them.
+        shapes: size of each image in pixels, dtype and shape of each array, by extension.
+        metadata: content of the JSON members.
+        json_text: the same, indented.
+        problems: one line for each member that could not be decoded.
+    """
 
     key: str
     shard: str
     members: Members
-    described: dict[str, Any]  # its JSON
-    json: str  # the same for people
-    data: dict[str, bytes]  # of members that could be read
-    forms: dict[str, str]  # size in pixels of each frame, type and shape of each array
-    waveform: Any  # float32 [S], the mean of the channels; empty: there is none
-    rate_hz: int
-    problems: list[str]
+    waveform: np.ndarray
+    sample_rate_hz: int = 0
+    images: dict[str, bytes] = field(default_factory=dict)
+    shapes: dict[str, str] = field(default_factory=dict)
+    metadata: dict[str, Any] = field(default_factory=dict)
+    json_text: str = ""
+    problems: list[str] = field(default_factory=list)
 
 
 def read_preview(folder: Folder, shard: str, key: str, members: Members) -> ClipPreview:
-    """Read and decode what is allowed of a clip; whatever cannot be read becomes a problem of one line."""
-    import numpy as np
-
-    pictures = evenly_spaced([e for e in members if kind_of(e) in ("jpg", "png")], _MAX_FRAMES)
-    seen = ClipPreview(key, shard, members, {}, "", {}, {}, np.zeros(0, np.float32), 0, [])
+    """Read and decode the members of a clip; each one that fails adds a line to `problems`."""
+    images = evenly_spaced([e for e in members if is_image(e)], _MAX_DECODED_FRAMES)
+    preview = ClipPreview(key, shard, members, np.zeros(0, np.float32))
     with folder.open(f"{shard}.tar") as file:
-        for extension in [e for e in members if e in pictures or kind_of(e) in ("flac", "wav", "json", "npy")]:
+        for extension, (offset, size_bytes) in members.items():
+            if extension not in images and suffix(extension) not in ("flac", "wav", "json", "npy"):
+                continue
             try:
-                (offset, size_bytes), kind = members[extension], kind_of(extension)
+                if size_bytes > _MAX_MEMBER_BYTES:
+                    raise ValueError(f"{size_bytes} bytes exceed the limit of {_MAX_MEMBER_BYTES}")
                 file.seek(offset)
-                data = file.read(min(size_bytes, _MAX_MEMBER_BYTES))
+                data = file.read(size_bytes)
                 if len(data) < size_bytes:
-                    raise ValueError(
-                        f"of {size_bytes} bytes {len(data)} are there"
-                        if len(data) < _MAX_MEMBER_BYTES
-                        else f"{size_bytes} bytes are too many"
-                    )
-                if kind in ("jpg", "png"):
-                    seen.forms[extension] = "{0.width}x{0.height} px".format(open_picture(data))
-                elif kind in ("flac", "wav") and not len(seen.waveform):
-                    seen = seen._replace(**_sound(data))
-                elif kind == "npy":
-                    seen.forms[extension] = "{0.dtype} {0.shape}".format(np.load(io.BytesIO(data), allow_pickle=False))
-                elif kind == "json":
-                    content = json.loads(data)
-                    text = json.dumps(content, indent=1, ensure_ascii=False)
-                    seen = seen._replace(
-                        json=seen.json
-                        + text[:_MAX_TEXT]
-                        + (f"\n... {len(text)} characters\n" if len(text) > _MAX_TEXT else "\n")
-                    )
-                    seen.described.update(content if isinstance(content, dict) else {})
-                seen.data[extension] = data
+                    raise ValueError(f"truncated to {len(data)} of {size_bytes} bytes")
+                _decode(preview, extension, data)
             except Exception as error:  # whatever decoders and file systems raise on hostile bytes
-                seen.problems.append(
-                    f"{extension} cannot be read: {' '.join(str(error).split()) or type(error).__name__}"
-                )
-    return seen
+                reason = " ".join(str(error).split()) or type(error).__name__
+                preview.problems.append(f"{extension} cannot be read: {reason}")
+    return preview
 
 
-def kind_of(extension: str) -> str:
+def suffix(extension: str) -> str:
+    """The last part of an extension: `0.jpg` -> `jpg`."""
     return extension.rpartition(".")[2]
 
 
-def open_picture(data: bytes) -> Any:
-    from PIL import Image
-
-    picture = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
-    if picture.width * picture.height > _MAX_PIXELS:
-        raise ValueError(f"{picture.width}x{picture.height} px are more than {_MAX_PIXELS}")
-    return picture.convert("RGB")
+def is_image(extension: str) -> bool:
+    return suffix(extension) in ("jpg", "png")
 
 
-def _sound(data: bytes) -> dict[str, Any]:
-    import numpy as np
+def open_image(data: bytes) -> Image.Image:
+    """Decode a JPEG or PNG to RGB. Raises ValueError for more than 40 million pixels."""
+    image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
+    if image.width * image.height > _MAX_PIXELS:
+        raise ValueError(f"{image.width}x{image.height} px exceed the limit of {_MAX_PIXELS}")
+    return image.convert("RGB")
+
+
+def _decode(preview: ClipPreview, extension: str, data: bytes) -> None:
+    kind = suffix(extension)
+    if is_image(extension):
+        image = open_image(data)
+        preview.images[extension], preview.shapes[extension] = data, f"{image.width}x{image.height} px"
+    elif kind == "npy":
+        array = np.load(io.BytesIO(data), allow_pickle=False)
+        preview.shapes[extension] = f"{array.dtype} {array.shape}"
+    elif kind == "json":
+        content = json.loads(data)
+        text = json.dumps(content, indent=1, ensure_ascii=False)
+        cut = f"\n... {len(text)} characters" if len(text) > _MAX_TEXT_CHARACTERS else ""
+        preview.json_text += f"{text[:_MAX_TEXT_CHARACTERS]}{cut}\n"
+        preview.metadata.update(content if isinstance(content, dict) else {})
+    elif not len(preview.waveform):
+        preview.waveform, preview.sample_rate_hz = _decode_audio(data)
+
+
+def _decode_audio(data: bytes) -> tuple[np.ndarray, int]:
     import soundfile
 
     with soundfile.SoundFile(io.BytesIO(data)) as file:
-        if (
-            file.format not in ("FLAC", "WAV", "WAVEX")
-            or file.frames * file.channels > _MAX_SAMPLES
-            or not 1 <= file.samplerate <= 192_000
-        ):
-            raise ValueError(f"{file.format} of {file.frames} samples at {file.samplerate} Hz")
-        return {
-            "waveform": np.nan_to_num(file.read(dtype="float32", always_2d=True).mean(axis=1)),
-            "rate_hz": file.samplerate,
-        }
+        is_small = file.frames * file.channels <= _MAX_SAMPLES and 1 <= file.samplerate <= 192_000
+        if not is_small or file.format not in ("FLAC", "WAV", "WAVEX"):
+            raise ValueError(f"{file.format} of {file.frames} samples at {file.samplerate} Hz is not supported")
+        return np.nan_to_num(file.read(dtype="float32", always_2d=True).mean(axis=1)), file.samplerate
 
 
-def summary_fields(seen: ClipPreview) -> dict[str, str]:
-    """What is said of a clip, by the names of _COLUMNS; "" where its members do not say it."""
-    start_s, end_s = (
-        value if is_time(value := seen.described.get(name)) else math.nan for name in ("start_s", "end_s")
-    )
-    sides = dict.fromkeys(form for extension, form in seen.forms.items() if kind_of(extension) != "npy")
-    peak = abs(seen.waveform).max(initial=0)
-    labels = seen.described.get("labels", "")
+def summary_fields(preview: ClipPreview) -> dict[str, str]:
+    """One line of text for each column of the table; empty where the clip has no such value."""
+    metadata, rate_hz = preview.metadata, preview.sample_rate_hz
+    start_s, end_s = (t if is_time(t := metadata.get(name)) else math.nan for name in ("start_s", "end_s"))
+    image_count = sum(map(is_image, preview.members))
+    sizes = " ".join(dict.fromkeys(shape for e, shape in preview.shapes.items() if is_image(e)))
+    peak_dbfs = 20 * math.log10(max(abs(preview.waveform).max(initial=0), 1e-6))
+    labels = metadata.get("labels", "")
     return {
-        "key": seen.key,
-        "source": str(seen.described.get("source", ""))[:_MAX_TEXT],
-        "segment s": f"{start_s:.2f} - {end_s:.2f}" if end_s >= start_s else "",
-        "s": f"{end_s - start_s:.2f}" if end_s >= start_s else "",
-        "frames": f"{count} of {' '.join(sides) or 'unknown size'}"
-        if (count := sum(kind_of(e) in ("jpg", "png") for e in seen.members))
-        else "none",
-        "sound": f"{len(seen.waveform) / seen.rate_hz:.2f} s {seen.rate_hz} Hz {20 * math.log10(max(peak, 1e-6)):.1f} dBFS"
-        if seen.rate_hz
-        else "none",
-        "labels": (", ".join(map(str, labels)) if isinstance(labels, list) else str(labels))[:_MAX_TEXT],
-        "text": str(seen.described.get("text", ""))[:_MAX_TEXT],
+        "key": preview.key,
+        "source": str(metadata.get("source", ""))[:_MAX_TEXT_CHARACTERS],
+        "segment": f"{start_s:.2f} - {end_s:.2f} s" if end_s >= start_s else "",
+        "duration": f"{end_s - start_s:.2f} s" if end_s >= start_s else "",
+        "frames": f"{image_count} of {sizes or 'unknown size'}" if image_count else "none",
+        "audio": f"{len(preview.waveform) / rate_hz:.2f} s {rate_hz} Hz {peak_dbfs:.1f} dBFS" if rate_hz else "none",
+        "labels": (", ".join(map(str, labels)) if isinstance(labels, list) else str(labels))[:_MAX_TEXT_CHARACTERS],
+        "text": str(metadata.get("text", ""))[:_MAX_TEXT_CHARACTERS],
     }
 
 
-def is_time(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e9
+def frame_times_s(preview: ClipPreview) -> dict[str, float]:
+    """Time of each frame by extension, for frames whose time the metadata gives."""
+    times = preview.metadata.get("frame_times_s")
+    frames = filter(is_image, preview.members)
+    return {e: t for e, t in zip(frames, times, strict=False) if is_time(t)} if isinstance(times, list) else {}
 
 
-def member_lines(seen: ClipPreview) -> list[str]:
+def is_time(value: object) -> TypeGuard[float]:
+    """Whether a value from a JSON file can be shown as seconds."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e9
+
+
+def member_lines(preview: ClipPreview) -> list[str]:
+    """One line for each member: extension, size, offset, and what it holds."""
     return [
-        f"{e:<10}{size_bytes:>10} bytes at {offset:<12}{seen.forms.get(e, '')}".rstrip()
-        for e, (offset, size_bytes) in seen.members.items()
+        f"{e:<10}{size_bytes:>10} bytes at {offset:<12}{preview.shapes.get(e, '')}".rstrip()
+        for e, (offset, size_bytes) in preview.members.items()
     ]
 
 
-def evenly_spaced(items: Sequence[Any], count: int) -> list[Any]:
-    """Some of the items, from the middles of equal parts."""
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
+    """At most `count` of the items, each from the middle of one of `count` equal parts."""
     count = min(count, len(items))
     return [items[(2 * number + 1) * len(items) // (2 * count)] for number in range(count)]

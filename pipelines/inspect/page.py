@@ -1,90 +1,95 @@
-"""The page of `pipelines.inspect`: frames with their times, waveform, player and JSON of each clip, in one file that needs nothing else."""
+"""The HTML page of `pipelines.inspect`: frames with their times, waveform, audio player and JSON of each clip, in one
+self-contained file."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
-from pipelines.inspect.clip_preview import ClipPreview, is_time, kind_of, member_lines, open_picture, summary_fields
+import numpy as np
 
-_EMBEDDED_PX, _EMBEDDED_S = 640, 60  # larger pictures and longer sounds are reduced
+from configs.errors import CommandFailed
+from pipelines.inspect.clip_preview import ClipPreview, frame_times_s, member_lines, open_image, summary_fields
 
-
-def page_of(about: str, problems: Sequence[str], looks: Iterator[ClipPreview]) -> Iterator[str]:
-    """The parts of the page, one after the other, so that only one clip is held at a time."""
-    style = (Path(__file__).parent / "page.css").read_text()
-    yield '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
-    yield f"<title>Clips</title><style>{style}</style></head><body><h1>Clips</h1><p>{html.escape(about)}</p>"
-    yield "".join(f"<p class=bad>{html.escape(problem)}</p>" for problem in problems)
-    for seen in looks:
-        said = {
-            name: html.escape(value) for name, value in {"shard": seen.shard, **summary_fields(seen)}.items() if value
-        }
-        text = f"<blockquote>{said.pop('text')}</blockquote>" if "text" in said else ""
-        items = "".join(
-            f"<li>{name.removesuffix(' s')} {value}</li>" for name, value in said.items() if name not in ("key", "s")
-        )
-        items += "".join(f"<li class=bad>{html.escape(problem)}</li>" for problem in seen.problems)
-        yield f"<section><h2>{html.escape(seen.key)}</h2><ul>{items}</ul>{text}{_frames(seen)}{_player(seen)}"
-        yield f"<details><summary>JSON</summary><pre>{html.escape(seen.json)}</pre></details>"
-        yield f"<details><summary>Members</summary><pre>{html.escape(chr(10).join(member_lines(seen)))}</pre></details></section>"
-    yield "</body></html>\n"
+_MAX_EMBEDDED_PX, _MAX_EMBEDDED_S = 640, 60  # larger images are downscaled, longer audio is truncated
+_WAVEFORM_WIDTH, _WAVEFORM_HEIGHT = 600, 100  # units of the SVG
 
 
-def _times_s(seen: ClipPreview) -> dict[str, float]:
-    """When each frame is, by extension, where the JSON says it."""
-    times, frames = (
-        seen.described.get("frame_times_s"),
-        (extension for extension in seen.members if kind_of(extension) in ("jpg", "png")),
-    )
-    return {e: t for e, t in zip(frames, times, strict=False) if is_time(t)} if isinstance(times, list) else {}
+def write_page(file: BinaryIO, summary: str, problems: Sequence[str], previews: Iterable[ClipPreview]) -> None:
+    """Render the page into a file. `previews` is consumed lazily, so only one clip is in memory at a time.
+
+    Raises:
+        CommandFailed: the installed package lacks the template or the style sheet.
+    """
+    import jinja2
+    import markupsafe
+
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(_package_file("page.html.j2"))
+    style = markupsafe.Markup(_package_file("page.css"))
+    clips = map(_template_values, previews)
+    template.stream(style=style, summary=summary, problems=problems, clips=clips).dump(file, "utf-8", "replace")
 
 
-def _frames(seen: ClipPreview) -> str:
-    times, figures = _times_s(seen), []
-    for extension in (e for e in seen.data if kind_of(e) in ("jpg", "png")):
-        picture = open_picture(seen.data[extension])
-        picture.thumbnail((_EMBEDDED_PX, _EMBEDDED_PX))
-        picture.save(buffer := io.BytesIO(), "JPEG", quality=90)
-        said = html.escape(f"{times[extension]:.2f} s" if extension in times else extension)
-        jpeg = base64.b64encode(buffer.getvalue()).decode()
-        figures.append(
-            f'<figure><img src="data:image/jpeg;base64,{jpeg}" alt="frame {said}"><figcaption>{said}</figcaption></figure>'
-        )
-    return f"<div class=frames>{''.join(figures)}</div>" if figures else ""
+def _package_file(name: str) -> str:
+    path = Path(__file__).with_name(name)
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        raise CommandFailed(
+            f"{path} is missing: this installation is incomplete; run pip install --force-reinstall denseav-trainer"
+        ) from None
 
 
-def _player(seen: ClipPreview) -> str:
-    """The waveform, with the frames' times marked, and a player."""
-    import numpy as np
+def _template_values(preview: ClipPreview) -> dict[str, Any]:
+    fields = {name: value for name, value in {"shard": preview.shard, **summary_fields(preview)}.items() if value}
+    return {
+        "key": fields.pop("key", ""),
+        "text": fields.pop("text", ""),
+        "fields": fields,
+        "problems": preview.problems,
+        "frames": _frames(preview),
+        "audio": _audio(preview) if len(preview.waveform) else None,
+        "json": preview.json_text,
+        "members": "\n".join(member_lines(preview)),
+    }
+
+
+def _frames(preview: ClipPreview) -> list[dict[str, str]]:
+    times_s, frames = frame_times_s(preview), []
+    for extension, data in preview.images.items():
+        image = open_image(data)
+        image.thumbnail((_MAX_EMBEDDED_PX, _MAX_EMBEDDED_PX))
+        image.save(buffer := io.BytesIO(), "JPEG", quality=90)
+        caption = f"{times_s[extension]:.2f} s" if extension in times_s else extension
+        frames.append({"caption": caption, "jpeg": base64.b64encode(buffer.getvalue()).decode()})
+    return frames
+
+
+def _audio(preview: ClipPreview) -> dict[str, Any]:
+    """The waveform as an SVG outline, the frame times as x positions on it, and the encoded audio."""
     import soundfile
 
-    if not len(seen.waveform):
-        return ""
-    duration_s = len(seen.waveform) / seen.rate_hz
+    waveform, rate_hz = preview.waveform, preview.sample_rate_hz
+    duration_s = len(waveform) / rate_hz
     soundfile.write(
-        played := io.BytesIO(),
-        seen.waveform[: _EMBEDDED_S * seen.rate_hz],
-        seen.rate_hz,
-        format="FLAC",
-        subtype="PCM_16",
+        encoded := io.BytesIO(), waveform[: _MAX_EMBEDDED_S * rate_hz], rate_hz, format="FLAC", subtype="PCM_16"
     )
-    parts = np.array_split(seen.waveform / max(np.abs(seen.waveform).max(), 1e-6), min(600, len(seen.waveform)))
+    peak, middle = max(np.abs(waveform).max(), 1e-6), _WAVEFORM_HEIGHT / 2
+    bins = np.array_split(waveform / peak, min(_WAVEFORM_WIDTH, len(waveform)))
     upper, lower = (
-        [f"{number * 600 / len(parts):.1f},{50 - 48 * edge(part):.1f}" for number, part in enumerate(parts)]
+        [f"{n * _WAVEFORM_WIDTH / len(bins):.1f},{middle - 48 * edge(part):.1f}" for n, part in enumerate(bins)]
         for edge in (np.max, np.min)
     )
-    marks = "".join(
-        f'<line x1="{x:.1f}" x2="{x:.1f}" y1="0" y2="100"/>'
-        for t in _times_s(seen).values()
-        if 0 <= (x := 600 * t / duration_s) <= 600
-    )
-    return (
-        f'<svg viewBox="0 0 600 100" preserveAspectRatio="none" role="img" aria-label="waveform">{marks}'
-        f'<path d="M{" L".join([*upper, *reversed(lower)])}Z"/></svg><div class=axis><span>0 s</span>'
-        f"<span>{'lines: the frames' if marks else ''}</span><span>{duration_s:.2f} s</span></div>"
-        f'<audio controls preload=none src="data:audio/flac;base64,{base64.b64encode(played.getvalue()).decode()}"></audio>'
-    )
+    positions = [_WAVEFORM_WIDTH * t_s / duration_s for t_s in frame_times_s(preview).values()]
+    return {
+        "width": _WAVEFORM_WIDTH,
+        "height": _WAVEFORM_HEIGHT,
+        "outline": f"M{' L'.join([*upper, *reversed(lower)])}Z",
+        "frame_positions": [f"{x:.1f}" for x in positions if 0 <= x <= _WAVEFORM_WIDTH],
+        "duration": f"{duration_s:.2f} s",
+        "flac": base64.b64encode(encoded.getvalue()).decode(),
+    }

@@ -1,1 +1,5 @@
-"""A small synthetic world of video, sound and speech in the layouts of the real data sets: scene.py, sound.py, speech.py, media.py, layouts.py."""
+"""A small synthetic data set of video, sound and speech in the layouts of the real data sets.
+
+Reading order: scene.py (images and masks), sound.py, speech.py, media.py (encoding), layouts.py and localization.py
+(items and tables), world.py (the command).
+"""

@@ -1,6 +1,6 @@
-"""Files of the toy world: MP4 (H.264 + AAC), JPEG, PNG and WAV as bytes, written whole or not at all.
+"""Encode MP4 (H.264 + AAC), JPEG, PNG and WAV to bytes, and write them atomically.
 
-Codecs run on one thread, so the same input gives the same bytes. Limits: pictures with even sides; what other programs may read is up to FFmpeg.
+Codecs run on one thread, so that the same input gives the same bytes. Limits: image sides must be even.
 """
 
 from __future__ import annotations
@@ -18,33 +18,33 @@ from pipelines.toy_world.sound import SAMPLE_RATE_HZ
 
 
 def write_once(path: Path, make: Callable[[], bytes]) -> None:
-    """Write a file that is not there yet; one that is there is whole, and kept."""
+    """Write a file unless it exists: writes are atomic, so an existing file is complete."""
     if not path.exists():
         write(path, make())
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file that is whole at any time."""
+    """Write a file atomically."""
     with atomic_open(path) as file:
         file.write(content)
 
 
 def jpeg(image: np.ndarray, quality: int) -> bytes:
-    """A picture, uint8 [H_px, W_px, 3], as JPEG."""
+    """Encode an image, uint8 [H_px, W_px, 3] or [H_px, W_px], as JPEG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()
 
 
 def png(image: np.ndarray) -> bytes:
-    """A picture, uint8 [H_px, W_px, 3], as PNG."""
+    """Encode an image, uint8 [H_px, W_px, 3] or [H_px, W_px], as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
     return buffer.getvalue()
 
 
 def wav(waveform: np.ndarray) -> bytes:
-    """A waveform, float32 [S] at 16 kHz, -1..1, as 16-bit WAV."""
+    """Encode a waveform, float32 [S] at 16 kHz, -1..1, as 16-bit WAV."""
     import soundfile
 
     buffer = io.BytesIO()
@@ -53,16 +53,16 @@ def wav(waveform: np.ndarray) -> bytes:
 
 
 def mp4(frames: list[np.ndarray], fps: int, waveform: np.ndarray | None, sample_rate_hz: int) -> bytes:
-    """A video with its sound.
+    """Encode a video with an audio track.
 
     Args:
         frames: uint8 [H_px, W_px, 3] each, sides even.
-        fps: frames a second.
-        waveform: float32 [channels, S], one or two channels, -1..1; None: a video without a sound track.
-        sample_rate_hz: rate of the waveform, kept in the file.
+        fps: frames per second.
+        waveform: float32 [channels, S], one or two channels, -1..1; None: no audio track.
+        sample_rate_hz: sample rate of the waveform and of the file.
 
     Returns:
-        The file: H.264 (yuv420p) and AAC.
+        An MP4 file: H.264 (yuv420p) and AAC.
     """
     import av
 
@@ -83,8 +83,10 @@ def mp4(frames: list[np.ndarray], fps: int, waveform: np.ndarray | None, sample_
             container.mux(video.encode(frame))
         container.mux(video.encode())
         if waveform is not None:
-            sound = av.AudioFrame.from_ndarray(np.ascontiguousarray(waveform, np.float32), format="fltp", layout=layout)
-            sound.sample_rate, sound.pts, sound.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
-            container.mux(audio.encode(sound))
+            samples = av.AudioFrame.from_ndarray(
+                np.ascontiguousarray(waveform, np.float32), format="fltp", layout=layout
+            )
+            samples.sample_rate, samples.pts, samples.time_base = sample_rate_hz, 0, Fraction(1, sample_rate_hz)
+            container.mux(audio.encode(samples))
             container.mux(audio.encode())
     return buffer.getvalue()

@@ -1,42 +1,42 @@
-"""Sounds of the toy world: the shape of a class sets its timbre, the colour its pitch band, rhythm and glide.
+"""Synthesize the sound of a class: its shape sets the timbre; its color the pitch band, rhythm and glide.
 
-Every call differs: pitch, rhythm, phase, note levels, a silent gap, the background noise and the loudness are drawn anew.
-Limits: one instrument at a time, one fixed note repeated; 16 kHz mono.
+Pitch, rhythm, phase, note levels, a silent gap, background noise and loudness are sampled anew for every sound.
+Limits: one source at a time, which repeats one note; 16 kHz mono.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from pipelines.toy_world.scene import CLASSES, COLOURS, SHAPES
+from pipelines.toy_world.scene import CLASSES, COLORS, SHAPES
 
 SAMPLE_RATE_HZ = 16000
 
-# colour -> pitch of the fundamental, notes a second, glide within a note
-_COLOUR_PITCH_HZ = dict(zip(COLOURS, (165.0, 250.0, 380.0, 575.0, 870.0, 1320.0), strict=True))
-_COLOUR_RATE_HZ = dict(zip(COLOURS, (2.2, 5.0, 3.2, 6.5, 2.5, 4.2), strict=True))
-_COLOUR_GLIDE_OCTAVES = dict(zip(COLOURS, (0.0, 0.3, -0.3, 0.0, 0.3, -0.3), strict=True))
+# color -> pitch of the fundamental, notes per second, glide within a note
+_COLOR_PITCH_HZ = dict(zip(COLORS, (165.0, 250.0, 380.0, 575.0, 870.0, 1320.0), strict=True))
+_COLOR_RATE_HZ = dict(zip(COLORS, (2.2, 5.0, 3.2, 6.5, 2.5, 4.2), strict=True))
+_COLOR_GLIDE_OCTAVES = dict(zip(COLORS, (0.0, 0.3, -0.3, 0.0, 0.3, -0.3), strict=True))
 
 _PITCH_JITTER = 0.07
 _RATE_JITTER = 0.12
 
 
-def sound(class_index: int, rng: np.random.Generator, duration_s: float = 2.0) -> np.ndarray:
-    """The sound of a class, with background noise.
+def synthesize_sound(class_id: int, rng: np.random.Generator, duration_s: float = 2.0) -> np.ndarray:
+    """Synthesize the sound of a class with background noise.
 
     Args:
-        class_index: place in toy_scene.CLASSES.
+        class_id: index into scene.CLASSES.
         rng: the only source of randomness.
-        duration_s: length.
+        duration_s: length in seconds.
 
     Returns:
         float32 [S], 16 kHz, peak 0.1 to 0.8.
     """
-    colour, shape = CLASSES[class_index].split()
+    color, shape = CLASSES[class_id].split()
     samples = round(duration_s * SAMPLE_RATE_HZ)
-    pitch_hz = _COLOUR_PITCH_HZ[colour] * (1 + rng.uniform(-_PITCH_JITTER, _PITCH_JITTER))
-    period_s = 1 / (_COLOUR_RATE_HZ[colour] * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
-    note = _TIMBRES[shape](pitch_hz, _COLOUR_GLIDE_OCTAVES[colour] * rng.uniform(0.7, 1.3), period_s, rng)
+    pitch_hz = _COLOR_PITCH_HZ[color] * (1 + rng.uniform(-_PITCH_JITTER, _PITCH_JITTER))
+    period_s = 1 / (_COLOR_RATE_HZ[color] * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
+    note = _TIMBRES[shape](pitch_hz, _COLOR_GLIDE_OCTAVES[color] * rng.uniform(0.7, 1.3), period_s, rng)
     note[-80:] *= np.linspace(1, 0, 80)
 
     waveform = np.zeros(samples + len(note))
@@ -49,13 +49,13 @@ def sound(class_index: int, rng: np.random.Generator, duration_s: float = 2.0) -
         onset_s += period_s
     waveform = waveform[:samples]
     if rng.random() < 0.5:
-        waveform *= _gap(samples, rng)
-    return with_noise(waveform, rng, snr_db=rng.uniform(8, 30))
+        waveform *= _gap_envelope(samples, rng)
+    return add_noise(waveform, rng, snr_db=rng.uniform(8, 30))
 
 
-def with_noise(waveform: np.ndarray, rng: np.random.Generator, snr_db: float) -> np.ndarray:
-    """Add coloured noise at a signal-to-noise ratio of mean powers and set a random loudness: float32, peak 0.1 to 0.8."""
-    length = -(-len(waveform) // 1000) * 1000  # a length without large prime factors: 10 times faster
+def add_noise(waveform: np.ndarray, rng: np.random.Generator, snr_db: float) -> np.ndarray:
+    """Add colored noise at a ratio of mean powers in dB, then scale to a random peak of 0.1 to 0.8: float32 [S]."""
+    length = -(-len(waveform) // 1000) * 1000  # without large prime factors the FFT is 10 times faster
     spectrum = np.fft.rfft(rng.standard_normal(length))
     tilt = rng.uniform(0, 1)
     noise = np.fft.irfft(spectrum * np.maximum(np.arange(len(spectrum)), 8) ** -tilt, length)[: len(waveform)]
@@ -65,9 +65,9 @@ def with_noise(waveform: np.ndarray, rng: np.random.Generator, snr_db: float) ->
 
 
 def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
-    """Change the sample rate by cutting or extending the spectrum: float32 [round(S * to_hz / from_hz)]."""
+    """Resample by truncating or zero-padding the spectrum: float32 [round(S * to_hz / from_hz)]."""
     unit = from_hz // np.gcd(from_hz, to_hz)
-    # Whole units, so that both lengths are integers, and 50 ms of silence, so that the end does not leak into the start.
+    # A multiple of the unit, so that both lengths are integers, plus 50 ms of silence against wrap-around.
     padded = np.pad(waveform, (0, -len(waveform) % unit + unit * -(-from_hz // (20 * unit))))
     length = len(padded) * to_hz // from_hz
     spectrum = np.fft.rfft(padded)
@@ -77,28 +77,28 @@ def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
 
 
 def _phase(pitch_hz: float, glide_octaves: float, t_s: np.ndarray) -> np.ndarray:
-    """Running phase in radians of a tone that glides over the note."""
+    """Phase in radians of a tone whose pitch glides by `glide_octaves` over the note."""
     frequency_hz = pitch_hz * 2 ** (glide_octaves * (t_s / t_s[-1] - 0.5))
     return 2 * np.pi * np.cumsum(frequency_hz) / SAMPLE_RATE_HZ
 
 
-def _times(duration_s: float) -> np.ndarray:
+def _time_axis_s(duration_s: float) -> np.ndarray:
     return np.arange(max(round(duration_s * SAMPLE_RATE_HZ), 160)) / SAMPLE_RATE_HZ
 
 
 def _bell(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
-    """Inharmonic partials that ring on over the next notes."""
-    t_s = _times(min(0.9, 2 * period_s))
+    """Inharmonic partials that decay slowly and overlap the next notes."""
+    t_s = _time_axis_s(min(0.9, 2 * period_s))
     phase = _phase(pitch_hz, glide / 2, t_s)
     partials = ((1.0, 1.0, 2.5), (2.76, 0.7, 4.0), (5.4, 0.45, 6.5), (8.93, 0.25, 9.0))
-    return sum(
-        a * rng.uniform(0.7, 1.3) * np.exp(-d * t_s) * np.sin(r * phase) for r, a, d in partials if r * pitch_hz < 7000
-    )
+    audible = [partial for partial in partials if partial[0] * pitch_hz < 7000]
+    tones = (a * rng.uniform(0.7, 1.3) * np.exp(-d * t_s) * np.sin(r * phase) for r, a, d in audible)
+    return sum(tones, start=np.zeros(len(t_s)))
 
 
 def _buzz(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
-    """Odd harmonics with tremolo, held for most of the note."""
-    t_s = _times(0.75 * period_s)
+    """Odd harmonics with tremolo, sustained for most of the note."""
+    t_s = _time_axis_s(0.75 * period_s)
     phase = _phase(pitch_hz, glide, t_s)
     tone = sum(np.sin(n * phase) / n for n in range(1, 18, 2) if n * pitch_hz < 7000)
     tremolo = 0.6 + 0.4 * np.sin(2 * np.pi * rng.uniform(18, 26) * t_s)
@@ -106,8 +106,8 @@ def _buzz(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generat
 
 
 def _pluck(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
-    """All harmonics, the higher the sooner gone, after a click."""
-    t_s = _times(min(0.3, 0.9 * period_s))
+    """All harmonics, the higher ones decaying faster, after a click."""
+    t_s = _time_axis_s(min(0.3, 0.9 * period_s))
     phase = _phase(pitch_hz, glide, t_s)
     strength = rng.uniform(0.6, 0.9)
     tone = sum(
@@ -117,8 +117,8 @@ def _pluck(pitch_hz: float, glide: float, period_s: float, rng: np.random.Genera
 
 
 def _whistle(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
-    """A narrow band of noise two octaves up that swells and fades, with a little hiss."""
-    t_s = _times(0.8 * period_s)
+    """A narrow band of noise two octaves up with a sine envelope, plus a little white noise."""
+    t_s = _time_axis_s(0.8 * period_s)
     knots = np.linspace(0, t_s[-1], max(4, round(t_s[-1] * 150)))
     real, imaginary = (np.interp(t_s, knots, rng.standard_normal(len(knots))) for _ in range(2))
     phase = _phase(4 * pitch_hz, 2 * glide, t_s)
@@ -129,8 +129,8 @@ def _whistle(pitch_hz: float, glide: float, period_s: float, rng: np.random.Gene
 _TIMBRES = dict(zip(SHAPES, (_bell, _buzz, _pluck, _whistle), strict=True))
 
 
-def _gap(samples: int, rng: np.random.Generator) -> np.ndarray:
-    """A factor that is 1 but for one silent stretch of 0.2 to 0.5 s with 10 ms fades."""
+def _gap_envelope(samples: int, rng: np.random.Generator) -> np.ndarray:
+    """An envelope of 1 with one silent gap of 0.2 to 0.5 s and 10 ms fades."""
     length = round(min(rng.uniform(0.2, 0.5), samples / SAMPLE_RATE_HZ / 3) * SAMPLE_RATE_HZ)
     start = rng.integers(0, samples - length)
     outside = np.maximum(start - np.arange(samples), np.arange(samples) - (start + length))

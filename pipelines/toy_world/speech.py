@@ -1,7 +1,7 @@
-"""Speech of the toy world: espeak-ng, straight from the library inside the espeakng-loader wheel, with the time of every word.
+"""Speech synthesis with word timings by espeak-ng, through the library in the espeakng-loader wheel.
 
-The library keeps hidden state between utterances (pitch flutter, random numbers), so `say` loads it anew each time (4 ms): the same
-call gives the same samples, in any process and after any other call.
+The library keeps state between utterances (pitch flutter, random numbers), so it is loaded anew for each one (4 ms):
+the same call gives the same samples, in any process and after any other call.
 Limits: English; Linux and macOS (POSIX dlclose).
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from configs.errors import UsageError
 from pipelines.toy_world.sound import SAMPLE_RATE_HZ, resample
 
-# speaker -> (espeak voice + variant, pitch 0..100)
+# speaker -> (espeak-ng voice and variant, pitch 0..100)
 SPEAKERS = {
     "ann": ("en-us+f2", 55),
     "bob": ("en-us+m3", 45),
@@ -36,27 +36,29 @@ _EVENTS_END, _EVENT_WORD = 0, 1
 
 @dataclass(frozen=True)
 class Word:
-    """A spoken word and when it sounds; it ends where the next one starts."""
+    """A spoken word and its time span, which ends at the start of the next word."""
 
     text: str
     start_s: float
     end_s: float
 
 
-def say(text: str, voice: str = "en-us", rate_wpm: int = 170, pitch: int = 50) -> tuple[np.ndarray, tuple[Word, ...]]:
-    """Speak a text.
+def synthesize_speech(
+    text: str, voice: str = "en-us", rate_wpm: int = 170, pitch: int = 50
+) -> tuple[np.ndarray, tuple[Word, ...]]:
+    """Synthesize a text.
 
     Args:
-        text: plain words, separated by single spaces.
+        text: words separated by single spaces.
         voice: espeak-ng language with an optional variant, as in `en-us+f2`.
-        rate_wpm: words a minute, 80 to 450.
+        rate_wpm: words per minute, 80 to 450.
         pitch: 0 to 100.
 
     Returns:
         Waveform, float32 [S], 16 kHz, -1..1; and the words in order.
 
     Raises:
-        UsageError: the library has no such voice, or speaks no word of the text.
+        UsageError: unknown voice, or a text without words.
     """
     import espeakng_loader
 
@@ -78,12 +80,12 @@ def say(text: str, voice: str = "en-us", rate_wpm: int = 170, pitch: int = 50) -
 
     try:
         rate_hz = library.espeak_Initialize(_SYNCHRONOUS, 0, espeakng_loader.get_data_path().encode(), 0)
-        assert rate_hz > 0, "espeak-ng did not find its data beside the library"
+        assert rate_hz > 0, "espeak-ng did not find its data files"
         library.espeak_SetSynthCallback(receive)
         library.espeak_ng_SetRandSeed(ctypes.c_long(1))
         if library.espeak_SetVoiceByName(voice.encode()) != 0:
             raise UsageError(
-                f"espeak-ng has no voice {voice!r}; try en-us, en or en-gb-scotland, with +m1 to +m8 or +f1 to +f5"
+                f"espeak-ng has no voice {voice!r}; use en-us, en or en-gb-scotland, with +m1 to +m8 or +f1 to +f5"
             )
         library.espeak_SetParameter(_RATE, rate_wpm, 0)
         library.espeak_SetParameter(_PITCH, pitch, 0)
@@ -93,7 +95,7 @@ def say(text: str, voice: str = "en-us", rate_wpm: int = 170, pitch: int = 50) -
     finally:
         _ctypes.dlclose(library._handle)
     if not onsets:
-        raise UsageError(f"espeak-ng speaks no word of {text!r}")
+        raise UsageError(f"{text!r} has no words that espeak-ng can speak")
     waveform = np.frombuffer(b"".join(pieces), np.int16).astype(np.float32) / 32768
     ends = [start_s for _, start_s in onsets[1:]] + [len(waveform) / rate_hz]
     words = tuple(Word(word, start_s, end_s) for (word, start_s), end_s in zip(onsets, ends, strict=True))

@@ -1,4 +1,4 @@
-"""Make the world: every item is a function of (seed, part, number), made in a pool of processes; tables and the marker file come last."""
+"""Generate all items of the toy world in a process pool, then write its tables and the file `toy_world.json`."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from pipelines.atomic_write import folder_lock
 from pipelines.toy_world import layouts
 from pipelines.toy_world.media import write
 
-_FORMAT = 1  # another number: the same settings make another world
+_FORMAT = 1  # increase it when the same settings give other files
 _MARKER = "toy_world.json"
 
 
 def main(config: ToyWorldConfig) -> None:
-    """Make what is missing of the world, and print how much there is."""
+    """Generate the missing files and print a summary."""
     _check(config)
     out = Path(config.out)
     settings = {"format": _FORMAT} | {
@@ -37,7 +37,7 @@ def main(config: ToyWorldConfig) -> None:
             f"{k}={marker['settings'].get(k)} (now {v})" for k, v in settings.items() if marker["settings"].get(k) != v
         ]
         raise UsageError(
-            f"out={out} holds a toy world made with {', '.join(changed)}; give another out=, or remove {out} first"
+            f"out={out} contains a toy world made with {', '.join(changed)}; use another out= or remove it"
         )
     if marker and marker["files"] and marker["files"] == _count_files(out):
         print(f"{out} is complete")
@@ -54,54 +54,56 @@ def main(config: ToyWorldConfig) -> None:
 
 def _check(config: ToyWorldConfig) -> None:
     if config.image_size_px % 2:
-        raise UsageError(f"image_size_px={config.image_size_px} must be even (H.264 stores colour at half size)")
+        raise UsageError(f"image_size_px={config.image_size_px} must be even (H.264 stores color at half resolution)")
     if not config.out:
-        raise UsageError("out= is empty: name the folder the world is written to, for example out=data/toy")
+        raise UsageError("out= is empty: set the output folder, for example out=data/toy")
 
 
 def _make_items(config: ToyWorldConfig) -> dict[str, list[dict[str, Any]]]:
-    """Make every item in a pool of processes; returns the table rows of each part, in order."""
+    """Generate every item in a process pool; returns the table rows of each part, in order."""
     from tqdm import tqdm
 
-    parts = layouts.counts(config)
+    parts = layouts.item_counts(config)
     names, numbers = zip(*((part, number) for part, count in parts.items() for number in range(count)), strict=True)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["pipelines.toy_world.layouts", "av", "soundfile"])
-    pool = ProcessPoolExecutor(config.processes or os.cpu_count(), mp_context=context, initializer=_follow_the_parent)
+    pool = ProcessPoolExecutor(config.processes or os.cpu_count(), mp_context=context, initializer=_exit_with_parent)
     rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     try:
         made = pool.map(partial(layouts.make_item, config), names, numbers, chunksize=8)
         for part, row in zip(names, tqdm(made, total=len(names), desc="toy world", unit="item"), strict=True):
             rows[part].append(row)
     except BrokenProcessPool:
-        raise UsageError(
-            "a process that made the toy world was killed (too little memory?); run the same command again to go on"
-        ) from None
+        raise UsageError("a worker process was killed (out of memory?); run the same command again to resume") from None
     finally:
         pool.shutdown(cancel_futures=True)
     return rows
 
 
-def _follow_the_parent() -> None:
-    """Leave Ctrl-C to the parent, and end with it even when it is killed: an idle pool process would wait for work for ever."""
+def _exit_with_parent() -> None:
+    """Ignore Ctrl-C, which the parent handles, and exit if the parent is killed: idle workers would wait forever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
-    threading.Thread(target=lambda: (parent.join(), os._exit(1)), daemon=True).start()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _read_marker(out: Path) -> dict[str, Any] | None:
-    """What an earlier run wrote, or None for a folder without anything of ours.
+    """The content of `toy_world.json`, or None for a folder without a toy world.
 
     Raises:
-        UsageError: the folder holds data that no toy world command wrote.
+        UsageError: the folder contains other data.
     """
     file = out / _MARKER
     if file.is_file():
         return json.loads(file.read_text())
-    strangers = sorted({folder.split("/")[0] for folder in layouts.FOLDERS if (out / folder.split("/")[0]).exists()})
-    if strangers:
-        raise UsageError(f"out={out} holds {', '.join(strangers)} but no {_MARKER}: not a toy world; give another out=")
+    if unknown := sorted({top for top in (folder.split("/")[0] for folder in layouts.FOLDERS) if (out / top).exists()}):
+        raise UsageError(f"out={out} contains {', '.join(unknown)} but no {_MARKER}: not a toy world; use another out=")
     return None
 
 
@@ -110,7 +112,7 @@ def _write_marker(out: Path, settings: dict[str, Any], files: dict[str, int]) ->
 
 
 def _count_files(out: Path) -> dict[str, int]:
-    """Files of each media folder and its subfolders, and of the tables."""
+    """The number of files in each media folder, subfolders included, and of tables."""
     folders = {folder: out / folder for folder in layouts.FOLDERS}
     media = {name: sum(path.is_file() for path in folder.rglob("*")) for name, folder in folders.items()}
     tables = sum((out / table).is_file() for table in layouts.TABLES)

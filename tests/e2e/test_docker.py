@@ -1,14 +1,14 @@
-"""The files of docker/ as far as they run without an engine, SLURM or Kubernetes: linted, and their commands really build shards."""
+"""docker/: linters, the replayed pipeline image, and SLURM and Kubernetes jobs that build shards, without a cluster."""
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+from dockerfile import Container, parse, replay
 from tiny_builds import OURS, ROOT, SHARDS, build, contents, write_media
 
 BIN = Path(sys.executable).parent
@@ -30,12 +30,6 @@ def built(media, tmp_path_factory):
 # ---------------------------------------------------------------------------------------------- image
 
 
-def _instructions() -> list[tuple[str, str]]:
-    """The lines of the Dockerfile as (instruction, the rest), continued lines joined."""
-    text = re.sub(r"^#.*\n", "", (DOCKER / "pipeline.Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
-    return [(line.split(" ", 1)[0], line.split(" ", 1)[1]) for line in text.splitlines() if line.strip()]
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -43,72 +37,65 @@ def _instructions() -> list[tuple[str, str]]:
         ["shellcheck", "docker/slurm_build.sh"],
     ],
 )
-def test_the_linters_have_nothing_to_say(command):
+def test_hadolint_and_shellcheck_report_nothing(command):
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_image_has_the_locked_packages_our_two_folders_and_no_root():
-    lines = _instructions()
-    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", dict(lines)["FROM"])
-    assert [rest for word, rest in lines if word == "COPY"] == [
-        "requirements-build.lock /tmp/",
-        "configs configs",
-        "pipelines pipelines",
-    ]
-    install = next(rest for word, rest in lines if word == "RUN")
-    assert "--require-hashes -r /tmp/requirements-build.lock" in install and "--only-binary=:all:" in install
-    assert dict(lines)["USER"].isdecimal() and dict(lines)["ENTRYPOINT"] == '["python", "-m"]'
+def test_the_image_installs_locked_packages_then_the_wheel_and_runs_without_root():
+    wheel, final = parse(DOCKER / "pipeline.Dockerfile")
+    assert wheel.base == final.base and re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", final.base)
+    assert final.all("COPY") == ["requirements-build.lock /tmp/", "--from=wheel /wheels/*.whl /tmp/"]
+    locked, ours = final.all("RUN")
+    assert "--require-hashes -r /tmp/requirements-build.lock" in locked and "--only-binary=:all:" in locked
+    assert "--no-deps /tmp/*.whl" in ours
+    assert final.all("USER")[0].isdecimal() and final.all("ENTRYPOINT") == ['["python", "-m"]']
 
 
-def test_the_lock_of_the_image_has_one_version_of_each_package_and_no_torch():
+def test_the_replayed_image_runs_the_installed_package_and_builds_the_same_shards(media, built, tmp_path):
+    """The COPY and RUN steps in an empty root, with the packages of this environment in place of the locked ones."""
+    image = replay(DOCKER / "pipeline.Dockerfile", tmp_path / "image", shared_packages=True)
+    assert image.cwd == image.root / "app" and not list(image.cwd.iterdir())
+    usage = image.run(*image.cmd)
+    assert usage.returncode == 0 and "keys" in usage.stdout, usage.stderr
+    code = "import configs, pipelines; print(configs.__file__, pipelines.__file__)"
+    where = image.execute([image.python, "-c", code])
+    assert where.stdout and all(path.startswith(f"{image.root}/opt/venv/lib/") for path in where.stdout.split()), where
+    _build_in(image, media, tmp_path / "out")
+    assert contents(tmp_path / "out") == built
+    page = image.run("pipelines.inspect", f"{tmp_path}/out", f"html={tmp_path}/page.html")
+    assert page.returncode == 0 and (tmp_path / "page.html").stat().st_size > 10_000, page.stderr
+
+
+def test_the_lock_has_one_version_of_each_package_and_no_torch():
     names = re.findall(r"^([a-z][\w.-]*)==", (ROOT / "requirements-build.lock").read_text(), flags=re.MULTILINE)
     assert len(names) == len(set(names)) and {"av", "numpy", "s3fs"} <= set(names)
     assert not [name for name in names if name.startswith(("torch", "nvidia", "timm", "ray", "accelerate"))]
 
 
 @pytest.mark.slow
-def test_its_packages_and_its_two_folders_alone_build_the_same_shards(media, built, tmp_path):
-    """What the image does, in a virtual environment: the lock and nothing else, wheels only, our code copied elsewhere."""
-    python = tmp_path / "venv/bin/python"
-    subprocess.run(
-        [BIN / "uv", "venv", "--quiet", "--python", sys.executable, tmp_path / "venv"], check=True, timeout=60
-    )
-    install = [
-        BIN / "uv",
-        "pip",
-        "sync",
-        "--quiet",
-        "--python",
-        python,
-        "--require-hashes",
-        "--only-binary",
-        ":all:",
-        ROOT / "requirements-build.lock",
-    ]
-    subprocess.run(install, check=True, timeout=200)
-    for folder in ("configs", "pipelines"):
-        shutil.copytree(ROOT / folder, tmp_path / "app" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    command = [f"source.root={media}", f"out={tmp_path}/out", *OURS]
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    for arguments in (["pipelines.build", *command], ["pipelines.verify", f"{tmp_path}/out"]):
-        done = subprocess.run(
-            [python, "-m", *arguments],
-            cwd=tmp_path / "app",
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-        assert done.returncode == 0, done.stderr
+def test_the_locked_packages_and_the_wheel_alone_build_the_same_shards(media, built, tmp_path):
+    image = replay(DOCKER / "pipeline.Dockerfile", tmp_path / "image", shared_packages=False)
+    _build_in(image, media, tmp_path / "out")
     assert contents(tmp_path / "out") == built
-    assert subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 1
+    assert image.execute([image.python, "-c", "import torch"]).returncode == 1
+    doctor = image.run("pipelines.doctor", timeout=200)
+    assert doctor.returncode == 0 and "ok        extra cloud" in doctor.stdout, doctor.stdout
+
+
+def _build_in(image: Container, media: Path, out: Path) -> None:
+    # The working folder has no configs/: the file comes from the installed package.
+    build_command = ["pipelines.build", "config=configs/build/folder.yaml", f"source.root={media}", f"out={out}", *OURS]
+    for arguments in (build_command, ["pipelines.verify", str(out)]):
+        done = image.run(*arguments)
+        assert done.returncode == 0, done.stderr
 
 
 # ---------------------------------------------------------------------------------------------- SLURM
 
 SBATCH = """#!/usr/bin/env bash
-# Runs each task of an array as SLURM does: a copy of the script, in the folder of the submission, with the variables of an array. Says the job's number.
+# Runs the tasks of an array as SLURM does: a copy of the script, in the folder of the submission, with the variables
+# of an array. Prints the job's number.
 set -euo pipefail
 count=0
 [ -f "$SPOOL/jobs" ] && count=$(wc -l <"$SPOOL/jobs")
@@ -128,7 +115,7 @@ done
 for task in $(seq "$first" "$last"); do
     export SLURM_CPUS_PER_TASK=$cores
     if [ -n "$array" ]; then export SLURM_ARRAY_TASK_ID=$task SLURM_ARRAY_TASK_COUNT=$((last - first + 1)); fi
-    bash "$SPOOL/script$count" "$@" >>"$SPOOL/said$count" 2>&1 || echo "failed: $?" >>"$SPOOL/said$count"
+    bash "$SPOOL/script$count" "$@" >>"$SPOOL/log$count" 2>&1 || echo "failed: $?" >>"$SPOOL/log$count"
 done
 echo "$((1000 + count));cluster"
 """
@@ -140,7 +127,7 @@ exec "$@"
 
 @pytest.fixture
 def slurm(tmp_path):
-    """A folder with an sbatch and an srun, which do at once what SLURM does later, and the environment to use them."""
+    """A spool folder, and an environment with stand-ins for sbatch and srun that run jobs at once."""
     for name, text in (("sbatch", SBATCH), ("srun", SRUN)):
         program = tmp_path / "bin" / name
         program.parent.mkdir(exist_ok=True)
@@ -156,7 +143,7 @@ def _submit(slices, media, out, environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
 
 
-def test_a_job_array_and_its_last_job_build_the_same_shards(media, built, slurm, tmp_path):
+def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built, slurm, tmp_path):
     spool, environment = slurm
     out = tmp_path / "out"
     done = _submit("3", media, out, environment)
@@ -166,31 +153,31 @@ def test_a_job_array_and_its_last_job_build_the_same_shards(media, built, slurm,
     assert last.startswith(
         "--parsable --dependency=afterany:1000 --cpus-per-task=1 docker/slurm_build.sh finish source.root="
     )
-    assert (spool / "said0").read_text().count(f"of {SHARDS} shards are there with slice=") == 3
-    assert f"{out} is complete" in (spool / "said1").read_text()
+    assert (spool / "log0").read_text().count(f"of {SHARDS} shards are there with slice=") == 3
+    assert f"{out} is complete" in (spool / "log1").read_text()
     assert contents(out) == built
 
 
-def test_a_slice_that_has_failed_is_told_by_the_last_job_and_the_same_line_goes_on(media, built, slurm, tmp_path):
+def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built, slurm, tmp_path):
     spool, environment = slurm
     out = tmp_path / "out"
     broken = tmp_path / "bin/srun"
-    broken.write_text(SRUN.replace("exec", '[ "${SLURM_ARRAY_TASK_ID:-}" = 1 ] && kill -9 $$\nexec'))  # a node is lost
+    broken.write_text(SRUN.replace("exec", '[ "${SLURM_ARRAY_TASK_ID:-}" = 1 ] && kill -9 $$\nexec'))  # a node fails
     _submit("3", media, out, environment)
-    assert "failed: 137" in (spool / "said0").read_text()
+    assert "failed: 137" in (spool / "log0").read_text()
     assert re.search(
         rf"error: .* 3 of {SHARDS} shards are not there yet \(train-000001, train-000004, train-000007",
-        (spool / "said1").read_text(),
+        (spool / "log1").read_text(),
     )
     broken.write_text(SRUN)
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
+    written = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
     assert _submit("3", media, out, environment).returncode == 0
     assert contents(out) == built
-    assert len(kept) == 7 and all(path.stat().st_mtime_ns == when for path, when in kept.items())
+    assert len(written) == 7 and all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())
 
 
 @pytest.mark.parametrize("slices", ["", "0", "config=a.yaml", "-3", "4x"])
-def test_a_wrong_number_of_slices_submits_nothing(media, slurm, tmp_path, slices):
+def test_an_invalid_number_of_slices_submits_nothing(media, slurm, tmp_path, slices):
     spool, environment = slurm
     done = _submit(slices, media, tmp_path / "out", environment)
     assert (
@@ -209,7 +196,7 @@ def jobs():
     return list(yaml.safe_load_all((DOCKER / "k8s_build.yaml").read_text()))
 
 
-def test_the_jobs_say_what_an_indexed_build_needs(jobs):
+def test_the_jobs_define_a_complete_indexed_build(jobs):
     slices, finish = (job["spec"] for job in jobs)
     assert [(job["apiVersion"], job["kind"], job["metadata"]["labels"]["part"]) for job in jobs] == [
         ("batch/v1", "Job", "slices"),
@@ -224,10 +211,10 @@ def test_the_jobs_say_what_an_indexed_build_needs(jobs):
     )
     assert f"slice=$(JOB_COMPLETION_INDEX)/{slices['completions']}" in first["args"] and "slice=finish" in last["args"]
     assert f"processes={first['resources']['requests']['cpu']}" in first["args"]
-    user = dict(_instructions())["USER"]
+    (user,) = parse(DOCKER / "pipeline.Dockerfile")[-1].all("USER")
     for spec in (slices, finish):
         pod = spec["template"]["spec"]
-        assert pod["restartPolicy"] == "Never", "backoffLimitPerIndex and podFailurePolicy allow no other"
+        assert pod["restartPolicy"] == "Never", "required by backoffLimitPerIndex and podFailurePolicy"
         assert {mount["name"] for mount in pod["containers"][0]["volumeMounts"]} == {
             volume["name"] for volume in pod["volumes"]
         }
@@ -235,7 +222,7 @@ def test_the_jobs_say_what_an_indexed_build_needs(jobs):
 
 
 def _run_container(container, media, out, variables) -> subprocess.CompletedProcess:
-    """The image's entry point with a container's arguments, our folders in place of its own, and four pods in place of a hundred."""
+    """Run the entry point with a container's arguments, but our folders and four pods instead of a hundred."""
     given = [re.sub(r"\$\((\w+)\)", lambda name: variables[name[1]], argument) for argument in container["args"]]
     ours = {
         "config=": "source.kind=folder",
@@ -263,7 +250,7 @@ def test_the_containers_of_the_jobs_build_the_same_shards(jobs, media, built, tm
     assert contents(out) == built
 
 
-def test_the_configurations_the_files_name_are_there():
+def test_every_config_file_named_in_docker_exists():
     for path in DOCKER.iterdir():
         for name in re.findall(r"config=(configs/\S+\.yaml)", path.read_text()):
             assert (ROOT / name).is_file(), f"{path.name} names {name}"

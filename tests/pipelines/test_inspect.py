@@ -1,4 +1,4 @@
-"""Inspect shows what is in our shards and in anybody's, says in one line what is broken, and lets nothing hostile through to terminal or page."""
+"""pipelines.inspect: built and foreign shards, one-line reports of corrupt data, hostile content on a page."""
 
 import html.parser
 import io
@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from itertools import pairwise
 from pathlib import Path
 
 import fsspec
@@ -21,12 +22,14 @@ from tiny_media import write_video, write_wav
 from configs.errors import UsageError
 from configs.schema import InspectConfig
 from pipelines.inspect.__main__ import main
+from pipelines.inspect.clip_preview import ClipPreview
+from pipelines.inspect.page import write_page
 
 TAR = "train-000001.tar"
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def built(tmp_path_factory):
     """Four shards of two clips each."""
     root = tmp_path_factory.mktemp("data")
     first = write_video(root / "media/0.mp4", duration_s=0.8, events_s=(0.3,))
@@ -44,13 +47,13 @@ def whole(tmp_path_factory):
 
 
 @pytest.fixture
-def out(whole, tmp_path):
-    return Path(shutil.copytree(whole, tmp_path / "out"))
+def out(built, tmp_path):
+    return Path(shutil.copytree(built, tmp_path / "out"))
 
 
 @pytest.fixture
 def stock(tmp_path):
-    """A tar written by stock webdataset: pictures as PNG, sound as WAV, and members that only pickle or torch would open."""
+    """A tar written by stock webdataset: PNG images, WAV audio, and members that only pickle or torch could read."""
     import webdataset
 
     rng = np.random.default_rng(0)
@@ -87,15 +90,15 @@ def ids(out: Path, shard: str = "train-*") -> list[str]:
     ]
 
 
-def test_a_shard_of_ours_is_a_table_of_its_clips(out, capsys):
+def test_a_built_shard_prints_a_table_of_its_clips(out, capsys):
     code, lines = inspect(capsys, out / TAR)
     assert code == 0
     assert lines[0].startswith(f"{out}/{TAR}: ") and lines[0].endswith("2 clips; members: 6 jpg, 2 json, 2 flac")
     assert [line.split()[0] for line in lines[1:]] == ["key", *ids(out, "train-000001")]
-    assert re.search(r"0\.00 - 0\.80 +0\.80 +3 of 64x48 px +0\.80 s 16000 Hz -\d\.\d dBFS", lines[2])
+    assert re.search(r"0\.00 - 0\.80 s +0\.80 s +3 of 64x48 px +0\.80 s 16000 Hz -\d\.\d dBFS", lines[2])
 
 
-def test_a_data_set_shows_its_totals_and_clips_from_all_its_shards(out, capsys):
+def test_a_data_set_prints_its_totals_and_samples_all_its_shards(out, capsys):
     code, lines = inspect(capsys, out, clips=4)
     assert code == 0
     assert lines[0] == f"{out}: 8 rows = 8 clips + 0 rejected, in 4 shards"
@@ -104,32 +107,32 @@ def test_a_data_set_shows_its_totals_and_clips_from_all_its_shards(out, capsys):
     assert [line.split()[0] for line in inspect(capsys, out, clips=100)[1][2:]] == ids(out)
 
 
-def test_an_unfinished_data_set_shows_its_first_shard_and_says_so(out, capsys):
+def test_an_unfinished_data_set_shows_its_first_shard_and_reports_the_missing_manifest(out, capsys):
     (out / "manifest.json").unlink()
     code, lines = inspect(capsys, out)
     assert code == 1
-    assert "manifest.json is missing" in lines[1] and "the first of 4 tars" in lines[1]
+    assert "manifest.json is missing" in lines[1] and "showing the first of 4 shards" in lines[1]
     assert [line.split()[0] for line in lines[3:]] == ids(out, "train-000000")
 
 
-def test_a_key_shows_everything_of_its_clip(out, capsys):
-    wanted = ids(out)[5]
-    code, lines = inspect(capsys, out, key=wanted)
+def test_key_prints_all_fields_members_and_json_of_its_clip(out, capsys):
+    key = ids(out)[5]
+    code, lines = inspect(capsys, out, key=key)
     assert code == 0
     text = "\n".join(lines)
-    assert re.search(rf"key +{wanted}\n", text) and re.search(r"shard +train-000002", text)
+    assert re.search(rf"key +{key}\n", text) and re.search(r"shard +train-000002", text)
     assert re.search(r"\n0\.jpg +\d+ bytes at \d+ +64x48 px\n", text) and re.search(r"\nflac +\d+ bytes", text)
-    assert json.loads(text[text.index("\n{") :])["id"] == wanted
+    assert json.loads(text[text.index("\n{") :])["id"] == key
 
 
 @pytest.mark.parametrize("shard", ["", TAR])
-def test_a_key_that_is_not_there_is_a_wrong_use_and_names_those_near_it(out, shard):
-    near = ids(out, "train-000001")[0]
-    with pytest.raises(UsageError, match=f"key={near}x is not in .*; near it there are {near}, "):
-        main(InspectConfig(key=f"{near}x"), f"{out}/{shard}".rstrip("/"))
+def test_an_unknown_key_is_a_usage_error_that_lists_similar_keys(out, shard):
+    similar = ids(out, "train-000001")[0]
+    with pytest.raises(UsageError, match=f"key={similar}x is not in .*; similar keys: {similar}, "):
+        main(InspectConfig(key=f"{similar}x"), f"{out}/{shard}".rstrip("/"))
 
 
-def test_a_shard_of_stock_webdataset_is_read_without_an_index_and_nothing_is_unpickled(stock, capsys):
+def test_a_stock_webdataset_shard_is_read_without_an_index_and_without_unpickling(stock, capsys):
     code, lines = inspect(capsys, stock, clips=5)
     assert code == 0
     assert "20 clips; members: 20 cls, 20 json, 20 npy, 20 png, 20 pyd, 20 wav" in lines[0]
@@ -139,44 +142,44 @@ def test_a_shard_of_stock_webdataset_is_read_without_an_index_and_nothing_is_unp
     assert re.search(r"npy +\d+ bytes at \d+ +float16 \(3, 13\)", text) and re.search(r"pyd +\d+ bytes at \d+\n", text)
 
 
-def test_an_array_of_objects_is_not_unpickled(tmp_path, capsys):
+def test_an_object_array_is_not_unpickled(tmp_path, capsys):
     buffer = io.BytesIO()
     np.save(buffer, np.array([print], dtype=object), allow_pickle=True)
     code, lines = inspect(capsys, write_tar(tmp_path / "x.tar", {"a.npy": buffer.getvalue()}))
     assert code == 1 and "a: npy cannot be read: Object arrays cannot be loaded when allow_pickle=False" in lines[-1]
 
 
-def test_a_shard_cut_off_anywhere_shows_what_is_left_and_answers_no(stock, capsys):
+def test_a_shard_truncated_anywhere_is_reported_with_exit_code_1(stock, capsys):
     size_bytes = stock.stat().st_size
-    for kept in range(size_bytes - 10240, 0, -size_bytes // 12):
-        os.truncate(stock, kept)
+    for length in range(size_bytes - 10240, 0, -size_bytes // 12):
+        os.truncate(stock, length)
         code, lines = inspect(capsys, stock)
-        assert code == 1 and any("cut off" in line for line in lines), kept
+        assert code == 1 and any("truncated" in line for line in lines), length
 
 
-def test_a_shard_of_ours_that_was_cut_off_is_told_by_its_index(out, capsys):
+def test_a_truncated_shard_with_an_index_reports_expected_and_actual_size(out, capsys):
     os.truncate(out / TAR, 6000)
     code, lines = inspect(capsys, out / TAR)
     assert code == 1
-    assert f"{TAR} has 6000 bytes, train-000001.json says " in lines[1]
-    assert any(re.search(r"flac cannot be read: of \d+ bytes 0 are there", line) for line in lines)
+    assert f"{TAR} has 6000 bytes, but train-000001.json expects " in lines[1]
+    assert any(re.search(r"flac cannot be read: truncated to 0 of \d+ bytes", line) for line in lines)
 
 
-@pytest.mark.parametrize("content", [b"", b"text" * 1000, b"\x1f\x8b" + bytes(2000)], ids=["nothing", "text", "gzip"])
-def test_what_is_no_tar_is_told_in_one_line(tmp_path, capsys, content):
+@pytest.mark.parametrize("content", [b"", b"text" * 1000, b"\x1f\x8b" + bytes(2000)], ids=["empty", "text", "gzip"])
+def test_a_file_that_is_not_a_tar_is_reported_in_one_line(tmp_path, capsys, content):
     (tmp_path / "x.tar").write_bytes(content)
     code, lines = inspect(capsys, tmp_path / "x.tar")
     assert (
         code == 1
-        and lines[1].startswith("x.tar is no tar")
-        and lines[2] == "there is no clip in it"
+        and lines[1].startswith("x.tar is not a tar")
+        and lines[2] == "it contains no clips"
         and len(lines) == 3
     )
 
 
-def test_a_tar_without_members_holds_no_clip(tmp_path, capsys):
+def test_a_tar_without_members_contains_no_clips(tmp_path, capsys):
     code, lines = inspect(capsys, write_tar(tmp_path / "x.tar", {}))
-    assert code == 1 and lines[1:] == ["there is no clip in it"]
+    assert code == 1 and lines[1:] == ["it contains no clips"]
 
 
 HOSTILE_JSON = {
@@ -188,9 +191,9 @@ HOSTILE_JSON = {
 }
 
 
-def test_hostile_names_and_texts_are_neither_run_nor_written_anywhere(tmp_path, capsys):
-    picture = io.BytesIO()
-    Image.new("RGB", (9, 7)).save(picture, "JPEG")
+def test_hostile_member_names_and_texts_are_escaped_and_create_no_files(tmp_path, capsys):
+    image = io.BytesIO()
+    Image.new("RGB", (9, 7)).save(image, "JPEG")
     names = [
         "../../evil.jpg",
         "/etc/evil.jpg",
@@ -200,14 +203,14 @@ def test_hostile_names_and_texts_are_neither_run_nor_written_anywhere(tmp_path, 
         "a\nb.jpg",
     ]
     members = {
-        **{name: picture.getvalue() for name in names},
+        **{name: image.getvalue() for name in names},
         "x.json": json.dumps(HOSTILE_JSON).encode(),
-        "x.jpg": picture.getvalue(),
+        "x.jpg": image.getvalue(),
     }
     shard = write_tar(tmp_path / "x.tar", members)
     before = sorted(tmp_path.parent.rglob("*"))
     code, lines = inspect(capsys, shard, html=str(tmp_path / "page.html"))
-    assert code == 1 and "x.tar: 1 members are no files with a key and an extension" in lines[1]
+    assert code == 1 and "x.tar: skipped 1 members that are not files named KEY.EXTENSION" in lines[1]
     assert "\x1b" not in "".join(lines)
     assert sorted(tmp_path.parent.rglob("*")) == sorted([*before, tmp_path / "page.html"])
     parser = _Tags()
@@ -219,36 +222,39 @@ def test_hostile_names_and_texts_are_neither_run_nor_written_anywhere(tmp_path, 
 
 
 BROKEN = {
-    "picture of text": ({"x.jpg": b"text"}, "jpg cannot be read: cannot identify image file"),
-    "picture cut off": ({"x.png": b"\x89PNG\r\n\x1a\n" + bytes(30)}, "png cannot be read"),
-    "picture of a billion pixels": (
+    "text as jpg": ({"x.jpg": b"text"}, "jpg cannot be read: cannot identify image file"),
+    "truncated png": ({"x.png": b"\x89PNG\r\n\x1a\n" + bytes(30)}, "png cannot be read"),
+    "png of 4 billion pixels": (
         {"x.png": b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\xff\xff\0\0\xff\xff\x08\2\0\0\0\x4f\x5e\x0a\x8f"},
         "png cannot be read",
     ),
-    "sound of text": ({"x.flac": b"text"}, "flac cannot be read"),
-    "json cut off": ({"x.json": b'{"a": '}, "json cannot be read: Expecting value"),
-    "json nested without end": ({"x.json": b"[" * 100_000}, "json cannot be read: "),
-    "array that says it is huge": (
+    "text as flac": ({"x.flac": b"text"}, "flac cannot be read"),
+    "truncated json": ({"x.json": b'{"a": '}, "json cannot be read: Expecting value"),
+    "unclosed nested json": ({"x.json": b"[" * 100_000}, "json cannot be read: "),
+    "array with a huge shape": (
         {
             "x.npy": b"\x93NUMPY\1\0\x46\0"
             + b"{'descr': '<f8', 'fortran_order': False, 'shape': (1000000000000000,)}".ljust(70)
         },
         "npy",
     ),
-    "member too large": ({"x.jpg": bytes((32 << 20) + 1)}, "jpg cannot be read: 33554433 bytes are too many"),
+    "oversized member": (
+        {"x.jpg": bytes((32 << 20) + 1)},
+        "jpg cannot be read: 33554433 bytes exceed the limit of 33554432",
+    ),
 }
 
 
 @pytest.mark.parametrize("kind", BROKEN)
-def test_a_broken_member_is_told_in_one_line(tmp_path, capsys, kind):
-    members, said = BROKEN[kind]
+def test_an_undecodable_member_is_reported_in_one_line(tmp_path, capsys, kind):
+    members, message = BROKEN[kind]
     code, lines = inspect(capsys, write_tar(tmp_path / "x.tar", members), html=str(tmp_path / "x.html"))
     assert code == 1
-    assert len([line for line in lines if line.startswith("  x: ") and said in line]) == 1, lines
+    assert len([line for line in lines if line.startswith("  x: ") and message in line]) == 1, lines
 
 
 @pytest.mark.parametrize("depth", [300, 900, 980, 1100, 3000])
-def test_json_nested_deeply_is_shown_or_told_and_ends_nothing(tmp_path, capsys, depth):
+def test_deeply_nested_json_is_shown_or_reported_without_a_crash(tmp_path, capsys, depth):
     nested = b'{"labels": ' + b"[" * depth + b"]" * depth + b"}"
     code, lines = inspect(capsys, write_tar(tmp_path / "x.tar", {"x.json": nested}), html=str(tmp_path / "x.html"))
     assert code == any("json cannot be read: " in line for line in lines)
@@ -265,10 +271,10 @@ class _Tags(html.parser.HTMLParser):
         self.sources += [value for name, value in attrs if name in ("src", "href")]
 
 
-def test_the_page_holds_frames_with_their_times_sound_waveform_and_json_in_itself(out, tmp_path, capsys):
+def test_the_page_embeds_frames_with_times_audio_waveform_and_json(out, tmp_path, capsys):
     page = tmp_path / "page.html"
     code, lines = inspect(capsys, out, html=str(page), clips=2)
-    assert code == 0 and lines[-1].startswith(f"{page} is written, ")
+    assert code == 0 and lines[-1].startswith(f"wrote {page} (")
     text, parser = page.read_text(), _Tags()
     parser.feed(text)
     assert (
@@ -283,49 +289,80 @@ def test_the_page_holds_frames_with_their_times_sound_waveform_and_json_in_itsel
     )
     assert "<figcaption>0.10 s</figcaption>" in text and text.count("<line ") == 6
     assert "prefers-color-scheme: dark" in text and "http" not in text
-    assert "&quot;decoder&quot;: &quot;pyav&quot;" in text
+    assert "&#34;decoder&#34;: &#34;pyav&#34;" in text
 
 
-def test_a_long_sound_and_a_large_picture_are_reduced_in_the_page(tmp_path, capsys):
-    picture = io.BytesIO()
-    Image.effect_noise((2000, 1500), 80).save(picture, "JPEG")
+def test_the_page_is_written_one_clip_at_a_time():
+    sizes, file = [], io.BytesIO()
+
+    def previews():
+        for number in range(3):
+            sizes.append(file.tell())
+            yield ClipPreview(str(number), "train-000000", {}, np.zeros(0, np.float32), json_text="x" * 1000)
+
+    write_page(file, "", (), previews())
+    assert all(after - before > 1000 for before, after in pairwise([*sizes, file.tell()]))
+
+
+def test_long_audio_and_large_images_are_reduced_in_the_page(tmp_path, capsys):
+    image = io.BytesIO()
+    Image.effect_noise((2000, 1500), 80).save(image, "JPEG")
     wav = write_wav(
         tmp_path / "x.wav", 0.1 * np.random.default_rng(0).standard_normal(300 * 8000).astype(np.float32), 8000
     ).read_bytes()
-    shard = write_tar(tmp_path / "x.tar", {"x.jpg": picture.getvalue(), "x.wav": wav})
+    shard = write_tar(tmp_path / "x.tar", {"x.jpg": image.getvalue(), "x.wav": wav})
     code, lines = inspect(capsys, shard, html=str(tmp_path / "x.html"))
     assert code == 0 and "1 of 2000x1500 px  300.00 s 8000 Hz" in lines[2]
     assert (tmp_path / "x.html").stat().st_size < len(wav) / 3
 
 
+@pytest.mark.parametrize("name", ["page.css", "page.html.j2"])
+def test_a_missing_template_or_style_sheet_is_reported_in_one_line(out, tmp_path, name):
+    """As in a wheel that was built without its data files."""
+    package = shutil.copytree(
+        ROOT / "pipelines", tmp_path / "app/pipelines", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    (tmp_path / "app/configs").symlink_to(ROOT / "configs")
+    (package / "inspect" / name).unlink()
+    done = subprocess.run(
+        [sys.executable, "-m", "pipelines.inspect", str(out), f"html={tmp_path}/page.html"],
+        cwd=tmp_path / "app",
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1 and not list(tmp_path.glob("*.html*"))
+    error = f"error: {package}/inspect/{name} is missing: this installation is incomplete; run pip install "
+    assert done.stderr.splitlines()[-1].startswith(error) and "Traceback" not in done.stderr
+
+
 @pytest.mark.parametrize("html", ["none/page.html", "page.htm", "folder.html"])
-def test_a_page_that_cannot_be_written_is_told_before_the_work(out, tmp_path, html):
+def test_an_unwritable_page_is_reported_before_any_clip_is_read(out, tmp_path, html):
     (tmp_path / "folder.html").mkdir()
-    with pytest.raises(UsageError, match=r"give a file that ends with \.html in a folder that is there"):
+    with pytest.raises(UsageError, match=r"must be a file that ends with \.html, in an existing folder"):
         main(InspectConfig(html=str(tmp_path / html)), str(out))
 
 
 @pytest.mark.parametrize(
     "address", ["{}/none", "{}/none.tar", "{}/none/x.tar", "{}/out/manifest.json", "memory://none", "{}"]
 )
-def test_an_address_without_shards_is_a_wrong_use(out, address):
+def test_an_address_without_shards_is_a_usage_error(out, address):
     with pytest.raises(UsageError, match="no such shard"):
         main(InspectConfig(), address.format(out.parent))
 
 
-def test_a_shard_that_the_manifest_lists_and_nobody_finds_is_told(out, capsys):
+def test_a_shard_listed_in_the_manifest_but_missing_is_reported(out, capsys):
     (out / TAR).unlink()
     code, lines = inspect(capsys, out)
     assert code == 1 and lines[1] == f"{TAR} is missing" and len(lines) == 3 + 6
 
 
-def test_an_index_that_is_none_is_told_and_the_tar_is_read_instead(out, capsys):
+def test_an_invalid_index_is_reported_and_the_tar_headers_are_read_instead(out, capsys):
     (out / "train-000001.json").write_text("[]")
     code, lines = inspect(capsys, out / TAR)
     assert code == 1 and "train-000001.json cannot be read" in lines[1] and len(lines) == 5
 
 
-def test_folders_of_other_file_systems_are_inspected_too(out, stock, capsys):
+def test_shards_on_fsspec_file_systems_are_inspected(out, stock, capsys):
     fs = fsspec.filesystem("memory")
     fs.put(f"{out}/", "/inspect", recursive=True)
     fs.put(str(stock), "/inspect_stock/stock.tar")
@@ -334,7 +371,7 @@ def test_folders_of_other_file_systems_are_inspected_too(out, stock, capsys):
     assert inspect(capsys, "memory://inspect_stock/stock.tar", key="a/000003")[0] == 0
 
 
-def test_the_command_exits_with_0_1_and_2(out):
+def test_the_command_exits_with_0_1_or_2(out):
     def code(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "pipelines.inspect", *arguments], cwd=ROOT, capture_output=True

@@ -1,4 +1,4 @@
-"""The toy world: the published layouts it writes, and what happens when it is interrupted."""
+"""pipelines.toy_world: the published layouts that it writes, interruption, and invalid settings."""
 
 import csv
 import hashlib
@@ -18,8 +18,8 @@ from PIL import Image
 from configs.errors import UsageError
 from configs.schema import SourceConfig, ToyWorldConfig
 from pipelines.sources import vggsound
-from pipelines.toy_world import layouts, scene, world
-from pipelines.toy_world.scene import CLASSES
+from pipelines.toy_world import layouts, world
+from pipelines.toy_world.scene import CLASSES, random_scene, render
 from pipelines.toy_world.speech import SPEAKERS
 
 SMALL = {
@@ -57,40 +57,40 @@ def out(config) -> Path:
 # ---------------------------------------------------------------------------------------------- layouts
 
 
-def test_the_audioset_half_has_the_published_tables_and_one_video_for_each_row_but_the_missing(out):
+def test_audioset_has_the_published_tables_and_a_video_for_each_row_that_is_not_missing(out):
     lines = (out / "audioset/unbalanced_train_segments.csv").read_text().splitlines()
     assert all(line.startswith("# ") for line in lines[:3])
     assert len(lines) == 3 + 12
     mids = [row["mid"] for row in csv.DictReader((out / "audioset/class_labels_indices.csv").read_text().splitlines())]
-    there = 0
+    existing = 0
     for row in csv.reader(lines[3:], skipinitialspace=True):
         ytid, start_s, end_s, mid = row
         assert len(ytid) == 11
         assert float(end_s) - float(start_s) == 2.0
         assert mid in mids
-        there += (out / f"audioset/videos/{ytid}_{round(float(start_s) * 1000)}.mp4").exists()
-    assert there == 11
+        existing += (out / f"audioset/videos/{ytid}_{round(float(start_s) * 1000)}.mp4").exists()
+    assert existing == 11
 
 
-def test_videos_show_the_scene_and_carry_the_sound_and_the_damaged_ones_do_not(out):
+def test_videos_are_h264_with_aac_except_for_the_defective_ones(out):
     outcomes = []
     for path in sorted((out / "audioset/videos").iterdir()):
         try:
             with av.open(str(path)) as container:
-                video, sounds = container.streams.video[0], container.streams.audio
+                video, audio = container.streams.video[0], container.streams.audio
                 assert (video.codec_context.name, video.codec_context.pix_fmt, video.average_rate) == (
                     "h264",
                     "yuv420p",
                     10,
                 )
                 assert len(list(container.decode(video=0))) == 20
-                outcomes.append("whole" if sounds and sounds[0].codec_context.name == "aac" else "without sound")
+                outcomes.append("intact" if audio and audio[0].codec_context.name == "aac" else "no audio")
         except av.error.InvalidDataError:
-            outcomes.append("cut off")
-    assert sorted(outcomes) == ["cut off"] + ["whole"] * 11 + ["without sound"]
+            outcomes.append("truncated")
+    assert sorted(outcomes) == ["intact"] * 11 + ["no audio", "truncated"]
 
 
-def test_vggsound_is_read_by_its_own_source_and_every_row_has_its_video(out):
+def test_vggsound_is_read_by_its_source_and_every_row_has_a_video(out):
     source = SourceConfig(kind="vggsound", root=str(out / "vggsound"), split="test", media_is_cut=True)
     clips = list(vggsound.rows(source))
     assert (
@@ -104,24 +104,24 @@ def test_vggsound_is_read_by_its_own_source_and_every_row_has_its_video(out):
 def test_a_video_is_the_rendered_scene(config, out):
     rng = np.random.default_rng([3, 1, 0])
     rng.integers(64, size=11), rng.integers(0, 600)
-    picture = scene.scene(rng, 64)
+    scene = random_scene(rng, 64)
     ytid, start_s, *_ = csv.reader([(out / "audioset/eval_segments.csv").read_text().splitlines()[3]]).__next__()
     with av.open(str(out / f"audioset/videos/{ytid}_{round(float(start_s) * 1000)}.mp4")) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     for number in (0, 19):
-        error = frames[number].astype(float) - scene.render(picture, number / config.fps)
+        error = frames[number].astype(float) - render(scene, number / config.fps)
         assert np.sqrt(np.mean(error**2)) < 16
 
 
-def test_captions_name_two_objects_of_their_picture_and_fit_the_longest_duration(config, out):
+def test_captions_name_two_objects_of_their_image_and_fit_the_maximum_duration(config, out):
     for split, part, count in (("train", 2, 4), ("val", 3, 2)):
         table = json.loads((out / f"places_audio/metadata/{split}.json").read_text())
         assert len(table["data"]) == count
         for number, row in enumerate(table["data"]):
-            picture = scene.scene(np.random.default_rng([3, part, number]), 64)
+            scene = random_scene(np.random.default_rng([3, part, number]), 64)
             named = [k for k, name in enumerate(CLASSES) if name in row["asr_text"]]
             assert len(named) == 2
-            assert set(named) <= set(picture.kinds)
+            assert set(named) <= set(scene.class_ids)
             assert row["speaker"] in SPEAKERS
             info = soundfile.info(out / "places_audio" / table["audio_base_path"] / row["wav"])
             assert (info.samplerate, info.channels, info.subtype) == (16000, 1, "PCM_16")
@@ -130,15 +130,15 @@ def test_captions_name_two_objects_of_their_picture_and_fit_the_longest_duration
                 assert image.size == (64, 64)
 
 
-def test_each_prompt_has_its_object_in_the_annotation_and_its_word_inside_the_speech(out):
+def test_each_prompt_has_its_class_in_the_annotation_and_its_word_in_the_speech(out):
     folder = out / "prompted_ade20k"
     rows = list(csv.DictReader((folder / "prompted_segmentation.csv").read_text().splitlines()))
     assert list(rows[0]) == ["image_location", "ade_class_id", "speech_prompt_file", "timing", "vggsound_file"]
     assert sorted(int(row["ade_class_id"]) for row in rows) == sorted(layouts.ade_class_id(k) for k in range(24))
     for row in rows:
         stem = Path(row["image_location"]).stem
-        colours = np.asarray(Image.open(folder / "annotations" / f"{stem}_seg.png")).astype(int)
-        ids = colours[..., 0] // 10 * 256 + colours[..., 1]
+        colors = np.asarray(Image.open(folder / "annotations" / f"{stem}_seg.png")).astype(int)
+        ids = colors[..., 0] // 10 * 256 + colors[..., 1]
         assert (ids == int(row["ade_class_id"])).sum() > 40
         assert set(np.unique(ids)) <= {0} | {layouts.ade_class_id(k) for k in range(24)}
         start_s, end_s = json.loads(row["timing"])
@@ -146,18 +146,18 @@ def test_each_prompt_has_its_object_in_the_annotation_and_its_word_inside_the_sp
         assert soundfile.info(folder / "audio" / Path(row["vggsound_file"]).name).duration == 2.0
 
 
-def test_the_annotation_colours_give_back_the_class():
-    kinds = np.arange(-1, 24, dtype=np.int16).reshape(5, 5)
-    colours = layouts.annotation(kinds).astype(int)
-    ids = colours[..., 0] // 10 * 256 + colours[..., 1]
+def test_annotation_colors_decode_to_the_class_id():
+    class_ids = np.arange(-1, 24, dtype=np.int16).reshape(5, 5)
+    colors = layouts.annotation(class_ids).astype(int)
+    ids = colors[..., 0] // 10 * 256 + colors[..., 1]
     assert ids[0, 0] == 0
     assert ids.ravel()[1:].tolist() == [101 + 37 * k for k in range(24)]
 
 
-# ---------------------------------------------------------------------------------------------- the command
+# ---------------------------------------------------------------------------------------------- command
 
 
-def test_the_same_settings_give_the_same_bytes_on_another_number_of_processes_also_after_a_kill(out, tmp_path):
+def test_files_are_identical_for_any_number_of_processes_and_after_a_kill(out, tmp_path):
     arguments = [f"{key}={value}" for key, value in SMALL.items()] + [f"out={tmp_path / 'world'}", "processes=1"]
     command = [sys.executable, "-m", "pipelines.toy_world", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -171,7 +171,7 @@ def test_the_same_settings_give_the_same_bytes_on_another_number_of_processes_al
     assert files_of(tmp_path / "world") == files_of(out)
 
 
-def test_a_finished_world_is_left_alone_and_a_removed_file_comes_back(config, out, capsys):
+def test_a_finished_world_is_not_rewritten_and_a_removed_file_is_regenerated(config, out, capsys):
     before = files_of(out)
     world.main(config)
     assert "is complete" in capsys.readouterr().out
@@ -183,25 +183,25 @@ def test_a_finished_world_is_left_alone_and_a_removed_file_comes_back(config, ou
     assert (out / "places_audio/wavs/train/000002.wav").stat().st_mtime_ns == other
 
 
-def test_other_settings_in_the_same_folder_are_refused_by_name(config):
+def test_other_settings_in_the_same_folder_are_rejected_with_their_names(config):
     with pytest.raises(UsageError, match=r"seed=3 \(now 4\)"):
         world.main(ToyWorldConfig(**{**vars(config), "seed": 4}))
 
 
-def test_a_folder_with_other_data_is_refused_and_untouched(tmp_path):
+def test_a_folder_with_other_data_is_rejected_and_unchanged(tmp_path):
     (tmp_path / "audioset").mkdir()
     (tmp_path / "audioset/mine.txt").write_text("real data")
-    with pytest.raises(UsageError, match=r"holds audioset but no toy_world\.json"):
+    with pytest.raises(UsageError, match=r"contains audioset but no toy_world\.json"):
         world.main(ToyWorldConfig(out=str(tmp_path), **SMALL))
     assert files_of(tmp_path).keys() == {"audioset/mine.txt"}
 
 
 @pytest.mark.parametrize(("key", "value"), [("image_size_px", 65), ("out", "")])
-def test_a_setting_that_cannot_be_is_named(key, value, tmp_path):
+def test_an_invalid_setting_is_named(key, value, tmp_path):
     with pytest.raises(UsageError, match=key):
         world.main(ToyWorldConfig(**{"out": str(tmp_path), **SMALL, key: value}))
 
 
 def test_the_toy_world_needs_no_torch():
-    code = "import sys, pipelines.toy_world; from pipelines.toy_world import speech; speech.say('a red star'); assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True)
+    code = "import sys; from pipelines.toy_world import speech, world; speech.synthesize_speech('a red star')"
+    subprocess.run([sys.executable, "-c", f"{code}; assert 'torch' not in sys.modules"], check=True)
