@@ -38,9 +38,9 @@ def main(config: TrainConfig) -> int:
     stop = Preemption(config.time_limit_min)
     validate_train_config(config)
 
+    from configs.atomic_write import locked_run_dir
     from model.training.launch import create_accelerator, fsdp_requested, report_lost_peers
     from model.training.tracking import tracker_names
-    from pipelines.atomic_write import locked_run_dir
 
     folder, fsdp = Path(config.out) / config.name, fsdp_requested()
     accelerator = create_accelerator(config.distributed_timeout_s, tracker_names(config.tracker), folder)
@@ -60,6 +60,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     import torch
     from accelerate.utils import broadcast_object_list
 
+    from configs.atomic_write import atomic_open
     from eval.periodic import PeriodicEvaluation
     from model.build import build_denseav, check_input_sizes
     from model.denseav import InputSpec
@@ -81,7 +82,6 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
     from model.training.throughput import ThroughputMeter, gradient_norms
     from model.training.torch_compile import compile_encoders
     from model.training.tracking import RunLogger
-    from pipelines.atomic_write import atomic_open
     from pipelines.stream.loader import open_stream
 
     rank, world_size, on_main = accelerator.process_index, accelerator.num_processes, accelerator.is_main_process
