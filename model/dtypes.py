@@ -1,4 +1,4 @@
-"""Numbers that must not be rounded: sums, softmaxes and losses are computed in float32 at least, whatever the features come in."""
+"""Precision: sums, softmaxes and losses are computed in float32 or float64, also for features in half precision."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import Tensor
 
 
 def upcast_half(x: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:
-    """Half precision to float32; float32 and float64 stay as they are."""
+    """Convert half precision to float32; float32 and float64 are returned unchanged."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

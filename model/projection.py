@@ -1,7 +1,7 @@
 """From an encoder's channels to the shared space: one projection for each branch.
 
 A projection maps (dense features, class tokens or None) to the same pair with `out_channels` channels; the names of the published ones are
-those of reference 1.1. `reference_state` translates weights stored under the reference's names. Source: reference 1.1.
+those of reference 1.1. Source: reference 1.1.
 """
 
 from __future__ import annotations
@@ -119,45 +119,3 @@ class AudioSelfAttentionPool(nn.Module):
 def _scale(layer: nn.Module, gain: float) -> None:
     for parameter in layer.parameters():
         parameter.mul_(gain)
-
-
-# Our name of a part -> the reference's, inside its "aligner". The class vector is `audio_cls` beside the aligner there.
-REFERENCE_NAMES: dict[type[nn.Module], dict[str, str]] = {
-    ImageLinear: {"norm.": "norm.norm.", "patch_proj.": "layer.", "cls_proj.": "cls_layer."},
-    AudioSelfAttentionPool: {
-        "norm.": "mod_list.1.norm.",
-        "conv1.": "mod_list.2.layer.",
-        "cls_proj.": "mod_list.2.cls_layer.",
-        "conv2.": "mod_list.3.layer.",
-        "block.self_attn.in_proj_": "mod_list.4.block.attn.qkv.",
-        "block.self_attn.out_proj.": "mod_list.4.block.attn.proj.",
-        "block.linear1.": "mod_list.4.block.mlp.fc1.",
-        "block.linear2.": "mod_list.4.block.mlp.fc2.",
-        "block.norm1.": "mod_list.4.block.norm1.",
-        "block.norm2.": "mod_list.4.block.norm2.",
-    },
-}
-
-
-def reference_state(projection: nn.Module, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the reference's names as a state dict of `projection`.
-
-    Args:
-        projection: an ImageLinear or AudioSelfAttentionPool.
-        stored: the aligner's weights; a class vector may be among them as `audio_cls`.
-
-    Returns:
-        What `load_state_dict` takes; where the class vector is not stored, the projection's own is kept.
-
-    Raises:
-        KeyError: a weight is not stored.
-    """
-    state = {}
-    for name, parameter in projection.state_dict().items():
-        if name == "cls_token":
-            state[name] = stored.get("audio_cls", parameter)
-            continue
-        ours, theirs = next(pair for pair in REFERENCE_NAMES[type(projection)].items() if name.startswith(pair[0]))
-        # The reference's convolutions over steps carry a frequency axis of size 1.
-        state[name] = stored[theirs + name.removeprefix(ours)].reshape(parameter.shape)
-    return state

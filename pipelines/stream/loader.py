@@ -10,7 +10,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,13 +18,12 @@ from torch.utils.data import DataLoader
 from configs.errors import CommandFailed, UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
-from pipelines.stream.clip_filter import Selection
 from pipelines.stream.dataset import ClipDataset
-from pipelines.stream.index import CacheSettings, DatasetIndex
 from pipelines.stream.loader_worker import end_with_the_run
+from pipelines.stream.order import open_order
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
-from pipelines.stream.sampler import DeterministicSampler, OrderSource
+from pipelines.stream.sampler import DeterministicSampler
 
 # The share of clips that cannot be read is taken over at least this many.
 WATCHED_CLIPS = 1000
@@ -108,48 +106,27 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
         UsageError: no source, one that is named or listed twice, one that is not a whole data set or has another sample rate, a splice out of range.
         CommandFailed: a remote source does not answer.
     """
-    if not config.sources:
-        raise UsageError("stream.sources is empty: give at least one, such as stream.sources=[{name: a, shards: DIR}]")
     augment = config.augment
     if augment.audio_splice_max_s and not 0 < augment.audio_splice_min_s <= augment.audio_splice_max_s:
         raise UsageError(
             f"stream.augment.audio_splice_min_s={augment.audio_splice_min_s}: must be above 0 and at most audio_splice_max_s={augment.audio_splice_max_s}"
         )
-    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
-    readers = []
-    for number, source in enumerate(config.sources):
-        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
-        index = DatasetIndex.open(source.shards, cache, select)
-        fields = MemberKeys(source.image_key, source.audio_key)
-        readers.append(
-            ClipReader(index, config.image_size_px, config.clip_duration_s, config.sample_rate_hz, number, fields)
+    order = open_order(config, seed, batch_size)
+    readers = [
+        ClipReader(
+            index,
+            config.image_size_px,
+            config.clip_duration_s,
+            config.sample_rate_hz,
+            number,
+            MemberKeys(source.image_key, source.audio_key),
         )
+        for number, (index, source) in enumerate(zip(order.indexes, config.sources, strict=True))
+    ]
     for reader in readers:
         reader.check_fields()
         _check_sample_rate(reader)
-    names = [source.name or Path(source.shards).name for source in config.sources]
-    for what, values in (("name", names), ("data set", [reader.index.fingerprint for reader in readers])):
-        for number, value in enumerate(values):
-            if value in values[:number]:
-                raise UsageError(
-                    f"stream.sources.{number} ({names[number]}): the same {what} as stream.sources.{values.index(value)}; use weight= for more of it"
-                )
-    sources = [
-        OrderSource(name, reader.index.fingerprint, source.weight, tuple(shard.clips for shard in reader.index.shards))
-        for name, reader, source in zip(names, readers, config.sources, strict=True)
-    ]
-    order = DeterministicSampler(sources, seed, config.lanes, config.shuffle_window_clips, batch_size)
-    fingerprint = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "lanes": order.lanes,
-        "window_clips": config.shuffle_window_clips,
-        "sources": {
-            source.name: {"number": number, "weight": weight, "data_set": source.fingerprint}
-            for number, (source, weight) in enumerate(zip(sources, order.weights, strict=True))
-        },
-    }
-    return Stream(ClipDataset(readers, order, config.augment, seed), config, fingerprint)
+    return Stream(ClipDataset(readers, order.sampler, config.augment, seed), config, order.fingerprint)
 
 
 def _check_sample_rate(reader: ClipReader) -> None:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.training.clipping import MIN_HISTORY, MIN_MEAN_NORM, GradientClipping
+from model.training.clipping import MIN_HISTORY, MIN_MEAN_NORM, GradientClipper
 
 
 def _parameters(*sizes):
@@ -21,7 +21,7 @@ def _norms(clipping):
 
 
 def test_each_gradient_is_clipped_by_its_own_norm():
-    clipping = GradientClipping(_parameters(2, 2, 2), max_norm=2.0)
+    clipping = GradientClipper(_parameters(2, 2, 2), max_norm=2.0)
     norm = _clip(clipping, [torch.tensor([3.0, 4.0]), torch.tensor([0.6, 0.8]), None])
     assert norm == pytest.approx((25 + 1) ** 0.5)
     a, b, c = clipping.parameters
@@ -31,8 +31,8 @@ def test_each_gradient_is_clipped_by_its_own_norm():
 
 
 def test_no_parameters_and_no_gradients_are_a_norm_of_zero():
-    assert GradientClipping([], 10.0, 5.0).clip() == 0
-    assert GradientClipping(_parameters(2), 10.0, 5.0).clip() == 0
+    assert GradientClipper([], 10.0, 5.0).clip() == 0
+    assert GradientClipper(_parameters(2), 10.0, 5.0).clip() == 0
 
 
 def _slow(history, norm, max_norm, factor, window):
@@ -49,7 +49,7 @@ def _slow(history, norm, max_norm, factor, window):
 
 def test_the_rolling_means_agree_with_a_slow_loop():
     generator = torch.Generator().manual_seed(1)
-    clipping = GradientClipping(_parameters(3, 5, 1), max_norm=10.0, factor=5.0, window=20)
+    clipping = GradientClipper(_parameters(3, 5, 1), max_norm=10.0, factor=5.0, window=20)
     histories = [[], [], []]
     clipped = 0
     for number in range(80):
@@ -73,7 +73,7 @@ def test_the_rolling_means_agree_with_a_slow_loop():
 
 
 def test_the_first_steps_are_clipped_to_the_fixed_norm_only():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(MIN_HISTORY - 1):
         _clip(clipping, [torch.tensor([0.01])])
     _clip(clipping, [torch.tensor([8.0])])
@@ -83,7 +83,7 @@ def test_the_first_steps_are_clipped_to_the_fixed_norm_only():
 
 
 def test_without_a_factor_only_the_fixed_norm_clips_whatever_came_before():
-    clipping = GradientClipping(_parameters(1), max_norm=2.0)
+    clipping = GradientClipper(_parameters(1), max_norm=2.0)
     for _ in range(2 * MIN_HISTORY):
         _clip(clipping, [torch.tensor([0.01])])
     for norm, clipped in ((1.0, 1.0), (8.0, 2.0)):
@@ -92,7 +92,7 @@ def test_without_a_factor_only_the_fixed_norm_clips_whatever_came_before():
 
 
 def test_an_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(60):
         _clip(clipping, [torch.tensor([1.0])])
     for _ in range(2):
@@ -102,7 +102,7 @@ def test_an_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
 
 @pytest.mark.parametrize("broken", [float("inf"), float("nan"), 0.0])
 def test_what_is_no_norm_or_none_at_all_does_not_count(broken):
-    clipping = GradientClipping(_parameters(1, 1), 10.0, 5.0, 50)
+    clipping = GradientClipper(_parameters(1, 1), 10.0, 5.0, 50)
     for _ in range(20):
         _clip(clipping, [torch.tensor([1.0]), torch.tensor([broken])])
     before = {name: value.clone() for name, value in clipping.state().items()}
@@ -115,7 +115,7 @@ def test_what_is_no_norm_or_none_at_all_does_not_count(broken):
 
 
 def test_a_parameter_whose_gradient_was_next_to_nothing_can_begin_to_learn():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(50):
         _clip(clipping, [torch.tensor([1e-12])])
     for norm, clipped in ((4e-5, 4e-5), (1.0, 5 * MIN_MEAN_NORM)):
@@ -128,7 +128,7 @@ def test_a_parameter_whose_gradient_was_next_to_nothing_can_begin_to_learn():
 
 def test_restored_means_clip_bit_for_bit_alike():
     generator = torch.Generator().manual_seed(2)
-    one, other = (GradientClipping(_parameters(4, 4), 100.0, 1.0, 12) for _ in range(2))
+    one, other = (GradientClipper(_parameters(4, 4), 100.0, 1.0, 12) for _ in range(2))
     for _ in range(17):
         _clip(one, [torch.randn(4, generator=generator) * 3 for _ in range(2)])
     other.load(one.state())
