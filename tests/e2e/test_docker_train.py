@@ -340,7 +340,7 @@ def test_when_one_pod_is_evicted_all_save_and_the_other_waits_for_the_one_in_its
     finally:
         for pod in pods:
             _end(pod)
-    assert f"going on after step {saved} of" in said() and "trained 40 steps on 2 processes" in said()
+    assert f"resuming after step {saved} of" in said() and "trained 40 steps on 2 processes" in said()
     assert [json.loads(line)["step"] for line in (out / "a/history.jsonl").read_text().splitlines()] == list(
         range(1, 41)
     )
