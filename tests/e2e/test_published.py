@@ -138,8 +138,7 @@ def _without_gradient_by_construction(name: str) -> bool:
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("both_cores")
 def test_after_two_full_steps_exactly_the_learning_parameters_have_a_gradient(name):
-
-       """Published sizes (224 px, 10.2625 s) but 2 pairs instead of 40, fewer positions, gradient checkpointing: 8 GB."""
+    """Published sizes (224 px, 10.2625 s) but 2 pairs, fewer positions and gradient checkpointing, for 8 GB."""
     settings = [
         "optim.warmup_steps=2",
         "loss.num_sampled_positions=20",
