@@ -27,14 +27,7 @@ if TYPE_CHECKING:
 
     from eval.periodic import PeriodicEvaluation
     from model.denseav import DenseAV
-    from model.training.checkpoint import TrainingState
-    from model.training.checkpoint_manager import CheckpointManager
-    from model.training.ema import ModelEma
-    from model.training.nan_guard import NonfiniteGuard
-    from model.training.optim import Phase
-    from model.training.preemption import Preemption
-    from model.training.throughput import ThroughputMeter
-    from model.training.tracking import RunLogger
+    from model.training import checkpoint, checkpoint_manager, ema, nan_guard, optim, preemption, throughput, tracking
     from pipelines.stream.batch import Batch
     from pipelines.stream.loader import Stream
 
@@ -50,87 +43,86 @@ class Run:
     config: TrainConfig
     folder: Path
     accelerator: Accelerator
-    stop: Preemption
+    stop: preemption.Preemption
     stream: Stream
     model: DenseAV
     learnable: frozenset[str]
-    ema: ModelEma | None
+    weight_average: ema.ModelEma | None
+    ideal_s_per_clip: Mapping[str, float | None]
+    phases: list[optim.Phase]
     step: int
     resume_from: Path | None
     resume_phase: str | None
-    phases: list[Phase]
-    ideal_s_per_clip: Mapping[str, float | None]
-    guard: NonfiniteGuard
-    meter: ThroughputMeter
+    guard: nan_guard.NonfiniteGuard
+    meter: throughput.ThroughputMeter
     microbatches: Iterator[list[Batch]]
-    checkpoints: CheckpointManager
-    log: RunLogger
+    checkpoints: checkpoint_manager.CheckpointManager
+    log: tracking.RunLogger
 
 
 def main(config: TrainConfig) -> int:
     """Handle signals, connect to the other processes, build the run and train; returns the exit code."""
-    from model.training.preemption import Preemption
-    from model.training.resume import is_finished
+    from model.training import preemption, resume
     from pipelines.stream.order import open_order
 
-    stop = Preemption(config.time_limit_min)
+    stop = preemption.Preemption(config.time_limit_min)
     validate_train_config(config)
     folder, seed, batch_size = Path(config.out) / config.name, config.seed, config.global_batch_size
-    if is_finished(config, folder, lambda: open_order(config.stream, seed, batch_size).fingerprint):
+    if resume.is_finished(config, folder, lambda: open_order(config.stream, seed, batch_size).fingerprint):
         return 0
 
     from configs.atomic_write import locked_run_dir
-    from model.training.launch import create_accelerator, fsdp_requested, report_lost_peers
-    from model.training.tracking import tracker_names
+    from model.training import launch, tracking
 
-    fsdp, timeout_s = fsdp_requested(), config.distributed_timeout_s
-    accelerator = create_accelerator(timeout_s, tracker_names(config.tracker), folder)
+    fsdp, timeout_s = launch.fsdp_requested(), config.distributed_timeout_s
+    accelerator = launch.create_accelerator(timeout_s, tracking.tracker_names(config.tracker), folder)
     if batch_size % (world_size := accelerator.num_processes):
         raise UsageError(f"global_batch_size={batch_size}: must be a multiple of the {world_size} processes launched")
-    with report_lost_peers(timeout_s), contextlib.ExitStack() as closing:
+    with launch.report_lost_peers(timeout_s), contextlib.ExitStack() as closing:
         stop.join(timeout_s)
         if accelerator.is_main_process:
             closing.enter_context(locked_run_dir(folder))
         return fit(build(config, folder, accelerator, stop, fsdp))
 
 
-def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Preemption, fsdp: bool) -> Run:
+def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: preemption.Preemption, fsdp: bool) -> Run:
     """Open the data, find the checkpoint to resume from, and build the model and everything around it."""
     from accelerate.utils import broadcast_object_list
 
-    from model.training.build_model import build_training_model
-    from model.training.checkpoint_folder import clean_up_interrupted, newest_checkpoint
-    from model.training.checkpoint_manager import CheckpointManager
-    from model.training.gradient_accumulation import group_microbatches
-    from model.training.nan_guard import NonfiniteGuard
-    from model.training.optim import remaining_phases
-    from model.training.resume import read_state, resume_message, write_run_config
-    from model.training.throughput import ThroughputMeter
-    from model.training.tracking import RunLogger
+    from model.training import (
+        build_model,
+        checkpoint_folder,
+        checkpoint_manager,
+        gradient_accumulation,
+        nan_guard,
+        optim,
+        resume,
+        throughput,
+        tracking,
+    )
     from pipelines.stream.loader import open_stream
 
     on_main, world_size = accelerator.is_main_process, accelerator.num_processes
-    stream, checkpoints = open_stream(config.stream, config.seed, config.global_batch_size), folder / "checkpoints"
-    newest = broadcast_object_list([newest_checkpoint(checkpoints) if on_main else None])[0]
-    saved = read_state(newest, config, stream.fingerprint) if newest else {"step": 0, "phase": None}
-    step = saved["step"]
+    stream, root = open_stream(config.stream, config.seed, config.global_batch_size), folder / "checkpoints"
+    newest = broadcast_object_list([checkpoint_folder.newest_checkpoint(root) if on_main else None])[0]
+    saved = resume.read_state(newest, config, stream.fingerprint) if newest else {"step": 0, "phase": None}
+    step, accumulation = saved["step"], config.gradient_accumulation_steps
     if newest:
-        accelerator.print(resume_message(newest, step, config))
-    phases = remaining_phases(step, config.frozen_encoder_steps, config.steps)
-    model, learnable, ema, ideal_s = build_training_model(config, accelerator, phases, newest is not None, fsdp)
+        accelerator.print(resume.resume_message(newest, step, config))
+    phases = optim.remaining_phases(step, config.frozen_encoder_steps, config.steps)
+    parts = build_model.build_training_model(config, accelerator, phases, newest is not None, fsdp)
     if on_main:
-        checkpoints.mkdir(exist_ok=True)
-        clean_up_interrupted(checkpoints, step)
-        write_run_config(folder, config)
-    accumulation = config.gradient_accumulation_steps
+        root.mkdir(exist_ok=True)
+        checkpoint_folder.clean_up_interrupted(root, step)
+        resume.write_run_config(folder, config)
     batches = stream.batches(accelerator.process_index, world_size, step * accumulation)
     return Run(
-        config, folder, accelerator, stop, stream, model, learnable, ema, step, newest, saved["phase"], phases, ideal_s,
-        NonfiniteGuard(folder, config.nonfinite_loss_action),
-        ThroughputMeter(config.global_batch_size * accumulation),
-        group_microbatches(batches, accumulation),
-        CheckpointManager(checkpoints, config.checkpoint, step),
-        RunLogger(accelerator, config, folder, step),
+        config, folder, accelerator, stop, stream, *parts, phases, step, newest, saved["phase"],
+        nan_guard.NonfiniteGuard(folder, config.nonfinite_loss_action),
+        throughput.ThroughputMeter(config.global_batch_size * accumulation),
+        gradient_accumulation.group_microbatches(batches, accumulation),
+        checkpoint_manager.CheckpointManager(root, config.checkpoint, step),
+        tracking.RunLogger(accelerator, config, folder, step),
     )  # fmt: skip
 
 
@@ -162,23 +154,23 @@ def fit(run: Run) -> int:
     return 0
 
 
-def train_phase(run: Run, phase: Phase, evaluation: PeriodicEvaluation | None) -> None:
+def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | None) -> None:
     """Train, log, evaluate and save until the end of the phase or until stopped."""
-    from model.training.checkpoint import TrainingState, restore
-    from model.training.clipping import build_gradient_clipper
-    from model.training.fsdp import EvalWeights, prepare
-    from model.training.optim import build_optimizer, freeze_for_phase, learning_rate, set_learning_rate
+    from model.training import checkpoint, clipping, fsdp, optim
 
     config, accelerator, stop, model = run.config, run.accelerator, run.stop, run.model
-    on_main, eval_weights = accelerator.is_main_process, EvalWeights(run.ema)
-    freeze_for_phase(model, phase.name, run.learnable)
-    optimizer, clipper = build_optimizer(config.optim, model), build_gradient_clipper(config.optim, model)
-    state = TrainingState(model, optimizer, clipper, run.ema, accelerator.scaler)
+    on_main, eval_weights = accelerator.is_main_process, fsdp.EvalWeights(run.weight_average)
+    optim.freeze_for_phase(model, phase.name, run.learnable)
+    optimizer, clipper = (
+        optim.build_optimizer(config.optim, model),
+        clipping.build_gradient_clipper(config.optim, model),
+    )
+    state = checkpoint.TrainingState(model, optimizer, clipper, run.weight_average, accelerator.scaler)
     if run.resume_from:
-        restore(run.resume_from, state, same_phase=run.resume_phase == phase.name)
+        checkpoint.restore(run.resume_from, state, same_phase=run.resume_phase == phase.name)
         run.resume_from = None
     run.meter.ideal_s_per_clip = run.ideal_s_per_clip[phase.name]
-    wrapped, optimizer = prepare(accelerator, model, optimizer)
+    wrapped, wrapped_optimizer = fsdp.prepare(accelerator, model, optimizer)
     wrapped.train()
     # An evaluation that the run was stopped in is repeated.
     late_metrics = evaluation.after(phase.start, model, eval_weights, run.log) if evaluation else {}
@@ -186,14 +178,14 @@ def train_phase(run: Run, phase: Phase, evaluation: PeriodicEvaluation | None) -
         run.checkpoints.add_metrics(late_metrics)
     run.meter.restart()
     for step in range(phase.start, phase.stop):
-        lr = learning_rate(config.optim, step - phase.first, phase.stop - phase.first)
-        set_learning_rate(optimizer, lr)
+        lr = optim.learning_rate(config.optim, step - phase.first, phase.stop - phase.first)
+        optim.set_learning_rate(wrapped_optimizer, lr)
         with run.meter.data_timer():
             batches = stop.next_or_stop(run.microbatches)
         if batches is None:
             break
         run.step = step + 1
-        values = train_step(run, state, wrapped, optimizer, batches, lr)
+        values = train_step(run, state, wrapped, wrapped_optimizer, batches, lr)
         run.log.step()
         if values:
             run.log.add(run.step, values)
@@ -209,38 +201,45 @@ def train_phase(run: Run, phase: Phase, evaluation: PeriodicEvaluation | None) -
 
 
 def train_step(
-    run: Run, state: TrainingState, wrapped: nn.Module, optimizer: AcceleratedOptimizer, batches: list[Batch], lr: float
+    run: Run,
+    state: checkpoint.TrainingState,
+    wrapped: nn.Module,
+    optimizer: AcceleratedOptimizer,
+    batches: list[Batch],
+    lr: float,
 ) -> dict[str, float]:
     """Make one optimizer step. Returns the values to log, {} if this step is not logged; every rank has to call it."""
-    from model.training.gradient_accumulation import accumulate_gradients, mean_values
-    from model.training.throughput import gradient_norms
+    from model.training import gradient_accumulation, throughput
 
     config, values = run.config, dict[str, float]()
     is_logged = run.step % config.log_every_steps == 0 or run.step == config.steps
-    outputs = accumulate_gradients(run.accelerator, wrapped, batches, config, run.step, run.guard, lr)
+    outputs = gradient_accumulation.accumulate_gradients(
+        run.accelerator, wrapped, batches, config, run.step, run.guard, lr
+    )
     if outputs:
         run.accelerator.unscale_gradients(optimizer)
-        values |= gradient_norms(run.model) if is_logged else {}
+        values |= throughput.gradient_norms(run.model) if is_logged else {}
         grad_norm = state.clipping.clip()
         optimizer.step()
     optimizer.zero_grad()
-    if run.ema:
-        run.ema.update(run.model, run.step)
+    if run.weight_average:
+        run.weight_average.update(run.model, run.step)
     run.meter.add(sum((batch.rejected for batch in batches), Counter()))
     if not is_logged:
         return {}
-    values |= mean_values(outputs) | run.meter.read() | {"lr": lr, "skipped_steps": run.guard.skipped}
+    values |= (
+        gradient_accumulation.mean_values(outputs) | run.meter.read() | {"lr": lr, "skipped_steps": run.guard.skipped}
+    )
     values |= {f"lr/{group.prefix}": lr * group.lr_mult for group in config.optim.groups}
     return values | ({"grad_norm": float(grad_norm)} if outputs else {})
 
 
-def save(run: Run, phase: Phase, state: TrainingState, metrics: Mapping[str, float]) -> None:
+def save(run: Run, phase: optim.Phase, state: checkpoint.TrainingState, metrics: Mapping[str, float]) -> None:
     """Start to write a checkpoint of the current step; all ranks gather a sharded model."""
-    from model.training.checkpoint import snapshot
-    from model.training.fsdp import is_sharded
+    from model.training import checkpoint, fsdp
 
-    if run.accelerator.is_main_process or is_sharded(run.model):
-        snap = snapshot(run.step, phase.name, state, run.config, run.stream.fingerprint, metrics)
+    if run.accelerator.is_main_process or fsdp.is_sharded(run.model):
+        snap = checkpoint.snapshot(run.step, phase.name, state, run.config, run.stream.fingerprint, metrics)
         if run.accelerator.is_main_process:
             run.checkpoints.add(snap)
 
