@@ -13,7 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
@@ -105,10 +105,11 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
     on_main, world_size = accelerator.is_main_process, accelerator.num_processes
     stream, root = open_stream(config.stream, config.seed, config.global_batch_size), folder / "checkpoints"
     newest = broadcast_object_list([checkpoint_folder.newest_checkpoint(root) if on_main else None])[0]
-    saved = resume.read_state(newest, config, stream.fingerprint) if newest else {"step": 0, "phase": None}
-    step, accumulation = saved["step"], config.gradient_accumulation_steps
+    saved: dict[str, Any] = {"step": 0, "phase": None}
     if newest:
-        accelerator.print(resume.resume_message(newest, step, config))
+        saved = resume.read_state(newest, config, stream.fingerprint)
+        accelerator.print(resume.resume_message(newest, saved["step"], config))
+    step, accumulation = saved["step"], config.gradient_accumulation_steps
     phases = optim.remaining_phases(step, config.frozen_encoder_steps, config.steps)
     parts = build_model.build_training_model(config, accelerator, phases, newest is not None, fsdp)
     if on_main:

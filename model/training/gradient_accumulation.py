@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import statistics
 from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar, runtime_checkable
 
 import torch
 from accelerate import Accelerator
@@ -16,8 +17,20 @@ from model.training.fsdp import sync_unsharded_grads
 from model.training.nan_guard import NonfiniteGuard
 from model.training.step import Batch, StepOutput, derive_seed, forward_loss
 
+T = TypeVar("T")
 
-def group_microbatches(batches: Iterator[Batch], size: int) -> Iterator[list[Batch]]:
+
+@runtime_checkable
+class HostBatch(Batch, Protocol):
+    """A batch on the CPU, with the ids of its clips: pipelines.stream.batch.Batch."""
+
+    id: list[str]
+
+    def to(self, device: torch.device) -> Batch:
+        """Copy it to a device."""
+
+
+def group_microbatches(batches: Iterator[T], size: int) -> Iterator[list[T]]:
     """Group batches into the `size` batches of each step."""
     while True:
         yield list(itertools.islice(batches, size))
@@ -26,7 +39,7 @@ def group_microbatches(batches: Iterator[Batch], size: int) -> Iterator[list[Bat
 def accumulate_gradients(
     accelerator: Accelerator,
     wrapped: nn.Module,
-    batches: Sequence[Batch],
+    batches: Sequence[HostBatch],
     config: TrainConfig,
     step: int,
     guard: NonfiniteGuard,
