@@ -22,7 +22,6 @@ from tiny_runs import (
 )
 from tiny_training import tiny_config, tiny_model
 
-from configs.errors import UsageError
 from model.training.torch_compile import compile_encoders
 
 EVERYTHING = [
@@ -241,7 +240,7 @@ def test_compiled_encoders_resume_from_others_and_keep_weight_names(settings, un
 
 def test_compiling_without_a_compiler_is_one_line(monkeypatch):
     monkeypatch.setenv("CXX", "no-such-compiler")
-    with pytest.raises(UsageError, match=r"compile=true: this machine has no C\+\+ compiler \(no-such-compiler\)"):
+    with pytest.raises(ValueError, match=r"compile=true: this machine has no C\+\+ compiler \(no-such-compiler\)"):
         compile_encoders(tiny_model(tiny_config()))
 
 

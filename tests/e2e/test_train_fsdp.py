@@ -26,7 +26,6 @@ from tiny_runs import (
 )
 from tiny_training import tiny_config, tiny_model
 
-from configs.errors import UsageError
 from model.hub import from_pretrained
 from model.training.fsdp import shard_model
 from model.training.launch import fsdp_requested
@@ -312,7 +311,7 @@ def test_unsupported_fsdp_settings_are_errors(monkeypatch):
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert fsdp_requested()
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    with pytest.raises(UsageError, match=r"fsdp_offload_params=true .* allowed is false"):
+    with pytest.raises(ValueError, match=r"fsdp_offload_params=true .* allowed is false"):
         fsdp_requested()
-    with pytest.raises(UsageError, match="mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no"):
+    with pytest.raises(ValueError, match="mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no"):
         shard_model(tiny_model(tiny_config()), "fp16")
