@@ -86,7 +86,7 @@ def newest_checkpoint(root: Path) -> Path | None:
 def clean_up_interrupted(root: Path, step: int) -> None:
     """Prepare to resume from `step`: remove what a killed run was writing, and rename later, damaged checkpoints.
 
-    They become damaged_step_X, so that none of them is taken for a newer one than those the run will write.
+    They become damaged_step_X, so that they are not newer than the checkpoints that the run will write.
     """
     for leftover in root.glob(".*.tmp"):
         leftover.unlink() if leftover.is_symlink() else shutil.rmtree(leftover)

@@ -13,7 +13,7 @@ from configs.load import diff_configs, load, to_yaml
 from configs.schema import TrainConfig
 from model.training.checkpoint_folder import find_corruption, step_folders, step_of
 
-# Settings that may change when a run resumes: they affect no number of the steps already made.
+# Settings that may change when a run resumes: they do not affect the steps already made.
 RESUMABLE_CHANGES = (
     "out",
     "name",
@@ -41,7 +41,7 @@ _WORLD_SIZE_KEYS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_
 def is_finished(config: TrainConfig, folder: Path, fingerprint: Callable[[], Mapping[str, Any]]) -> bool:
     """Whether all steps of a run are done, and if so print what a resumed run would print.
 
-    Only a single process decides this by itself: several would have to agree first.
+    Returns False for several processes, which would have to agree first.
 
     Args:
         config: settings of the run.
