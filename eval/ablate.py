@@ -54,8 +54,8 @@ def main(config: AblateConfig) -> int:
     """Look at all settings, train and measure what is not done yet, write and print the table."""
     from tqdm import tqdm
 
+    from configs.atomic_write import atomic_open
     from eval.report.seed_stats import table
-    from pipelines.atomic_write import atomic_open
 
     runs = plan_runs(config)
     check_variants(runs)

@@ -8,9 +8,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+from configs.atomic_write import atomic_open
 from configs.errors import UsageError
 from eval.results import Results
-from pipelines.atomic_write import atomic_open
 
 NAME = "metrics.json"
 

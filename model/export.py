@@ -1,10 +1,12 @@
-"""The model of a run as a folder that `from_pretrained` reads: `python -m model.export checkpoint=runs/NAME out=DIR`
+"""Export the model of a run for `from_pretrained`: `python -m model.export checkpoint=runs/NAME out=DIR`
 
-Takes the newest whole checkpoint of a run, a step folder, or checkpoints/best; averaged weights where the run has them.
+Takes the newest valid checkpoint of a run, a single checkpoint, or checkpoints/best; averaged weights if the run has
+them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 
@@ -14,36 +16,32 @@ from configs.schema import ExportConfig
 
 
 def main(config: ExportConfig) -> int:
-    """Check the checkpoint, copy what is needed, and say what was written."""
+    """Check the checkpoint, copy config and weights, and print the weights file that was exported."""
     import shutil
 
+    from configs.atomic_write import atomic_open
     from model.hub import resolve_checkpoint, select_weights_file
 
     if not config.checkpoint or not config.out:
         raise UsageError(
-            f"checkpoint={config.checkpoint} out={config.out}: both are needed, a run or step folder and the folder to write"
+            f"checkpoint={config.checkpoint} out={config.out}: both are required, a run folder or checkpoint and the folder "
+            "to write"
         )
-    found, out = resolve_checkpoint(Path(config.checkpoint)), Path(config.out)
+    checkpoint, out = resolve_checkpoint(Path(config.checkpoint)), Path(config.out)
     if (out / "manifest.json").exists():
         raise UsageError(f"out={out} is a checkpoint: give another folder")
-    if out.resolve() == found.resolve():
-        raise UsageError(f"out={out} is what is to be exported: give another folder")
+    if out.resolve() == checkpoint.resolve():
+        raise UsageError(f"out={out} is the folder to export: give another folder")
     out.mkdir(parents=True, exist_ok=True)
-    weights = select_weights_file(found)
-    copies = [
-        (source, out / f".{name}.tmp", out / name)
-        for source, name in ((found / "config.json", "config.json"), (weights, "model.safetensors"))
-    ]
-    try:  # both are there before either takes the place of an earlier one
-        for source, temporary, _ in copies:
-            shutil.copyfile(source, temporary)
-        for _, temporary, copy in copies:
-            temporary.replace(copy)
+    weights = select_weights_file(checkpoint)
+    copies = ((checkpoint / "config.json", out / "config.json"), (weights, out / "model.safetensors"))
+    try:
+        with contextlib.ExitStack() as closing:  # both copies are complete before either replaces an earlier one
+            for source, copy in copies:
+                with source.open("rb") as file:
+                    shutil.copyfileobj(file, closing.enter_context(atomic_open(copy)))
     except OSError as error:
         raise OSError(error.errno, error.strerror, str(out)) from None
-    finally:
-        for _, temporary, _ in copies:
-            temporary.unlink(missing_ok=True)
     print(f"{weights} -> {out}")
     return 0
 

@@ -1,11 +1,9 @@
-"""A model as a folder: `config.json` (architecture and input sizes) beside `model.safetensors`. Nothing is unpickled."""
+"""Save and load a model as a folder: `config.json` (architecture and input sizes) and `model.safetensors`."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import re
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,12 @@ import torch
 from configs.schema import ModelConfig
 from model.build import build_random_init
 from model.denseav import DenseAV, InputSpec
+from model.training.checkpoint_folder import MANIFEST, find_corruption, newest_checkpoint
+from model.weights_file import read_tensors, save_tensors
 
 
 def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
-    """Write the weights and what is needed to build the model again into an existing folder."""
+    """Write the weights and the settings that `from_pretrained` needs into an existing folder."""
     (folder / "config.json").write_text(json.dumps(config_dict(model, config), indent=2) + "\n")
     save_tensors(
         {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()},
@@ -26,44 +26,24 @@ def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
 
 
 def config_dict(model: DenseAV, config: ModelConfig) -> dict[str, Any]:
-    """What config.json holds."""
+    """The content of config.json."""
     return {"model": dataclasses.asdict(config), "inputs": model.inputs._asdict()}
 
 
-def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """The tensors of a safetensors file, on the CPU."""
-    from safetensors.torch import load_file
-
-    return load_file(path)
-
-
-def save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    """Write tensors on the CPU as safetensors; a disk that is full or refuses is an OSError, not the library's own error."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    try:
-        save_file(tensors, path)
-    except SafetensorError as error:
-        number = re.search(r"os error (\d+)", str(error))
-        if number is None:
-            raise
-        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
-
-
 def from_pretrained(folder: str | Path) -> DenseAV:
-    """Load a model in evaluation mode, on the machine's accelerator where there is one.
+    """Load a model in evaluation mode, on the accelerator if the machine has one.
 
     Args:
-        folder: what `save_pretrained` wrote, a step folder of a run, or a run folder (its newest whole checkpoint).
+        folder: a folder written by `save_pretrained`, a checkpoint of a run, or a run folder (its newest valid
+            checkpoint).
 
     Raises:
-        ValueError: nothing to load there, or the weights do not fit the stated architecture.
+        ValueError: there is no model, or the weights do not fit the architecture in config.json.
     """
     from safetensors import SafetensorError
 
     folder = resolve_checkpoint(Path(folder))
-    model, file = build_random_init(*_description(folder), seed=0), select_weights_file(folder)
+    model, file = build_random_init(*_read_config(folder), seed=0), select_weights_file(folder)
     try:
         model.load_state_dict(read_tensors(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
@@ -74,52 +54,55 @@ def from_pretrained(folder: str | Path) -> DenseAV:
 
 
 def select_weights_file(folder: Path) -> Path:
-    """Where the weights of a model folder are that count: averaged over steps, where there are such."""
+    """The weights file of a model folder: the averaged weights if there are any."""
     ema = folder / "ema.safetensors"
     return ema if ema.is_file() else folder / "model.safetensors"
 
 
 def untrained(folder: str | Path, seed: int) -> DenseAV:
-    """The architecture of `from_pretrained(folder)` with random weights drawn from `seed`. Raises ValueError: no model there."""
-    return _to_eval_device(build_random_init(*_description(resolve_checkpoint(Path(folder))), seed))
+    """Build the architecture of `from_pretrained(folder)` with random weights drawn from `seed`.
+
+    Raises:
+        ValueError: there is no model.
+    """
+    return _to_eval_device(build_random_init(*_read_config(resolve_checkpoint(Path(folder))), seed))
 
 
 def _to_eval_device(model: DenseAV) -> DenseAV:
-    return model.eval().to(torch.accelerator.current_accelerator() if torch.accelerator.is_available() else "cpu")
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return model.eval().to(device or "cpu")
 
 
-def _description(folder: Path) -> tuple[ModelConfig, InputSpec]:
-    """Raises ValueError: config.json is not one of ours."""
+def _read_config(folder: Path) -> tuple[ModelConfig, InputSpec]:
     try:
-        description = json.loads((folder / "config.json").read_bytes())
-        return ModelConfig(**description["model"]), InputSpec(**description["inputs"])
+        content = json.loads((folder / "config.json").read_bytes())
+        return ModelConfig(**content["model"]), InputSpec(**content["inputs"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
-            f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})"
+            f"checkpoint={folder}: config.json was not written by save_pretrained ({type(error).__name__} {error})"
         ) from None
 
 
 def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:
-    """The folder itself or, of a run folder, the newest whole checkpoint.
+    """The folder itself or, for a run folder, its newest valid checkpoint.
 
     Args:
-        key: the setting that named it.
+        folder: model folder, checkpoint or run folder.
+        key: setting that named it, for the messages.
 
     Raises:
-        ValueError: no model there, or a checkpoint that is damaged.
+        ValueError: there is no model, or the checkpoint is damaged.
     """
-    from model.training.checkpoint import find_corruption
-    from model.training.checkpoint_manager import newest_checkpoint
-
     if _has_model(folder):
-        if (folder / "manifest.json").is_file() and (damage := find_corruption(folder)):
+        if (folder / MANIFEST).is_file() and (damage := find_corruption(folder)):
             raise ValueError(f"{key}={folder} is damaged ({damage})")
         return folder
     newest = newest_checkpoint(folder / "checkpoints")
     if newest and _has_model(newest):
         return newest
     raise ValueError(
-        f"{key}={folder}: no model there; give a run folder, a step folder, or a folder with config.json and model.safetensors"
+        f"{key}={folder}: no model found; give a run folder, a checkpoint, or a folder with config.json and "
+        "model.safetensors"
     )
 
 

@@ -1,7 +1,7 @@
 """From the channels of an encoder to the shared space: one projection for each branch.
 
-A projection maps (features, class tokens or None) to the same pair with `out_channels` channels. `reference_state` converts
-weights with the reference's names. Source: reference 1.1.
+A projection maps (features, class tokens or None) to the same pair with `out_channels` channels.
+Source: reference 1.1.
 """
 
 from __future__ import annotations
@@ -123,45 +123,3 @@ class AudioSelfAttentionPool(nn.Module):
 def _scale(layer: nn.Module, gain: float) -> None:
     for parameter in layer.parameters():
         parameter.mul_(gain)
-
-
-# Our prefix -> the reference's, inside its "aligner". The class token is stored as `audio_cls` beside the aligner there.
-REFERENCE_NAMES: dict[type[nn.Module], dict[str, str]] = {
-    ImageLinear: {"norm.": "norm.norm.", "patch_proj.": "layer.", "cls_proj.": "cls_layer."},
-    AudioSelfAttentionPool: {
-        "norm.": "mod_list.1.norm.",
-        "conv1.": "mod_list.2.layer.",
-        "cls_proj.": "mod_list.2.cls_layer.",
-        "conv2.": "mod_list.3.layer.",
-        "block.self_attn.in_proj_": "mod_list.4.block.attn.qkv.",
-        "block.self_attn.out_proj.": "mod_list.4.block.attn.proj.",
-        "block.linear1.": "mod_list.4.block.mlp.fc1.",
-        "block.linear2.": "mod_list.4.block.mlp.fc2.",
-        "block.norm1.": "mod_list.4.block.norm1.",
-        "block.norm2.": "mod_list.4.block.norm2.",
-    },
-}
-
-
-def reference_state(projection: nn.Module, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Convert weights with the reference's names to a state dict of `projection`.
-
-    Args:
-        projection: an ImageLinear or AudioSelfAttentionPool.
-        stored: the aligner's weights, and the class token as `audio_cls` if there is one.
-
-    Returns:
-        A state dict for `load_state_dict`; where no class token is stored, the projection's own.
-
-    Raises:
-        KeyError: a weight is not stored.
-    """
-    state = {}
-    for name, parameter in projection.state_dict().items():
-        if name == "cls_token":
-            state[name] = stored.get("audio_cls", parameter)
-            continue
-        ours, theirs = next(pair for pair in REFERENCE_NAMES[type(projection)].items() if name.startswith(pair[0]))
-        # The reference's convolutions over steps carry a frequency axis of size 1.
-        state[name] = stored[theirs + name.removeprefix(ours)].reshape(parameter.shape)
-    return state

@@ -20,8 +20,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from configs.atomic_write import atomic_open, folder_lock, is_temporary
 from configs.errors import CommandFailed, UsageError
-from pipelines.atomic_write import atomic_open, folder_lock, is_temporary
 
 _OBJECT_STORES = {"s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "memory"}
 

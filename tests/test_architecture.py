@@ -1,6 +1,8 @@
 """The shape of the house: which package may import which, what the build half must not need, file lengths, names."""
 
 import ast
+import functools
+import graphlib
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +54,65 @@ def test_the_build_half_needs_no_torch(path):
     heavy = {"torch", "torchvision", "torchaudio", "timm", "accelerate", "peft", "transformers"}
     assert not {name.split(".")[0] for name in _imports(path)} & heavy
     assert not any(name.startswith("pipelines.stream") for name in _imports(path))
+
+
+def _imported_modules(tree: ast.Module, modules: set[str]) -> set[str]:
+    """Our modules that a file imports, in functions too, without those that only a type checker imports."""
+    nodes = list(ast.walk(tree))
+    type_checking = [n for n in nodes if isinstance(n, ast.If) and ast.unparse(n.test).endswith("TYPE_CHECKING")]
+    skipped = {node for block in type_checking for statement in block.body for node in ast.walk(statement)}
+    found = set()
+    for node in nodes:
+        if node in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            # `from model import hub` imports the module model.hub, `from model.hub import load` a name of model.hub.
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= names if names <= modules else names | {node.module}
+    return found & modules
+
+
+def _find_cycle(imports: dict[str, set[str]]) -> str:
+    """A cycle of imports as `a -> b -> a`; empty if there is none."""
+    try:
+        graphlib.TopologicalSorter(imports).prepare()
+    except graphlib.CycleError as error:
+        return " -> ".join(reversed(error.args[1]))
+    return ""
+
+
+@functools.cache
+def _module_imports() -> dict[str, set[str]]:
+    names = {}
+    for path in SOURCES:
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    trees = {name: ast.parse(path.read_text()) for name, path in names.items()}
+    return {name: _imported_modules(tree, set(names)) for name, tree in trees.items()}
+
+
+def test_import_cycle_search_covers_function_imports_and_ignores_type_checking_imports():
+    tree = ast.parse("""
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    import model.a
+def late():
+    from model import b
+    from model.c import name
+    import torch
+""")
+    assert _imported_modules(tree, {"model", "model.a", "model.b", "model.c"}) == {"model.b", "model.c"}
+    assert _find_cycle({"a": {"b"}, "b": {"c"}, "c": {"d"}, "d": set()}) == ""
+    assert _find_cycle({"a": {"b"}, "b": {"c"}, "c": {"b", "d"}, "d": set()}) in ("b -> c -> b", "c -> b -> c")
+
+
+@pytest.mark.parametrize("package", [*PACKAGES, "all packages"])
+def test_no_import_cycles(package):
+    imports = _module_imports()
+    inside = {name for name in imports if name.split(".")[0] == package or package == "all packages"}
+    assert not _find_cycle({name: imports[name] & inside for name in inside})
 
 
 def test_tests_are_flat_and_no_package_so_that_none_hides_ours():

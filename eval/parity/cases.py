@@ -203,12 +203,13 @@ def _loss_terms(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
 def _projection(params: dict[str, Any], given: Tensors) -> Iterator[Tensors]:
     import torch
 
-    from model.projection import AudioSelfAttentionPool, ImageLinear, reference_state
+    from model.convert.denseav import convert_projection
+    from model.projection import AudioSelfAttentionPool, ImageLinear
 
     kinds = {"image_linear": ImageLinear, "audio_sa_3_3_pool_2": AudioSelfAttentionPool}
     projection = kinds[params["aligner"]](params["in_dim"], params["out_dim"]).eval()
     stored = {name.removeprefix("state."): tensor for name, tensor in given.items() if name.startswith("state.")}
-    projection.load_state_dict(reference_state(projection, stored))
+    projection.load_state_dict(convert_projection(stored, projection))
     # The reference's audio features carry a frequency axis, which its projection averages away.
     dense = given["features"].mean(dim=2) if isinstance(projection, AudioSelfAttentionPool) else given["features"]
     with torch.no_grad():

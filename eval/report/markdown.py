@@ -6,12 +6,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.atomic_write import atomic_open
 from eval.baselines import PREFIXES
 from eval.report.content import Section, difference, headline, item_summary, sections, with_rank_labels
 from eval.report.figures import heatmap_sheet
 from eval.report.published_results import MARKS
 from eval.results import Requirement, Results
-from pipelines.atomic_write import atomic_open
 
 PICTURES = "pictures"
 

@@ -24,9 +24,9 @@ def report_folder(folder: Path) -> Iterator[None]:
         UsageError: another command holds it, or a folder is where one of the files belongs.
         OSError: it cannot be made or written.
     """
+    from configs.atomic_write import folder_lock
     from eval.metrics_file import NAME
     from eval.report.markdown import PICTURES
-    from pipelines.atomic_write import folder_lock
 
     (folder / PICTURES).mkdir(parents=True, exist_ok=True)
     for name in (NAME, *FILES):
@@ -51,9 +51,9 @@ def write_report(
     Returns:
         The path of report.html.
     """
+    from configs.atomic_write import atomic_open
     from eval.report.html import as_html
     from eval.report.markdown import as_markdown
-    from pipelines.atomic_write import atomic_open
 
     html, markdown = FILES
     for name, text in {markdown: as_markdown(results, folder), html: as_html(results, history, video)}.items():

@@ -1,1 +1,1 @@
-"""Published checkpoints into a folder that from_pretrained reads: one converter for each published system."""
+"""Convert published checkpoints for `from_pretrained`: one file per system, listed in __main__.converters."""

@@ -1,66 +1,45 @@
-"""Released DenseAV weights into a folder that `from_pretrained` reads: `python -m model.convert source=denseav_2head.ckpt out=DIR`
+"""Convert a published checkpoint for `from_pretrained`: `python -m model.convert source=denseav_2head.ckpt out=DIR`
 
-Reads .ckpt (Lightning; nothing in it is run) and .safetensors, in both layouts of names. Sizes, encoders and adapters are read from the weights; how many
-heads there are and how they are scored, only the settings tell: hyper_parameters inside a .ckpt, config.json beside a .safetensors, or heads=. Tells what
-has no place in the model; where something was not stored, it tells that, writes nothing and ends with 1.
+Reads .ckpt (Lightning; no code in it is run) and .safetensors. Settings are read from hyper_parameters inside a .ckpt,
+or from config.json in the folder of a .safetensors; num_heads= replaces the number of heads. Prints the stored weights
+that the model does not use. If weights of the model are missing, it prints them, writes nothing and exits with 1.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from configs.cli import run
 from configs.errors import UsageError, raised_by_us
 from configs.schema import ConvertConfig
 
-_HEADS_NAMES = ("sim_agg_heads", "num_heads", "heads")
-# The reference's name of a setting -> ours.
-_SCORE_NAMES = {
-    "sim_agg_type": "similarity_aggregation",
-    "head_agg": "head_aggregation",
-    "nonneg_sim": "clamp_nonneg",
-    "sim_use_cls": "add_cls_similarity",
-    "image_pool_width": "image_pool_size",
-}
-_CLIP_SAMPLES, _SAMPLE_RATE_HZ, _IMAGE_PX = 164_200, 16_000, 224
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from model.convert.converter import Converted, Converter
+
+
+def converters() -> dict[str, Converter]:
+    """Name of a published system -> its converter."""
+    from model.convert import denseav
+
+    return {"denseav": denseav}
 
 
 def main(config: ConvertConfig) -> int:
-    """Convert, and print what was found."""
-    import torch
-
-    from model.build import build_denseav
-    from model.convert.denseav import convert_state_dict, extract_state_dict, infer_model_config
-    from model.denseav import InputSpec
+    """Read, convert, write the folder and print a summary."""
     from model.hub import save_pretrained
 
     if not config.out:
-        raise UsageError("out= is empty: name the folder the model is written to")
+        raise UsageError("out= is empty: give the folder to write the model to")
     content = _read(config.source)
-    try:
-        stored = extract_state_dict(content)
-        stated = _settings(content, Path(config.source))
-        heads = config.num_heads or _heads(stated)
-        settings = dataclasses.replace(
-            infer_model_config(stored, heads),
-            **{ours: stated[theirs] for theirs, ours in _SCORE_NAMES.items() if theirs in stated},
-        )
-        model = build_denseav(settings, InputSpec(_IMAGE_PX, _CLIP_SAMPLES / _SAMPLE_RATE_HZ, _SAMPLE_RATE_HZ)).eval()
-        state, unused, missing = convert_state_dict(stored, model.state_dict())
-    except (ValueError, IndexError, TypeError) as error:
-        if isinstance(error, ValueError) and raised_by_us(error):
-            raise UsageError(f"source={config.source}: {error}") from None
-        # shapes and settings that no DenseAV has
-        raise UsageError(
-            f"source={config.source}: these are not the weights of a DenseAV ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        ) from None
-    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()}, strict=False)
+    stored, settings = _state_dict(content, config.source), _settings(content, Path(config.source))
+    model, model_config, loaded, unused, missing = _convert(config, stored, settings)
     for name in unused:
         print(f"unused   {name}")
     for name in missing:
@@ -68,69 +47,79 @@ def main(config: ConvertConfig) -> int:
     if missing:
         print(f"{len(missing)} weights are not in {config.source}; nothing was written", file=sys.stderr)
         return 1
-    out = Path(config.out)
+    out, weights = Path(config.out), model.state_dict()
     out.mkdir(parents=True, exist_ok=True)
-    save_pretrained(model, settings, out)
-    print(
-        f"{'image':<10}{settings.image_encoder}"
-        + (f", adapters of rank {settings.lora_rank}" if settings.lora_rank else "")
-    )
-    print(f"{'audio':<10}{settings.audio_encoder}")
-    print(f"{'heads':<10}{heads}, {settings.embed_dim} channels in all")
-    print(
-        f"{'weights':<10}{sum(tensor.numel() for tensor in state.values()):,} in {len(state)} tensors, {len(unused)} unused"
-    )
+    save_pretrained(model, model_config, out)
+    lora = f", LoRA of rank {model_config.lora_rank}" if model_config.lora_rank else ""
+    parameters = sum(weights[name].numel() for name in loaded)
+    print(f"{'image':<10}{model_config.image_encoder}{lora}")
+    print(f"{'audio':<10}{model_config.audio_encoder}")
+    print(f"{'heads':<10}{model_config.num_heads}, {model_config.embed_dim} channels in all")
+    print(f"{'weights':<10}{parameters:,} in {len(loaded)} tensors, {len(unused)} unused")
     print(f"{'written':<10}{out}")
     return 0
 
 
+def _convert(config: ConvertConfig, stored: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Converted:
+    systems = converters()
+    name = next((name for name, converter in systems.items() if converter.recognizes(stored, settings)), None)
+    if name is None:
+        raise UsageError(f"source={config.source}: not a checkpoint of a supported system ({', '.join(systems)})")
+    try:
+        return systems[name].convert(stored, settings, config.num_heads)
+    except (ValueError, IndexError, TypeError) as error:
+        if isinstance(error, ValueError) and raised_by_us(error):
+            raise UsageError(f"source={config.source}: {error}") from None
+        # Shapes or settings that the system's models do not have.
+        details = " ".join(str(error).split())[:200]
+        raise UsageError(
+            f"source={config.source}: not a {name} checkpoint ({type(error).__name__}: {details})"
+        ) from None
+
+
 def _read(source: str) -> Any:
+    """The content of a checkpoint file, read without running code in it."""
     import torch
 
     path = Path(source)
     if not source or not path.is_file():
-        raise UsageError(f"source={source!r}: no such file; give a released .ckpt or .safetensors")
+        raise UsageError(f"source={source!r}: no such file; give a published .ckpt or .safetensors")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors', pickle's and zip's errors have no common base
-        # torch's own words for it advise to run the code.
-        told = str(error).strip().partition("\n")[0] or type(error).__name__
-        why = (
+    except Exception as error:  # errors of safetensors, pickle and zip have no common base class
+        # torch's own message advises to run the code.
+        reason = (
             "it holds more than tensors and plain values, or is damaged"
             if isinstance(error, pickle.UnpicklingError)
-            else told
+            else str(error).strip().partition("\n")[0] or type(error).__name__
         )
-        raise UsageError(f"source={source} cannot be read without running code in it ({why[:200]})") from None
+        raise UsageError(f"source={source} cannot be read without running code in it ({reason[:200]})") from None
+
+
+def _state_dict(content: Any, source: str) -> Mapping[str, Tensor]:
+    from torch import Tensor
+
+    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UsageError(f"source={source}: no state_dict of tensors in it")
+    return state
 
 
 def _settings(content: Any, path: Path) -> Mapping[str, Any]:
-    """The settings of the run that made the weights; empty where there are none."""
-    beside = path.with_name("config.json")
+    """The settings of the run that made the weights; empty if there are none."""
+    file = path.with_name("config.json")
     try:
-        stated = (
-            json.loads(beside.read_text())
-            if path.suffix == ".safetensors" and beside.is_file()
-            else content.get("hyper_parameters")
-        )
+        if path.suffix == ".safetensors" and file.is_file():
+            settings = json.loads(file.read_text())
+        else:
+            settings = content.get("hyper_parameters")
     except (OSError, ValueError) as error:
-        raise UsageError(f"{beside} cannot be read ({error})") from None
-    stated = stated if isinstance(stated, Mapping) else {}
-    if stated.get("norm_vectors"):
-        raise UsageError("its settings say norm_vectors: features of length 1 are not known here")
-    return stated
-
-
-def _heads(stated: Mapping[str, Any]) -> int:
-    """K, as the settings say."""
-    for name in _HEADS_NAMES:
-        if isinstance(stated.get(name), int):
-            return stated[name]
-    where = "its settings (hyper_parameters, or config.json beside it), which tell the number of heads, are missing"
-    raise UsageError(f"{where}; give heads=1 (sound, language) or heads=2 (sound_and_language)")
+        raise UsageError(f"{file} cannot be read ({error})") from None
+    return settings if isinstance(settings, Mapping) else {}
 
 
 if __name__ == "__main__":

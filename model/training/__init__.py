@@ -1,1 +1,1 @@
-"""Training, run by train.py. Reading order: step.py, optim.py, clipping.py, ema.py, checkpoint.py, checkpoint_manager.py, preemption.py, launch.py, tracking.py."""
+"""Training, run by train.py. Start with build_model.py, gradient_accumulation.py and checkpoint.py."""

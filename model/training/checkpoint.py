@@ -1,20 +1,19 @@
-"""A checkpoint is a folder that is either whole or not there: written under a temporary name, hashed, synced, renamed.
+"""Write and restore checkpoints: folders that appear complete or not at all (temporary name, hashes, fsync, rename).
 
     runs/NAME/checkpoints/step_00001000/
         config.json model.safetensors     the model, loadable by model.hub.from_pretrained
-        ema.safetensors                   the same with averaged weights, where optim.ema_decay asks for them: from_pretrained takes these
-        optimizer.safetensors             moments of the optimiser, by parameter name
-        clipping.safetensors              last norms of each gradient
-        state.json                        step, phase, scaler, stream fingerprint, metrics, resolved settings, versions
-        manifest.json                     SHA-256 of each of these, written last
+        ema.safetensors                   averaged weights (if optim.ema_decay > 0); from_pretrained prefers them
+        optimizer.safetensors             moments of the optimizer, by parameter name
+        clipping.safetensors              recent gradient norms of each parameter
+        state.json                        step, phase, loss scaler, stream fingerprint, metrics, settings, versions
+        manifest.json                     SHA-256 of each file, written last
 
-The loader's position is the step, the learning rate a function of it, and random
-numbers are drawn from (seed, step, rank), so this is all.
+Nothing else is needed: the loader's position is the step, the learning rate a function of it, and random numbers are
+drawn from (seed, step, rank).
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -27,51 +26,36 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, distributed
 
+from configs.atomic_write import temporary_path
 from configs.errors import CommandFailed
-from configs.load import diff_configs, load, to_yaml
+from configs.load import to_yaml
 from configs.schema import TrainConfig
 from model.denseav import DenseAV
 from model.distributed import world_size
-from model.hub import config_dict, read_tensors, save_tensors
-from model.training.clipping import GradientClipping
+from model.hub import config_dict
+from model.training.checkpoint_folder import MANIFEST, sha256
+from model.training.clipping import GradientClipper
 from model.training.dtensor import full_tensor, norms, shard_like
 from model.training.ema import ModelEma
-
-# A resumed run may change these: they move no number of the steps already made.
-RESUMABLE_CHANGES = (
-    *(
-        "out",
-        "name",
-        "log_every_steps",
-        "tracker",
-        "checkpoint",
-        "evaluate",
-        "nonfinite_loss_action",
-        "compile",
-        "grad_cache_chunk_size",
-        "time_limit_min",
-        "distributed_timeout_s",
-    ),
-    *("stream.num_workers", "stream.prefetch_factor", "stream.max_error_rate", "stream.cache_dir", "stream.cache_gb"),
-)
+from model.weights_file import read_tensors, save_tensors
 
 
 class TrainingState(NamedTuple):
-    """All that changes from step to step; `average` and `scaler` are None in runs without them."""
+    """Everything that a training step changes; `ema` and `scaler` are None in runs without them."""
 
     model: DenseAV
     optimizer: torch.optim.Optimizer
-    clipping: GradientClipping
+    clipping: GradientClipper
     ema: ModelEma | None = None
     scaler: torch.amp.GradScaler | None = None
 
 
 class Snapshot(NamedTuple):
-    """What one checkpoint will hold, copied to the host: training may go on while it is written.
+    """The content of one checkpoint, copied to the host: training may continue while it is written.
 
     Attributes:
         step: number of finished steps.
-        texts: file name -> what is written as JSON.
+        texts: file name -> value written as JSON.
         tensors: file name -> tensors by name.
     """
 
@@ -85,19 +69,21 @@ def snapshot(
     phase: str,
     state: TrainingState,
     config: TrainConfig,
-    fingerprint: dict[str, Any],
+    fingerprint: Mapping[str, Any],
     metrics: Mapping[str, float] | None = None,
 ) -> Snapshot:
-    """Copy what a checkpoint holds. Of a divided model every rank has to call it; only the first one keeps the tensors, which are whole.
+    """Copy the content of a checkpoint to the host.
+
+    If the model is sharded, every rank has to call it; only rank 0 keeps the tensors.
 
     Args:
         step: number of finished steps.
-        phase: the one they ended in.
-        fingerprint: what the stream's order depends on (data sets, seed, windows).
-        metrics: of an evaluation after this very step.
+        phase: phase of the last step.
+        fingerprint: everything the order of the stream depends on (data sets, seed, windows).
+        metrics: of an evaluation after this step.
 
     Raises:
-        CommandFailed: a weight is not finite, so that nobody should go on from here.
+        CommandFailed: a weight is not finite, so that no run should resume from here.
     """
     _check_finite(step, state.model)
     model = state.model.state_dict()
@@ -120,23 +106,26 @@ def snapshot(
             "versions": versions(),
         },
     }
-    keeps = world_size() == 1 or distributed.get_rank() == 0
-    gathered = {file: ((name, full_tensor(tensor)) for name, tensor in held.items()) for file, held in tensors.items()}
+    is_writer = world_size() == 1 or distributed.get_rank() == 0
+    gathered = {file: ((name, full_tensor(tensor)) for name, tensor in part.items()) for file, part in tensors.items()}
     return Snapshot(
         step,
         texts,
-        {file: {name: _copied(tensor) for name, tensor in held if keeps} for file, held in gathered.items()},
+        {file: {name: _to_host(tensor) for name, tensor in part if is_writer} for file, part in gathered.items()},
     )
 
 
 def write(root: Path, snap: Snapshot) -> Path:
-    """Write `root/step_XXXXXXXX` atomically and return it.
+    """Write `root/step_XXXXXXXX` atomically.
+
+    Returns:
+        The folder.
 
     Raises:
-        OSError: no room, no rights; nothing half-written is left.
+        OSError: the disk is full or not writable; no partial checkpoint is left.
     """
     final = root / f"step_{snap.step:08d}"
-    temporary = root / f".{final.name}.tmp"
+    temporary = temporary_path(final)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir(parents=True)
     try:
@@ -146,11 +135,11 @@ def write(root: Path, snap: Snapshot) -> Path:
             save_tensors(tensors, temporary / name)
         files = sorted(temporary.iterdir())
         with ThreadPoolExecutor() as pool:
-            synced = pool.map(_sync, files)  # the disk writes while we hash
-            hashes = dict(zip((file.name for file in files), pool.map(_sha256, files), strict=True))
+            synced = pool.map(_sync, files)  # the disk writes while the processor hashes
+            hashes = dict(zip((file.name for file in files), pool.map(sha256, files), strict=True))
             list(synced)
-        (temporary / "manifest.json").write_text(json.dumps(hashes, indent=2) + "\n")
-        _sync(temporary / "manifest.json")
+        (temporary / MANIFEST).write_text(json.dumps(hashes, indent=2) + "\n")
+        _sync(temporary / MANIFEST)
         _sync(temporary)
         shutil.rmtree(final, ignore_errors=True)
         temporary.replace(final)
@@ -161,49 +150,25 @@ def write(root: Path, snap: Snapshot) -> Path:
     return final
 
 
-def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """state.json of a checkpoint, once it is sure that this run may go on from it.
-
-    Raises:
-        ValueError: a setting or a data set is another one now; the line names each with both values. Or this machine does not see the folder.
-    """
-    if not folder.is_dir():
-        raise ValueError(
-            f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share"
-        )
-    state = json.loads((folder / "state.json").read_text())
-    before = load(TrainConfig, [], text=state["config"])
-    moved = [
-        f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))
-    ]  # the stream's fingerprint tells what is in them
-    steps = [] if config.optim.schedule == "cosine" else ["steps"]
-    changes = diff_configs(before, config, ignore=[*RESUMABLE_CHANGES, *moved, *steps]) or diff_configs(
-        state["stream"], json.loads(json.dumps(fingerprint))
-    )
-    if changes:
-        raise ValueError(
-            f"{folder} was made with other settings ({'; '.join(changes)}): put them back, or give the run another name="
-        )
-    return state
-
-
 def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
-    """Load the weights, their average and the loss scaler.
+    """Load the weights, their average and the loss scaler from a checkpoint.
 
     Args:
-        same_phase: load the optimiser's moments and the norms for clipping too, which a fresh phase begins without.
+        same_phase: also load the optimizer's moments and the gradient norms for clipping, which a new phase starts
+            without.
 
     Raises:
-        ValueError: the weights are of another model.
+        ValueError: the weights belong to another model.
     """
-    own = state.model.state_dict()
+    current = state.model.state_dict()
     weights = {
-        name: shard_like(tensor, own.get(name)) for name, tensor in read_tensors(folder / "model.safetensors").items()
+        name: shard_like(tensor, current.get(name))
+        for name, tensor in read_tensors(folder / "model.safetensors").items()
     }
     try:
         state.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
-        raise ValueError(f"{folder} holds another model: {' '.join(str(error).split())[:300]}") from None
+        raise ValueError(f"{folder} does not fit the model: {' '.join(str(error).split())[:300]}") from None
     if state.ema is not None:
         state.ema.load(read_tensors(folder / "ema.safetensors"))
     if same_phase:
@@ -218,23 +183,8 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
         state.scaler.load_state_dict(scaler_state)
 
 
-def find_corruption(folder: Path) -> str | None:
-    """What is wrong with a checkpoint, in a few words; None when every hash holds."""
-    try:
-        hashes = json.loads((folder / "manifest.json").read_text())
-        if lost := {"config.json", "model.safetensors", "optimizer.safetensors", "state.json"} - hashes.keys():
-            return f"manifest.json does not name {', '.join(sorted(lost))}"
-        with ThreadPoolExecutor() as pool:
-            for name, found in zip(hashes, pool.map(_sha256, [folder / name for name in hashes]), strict=True):
-                if found != hashes[name]:
-                    return f"{name} has changed"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        return str(error)
-    return None
-
-
 def versions() -> dict[str, str]:
-    """Versions of what computes the numbers."""
+    """Versions of the packages that compute the numbers."""
     import accelerate
     import numpy
 
@@ -254,12 +204,13 @@ def _check_finite(step: int, model: DenseAV) -> None:
     if not finite.all():
         broken = [name for name, is_finite in zip(weights, finite.tolist(), strict=True) if not is_finite]
         raise CommandFailed(
-            f"step {step}: {len(broken)} weights are not finite, {broken[0]} the first; they are not saved, so the run can go on from before"
+            f"step {step}: {len(broken)} weights are NaN or infinite, first {broken[0]}; no checkpoint is written, "
+            "so that the run can resume from the one before"
         )
 
 
 def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
-    """The optimiser's state as `parameter name|entry` -> tensor."""
+    """The optimizer's state as `parameter name|entry` -> tensor."""
     names = {id(parameter): name for name, parameter in state.model.named_parameters()}
     return {
         f"{names[id(parameter)]}|{entry}": torch.as_tensor(value)
@@ -268,13 +219,8 @@ def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     }
 
 
-def _copied(tensor: Tensor) -> Tensor:
+def _to_host(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Gradient clipping, each parameter by itself: to a fixed norm, and to a multiple of the mean of its own last norms.
+"""Gradient clipping per parameter: to a fixed norm, and to a multiple of the mean of the parameter's recent norms.
 
-No number goes to the host, whatever is clipped. The means are state of a phase: a fresh phase begins without any.
+Nothing is copied to the host. The recent norms are state of a phase: a new phase starts without any.
 """
 
 from __future__ import annotations
@@ -15,26 +15,28 @@ from configs.schema import OptimConfig
 from model.training.dtensor import local_shard
 from model.training.dtensor import norms as norms_of
 
-# A parameter is clipped by its mean once this many norms went into it.
+# Norms of a parameter that are needed before it is clipped by their mean.
 MIN_HISTORY = 10
-# Smallest mean that counts, so that a parameter whose gradient was next to nothing can begin to learn.
+# Smaller means count as this, so that a parameter whose gradient was almost zero can start to learn.
 MIN_MEAN_NORM = 1e-5
 
 
-class GradientClipping:
-    """Scales down each gradient whose own norm exceeds `max_norm`, or `factor` times its own mean over the last `window` norms.
+class GradientClipper:
+    """Scales down gradients whose norm exceeds `max_norm`, or `factor` times the mean of their last `window` norms.
 
-    Norms of 0 and those that are no numbers do not count: the first gradient of an adapter is 0, and one overflow in half precision would stay in the mean
-    for `window` steps. The norm that counts is the one after clipping to the mean, so a single outlier moves the mean by less than a tenth.
+    Norms that are 0, NaN or infinite do not enter the mean: the first gradient of an adapter is 0, and one overflow in
+    half precision would stay in the mean for `window` steps. A norm enters the mean after it is clipped to the mean, so
+    a single outlier moves the mean by less than a tenth.
 
     Args:
-        parameters: those that learn in this phase, in the order of the model.
+        parameters: the parameters that learn in this phase, in the order of the model.
         max_norm: fixed limit.
-        factor: times the mean; 0: only the fixed limit.
-        window: norms in the mean.
+        factor: multiple of the mean; 0: only the fixed limit.
+        window: number of norms in the mean.
 
     Source: reference 1.5.
-    Differs from the reference: its released code computes the mean but never updates it; and the first steps are counted for each parameter.
+    Differs from the reference: its released code computes the mean but never updates it; the first steps are counted
+    separately for each parameter.
     """
 
     def __init__(
@@ -49,13 +51,16 @@ class GradientClipping:
 
     @torch.no_grad()
     def clip(self) -> Float[Tensor, ""]:
-        """Clip the gradients where they are; parameters without one are passed over.
+        """Clip the gradients in place; parameters without one are skipped.
 
         Returns:
-            The norm of all gradients together before clipping; 0 when there are none.
+            The norm of all gradients together before clipping; 0 if there are none.
         """
-        present = [number for number, parameter in enumerate(self.parameters) if parameter.grad is not None]
-        gradients = [self.parameters[number].grad for number in present]
+        present, gradients = [], []
+        for number, parameter in enumerate(self.parameters):
+            if parameter.grad is not None:
+                present.append(number)
+                gradients.append(parameter.grad)
         if not gradients:
             return torch.zeros(())
         norms = norms_of(gradients)
@@ -66,32 +71,32 @@ class GradientClipping:
         return norms.square().sum().sqrt()
 
     def _limits(self, present: list[int], norms: Float[Tensor, "present"]) -> Float[Tensor, "present"]:
-        """The limit of each norm by the steps before; then this step's norms are counted."""
-        everything = len(present) == len(self.parameters)
-        chosen = slice(None) if everything else torch.tensor(present, device=norms.device)
+        """The limit of each norm from the previous steps; afterwards this step's norms enter the means."""
+        is_complete = len(present) == len(self.parameters)
+        chosen = slice(None) if is_complete else torch.tensor(present, device=norms.device)
         window, counts = self.norms[:, chosen], self.counts[chosen]
         means = window.sum(dim=0) / counts.clamp(1, self.window)
         by_mean = torch.where(counts >= MIN_HISTORY, self.factor * means.clamp(min=MIN_MEAN_NORM), torch.inf)
 
         counted = norms.isfinite() & (norms > 0)
-        places = torch.arange(self.window, device=norms.device)[:, None] == counts % self.window
-        self.norms[:, chosen] = torch.where(places & counted, norms.minimum(by_mean), window)
+        slot = torch.arange(self.window, device=norms.device)[:, None] == counts % self.window
+        self.norms[:, chosen] = torch.where(slot & counted, norms.minimum(by_mean), window)
         self.counts[chosen] = counts + counted
         return by_mean.clamp(max=self.max_norm)
 
     def state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps."""
+        """The tensors to store in a checkpoint."""
         return {"norms": self.norms, "counts": self.counts}
 
     def load(self, state: dict[str, Tensor]) -> None:
-        """Go on from what `state` gave, for the same parameters."""
+        """Continue from what `state` returned for the same parameters."""
         self.norms.copy_(state["norms"])
         self.counts.copy_(state["counts"])
 
 
-def build_gradient_clipper(config: OptimConfig, model: nn.Module) -> GradientClipping:
-    """Clipping of what learns in the model now, by the settings."""
+def build_gradient_clipper(config: OptimConfig, model: nn.Module) -> GradientClipper:
+    """Build the clipper of the parameters that require a gradient now."""
     learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    return GradientClipping(
+    return GradientClipper(
         learning, config.max_grad_norm_per_param, config.adaptive_clip_factor, config.adaptive_clip_window
     )

@@ -1,4 +1,4 @@
-"""A running mean of the weights: steadier than the weights of any one step, and evaluated and exported in their place."""
+"""Exponential moving average (EMA) of the weights; it is evaluated and exported instead of the weights."""
 
 from __future__ import annotations
 
@@ -12,15 +12,17 @@ from model.training.dtensor import local_shard, shard_like
 
 
 class ModelEma:
-    """Exponential moving average of the parameters that learn; everything else in the model counts as it is.
+    """Exponential moving average of the parameters that learn; frozen parameters and buffers are used as they are.
 
-    After step n the mean keeps min(decay, (1 + n) / (10 + n)) of itself, so that the random weights of the start are soon forgotten.
+    The decay of step n is min(decay, (1 + n) / (10 + n)), so that the random initial weights lose their influence
+    early.
 
     Args:
-        model: on its device; its parameters that require a gradient now are averaged, from their present values on.
-        decay: share of itself the mean keeps in a long run.
+        model: on its device; the parameters that require a gradient now are averaged, starting from their current
+            values.
+        decay: final decay.
 
-    Source: the warm-up of the decay is that of TensorFlow's ExponentialMovingAverage.
+    Source: warm-up of the decay as in TensorFlow's ExponentialMovingAverage.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -29,23 +31,23 @@ class ModelEma:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after `step` finished steps."""
-        keep = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._own_means(), self._of(model), 1 - keep)
+        """Update the average with the weights after `step` finished steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        torch._foreach_lerp_(self._local_means(), self._local_parameters(model), 1 - decay)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
-        """The state dict of the model with means in the place of parameters; buffers are the model's own."""
+        """The state dict of the model with averaged parameters; buffers are those of the model."""
         return {**model.state_dict(), **self._means}
 
     @torch.no_grad()
     def load(self, weights: dict[str, Tensor]) -> None:
-        """Go on from what `weights` gave."""
+        """Continue from what `weights` returned."""
         for name, mean in self._means.items():
             mean.copy_(shard_like(weights[name], mean))
 
     @contextmanager
     def swapped_into(self, model: nn.Module) -> Iterator[None]:
-        """Inside this block the model has the mean weights."""
+        """Inside this block the model has the averaged weights."""
         self._exchange(model)
         try:
             yield
@@ -54,14 +56,14 @@ class ModelEma:
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        parameters, means = self._of(model), self._own_means()
-        kept = [p.clone() for p in parameters]
+        parameters, means = self._local_parameters(model), self._local_means()
+        copies = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, means)
-        torch._foreach_copy_(means, kept)
+        torch._foreach_copy_(means, copies)
 
-    def _of(self, model: nn.Module) -> list[Tensor]:
+    def _local_parameters(self, model: nn.Module) -> list[Tensor]:
         parameters = dict(model.named_parameters())
         return [local_shard(parameters[name].detach()) for name in self._means]
 
-    def _own_means(self) -> list[Tensor]:
+    def _local_means(self) -> list[Tensor]:
         return [local_shard(mean) for mean in self._means.values()]

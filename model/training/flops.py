@@ -1,11 +1,11 @@
-"""What a clip costs in arithmetic, and what a GPU could do at most: together the share of it that training uses (MFU).
+"""FLOPs of a training clip, and model FLOPs utilization (MFU): the fraction of the GPUs' peak that training uses.
 
-    MFU = clips a second x FLOPs of a clip / (GPUs x peak FLOPs a second of one)
+    MFU = clips per second x FLOPs per clip / (GPUs x peak FLOPs per second of one)
 
-FLOPs of a clip: two for each multiplication and addition of the matrix products, convolutions and attention of encoders and projections, forward, and
-backward as far as a gradient has to go; counted once by torch on a copy of the very model that has no numbers. Nothing counts twice: what gradient
-checkpointing or grad_cache_chunk_size computes again is work, but no progress. Left out is the comparison of pairs, which each clip shares with all others:
-0.04 % of the published model's FLOPs at 64 pairs, 2.7 % at 4,096.
+FLOPs of a clip: two per multiply-add of the matrix products, convolutions and attention of encoders and projections,
+forward, and backward as far as gradients flow; counted once by torch on a copy of the model without data. Recomputation
+by gradient checkpointing or grad_cache_chunk_size does not count. Not included is the comparison of pairs, which each
+clip shares with all others: 0.04 % of the published model's FLOPs at 64 pairs, 2.7 % at 4,096.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from torch.utils.flop_counter import FlopCounterMode, conv_flop_count
 from model.denseav import DenseAV
 from model.training.optim import freeze_for_phase
 
-# Dense matrix products in bfloat16 with sums in float32, in 1e12 FLOPs a second; float16 where a GPU has no bfloat16 units (V100, T4).
-# Source: NVIDIA's data sheets, whose figures for H100, H200 and L40S count zeros that are skipped and are halved here; RTX 4090: Ada architecture paper.
+# GPU name -> peak TFLOPS of dense bfloat16 matrix products with float32 accumulation; float16 if the GPU has no
+# bfloat16 units (V100, T4). Source: NVIDIA's data sheets, whose figures for H100, H200 and L40S assume sparsity and are
+# halved here; RTX 4090: Ada architecture paper.
 PEAK_TFLOPS = {
     r"H[12]00 NVL": 835.5,
     r"H100 PCIe": 756.5,
@@ -40,48 +41,45 @@ PEAK_TFLOPS = {
 
 
 def ideal_s_per_clip(model: DenseAV, world_size: int) -> float | None:
-    """Seconds that a step's clips would take each, if all GPUs computed at their peak and nothing else had to be done: MFU is this times clips a second.
+    """Seconds per clip if all GPUs computed at their peak; MFU is this times clips per second.
 
     Args:
-        model: as it trains in this phase.
+        model: with the parameters that learn in this phase requiring a gradient.
+        world_size: number of GPUs.
 
     Returns:
-        None on the CPU and on GPUs of which the peak is not known here.
+        None on the CPU and on GPUs that are not in PEAK_TFLOPS.
     """
     device = next(model.parameters()).device
     peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
     return None if peak is None else clip_flops(model) / (world_size * peak)
 
 
-def least_clip_s_by_phase(
+def ideal_s_per_clip_by_phase(
     model: DenseAV, phases: Sequence[str], learnable: frozenset[str], world_size: int
 ) -> dict[str, float | None]:
-    """`ideal_s_per_clip` in each of the phases, before the model is divided among ranks; see freeze_for_phase. All that can learn does so in the end."""
-    found = {}
+    """`ideal_s_per_clip` of each phase (see freeze_for_phase), of an unsharded model that is left in phase `full`."""
+    seconds = {}
     for phase in phases:
         freeze_for_phase(model, phase, learnable)
-        found[phase] = ideal_s_per_clip(model, world_size)
+        seconds[phase] = ideal_s_per_clip(model, world_size)
     freeze_for_phase(model, "full", learnable)
-    return found
+    return seconds
 
 
 def peak_flops(device_name: str) -> float | None:
-    """FLOPs a second that a GPU reaches at most, by its name, such as `NVIDIA H100 80GB HBM3`; None: unknown."""
+    """Peak FLOPs per second of a GPU, by its name, such as `NVIDIA H100 80GB HBM3`; None if unknown."""
     return next((1e12 * peak for name, peak in PEAK_TFLOPS.items() if re.search(rf"\b{name}\b", device_name)), None)
 
 
 def clip_flops(model: DenseAV) -> float:
-    """FLOPs of one training clip, forward and backward, by which parameters of the model require a gradient."""
+    """FLOPs of one training clip, forward and backward to the parameters that require a gradient."""
     samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
-    with (
-        FakeTensorMode(),
-        counter,
-        torch.enable_grad(),
-        sdpa_kernel(SDPBackend.MATH),
-    ):  # fused attention computes its scores twice
+    # Fused attention computes its scores twice.
+    with FakeTensorMode(), counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         shape = _as_fake_tensors(model)
         frames = torch.zeros(1, 3, model.inputs.image_size_px, model.inputs.image_size_px, dtype=torch.uint8)
         waveform, mask = torch.zeros(1, samples), torch.ones(1, samples, dtype=torch.bool)
@@ -90,7 +88,7 @@ def clip_flops(model: DenseAV) -> float:
 
 
 def _as_fake_tensors(model: DenseAV) -> DenseAV:
-    """The model on the CPU, with nothing random in it and nothing computed twice; inside FakeTensorMode, where tensors have shapes but no numbers."""
+    """A copy of the model without data, on the CPU, in evaluation mode; to be called inside FakeTensorMode."""
     empty: dict[int, torch.Tensor] = {
         id(tensor): torch.empty(tensor.shape, dtype=tensor.dtype) for tensor in model.buffers()
     }
@@ -100,8 +98,9 @@ def _as_fake_tensors(model: DenseAV) -> DenseAV:
     }
     shape = copy.deepcopy(model, empty).eval()
     for module in shape.modules():
-        if getattr(module, "grad_checkpointing", False):  # timm's; our own audio encoders checkpoint in training only
-            module.grad_checkpointing = False
+        # timm's; our own audio encoders checkpoint in training only
+        if disable := getattr(module, "set_grad_checkpointing", None):
+            disable(False)
     return shape
 
 
@@ -117,6 +116,9 @@ def _convolution_backward(
     *rest: Any,
     **_keywords: Any,
 ) -> int:
-    """As much as forward for each of the two gradients. torch's own formula forgets groups: the published model would have a backward pass of 15 % too many."""
+    """As many FLOPs as forward for each of the two gradients.
+
+    torch's formula ignores groups: it overestimates the published model's backward pass by 15 %.
+    """
     output_mask = rest[2]
     return conv_flop_count(x, w, gradient, transposed) * sum(output_mask[:2])

@@ -1,8 +1,9 @@
-"""FSDP: weights, gradients and moments divided among the ranks, each of which holds its part of every tensor and gathers the layers it computes.
+"""Fully sharded data parallel (FSDP): weights, gradients and optimizer moments are sharded over the ranks.
 
-torch's FSDP2 divides the encoders layer by layer, and the projections. It takes no parameter without dimensions: scale and bias of the logits stay whole on
-every rank. What works element by element (optimiser, mean weights) works on each rank's own part; a norm is that of the whole tensor, and files hold whole
-tensors, so they are the same on any number of processes. A model that is not divided passes through every function here as it is.
+torch's FSDP2 shards the encoders layer by layer, and the projections. It accepts no parameter without dimensions, so
+scale and bias of the logits stay unsharded on every rank. Elementwise operations (optimizer, moving average) work on
+local shards; norms are those of full tensors, and files hold full tensors, so they are the same for any number of
+processes. Every function here leaves an unsharded model unchanged.
 """
 
 from __future__ import annotations
@@ -22,52 +23,53 @@ from model.denseav import DenseAV
 from model.distributed import world_size
 from model.training.ema import ModelEma
 
-# What timm, torchaudio and our tiny encoders call the list of their layers.
+# Names of the list of layers in encoders of timm, torchaudio and model.encoders.tiny.
 LAYER_LISTS = ("blocks", "layers")
 
 
 def shard_model(model: DenseAV, precision: str) -> None:
-    """Divide a model that all ranks hold alike, on its device, among them. One process alone keeps all of it.
+    """Shard a model over all ranks, in place; a single process leaves it as it is.
 
     Args:
-        precision: of Accelerate: `no` or `bf16`.
+        model: the same on all ranks, on its device.
+        precision: mixed precision of Accelerate, `no` or `bf16`.
 
     Raises:
-        ValueError: fp16, whose loss scaler would have to see the gradients of all ranks.
+        ValueError: fp16, whose loss scaler would need the gradients of all ranks.
     """
     if precision == "fp16":
         raise ValueError("mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no")
     if world_size() == 1:
         return
-    # Features that an encoder returns are views; nobody changes them in place.
+    # Encoders return views; nothing changes them in place.
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     mesh = init_device_mesh(model.log_scale.device.type, (world_size(),))
     for part in model.children():
         for module in (*layers(part), part):
-            # Also the outermost modules free what they gathered, for the optimiser and the mean weights change what each rank holds.
+            # The outermost modules too: the optimizer and the moving average change the shards.
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
 
 
 def layers(part: nn.Module) -> Iterator[nn.Module]:
-    """The layers of an encoder, each of which is gathered by itself; none where it has no list of them."""
+    """The layers of an encoder, each of which is gathered separately; none if the encoder has no list of layers."""
     for name, module in part.named_modules():
         if name.rpartition(".")[2] in LAYER_LISTS:
             yield from (layer for layer in module.children() if any(True for _ in layer.parameters()))
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether `shard_model` has divided it."""
-    return any(True for _ in _divided(model))
+    """Whether `shard_model` has sharded it."""
+    return any(True for _ in _sharded_modules(model))
 
 
-def _divided(model: nn.Module) -> Iterator[FSDPModule]:
+def _sharded_modules(model: nn.Module) -> Iterator[FSDPModule]:
     return (module for module in model.modules() if isinstance(module, FSDPModule))
 
 
 def prepare(
     accelerator: Accelerator, model: DenseAV, optimizer: torch.optim.Optimizer
 ) -> tuple[nn.Module, AcceleratedOptimizer]:
-    """As accelerator.prepare, which would also wrap a divided model in DDP; of such a one only the precision is Accelerate's."""
+    """accelerator.prepare without DDP for a sharded model, to which Accelerate applies only its precision."""
     if not is_sharded(model):
         return accelerator.prepare(model, optimizer)
     return accelerator.prepare_model(model, evaluation_mode=True), accelerator.prepare_optimizer(optimizer)
@@ -75,12 +77,12 @@ def prepare(
 
 @torch.no_grad()
 def sync_unsharded_grads(model: DenseAV) -> None:
-    """After each backward pass of a divided model, before anything else looks at weights or gradients."""
+    """After a backward pass, average the gradients that FSDP does not, and free the weights it left gathered."""
     if not is_sharded(model):
         return
-    for module in _divided(model):
-        module.reshard()  # grad_cache_chunk_size runs frozen encoders again, in which no gradient comes by and frees them
-    # torch has averaged the gradients of what is divided. Those here may be sums of earlier passes, of which the mean is taken again and stays.
+    for module in _sharded_modules(model):
+        module.reshard()  # frozen encoders that grad_cache_chunk_size ran again are not freed by a gradient
+    # FSDP has averaged the gradients of the shards. These may include averages of earlier passes, which do not change.
     gradients = [parameter.grad for parameter in model.parameters(recurse=False) if parameter.grad is not None]
     if gradients:
         mean = torch.stack(gradients)
@@ -89,10 +91,10 @@ def sync_unsharded_grads(model: DenseAV) -> None:
 
 
 class EvalWeights:
-    """In the place of a ModelEma: inside `in_place`, every rank has all of a divided model, and may compute alone.
+    """The weights to evaluate: the moving average if there is one, gathered on every rank if the model is sharded.
 
     Args:
-        average: of the weights, which are exchanged first; None: there is none.
+        ema: moving average of the weights; None: the model's own weights.
     """
 
     def __init__(self, ema: ModelEma | None) -> None:
@@ -100,15 +102,15 @@ class EvalWeights:
 
     @contextmanager
     def swapped_into(self, model: DenseAV) -> Iterator[None]:
-        """Gather all weights, and free them again; every rank has to enter."""
-        divided = list(_divided(model))
+        """Inside this block the model has these weights and each rank may compute alone; every rank has to enter it."""
+        sharded = list(_sharded_modules(model))
         with self.ema.swapped_into(model) if self.ema else nullcontext():
-            for module in divided:
+            for module in sharded:
                 module.set_reshard_after_forward(False, recurse=False)
                 module.unshard()
             try:
                 yield
             finally:
-                for module in divided:
+                for module in sharded:
                     module.set_reshard_after_forward(True, recurse=False)
                     module.reshard()

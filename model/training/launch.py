@@ -1,4 +1,4 @@
-"""The processes of a run under Accelerate: opened with our settings, and one clear line for what goes wrong between them."""
+"""Set up the processes of a run with Accelerate, and report communication errors in one line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from configs.errors import CommandFailed
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# What gloo, NCCL and the store of addresses say when a peer is gone or silent.
+# In error messages of gloo, NCCL and torch's TCP store when a peer has ended or does not answer.
 _LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|timed? ?out|socket|broken pipe", re.IGNORECASE)
 
-# The launcher's settings that change what is computed or kept, and what we do; it puts them into the environment in capitals.
+# Settings of `accelerate launch` that would change results, and the only supported values; passed in the environment in
+# capitals.
 _FSDP_SETTINGS = {
     "fsdp_version": "2",
     "fsdp_reshard_after_forward": "true",
@@ -28,98 +29,97 @@ _FSDP_SETTINGS = {
     "fsdp_activation_checkpointing": "false",
 }
 
-# Those that the trainer has settings of its own for, on top of which they would come: every gradient divided once more, layers compiled twice.
-_SETTINGS_OF_OURS = {
+# Settings of `accelerate launch`, their only supported values, and the trainer's settings to use instead. Both together
+# would scale gradients twice or compile layers twice.
+_TRAINER_SETTINGS = {
     "gradient_accumulation_steps": ("1", "gradient_accumulation_steps="),
     "dynamo_backend": ("no", "compile=true"),
 }
 
 
 def fsdp_requested() -> bool:
-    """Whether `accelerate launch` was told distributed_type: FSDP; to be asked before create_accelerator.
+    """Whether `accelerate launch` has distributed_type: FSDP; to be called before create_accelerator.
 
     Raises:
-        ValueError: a setting of fsdp_config asks for what is not there.
+        ValueError: an unsupported value in fsdp_config.
     """
     if os.environ.get("ACCELERATE_USE_FSDP") != "true":
         return False
     for key, allowed in _FSDP_SETTINGS.items():
         if (value := os.environ.get(key.upper(), allowed)) != allowed:
             raise ValueError(
-                f"{key}={value} (from the accelerate configuration): allowed is {allowed}, as in configs/accelerate/fsdp.yaml"
+                f"{key}={value} (from the accelerate configuration): allowed is {allowed}, "
+                "as in configs/accelerate/fsdp.yaml"
             )
     return True
 
 
 def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], folder: Path) -> Accelerator:
-    """Meet the other processes and take precision and device from what `accelerate launch` was told.
+    """Connect to the other processes, with device and precision from `accelerate launch`.
 
     Args:
         distributed_timeout_s: how long a process waits for another one.
-        trackers: names for Accelerate; none: nothing is tracked.
+        trackers: names of Accelerate's trackers.
         folder: of the run.
 
     Raises:
-        ValueError: the launch asks for what the machine cannot do.
-        CommandFailed: the address where processes meet is taken, or does not answer.
+        ValueError: the machine does not support the launch configuration.
+        CommandFailed: the rendezvous address is in use, or does not answer.
     """
     import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    for key, (allowed, ours) in _SETTINGS_OF_OURS.items():
+    for key, (allowed, setting) in _TRAINER_SETTINGS.items():
         if (value := os.environ.get(f"ACCELERATE_{key.upper()}", allowed).lower()) != allowed:
             raise ValueError(
-                f"{key}={value} (from the accelerate configuration): allowed is {allowed}; {ours} is our setting for it"
+                f"{key}={value} (from the accelerate configuration): allowed is {allowed}; set {setting} instead"
             )
-    on_cpu = (
-        not torch.accelerator.is_available()
-    )  # several processes on the CPU: the launcher tells its own kind of GPU processes only
-    waits = InitProcessGroupKwargs(timeout=timedelta(seconds=distributed_timeout_s))
-    address = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}, where the processes of the run meet,"
-    silent = threading.Timer(
-        distributed_timeout_s + 5,
-        _give_up,
-        [f"{address} is answered by something else, or by nobody, for distributed_timeout_s={distributed_timeout_s:g}"],
+    # Explicit, because the launcher's own use_cpu does not reach several processes.
+    on_cpu = not torch.accelerator.is_available()
+    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=distributed_timeout_s))
+    setting = f"distributed_timeout_s={distributed_timeout_s:g}"
+    address = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}"
+    address = f"rendezvous address {address}"
+    watchdog = threading.Timer(
+        distributed_timeout_s + 5, _abort, [f"{address} belongs to another program or did not answer within {setting}"]
     )
-    silent.daemon = True
-    silent.start()
-    os.environ.pop(
-        "ACCELERATE_USE_FSDP", None
-    )  # Accelerate would divide the model, and once only; model.training.fsdp does
+    watchdog.daemon = True
+    watchdog.start()
+    # Accelerate would shard the model, and only once per run; model.training.fsdp shards it instead.
+    os.environ.pop("ACCELERATE_USE_FSDP", None)
     try:
         accelerator = Accelerator(
-            cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[waits]
+            cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[timeout]
         )
     except ValueError as error:
         raise ValueError(f"{_one_line(error)} (from the accelerate configuration)") from None
     except (RuntimeError, OSError) as error:
         if "EADDRINUSE" in str(error) or "address already in use" in str(error):
-            raise CommandFailed(f"{address} is taken by another program: give another main_process_port") from None
-        raise CommandFailed(
-            f"{address} does not answer within distributed_timeout_s={distributed_timeout_s:g}: {_one_line(error)[:160]}"
-        ) from None
+            raise CommandFailed(f"{address} is in use by another program: set another main_process_port") from None
+        raise CommandFailed(f"{address} does not answer within {setting}: {_one_line(error)[:160]}") from None
     finally:
-        silent.cancel()
+        watchdog.cancel()
     if accelerator.mixed_precision != "no" and not accelerator.native_amp:
         raise ValueError(
-            f"mixed_precision={accelerator.mixed_precision}: {accelerator.device.type} supports full precision and bf16 only"
+            f"mixed_precision={accelerator.mixed_precision} is not supported on {accelerator.device.type}: "
+            "allowed are no and bf16"
         )
     return accelerator
 
 
-def _give_up(why: str) -> None:
-    """torch waits for ever for a greeting from a program that is none of ours."""
-    print(f"error: {why}", file=sys.stderr, flush=True)
+def _abort(message: str) -> None:
+    """End the process: torch waits forever for an answer from a program that is not its store."""
+    print(f"error: {message}", file=sys.stderr, flush=True)
     os._exit(1)
 
 
 @contextmanager
 def report_lost_peers(distributed_timeout_s: float) -> Iterator[None]:
-    """Inside this block, a process that died or hangs ends the others with one line.
+    """Inside this block, a failed collective is reported in one line, as the end of another process.
 
     Raises:
-        CommandFailed: a collective failed.
+        CommandFailed: a collective failed because another process ended or hangs.
     """
     try:
         yield
@@ -128,10 +128,11 @@ def report_lost_peers(distributed_timeout_s: float) -> Iterator[None]:
             raise
         rank = os.environ.get("RANK", "0")
         raise CommandFailed(
-            f"rank {rank}: another process of the run has ended or did not answer within distributed_timeout_s={distributed_timeout_s:g} ({_one_line(error)[:120]}); "
-            "start the run again to go on from its last checkpoint"
+            f"rank {rank}: another process of the run has ended or did not answer within "
+            f"distributed_timeout_s={distributed_timeout_s:g} ({_one_line(error)[:120]}); "
+            "run the same command again to resume from the last checkpoint"
         ) from None
 
 
 def _one_line(error: BaseException) -> str:
-    return re.sub(r"^\[\S*\] ", "", " ".join(str(error).split()))  # without the place in torch's own source
+    return re.sub(r"^\[\S*\] ", "", " ".join(str(error).split()))  # without the position in torch's source

@@ -1,4 +1,4 @@
-"""How fast a run is and what it uses, measured between two lines of its history; and how large its gradients are."""
+"""Throughput, resource use and gradient norms of a run, between two lines of its history."""
 
 from __future__ import annotations
 
@@ -15,56 +15,60 @@ from model.training.dtensor import norms
 
 
 class ThroughputMeter:
-    """Clips a second, the share of time spent waiting for data, the share of the GPUs used, peak memory, rejected clips by reason.
+    """Measures clips per second, data loading time, MFU, peak memory, and rejected clips by reason.
 
     Args:
-        clips_per_step: global.
+        clips_per_step: over all ranks.
+
+    Attributes:
+        ideal_s_per_clip: see model.training.flops; None: MFU is not measured.
     """
 
     def __init__(self, clips_per_step: int) -> None:
-        self.clips_per_step, self.ideal_s_per_clip = clips_per_step, None
+        self.clips_per_step = clips_per_step
+        self.ideal_s_per_clip: float | None = None
         self.rejected: Counter[str] = Counter()
         self.restart()
 
     def restart(self) -> None:
-        """Measure from now on: what went before, such as an evaluation, was no training. Rejected clips still count."""
+        """Discard the time so far, such as that of an evaluation. Rejected clips are kept."""
         self.began, self.waited_s, self.steps = time.perf_counter(), 0.0, 0
 
     @contextmanager
     def data_timer(self) -> Iterator[None]:
-        """Time inside this block counts as waiting for data."""
+        """Time inside this block counts as data loading time."""
         began = time.perf_counter()
         yield
         self.waited_s += time.perf_counter() - began
 
     def add(self, rejected: Mapping[str, int]) -> None:
-        """Count one finished step and the clips its batch had to replace."""
+        """Count one finished step and the clips that its batch had to replace."""
         self.steps += 1
         self.rejected.update(rejected)
 
     def read(self) -> dict[str, float]:
-        """The figures since the last call or restart; every rank has to call it.
+        """The values since the last call or restart; every rank has to call it.
 
         Returns:
-            `clips_per_s` of all ranks; `data_time_fraction` of the rank that waited longest; `mfu` where `ideal_s_per_clip` is known (model.training.flops);
-            `memory/host_gb` and on GPUs `memory/device_gb`, the highest of all ranks since their start, of the training processes without the loader's;
-            `rejected/REASON` of all ranks together.
+            `clips_per_s` of all ranks together; `data_time_fraction`, 0 to 1, maximum over ranks; `mfu` if
+            `ideal_s_per_clip` is set; `memory/host_gb` and on GPUs `memory/device_gb`, the peak since the start,
+            maximum over ranks, without the loader's processes; `rejected/REASON` of all ranks together.
         """
         elapsed_s = max(time.perf_counter() - self.began, 1e-9)
         from accelerate.utils import gather_object
 
-        own = {
+        local = {
             "data_time_fraction": self.waited_s / elapsed_s,
             "memory/host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
         }
         if torch.cuda.is_available():
-            own["memory/device_gb"] = torch.cuda.max_memory_allocated() / 1e9
-        ranks = gather_object([(own, dict(self.rejected))])
+            local["memory/device_gb"] = torch.cuda.max_memory_allocated() / 1e9
+        ranks = gather_object([(local, dict(self.rejected))])
 
         values = {"clips_per_s": self.steps * self.clips_per_step / elapsed_s}
         if self.ideal_s_per_clip is not None:
             values["mfu"] = values["clips_per_s"] * self.ideal_s_per_clip
-        values |= {key: max(found[key] for found, _ in ranks) for key in own}
+        values |= {key: max(values[key] for values, _ in ranks) for key in local}
         rejected = sum((Counter(counts) for _, counts in ranks), Counter())
         values |= {f"rejected/{reason}": float(count) for reason, count in rejected.items()}
         self.rejected.clear()
@@ -74,9 +78,12 @@ class ThroughputMeter:
 
 @torch.no_grad()
 def gradient_norms(model: nn.Module) -> dict[str, float]:
-    """`grad_norm/PART`: the norm of the gradients of each part of the model that has any, such as image_encoder, as they are now; every rank has to call it."""
-    by_part: dict[str, list[torch.Tensor]] = {}
+    """`grad_norm/MODULE`: the current gradient norm of each top-level module that has gradients, such as image_encoder.
+
+    Every rank has to call it.
+    """
+    by_module: dict[str, list[torch.Tensor]] = {}
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
-            by_part.setdefault(name.partition(".")[0], []).append(parameter.grad)
-    return {f"grad_norm/{part}": norms(gradients).norm().item() for part, gradients in by_part.items()}
+            by_module.setdefault(name.partition(".")[0], []).append(parameter.grad)
+    return {f"grad_norm/{name}": norms(gradients).norm().item() for name, gradients in by_module.items()}

@@ -1,4 +1,4 @@
-"""torch.compile of the encoders, in place: names of weights, checkpoints and wrappers stay what they were."""
+"""torch.compile of the encoders in place: the names of weights do not change."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from model.training.fsdp import is_sharded, layers
 
 
 def compile_encoders(model: DenseAV) -> None:
-    """Compile both encoders at their first forward pass, anew when a phase freezes other parameters. What they give differs by rounding.
+    """Compile both encoders at their first forward pass, and again when a phase freezes other parameters.
 
-    Scores and losses stay as they are: their kernels are written by hand (model.similarity.fused).
+    Outputs differ by rounding. Scores and losses are not compiled: they have kernels of their own
+    (model.similarity.fused).
 
     Raises:
-        ValueError: the machine has no compiler.
+        ValueError: the machine has no C++ compiler.
     """
     compilers = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "clang++"]
     if not any(map(shutil.which, compilers)):
         raise ValueError(
-            f"compile=true: this machine has no C++ compiler ({', '.join(compilers)}); install one, or allowed is compile=false"
+            f"compile=true: this machine has no C++ compiler ({', '.join(compilers)}); install one or set compile=false"
         )
     for encoder in (model.image_encoder, model.audio_encoder):
-        if is_sharded(model):  # layer by layer: gathering them would break every graph
-            for layer in layers(
-                encoder
-            ):  # of fixed shapes, for grad_cache_chunk_size has to get the same graph again in the backward pass
+        if is_sharded(model):  # layer by layer: gathering weights would break a larger graph
+            for layer in layers(encoder):
+                # Fixed shapes, so that grad_cache_chunk_size gets the same graph again in the backward pass.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         else:
             encoder.compile()

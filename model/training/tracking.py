@@ -1,7 +1,8 @@
-"""What a run tells: one JSON line for each logged step (`history.jsonl`, the source of the report's curves), a tracker, a progress bar.
+"""Logging of a run: history.jsonl (one JSON line per logged step), an experiment tracker, a progress bar.
 
-The history is complete whatever happens to the tracker. A run that goes on from a checkpoint goes on in the same run of W&B, whose id lies in the run's
-folder; steps that W&B has seen before the interruption are not sent twice. Offline runs are sent with `wandb sync --append FOLDER/wandb/offline-run-*`.
+The history is complete even if the tracker fails. A run that resumes continues the same W&B run, whose id is stored in
+the run folder; steps that W&B received before the interruption are not sent twice. Send offline runs with `wandb sync
+--append FOLDER/wandb/offline-run-*`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from configs.atomic_write import atomic_open
 from configs.errors import CommandFailed
 from configs.load import to_yaml
 from configs.schema import TrainConfig
@@ -28,19 +30,19 @@ from configs.schema import TrainConfig
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-# Name for Accelerate -> the project. TensorBoard's is the folder below the run's.
+# Accelerate's name of a tracker -> project name, which for TensorBoard is a folder below the run folder.
 TRACKERS = {"wandb": "denseav", "tensorboard": "tensorboard", "none": ""}
 
 
 class Table(NamedTuple):
-    """Rows of cells: text, numbers, or pictures, uint8 [H_px, W_px, 3]."""
+    """A table whose cells are text, numbers, or images, uint8 [H_px, W_px, 3]."""
 
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
 
 
 class Media(NamedTuple):
-    """What is to be seen and heard of a model, by name: pictures uint8 [H_px, W_px, 3], mp4 files, tables."""
+    """Media to log, by name: images uint8 [H_px, W_px, 3], paths of mp4 files, tables."""
 
     pictures: Mapping[str, np.ndarray] = MappingProxyType({})
     videos: Mapping[str, Path] = MappingProxyType({})
@@ -48,10 +50,10 @@ class Media(NamedTuple):
 
 
 def tracker_names(tracker: str) -> list[str]:
-    """What Accelerate is to log with. W&B without a key, in the environment or from `wandb login`, writes offline.
+    """The trackers for Accelerate. W&B without a key (environment or `wandb login`) is set to write offline.
 
     Raises:
-        ValueError: an unknown tracker, or one that is not installed.
+        ValueError: unknown tracker, or one that is not installed.
     """
     if tracker not in TRACKERS:
         raise ValueError(f"tracker={tracker}: allowed are {', '.join(TRACKERS)}")
@@ -65,7 +67,7 @@ def tracker_names(tracker: str) -> list[str]:
 
 
 def _logged_in() -> bool:
-    """Whether `wandb login` has left a key in ~/.netrc."""
+    """Whether `wandb login` has stored a key in ~/.netrc."""
     try:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
@@ -73,15 +75,15 @@ def _logged_in() -> bool:
 
 
 class RunLogger:
-    """History, tracker and progress bar of a run, open inside a `with` block. On all ranks but the first one it does nothing.
+    """History, tracker and progress bar of a run, used in a `with` block. On ranks other than 0 it does nothing.
 
-    A tracker that fails is told once and left alone; the run goes on without it.
+    If a tracker fails, a warning is logged once and the run continues without it.
 
     Args:
-        accelerator: made with `tracker_names`.
+        accelerator: created with `tracker_names`.
         config: of the run.
         folder: of the run.
-        start: finished steps in the checkpoint the run goes on from.
+        start: number of finished steps in the checkpoint the run resumes from.
 
     Raises:
         CommandFailed: the tracker does not start.
@@ -100,35 +102,36 @@ class RunLogger:
                 self._for_each_tracker(lambda tracker: tracker.log({"settings": to_yaml(config)}, step=start))
 
     def step(self) -> None:
-        """One more step is done."""
+        """Advance the progress bar by one step."""
         self._bar.update()
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Log the values of one step, or more of the same one."""
+        """Log values of a step; may be called several times for one step."""
         if self._history is None:
             return
         self._history.add(step, values)
-        parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_time_fraction": "waiting {:.0%}"}
-        if said := [form.format(values[key]) for key, form in parts.items() if key in values]:
-            self._bar.set_postfix_str("  ".join(said), refresh=False)  # with the next step
+        parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_time_fraction": "data {:.0%}"}
+        if shown := [form.format(values[key]) for key, form in parts.items() if key in values]:
+            self._bar.set_postfix_str("  ".join(shown), refresh=False)  # shown with the next step
         self._for_each_tracker(lambda tracker: tracker.log(dict(values), step=step) if _is_new(tracker, step) else None)
 
     def log_media(self, step: int, media: Media) -> None:
-        """Give pictures, videos and tables to the tracker; TensorBoard takes pictures only."""
-        self._for_each_tracker(lambda tracker: _show(tracker, step, media) if _is_new(tracker, step) else None)
+        """Log images, videos and tables to the tracker; TensorBoard gets the images only."""
+        self._for_each_tracker(lambda tracker: _log_media(tracker, step, media) if _is_new(tracker, step) else None)
 
-    def _for_each_tracker(self, say: Callable[[Any], None]) -> None:
+    def _for_each_tracker(self, call: Callable[[Any], None]) -> None:
         for tracker in self._trackers:
             try:
-                say(tracker)
-            except Exception as error:  # a service that was killed, a full disk: nothing that should end a run
+                call(tracker)
+            except Exception as error:  # a killed service, a full disk: nothing that should end a run
                 print(
-                    f"warning: tracker={tracker.name} has failed ({_one_line(error)}); the run goes on without it, history.jsonl has all",
+                    f"warning: tracker={tracker.name} failed ({_one_line(error)}); the run continues without it, "
+                    "history.jsonl is complete",
                     file=sys.stderr,
                 )
                 self._trackers.clear()
                 if tracker.name == "wandb":
-                    _forget_wandb()
+                    _tear_down_wandb()
 
     def __enter__(self) -> RunLogger:
         return self
@@ -143,18 +146,16 @@ class RunLogger:
                     tracker.tracker.finish(exit_code=1) if kind and tracker.name == "wandb" else tracker.finish()
                 )
             )
-        self._trackers.clear()  # Accelerate would finish them once more
+        self._trackers.clear()  # Accelerate would finish them again
 
 
 def _start(accelerator: Accelerator, config: TrainConfig, folder: Path, start: int) -> None:
-    """Start the tracker; W&B offline where its server does not answer: a run that is started again at night goes on."""
-    settings: dict[str, Any] = {
-        "init_kwargs": {"tensorboard": {"purge_step": start + 1}}
-    }  # hides what was written after the checkpoint
+    """Start the tracker; W&B offline if its server does not answer, so that an unattended run starts."""
+    # purge_step hides what was written after the checkpoint.
+    settings: dict[str, Any] = {"init_kwargs": {"tensorboard": {"purge_step": start + 1}}}
     if config.tracker == "wandb":
-        os.environ.setdefault(
-            "WANDB_DATA_DIR", str(folder / "wandb")
-        )  # pictures in tables too lie in the run's folder until they are sent
+        # Images in tables too are stored in the run folder until they are sent.
+        os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
         names = {"name": config.name, "dir": str(folder), "id": _wandb_run_id(folder, start), "resume": "allow"}
         settings = {"config": dataclasses.asdict(config), "init_kwargs": {"wandb": names}}
     try:
@@ -162,17 +163,17 @@ def _start(accelerator: Accelerator, config: TrainConfig, folder: Path, start: i
     except Exception as error:  # W&B's errors have no common base
         if config.tracker != "wandb" or os.environ.get("WANDB_MODE") == "offline":
             raise CommandFailed(
-                f"tracker={config.tracker} does not start: {_one_line(error)}; give another one, or tracker=none"
+                f"tracker={config.tracker} does not start: {_one_line(error)}; set another one, or tracker=none"
             ) from None
-        print(f"warning: W&B does not start ({_one_line(error)}): this run writes offline", file=sys.stderr)
+        print(f"warning: W&B does not start ({_one_line(error)}): logging offline", file=sys.stderr)
         os.environ["WANDB_MODE"] = "offline"
         accelerator.trackers.clear()
-        _forget_wandb()
+        _tear_down_wandb()
         accelerator.init_trackers(TRACKERS[config.tracker], **settings)
 
 
 def _wandb_run_id(folder: Path, start: int) -> str:
-    """The id a run that goes on began with; a run that begins anew gets a new one."""
+    """The stored W&B id of a resumed run; a fresh run gets a new one."""
     file = folder / "wandb_run_id"
     if not (start and file.is_file()):
         file.write_text(secrets.token_hex(4) + "\n")
@@ -180,28 +181,27 @@ def _wandb_run_id(folder: Path, start: int) -> str:
 
 
 def _is_new(tracker: Any, step: int) -> bool:
-    """Whether W&B takes values of this step: none before the last one it has."""
+    """Whether the tracker accepts values of this step: W&B ignores steps before its last one."""
     return tracker.name != "wandb" or step >= tracker.tracker.step
 
 
-def _show(tracker: Any, step: int, media: Media) -> None:
+def _log_media(tracker: Any, step: int, media: Media) -> None:
     if tracker.name == "tensorboard":
-        tracker.log_images(
-            {name: picture[None] for name, picture in media.pictures.items()}, step=step, dataformats="NHWC"
-        )
+        images = {name: image[None] for name, image in media.pictures.items()}
+        tracker.log_images(images, step=step, dataformats="NHWC")
         return
     import wandb
 
-    shown = {name: wandb.Image(picture) for name, picture in media.pictures.items()}
-    shown |= {name: wandb.Video(str(path), format="mp4") for name, path in media.videos.items()}
+    values: dict[str, Any] = {name: wandb.Image(image) for name, image in media.pictures.items()}
+    values |= {name: wandb.Video(str(path), format="mp4") for name, path in media.videos.items()}
     for name, table in media.tables.items():
         rows = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in table.rows]
-        shown[name] = wandb.Table(columns=list(table.columns), data=rows)
-    tracker.log(shown, step=step)
+        values[name] = wandb.Table(columns=list(table.columns), data=rows)
+    tracker.log(values, step=step)
 
 
-def _forget_wandb() -> None:
-    """End W&B's service and what is left of its run: it would hold the run's id, and report its failure again as the process ends."""
+def _tear_down_wandb() -> None:
+    """Stop W&B's service, which would keep the run's id in use and report its failure again at exit."""
     import wandb
 
     with contextlib.suppress(Exception):
@@ -217,18 +217,17 @@ class History:
 
     Args:
         path: history.jsonl of the run.
-        start_step: number of steps finished in the checkpoint the run goes on from.
+        start_step: number of finished steps in the checkpoint the run resumes from.
     """
 
     def __init__(self, path: Path, start_step: int) -> None:
         self.path, self._unwritten = path, ""
-        kept = [line for line in read_history(path) if line["step"] <= start_step]
-        whole = path.with_name(f".{path.name}.tmp")
-        whole.write_text("".join(json.dumps(line) + "\n" for line in kept))
-        whole.replace(path)
+        lines = [json.dumps(line) + "\n" for line in read_history(path) if line["step"] <= start_step]
+        with atomic_open(path) as file:
+            file.write("".join(lines).encode())
 
     def add(self, step: int, values: Mapping[str, float]) -> None:
-        """Append one step; on a disk that is full, with the next one that finds room."""
+        """Append the values of a step. If the disk is full, they are written with those of a later step."""
         self._unwritten += json.dumps({"step": step, **{k: float(f"{v:.7g}") for k, v in values.items()}}) + "\n"
         try:
             with self.path.open("a") as file:
@@ -236,12 +235,12 @@ class History:
             self._unwritten = ""
         except OSError as error:
             if not self._unwritten.startswith("\n"):
-                print(f"warning: {self.path}: {error.strerror}; lines are kept until there is room", file=sys.stderr)
-                self._unwritten = "\n" + self._unwritten  # a line may be there in part
+                print(f"warning: {self.path}: {error.strerror}; trying again with the next line", file=sys.stderr)
+                self._unwritten = "\n" + self._unwritten  # part of a line may have been written
 
 
 def read_history(path: Path) -> list[dict[str, Any]]:
-    """The logged steps in order; a line cut off by a kill, or damaged, is left out; [] without a file."""
+    """Read the logged steps in order. Incomplete and damaged lines are skipped; [] without a file."""
     lines = []
     for text in path.read_bytes().splitlines() if path.is_file() else []:
         with contextlib.suppress(ValueError, RecursionError):

@@ -18,10 +18,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
+from configs.atomic_write import atomic_open
 from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import InspectConfig
-from pipelines.atomic_write import atomic_open
 from pipelines.inspect.clip_preview import (
     ClipPreview,
     Members,

@@ -11,7 +11,6 @@ import threading
 from collections import Counter, deque
 from collections.abc import Iterator
 from multiprocessing import forkserver, resource_tracker
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,14 +19,11 @@ from torch.utils.data import DataLoader
 from configs.errors import CommandFailed, UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
-from pipelines.stream.clip_filter import Selection
 from pipelines.stream.dataset import ClipDataset
-from pipelines.stream.index import CacheSettings, DatasetIndex
-from pipelines.stream.lanes import OrderSource
 from pipelines.stream.loader_worker import exit_with_parent
+from pipelines.stream.order import open_order
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
-from pipelines.stream.sampler import DeterministicSampler
 
 # The error rate is measured over at least this many of the last clips.
 ERROR_RATE_CLIPS = 1000
@@ -111,57 +107,23 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
             sample rate, or the range of the splice is empty.
         CommandFailed: a remote source does not answer.
     """
-    if not config.sources:
-        raise UsageError(
-            "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
-        )
     augment = config.augment
     if augment.audio_splice_max_s and not 0 < augment.audio_splice_min_s <= augment.audio_splice_max_s:
         raise UsageError(
             f"stream.augment.audio_splice_min_s={augment.audio_splice_min_s}: must be above 0 and at most "
             f"audio_splice_max_s={augment.audio_splice_max_s}"
         )
-    readers = _open_readers(config)
-    names = [source.name or Path(source.shards).name for source in config.sources]
-    for what, values in (("name", names), ("data set", [reader.index.fingerprint for reader in readers])):
-        for number, value in enumerate(values):
-            if value in values[:number]:
-                raise UsageError(
-                    f"stream.sources.{number} ({names[number]}): the same {what} as "
-                    f"stream.sources.{values.index(value)}; set weight= to draw more of it"
-                )
-    sources = [
-        OrderSource(name, reader.index.fingerprint, source.weight, tuple(shard.clips for shard in reader.index.shards))
-        for name, reader, source in zip(names, readers, config.sources, strict=True)
+    order = open_order(config, seed, batch_size)
+    sizes = config.image_size_px, config.clip_duration_s, config.sample_rate_hz
+    readers = [
+        ClipReader(index, *sizes, number, MemberKeys(source.image_key, source.audio_key))
+        for number, (index, source) in enumerate(zip(order.indexes, config.sources, strict=True))
     ]
-    order = DeterministicSampler(sources, seed, config.lanes, config.shuffle_window_clips, batch_size)
-    fingerprint = {
-        "seed": seed,
-        "batch_size": batch_size,
-        "lanes": order.lanes,
-        "window_clips": config.shuffle_window_clips,
-        "sources": {
-            source.name: {"number": number, "weight": weight, "data_set": source.fingerprint}
-            for number, (source, weight) in enumerate(zip(sources, order.weights, strict=True))
-        },
-    }
-    return Stream(ClipDataset(readers, order, config.augment, seed), config, fingerprint)
-
-
-def _open_readers(config: StreamConfig) -> list[ClipReader]:
-    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
-    readers = []
-    for number, source in enumerate(config.sources):
-        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
-        index = DatasetIndex.open(source.shards, cache, select)
-        keys = MemberKeys(source.image_key, source.audio_key)
-        sizes = config.image_size_px, config.clip_duration_s, config.sample_rate_hz
-        readers.append(ClipReader(index, *sizes, number, keys))
     for reader in readers:
         reader.check_keys()
         with contextlib.suppress(UnreadableClip):
             reader.waveform(0)  # reports a wrong sample rate before the first batch
-    return readers
+    return Stream(ClipDataset(readers, order.sampler, config.augment, seed), config, order.fingerprint)
 
 
 class _ErrorRateGuard:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pipelines.atomic_write import atomic_open
+from configs.atomic_write import atomic_open
 from pipelines.toy_world.sound import SAMPLE_RATE_HZ
 
 

@@ -14,9 +14,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from configs.atomic_write import folder_lock
 from configs.errors import UsageError
 from configs.schema import ToyWorldConfig
-from pipelines.atomic_write import folder_lock
 from pipelines.toy_world import layouts
 from pipelines.toy_world.media import write
 

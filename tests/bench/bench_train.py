@@ -1,9 +1,11 @@
-"""What a step of training spends its time on. `python tests/bench/bench_train.py [folder of the toy world]` (made by `make demo`: data/toy)
+"""Time of a training step: `python tests/bench/bench_train.py [folder of the toy world]` (default: data/toy)
 
-1. The toy world on two cores: share of the time spent waiting for data (wanted below 3 %), and the pause that a checkpoint makes, as a share of the time of
-   1,000 steps (below 5 %; bench_checkpoint.py has the published model's).
-2. On a GPU, the published model in bf16 with random weights, on noise that is there already: MFU of the best batch size (model.training.flops; wanted
-   40 %), and its clips/s against the same model run eagerly with the volume of similarities in memory, at the largest batch that fits (1.5 times).
+1. The toy world on two cores: fraction of time spent loading data (target below 3 %), and the pause of a checkpoint
+   relative to 1,000 steps (target below 5 %; bench_checkpoint.py measures the published model's).
+2. On a GPU, the published model in bf16 with random weights, on noise on the device: MFU of the best batch size (target
+40 %;
+   model.training.flops), and its clips/s relative to the eager model with the full similarity volume in memory, at the
+   largest batch that fits (target 1.5 times).
 """
 
 from __future__ import annotations
@@ -19,18 +21,22 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
 
 STEPS, LOG_EVERY, CHECKPOINT_EVERY = 60, 10, 20
 PUBLISHED = [
-    "config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random", "tracker=none", "frozen_encoder_steps=0",
-]  # fmt: skip
+    "config=configs/train/sound_and_language.yaml",
+    "model.image_weights=random",
+    "model.audio_weights=random",
+    "tracker=none",
+    "frozen_encoder_steps=0",
+]
 PAIRS = (16, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 WARMUP, MEASURED = 3, 8
 
 
 def toy_run(toy: str, out: str) -> tuple[float, float, list[float]]:
-    """Waiting share, seconds of a step, and seconds that the training paused for each checkpoint."""
+    """Returns the fraction of time spent loading data, seconds per step, and seconds of pause for each checkpoint."""
     import torch
 
     import train
@@ -62,9 +68,8 @@ def toy_run(toy: str, out: str) -> tuple[float, float, list[float]]:
         f"stream.sources=[{sources}]",
     ]
     assert train.main(load(TrainConfig, ["config=configs/train/toy.yaml", "name=bench", f"out={out}", *settings])) == 0
-    lines = [json.loads(line) for line in (Path(out) / "bench/history.jsonl").read_text().splitlines()][
-        1:
-    ]  # without the start of the workers
+    history = (Path(out) / "bench/history.jsonl").read_text().splitlines()
+    lines = [json.loads(line) for line in history[1:]]  # the first includes the start of the workers
     step_s = statistics.fmean(48 / line["clips_per_s"] for line in lines)
     return (
         statistics.fmean(line["data_time_fraction"] for line in lines),
@@ -76,10 +81,10 @@ def toy_run(toy: str, out: str) -> tuple[float, float, list[float]]:
 def published_run(
     pairs: int, plain: bool, settings: list[str] = PUBLISHED, device: str = "cuda"
 ) -> dict[str, float] | None:
-    """clips_per_s, mfu and memory_gb of one batch size; None where it does not fit.
+    """Returns clips_per_s, mfu and memory_gb of one batch size; None if it does not fit.
 
     Args:
-        plain: not compiled, and scores by way of the volume.
+        plain: not compiled, and scores computed from the full volume.
     """
     import torch
     from accelerate import Accelerator
@@ -148,16 +153,17 @@ def main(toy: str) -> None:
 
     if (Path(toy) / "shards").is_dir():
         with tempfile.TemporaryDirectory() as out:
-            data_timer, step_s, pauses_s = _in_new_process(toy_run, toy, out)
+            data_fraction, step_s, pauses_s = _in_new_process(toy_run, toy, out)
         print(
-            f"toy world, 2 threads, {1000 * step_s:.0f} ms a step: {data_timer:.2%} waiting for data (wanted below 3 %)"
+            f"toy world, 2 threads, {1000 * step_s:.0f} ms per step: {data_fraction:.2%} loading data (target: < 3 %)"
         )
         pause_s = max(pauses_s)
         print(
-            f"  a checkpoint pauses it for {1000 * pause_s:.0f} ms at most: {pause_s / (1000 * step_s):.3%} of the time of 1,000 steps (wanted below 5 %)"
+            f"  a checkpoint pauses training for at most {1000 * pause_s:.0f} ms: "
+            f"{pause_s / (1000 * step_s):.3%} of the time of 1,000 steps (target: below 5 %)"
         )
     else:
-        print(f"{toy}/shards: there is no toy world; make demo makes one")
+        print(f"{toy}/shards: no such folder; `make demo` creates the toy world")
     if not torch.cuda.is_available():
         print("no GPU: the published model is not measured")
         return
@@ -172,16 +178,15 @@ def main(toy: str) -> None:
             found[plain].append((pairs, values))
             form = "eager, volume in memory" if plain else "compiled, fused scores"
             print(
-                f"{form:<24} {pairs:>5} pairs {values['clips_per_s']:8.0f} clips/s  MFU {values['mfu']:5.1%}  {values['memory_gb']:5.1f} GB",
+                f"{form:<24} {pairs:>5} pairs {values['clips_per_s']:8.0f} clips/s  MFU {values['mfu']:5.1%}  "
+                f"{values['memory_gb']:5.1f} GB",
                 flush=True,
             )
     pairs, best = max(found[False], key=lambda entry: entry[1]["clips_per_s"])
     largest, plain = found[True][-1]
-    print(
-        f"MFU {best['mfu']:.1%} at {pairs} pairs (wanted 40 %); {best['clips_per_s'] / plain['clips_per_s']:.2f} times the clips/s of the plain form",
-        end=" ",
-    )
-    print(f"at the {largest} pairs that fit it (wanted 1.5)")
+    speedup = best["clips_per_s"] / plain["clips_per_s"]
+    print(f"MFU {best['mfu']:.1%} at {pairs} pairs (target: 40 %)")
+    print(f"{speedup:.2f} times the clips/s of the eager model at the {largest} pairs that fit (target: 1.5)")
 
 
 def _in_new_process(function: Any, *arguments: Any) -> Any:

@@ -1,6 +1,6 @@
-"""docker/: linters, the replayed training image, and multi-node training by SLURM and Kubernetes in real processes.
+"""The training half of docker/ as far as it runs without an engine, SLURM or Kubernetes: linted, and its scripts train in real processes on two machines.
 
-Both machines are this one; sbatch, srun and scontrol are stand-ins that run jobs at once."""
+Both machines are this one; sbatch, srun and scontrol are stand-ins that do at once what SLURM does later."""
 
 import json
 import os
@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from dockerfile import parse, replay
 from paths import ROOT
 from tiny_runs import settings_of_a_run, steps_saved
 
@@ -28,7 +27,7 @@ SCRIPTS = ["docker/train_node.sh", "docker/slurm_train.sh"]
     [["hadolint", "--failure-threshold", "info", "docker/train.Dockerfile"], ["shellcheck", *SCRIPTS]],
     ids=lambda c: c[0],
 )
-def test_hadolint_and_shellcheck_report_nothing(command):
+def test_the_linters_have_nothing_to_say(command):
     done = subprocess.run([BIN / command[0], *command[1:]], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -36,75 +35,65 @@ def test_hadolint_and_shellcheck_report_nothing(command):
 # ---------------------------------------------------------------------------------------------- image
 
 
-@pytest.fixture(scope="module")
-def image(tmp_path_factory):
-    """The training image, replayed with the packages of this environment in place of the locked ones."""
-    return replay(DOCKER / "train.Dockerfile", tmp_path_factory.mktemp("image"), shared_packages=True)
+def _instructions() -> list[tuple[str, str]]:
+    """The lines of the Dockerfile as (instruction, the rest), continued lines joined."""
+    text = re.sub(r"^#.*\n", "", (DOCKER / "train.Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(" ", 1)) for line in text.splitlines() if line.strip()]
 
 
-def test_the_image_has_cuda_locked_packages_and_the_wheel_and_runs_without_root():
-    python, wheel, final = parse(DOCKER / "train.Dockerfile")
-    assert re.fullmatch(r"nvidia/cuda:13\.\d+\.\d+-base-ubuntu24\.04", python.base)
-    assert wheel.base == final.base == python.name
-    # The packages come before our code: a change of the code must not install them again.
-    expected = ["requirements.lock /tmp/", "--from=wheel /wheels/*.whl /tmp/", "docker/train_node.sh ./"]
-    assert final.all("COPY") == expected
-    locked, ours, _ = final.all("RUN")
-    assert "--require-hashes -r /tmp/requirements.lock" in locked and "--only-binary=:all:" in locked
-    assert "--no-deps /tmp/*.whl" in ours
-    assert final.all("USER")[0].isdecimal() and final.all("ENTRYPOINT") == ['["python", "-m"]']
+def test_the_image_has_cuda_the_locked_packages_our_code_and_no_root():
+    lines = _instructions()
+    assert re.fullmatch(r"nvidia/cuda:13\.\d+\.\d+-base-ubuntu24\.04", dict(lines)["FROM"])
+    copied = {word for word, rest in lines if word == "COPY" for word in rest.split()[:-1]}
+    assert copied == {"requirements.lock", "configs", "pipelines", "model", "eval", "train.py", "docker/train_node.sh"}
+    assert all((ROOT / path).exists() for path in copied)
+    (install,) = (rest for word, rest in lines if word == "RUN" and "requirements.lock" in rest)
+    assert (
+        "--require-hashes -r /tmp/requirements.lock" in install
+        and "--only-binary=:all:" in install
+        and " -e " not in install
+    )
+    order = [rest for _, rest in lines]
+    assert order.index(install) < order.index("configs configs"), (
+        "a change of the code must not install the packages again"
+    )
+    assert dict(lines)["USER"].isdecimal() and dict(lines)["ENTRYPOINT"] == '["python", "-m"]'
 
 
-def test_the_replayed_image_runs_the_installed_commands(image):
-    assert {path.name for path in image.cwd.iterdir()} == {"configs", "train_node.sh"}
-    names = ("configs", "pipelines", "model", "eval", "train")
-    code = f"import importlib.util as u; print(*(u.find_spec(name).origin for name in {names}))"
-    origins = image.execute([image.python, "-c", code]).stdout.split()
-    assert len(origins) == 5 and all(path.startswith(f"{image.root}/opt/venv/lib/") for path in origins)
-    for path in (ROOT / "configs/accelerate").iterdir():
-        assert (image.cwd / "configs/accelerate" / path.name).read_bytes() == path.read_bytes()
-    assert image.cmd == ["accelerate.commands.launch", "-m", "train", "--help"]
-    for command in ("train", "eval.run"):
-        done = image.run(command, "--help")
-        assert done.returncode == 0 and "keys" in done.stdout, done.stderr
-
-
-@pytest.mark.slow
-def test_the_replayed_image_trains_with_accelerate_launch(image, settings, tmp_path):
-    usage = image.run(*image.cmd)
-    assert usage.returncode == 0 and "keys" in usage.stdout, usage.stderr
-    launch = ["accelerate.commands.launch", "--config_file", "configs/accelerate/cpu.yaml", "-m", "train"]
-    done = image.run(*launch, *_arguments(settings, tmp_path / "out", "name=a", "steps=2"), timeout=200)
-    assert done.returncode == 0 and steps_saved(tmp_path / "out") == [2], done.stderr
-
-
-@pytest.mark.slow
-def test_the_locked_packages_and_the_wheel_alone_run_every_command(tmp_path):
-    image = replay(DOCKER / "train.Dockerfile", tmp_path / "image", shared_packages=False)
-    for command in ("train", "eval.run", "eval.report", "model.convert", "pipelines.build"):
-        done = image.run(command, "--help")
-        assert done.returncode == 0 and "keys" in done.stdout, done.stderr
-    done = image.execute([image.python, "-c", "import model.training.step, eval.report.html, model.hub"], timeout=200)
-    assert done.returncode == 0, done.stderr
-
-
-def test_the_lock_matches_the_cuda_of_the_image_and_names_no_index():
+def test_the_lock_has_the_cuda_of_the_image_and_the_trackers_but_no_address():
     lock = (ROOT / "requirements.lock").read_text()
     names = set(re.findall(r"^([a-z][\w.-]*)==", lock, flags=re.MULTILINE))
     assert {"torch", "accelerate", "wandb", "tensorboard", "nvidia-nccl-cu13"} <= names and "://" not in lock
     (toolkit,) = re.findall(r"^cuda-toolkit==(\d+\.\d+)", lock, flags=re.MULTILINE)
-    assert parse(DOCKER / "train.Dockerfile")[0].base.split(":")[1].startswith(toolkit)
+    assert dict(_instructions())["FROM"].split(":")[1].startswith(toolkit)
 
 
 @pytest.mark.slow
-def test_every_locked_package_has_a_wheel_for_the_python_of_the_image(tmp_path):
+def test_every_package_of_the_lock_has_a_wheel_for_the_python_of_the_image(tmp_path):
     """Asks the registry, installs nothing."""
-    platform = ["--python-version", "3.12", "--python-platform", "x86_64-manylinux_2_39"]
-    command = [BIN / "uv", "pip", "install", "--dry-run", "--target", tmp_path, *platform, "--only-binary", ":all:"]
-    lock = ROOT / "requirements.lock"
-    done = subprocess.run([*command, "--require-hashes", "-r", lock], capture_output=True, text=True, timeout=200)
+    command = [
+        BIN / "uv",
+        "pip",
+        "install",
+        "--dry-run",
+        "--target",
+        tmp_path,
+        "--python-version",
+        "3.12",
+        "--python-platform",
+        "x86_64-manylinux_2_39",
+    ]
+    done = subprocess.run(
+        [*command, "--only-binary", ":all:", "--require-hashes", "-r", ROOT / "requirements.lock"],
+        capture_output=True,
+        text=True,
+        timeout=200,
+    )
     assert done.returncode == 0, done.stderr
-    assert re.search(r"^torch==[0-9.]+", lock.read_text(), re.MULTILINE)[0] in done.stderr
+    assert (
+        f"torch=={re.search(r'^torch==([0-9.]+)', (ROOT / 'requirements.lock').read_text(), re.MULTILINE)[1]}"
+        in done.stderr
+    )
 
 
 # ---------------------------------------------------------------------------------------------- two machines
@@ -117,7 +106,7 @@ def settings(tmp_path_factory):
 
 @pytest.fixture
 def machine(tmp_path):
-    """Environment of a machine without GPUs: the same launch on the CPU, with an unused port."""
+    """Environment of a machine without GPUs: the same launch on the CPU, with a free port."""
     config = yaml.safe_load((ROOT / "configs/accelerate/multi_node.yaml").read_text()) | {
         "use_cpu": True,
         "mixed_precision": "no",
@@ -143,50 +132,48 @@ def _arguments(settings, out, *more):
 
 
 def _end(process):
-    """Kill a process and its descendants, if a failed test left them running."""
-    pids = [process.pid] if process.poll() is None else []
-    for pid in pids:
-        pids += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    for pid in pids:
+    """Kill it and all that it started, if a test has left it running."""
+    found = [process.pid] if process.poll() is None else []
+    for pid in found:
+        found += map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+    for pid in found:
         os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
-def _wait(condition, output, seconds=200.0):
+def _wait(condition, what, seconds=200.0):
     limit_s = time.monotonic() + seconds
-    while not (result := condition()):
-        assert time.monotonic() < limit_s, output()
+    while not (found := condition()):
+        assert time.monotonic() < limit_s, what()
         time.sleep(0.05)
-    return result
+    return found
 
 
-def _logged_steps(out):
+def _steps_told(out):
     path = out / "a/history.jsonl"
     return path.read_text().count("\n") if path.exists() else 0
 
 
 SRUN = """#!/usr/bin/env bash
-# Starts the task on each node at once; forwards SIGUSR1 to every process of every task, as srun does.
+# Starts the task on each node at once; SIGUSR1 goes to every process of every task, as SLURM's own does.
 while [[ "$1" == --* ]]; do shift; done
 tasks=()
 for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do
     SLURM_NODEID=$node setsid "$@" >>"$SPOOL/node$node" 2>&1 &
     tasks+=($!)
 done
-descendants() {
-    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done
-}
-forward_signal() { for task in "${tasks[@]}"; do kill -USR1 "$task" $(descendants "$task") 2>/dev/null; done; }
-trap forward_signal USR1
-status=0
+descendants() { for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done; }
+hand_on() { for task in "${tasks[@]}"; do kill -USR1 "$task" $(descendants "$task") 2>/dev/null; done; }
+trap hand_on USR1
+answer=0
 for task in "${tasks[@]}"; do
     while true; do
         wait "$task"; code=$?
         kill -0 "$task" 2>/dev/null || break
     done
-    [ "$code" -gt "$status" ] && status=$code
+    [ "$code" -gt "$answer" ] && answer=$code
 done
-exit $status
+exit $answer
 """
 SCONTROL = """#!/usr/bin/env bash
 case $1 in
@@ -198,7 +185,7 @@ esac
 
 @pytest.fixture
 def slurm(tmp_path, machine):
-    """Start the batch script as SLURM would on two nodes, in its own session; its output goes to spool/log."""
+    """Starts the batch script as SLURM would on two nodes, in a session of its own; what it says goes to spool/said."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "spool").mkdir()
     for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
@@ -218,10 +205,10 @@ def slurm(tmp_path, machine):
     started = []
 
     def start(*arguments):
-        with (tmp_path / "spool/log").open("ab") as log:
+        with (tmp_path / "spool/said").open("ab") as said:
             command = ["bash", str(tmp_path / "spool/script"), *arguments]
             started.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
             )
         return started[-1]
 
@@ -230,35 +217,35 @@ def slurm(tmp_path, machine):
         _end(process)
 
 
-def _output(tmp_path):
+def _said(tmp_path):
     return "\n".join(path.read_text() for path in (tmp_path / "spool").iterdir() if path.name != "script")
 
 
 @pytest.mark.slow
-def test_a_slurm_job_trains_on_two_nodes_saves_before_the_time_limit_and_requeues(settings, slurm, tmp_path):
+def test_a_slurm_job_trains_on_two_nodes_saves_before_its_end_and_goes_back_into_the_queue(settings, slurm, tmp_path):
     out = tmp_path / "out"
     job = slurm("a", *_arguments(settings, out, "steps=100000"))
-    _wait(lambda: _logged_steps(out) > 3, lambda: _output(tmp_path))
+    _wait(lambda: _steps_told(out) > 3, lambda: _said(tmp_path))
     job.send_signal(signal.SIGUSR1)  # --signal=B:USR1@300
-    assert job.wait(120) == 0, _output(tmp_path)
+    assert job.wait(120) == 0, _said(tmp_path)
     assert len((tmp_path / "spool/requeued").read_text().split()) == 1
     assert (out / "a/REQUEUE").read_text().startswith("SIGUSR1 after step ")
     (saved,) = steps_saved(out)
-    assert saved == _logged_steps(out) > 3
-    again = slurm("a", *_arguments(settings, out, f"steps={saved + 2}"))  # as the queue does later
-    assert again.wait(200) == 0, _output(tmp_path)
+    assert saved == _steps_told(out) > 3
+    again = slurm("a", *_arguments(settings, out, f"steps={saved + 2}"))  # what the queue does later
+    assert again.wait(200) == 0, _said(tmp_path)
     assert not (out / "a/REQUEUE").exists() and "on 2 processes" in (tmp_path / "spool/node0").read_text()
     assert steps_saved(out)[-1] == saved + 2 and len((tmp_path / "spool/requeued").read_text().split()) == 1
 
 
 @pytest.mark.slow
-def test_a_cancelled_or_invalid_job_is_not_requeued(settings, slurm, tmp_path):
+def test_a_job_that_was_cancelled_or_misused_stays_out_of_the_queue(settings, slurm, tmp_path):
     out = tmp_path / "out"
     wrong = slurm("a", *_arguments(settings, out, "steps=10", "on=y"))
-    assert wrong.wait(200) != 0 and "unknown key 'on'" in _output(tmp_path)
+    assert wrong.wait(200) != 0 and "unknown key 'on'" in _said(tmp_path)
     job = slurm("a", *_arguments(settings, out, "steps=100000"))
-    _wait(lambda: _logged_steps(out) > 1, lambda: _output(tmp_path))
-    job.send_signal(signal.SIGTERM)  # scancel signals the script and the steps
+    _wait(lambda: _steps_told(out) > 1, lambda: _said(tmp_path))
+    job.send_signal(signal.SIGTERM)  # scancel tells the script, and the steps too
     time.sleep(1)
     job.send_signal(signal.SIGUSR1)
     assert job.wait(120) != 0 and steps_saved(out)
@@ -266,23 +253,25 @@ def test_a_cancelled_or_invalid_job_is_not_requeued(settings, slurm, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["", "config=a.yaml", "runs/a"])
-def test_a_job_without_a_run_name_starts_nothing(slurm, tmp_path, name):
+def test_a_job_without_a_name_starts_nothing(slurm, tmp_path, name):
     assert slurm(name, "steps=1").wait(20) == 2
-    log = (tmp_path / "spool/log").read_text()
-    assert log.startswith("usage: sbatch --nodes=N --gpus-per-node=G docker/slurm_train.sh NAME config=...")
-    assert log.count("\n") == 1
+    said = (tmp_path / "spool/said").read_text()
+    assert (
+        said.startswith("usage: sbatch --nodes=N --gpus-per-node=G docker/slurm_train.sh NAME config=...")
+        and said.count("\n") == 1
+    )
 
 
 # ---------------------------------------------------------------------------------------------- Kubernetes
 
 
 @pytest.fixture(scope="module")
-def manifests():
+def parts():
     return list(yaml.safe_load_all((DOCKER / "k8s_train.yaml").read_text()))
 
 
-def test_service_and_job_define_a_complete_multi_node_training(manifests):
-    service, job = manifests
+def test_service_and_job_say_what_a_training_on_several_machines_needs(parts):
+    service, job = parts
     spec, pod = job["spec"], job["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     variables = {entry["name"]: entry["value"] for entry in container["env"]}
@@ -300,7 +289,7 @@ def test_service_and_job_define_a_complete_multi_node_training(manifests):
     assert variables["HEAD"] == f"{job['metadata']['name']}-0.{service['metadata']['name']}"
     assert spec["completions"] == spec["parallelism"] == int(variables["NODES"])
     assert variables["GPUS"] == container["resources"]["limits"]["nvidia.com/gpu"]
-    assert pod["restartPolicy"] == "Never", "required by backoffLimitPerIndex and podFailurePolicy"
+    assert pod["restartPolicy"] == "Never", "backoffLimitPerIndex and podFailurePolicy allow no other"
     ignored = [rule for rule in spec["podFailurePolicy"]["rules"] if rule["action"] == "Ignore"]
     assert ignored[0]["onPodConditions"] == [{"type": "DisruptionTarget"}] and ignored[1]["onExitCodes"]["values"] == [
         75
@@ -311,47 +300,47 @@ def test_service_and_job_define_a_complete_multi_node_training(manifests):
         "/dev/shm" in {mount["mountPath"] for mount in container["volumeMounts"]}
         and pod["terminationGracePeriodSeconds"] >= 240
     )
-    assert pod["securityContext"]["runAsUser"] == int(parse(DOCKER / "train.Dockerfile")[-1].all("USER")[0])
+    assert pod["securityContext"]["runAsUser"] == int(dict(_instructions())["USER"])
     assert container["args"][0] == f"runs/{next(a for a in container['args'] if a.startswith('name='))[5:]}"
     for name in re.findall(r"configs/\S+\.yaml", " ".join(container["args"])):
         assert (ROOT / name).is_file()
 
 
 @pytest.mark.slow
-def test_when_one_pod_is_evicted_all_save_and_the_others_wait_for_its_replacement(
-    manifests, settings, machine, tmp_path
+def test_when_one_pod_is_evicted_all_save_and_the_other_waits_for_the_one_in_its_place(
+    parts, settings, machine, tmp_path
 ):
     out = tmp_path / "out"
-    (container,) = manifests[1]["spec"]["template"]["spec"]["containers"]
+    (container,) = parts[1]["spec"]["template"]["spec"]["containers"]
     variables = {entry["name"]: entry["value"] for entry in container["env"]} | {"HEAD": "localhost", "GPUS": "1"}
     arguments = [str(out / "a"), *_arguments(settings, out, "steps=40", "name=a")]
     pods = []
 
     def start(index):
-        with (tmp_path / f"pod{index}").open("ab") as log:
+        with (tmp_path / f"pod{index}").open("ab") as said:
             environment = machine | variables | {"JOB_COMPLETION_INDEX": str(index)}
-            command = ["bash", "docker/train_node.sh", *arguments]  # in the image it is in the working folder
+            command = ["bash", "docker/train_node.sh", *arguments]  # in the image it lies in the working folder
             pods.append(
-                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=log, stderr=log, start_new_session=True)
+                subprocess.Popen(command, cwd=ROOT, env=environment, stdout=said, stderr=said, start_new_session=True)
             )
         return pods[-1]
 
-    def output():
+    def said():
         return "\n".join((tmp_path / f"pod{index}").read_text() for index in (0, 1))
 
     try:
-        staying, evicted = start(0), start(1)
-        _wait(lambda: _logged_steps(out) > 2, output)
-        evicted.send_signal(signal.SIGTERM)  # only to the first process of the container
-        assert evicted.wait(120) == 75, output()
+        stays, goes = start(0), start(1)
+        _wait(lambda: _steps_told(out) > 2, said)
+        goes.send_signal(signal.SIGTERM)  # to the first process of the container alone
+        assert goes.wait(120) == 75, said()
         (saved,) = steps_saved(out)
-        assert 2 < saved < 40 and staying.poll() is None
-        replacement = start(1)
-        assert (staying.wait(250), replacement.wait(60)) == (0, 0), output()
+        assert 2 < saved < 40 and stays.poll() is None
+        comes = start(1)
+        assert (stays.wait(250), comes.wait(60)) == (0, 0), said()
     finally:
         for pod in pods:
             _end(pod)
-    assert f"going on after step {saved} of" in output() and "trained 40 steps on 2 processes" in output()
+    assert f"resuming after step {saved} of" in said() and "trained 40 steps on 2 processes" in said()
     assert [json.loads(line)["step"] for line in (out / "a/history.jsonl").read_text().splitlines()] == list(
         range(1, 41)
     )

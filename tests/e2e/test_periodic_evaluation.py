@@ -251,7 +251,7 @@ def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_
     process = start(settings, out)
     wait(lambda: history.exists() and history.read_text().count("\n") == 2, process)
     process.terminate()
-    assert process.wait(60) == 75, (out / "told").read_text()
+    assert process.wait(60) == 75, (out / "output").read_text()
     assert (out / "a/REQUEUE").read_text() == "SIGTERM after step 2\n" and steps_saved(out) == [2]
     assert [json.loads(line)["step"] for line in history.read_text().splitlines()] == [
         1,
@@ -260,7 +260,7 @@ def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_
 
     world.write_text("\n".join([*wanted, "gallery_size: 9"]))
     process = start(settings, out)
-    assert process.wait(120) == 0, (out / "told").read_text()
+    assert process.wait(120) == 0, (out / "output").read_text()
     lines = [json.loads(line) for line in history.read_text().splitlines()]
     assert [line["step"] for line in lines if "eval/places_retrieval/audio_to_image/recall_at_1" in line] == [
         2,

@@ -1,4 +1,4 @@
-"""The three published configurations: what they set, and at full size with random weights, that all that is meant to learn does and that one learns a batch.
+"""The three published configurations: their values, and at full size with random weights, gradients and overfitting.
 
 The slow tests take about 8 GB and some minutes each.
 """
@@ -30,14 +30,20 @@ PUBLISHED = {
     "stream.image_size_px": 224, "stream.clip_duration_s": 10.2625, "stream.sample_rate_hz": 16_000,
     "stream.augment.crop_scale_min": 0.08, "stream.augment.flip_probability": 0.5, "stream.augment.color_jitter": 0.2,
     "stream.augment.grayscale_probability": 0.1, "stream.augment.quad_mixup_probability": 0.1,
-    "stream.augment.audio_splice_min_s": 1.0, "stream.augment.audio_splice_max_s": 4.0, "stream.augment.audio_splice_fade_min_s": 0.5,
+    "stream.augment.audio_splice_min_s": 1.0, "stream.augment.audio_splice_max_s": 4.0,
+    "stream.augment.audio_splice_fade_min_s": 0.5,
     "stream.augment.time_mask_probability": 0.5, "stream.augment.time_mask_min_s": 0.5,
-    "model.image_encoder": "vit_small_patch8_224.dino", "model.lora_rank": 8, "model.lora_alpha": 32.0, "model.lora_dropout": 0.1,
-    "model.audio_encoder": "hubert_large_ls960", "model.norm_eps": 1e-4, "model.image_weights": "pretrained", "model.audio_weights": "pretrained",
+    "model.image_encoder": "vit_small_patch8_224.dino", "model.lora_rank": 8, "model.lora_alpha": 32.0,
+    "model.lora_dropout": 0.1,
+    "model.audio_encoder": "hubert_large_ls960", "model.norm_eps": 1e-4, "model.image_weights": "pretrained",
+    "model.audio_weights": "pretrained",
     "model.audio_projection": "conv_attention", "model.embed_dim": 384, "model.image_pool_size": 2,
-    "model.similarity_aggregation": "misa", "model.head_aggregation": "max_elementwise", "model.clamp_nonneg": False, "model.add_cls_similarity": False,
-    "loss.nonneg_pressure": 0.01, "loss.silence": 0.01, "loss.negative_audio": 0.01, "loss.tv": 0.01, "loss.logit_scale_floor": 0.1,
-    "loss.head_specialization": 0.05, "loss.image_mixup": 0.1, "loss.disentangle": 0.0, "loss.num_sampled_positions": 250,
+    "model.similarity_aggregation": "misa", "model.head_aggregation": "max_elementwise", "model.clamp_nonneg": False,
+    "model.add_cls_similarity": False,
+    "loss.nonneg_pressure": 0.01, "loss.silence": 0.01, "loss.negative_audio": 0.01, "loss.tv": 0.01,
+    "loss.logit_scale_floor": 0.1,
+    "loss.head_specialization": 0.05, "loss.image_mixup": 0.1, "loss.disentangle": 0.0,
+    "loss.num_sampled_positions": 250,
     "optim.name": "adam", "optim.eps": 1e-7, "optim.lr": 5e-5, "optim.schedule": "constant", "optim.warmup_steps": 1000,
     "optim.max_grad_norm_per_param": 10.0, "optim.adaptive_clip_factor": 5.0, "optim.adaptive_clip_window": 50,
 }  # fmt: skip
@@ -60,15 +66,15 @@ def _keys(settings: dict, prefix: str = ""):
     ("name", "heads", "sources"),
     [(NAMES[0], 1, ["audioset"]), (NAMES[1], 1, ["places_audio"]), (NAMES[2], 2, ["audioset", "places_audio"])],
 )
-def test_a_published_configuration_is_the_published_one(name, heads, sources):
+def test_published_configuration_has_the_published_values(name, heads, sources):
     config = load(TrainConfig, [f"config={_file(name)}"])
     assert {key: _value(config, key) for key in PUBLISHED} == PUBLISHED
     assert config.model.num_heads == heads and [source.name for source in config.stream.sources] == sources
-    assert {source.weight for source in config.stream.sources} == {1.0}  # an even coin
+    assert {source.weight for source in config.stream.sources} == {1.0}  # equal probability
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_its_file_holds_differences_only_and_begins_with_its_own_command(name):
+def test_published_file_has_differences_only_and_starts_with_its_command(name):
     text = _file(name).read_text()
     default = load(TrainConfig)
     assert [
@@ -81,12 +87,12 @@ def test_its_file_holds_differences_only_and_begins_with_its_own_command(name):
 
 @pytest.fixture
 def both_cores():
-    """Full-size models take minutes on one."""
+    """Use both cores: full-size models take minutes on one."""
     before = torch.get_num_threads()
     torch.set_num_threads(os.cpu_count())
     yield
     torch.set_num_threads(before)
-    gc.collect()  # one such model at a time
+    gc.collect()  # one model at a time
 
 
 def _model(config: TrainConfig) -> DenseAV:
@@ -98,9 +104,9 @@ def _model(config: TrainConfig) -> DenseAV:
 
 
 def _batch(config: TrainConfig, pairs: int) -> Batch:
-    """Pictures of one colour each and tones of one pitch each, in noise, with what the added terms look at: silence, splices, mixed pictures, two sources."""
+    """Images of one color and tones of one pitch, in noise, with silence, splices, mixed images and two sources."""
     px, samples = config.stream.image_size_px, round(config.stream.clip_duration_s * config.stream.sample_rate_hz)
-    colour = 2 * torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])[:pairs, :, None, None]
+    color = 2 * torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])[:pairs, :, None, None]
     pitch_hz = torch.tensor([150.0, 500.0, 1500.0, 4500.0])[:pairs, None]
     mask = torch.ones(pairs, samples, dtype=torch.bool)
     mask[:, samples * 4 // 5 :] = False
@@ -109,7 +115,7 @@ def _batch(config: TrainConfig, pairs: int) -> Batch:
     image_weight[::2, : px // 2] = 0
     tone = 0.3 * torch.sin(2 * math.pi * pitch_hz * torch.arange(samples) / config.stream.sample_rate_hz)
     waveform = mask * (tone + 0.01 * torch.randn(pairs, samples))
-    frames = colour + 0.3 * torch.randn(pairs, 3, px, px)
+    frames = color + 0.3 * torch.randn(pairs, 3, px, px)
     return Batch(
         frames,
         waveform,
@@ -123,7 +129,7 @@ def _batch(config: TrainConfig, pairs: int) -> Batch:
 
 
 def _without_gradient_by_construction(name: str) -> bool:
-    """The bias of the keys adds the same number to all logits of a softmax, so what it gets is rounding."""
+    """The bias of the keys adds the same value to all logits of a softmax, so its gradient is rounding error."""
     return name.endswith(".attention.k_proj.bias")
 
 
@@ -131,8 +137,8 @@ def _without_gradient_by_construction(name: str) -> bool:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.usefixtures("both_cores")
-def test_after_two_full_steps_all_that_is_meant_to_learn_has_a_gradient_and_nothing_else(name):
-    """Published sizes: 224 px, 10.2625 s; 2 pairs instead of 40, whose 112 steps leave no 250 silent ones, and blocks computed again, for 8 GB."""
+def test_after_two_full_steps_exactly_the_learning_parameters_have_a_gradient(name):
+    """Published sizes (224 px, 10.2625 s) but 2 pairs, fewer positions and gradient checkpointing, for 8 GB."""
     settings = [
         "optim.warmup_steps=2",
         "loss.num_sampled_positions=20",
@@ -171,7 +177,7 @@ def test_after_two_full_steps_all_that_is_meant_to_learn_has_a_gradient_and_noth
     assert ("head_specialization" in output.terms) == (config.model.num_heads > 1)
     assert largest.keys() == learnable
     assert [name for name, size in largest.items() if not 0 < size < math.inf] == []
-    # Of the others LoRA's first matrices are smallest, their second ones having made one step from zero: 2e-5. Rounding comes to 1e-9.
+    # The smallest others are LoRA's first matrices, 2e-5, after one step of the second ones from zero. Rounding: 1e-9.
     assert [name for name, size in largest.items() if size < 1e-7 and not _without_gradient_by_construction(name)] == []
     rounding = {
         name: size / largest[name.replace("k_proj", "q_proj")]
@@ -184,8 +190,8 @@ def test_after_two_full_steps_all_that_is_meant_to_learn_has_a_gradient_and_noth
 @pytest.mark.slow
 @pytest.mark.timeout(3000)
 @pytest.mark.usefixtures("both_cores")
-def test_a_full_size_model_learns_four_pairs_by_heart():
-    """All terms on, every parameter learning; no dropout, short clips and small pictures for the time, and a fifth of the rate: the weights are random."""
+def test_full_size_model_overfits_four_pairs():
+    """All terms and parameters; no dropout, short clips and small images for speed, a fifth of the learning rate."""
     settings = [
         "optim.lr=1e-5",
         "optim.warmup_steps=5",

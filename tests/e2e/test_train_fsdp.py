@@ -1,4 +1,4 @@
-"""FSDP in two real processes on the CPU: each holds half of the weights, and all numbers and files are those of one process that holds them all."""
+"""FSDP in two real processes on the CPU: each has half of the weights; numbers and files equal those of one process."""
 
 import json
 import os
@@ -26,7 +26,6 @@ from tiny_runs import (
 )
 from tiny_training import tiny_config, tiny_model
 
-from configs.errors import UsageError
 from model.hub import from_pretrained
 from model.training.fsdp import shard_model
 from model.training.launch import fsdp_requested
@@ -56,7 +55,7 @@ def float64(tmp_path):
 
 
 def _done(*arguments, **keywords):
-    """What a run that ended well has printed."""
+    """The output of a run that succeeds."""
     done = run(*arguments, **keywords)
     assert done.returncode == 0, done.stderr
     assert f"on {2 if 'accelerate' in keywords else 1} process" in done.stdout
@@ -73,9 +72,7 @@ def _assert_near(one, other, step, tolerance):
 
 
 @pytest.mark.slow
-def test_losses_weights_moments_means_and_norms_of_twenty_steps_are_those_of_one_process_in_float64(
-    settings, float64, tmp_path
-):
+def test_twenty_steps_equal_those_of_one_process_in_float64(settings, float64, tmp_path):
     arguments = [
         *EVERYTHING,
         "steps=20",
@@ -84,9 +81,9 @@ def test_losses_weights_moments_means_and_norms_of_twenty_steps_are_those_of_one
         "checkpoint.every_steps=100",
     ]
     found = []
-    # Pair p lives on rank p mod 2, so the same pairs are in a chunk, and batch normalisation, which takes each chunk by itself, gives the same.
+    # Pair p is on rank p mod 2, so chunks have the same pairs, and batch normalization per chunk is the same.
     for number, (grad_cache_chunk_size, more) in enumerate(((4, {}), (2, TWO))):
-        told = _done(
+        output = _done(
             settings,
             tmp_path / str(number),
             *arguments,
@@ -94,15 +91,15 @@ def test_losses_weights_moments_means_and_norms_of_twenty_steps_are_those_of_one
             **float64,
             **more,
         )
-        found.append([float(line.split()[1]) for line in told.splitlines() if line.startswith("LOSS")])
+        found.append([float(line.split()[1]) for line in output.splitlines() if line.startswith("LOSS")])
     assert len(found[0]) == 20 and len(set(found[0])) == 20
     assert found[1] == pytest.approx(found[0], rel=0, abs=1e-9)
     _assert_near(tmp_path / "0", tmp_path / "1", 20, 1e-9)
 
 
 @pytest.mark.slow
-def test_one_process_goes_on_where_fsdp_stopped_and_fsdp_where_one_process_did(settings, float64, tmp_path):
-    for steps, more in ((2, TWO), (4, {}), (6, TWO)):  # the phase changes after 3
+def test_one_process_resumes_an_fsdp_run_and_fsdp_resumes_one_process(settings, float64, tmp_path):
+    for steps, more in ((2, TWO), (4, {}), (6, TWO)):  # the phase changes after step 3
         _done(settings, tmp_path / "turns", *EVERYTHING, f"steps={steps}", **float64, **more)
     _done(settings, tmp_path / "alone", *EVERYTHING, **float64)
     _assert_near(tmp_path / "alone", tmp_path / "turns", 6, 1e-9)
@@ -110,10 +107,10 @@ def test_one_process_goes_on_where_fsdp_stopped_and_fsdp_where_one_process_did(s
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_killed_and_told_to_stop_it_goes_on_to_the_bit(settings, tmp_path):
+def test_killed_and_stopped_fsdp_run_resumes_bit_identically(settings, tmp_path):
     more = [*EVERYTHING, "steps=40", "frozen_encoder_steps=15", "checkpoint.every_steps=2", "checkpoint.keep_last=3"]
-    full_tensor, out = tmp_path / "whole", tmp_path / "out"
-    _done(settings, full_tensor, *more, **TWO)
+    uninterrupted, out = tmp_path / "uninterrupted", tmp_path / "out"
+    _done(settings, uninterrupted, *more, **TWO)
     launcher = start(settings, out, *more, **TWO)
     wait(lambda: max(steps_saved(out), default=0) > 6, launcher)
     for pid in (launcher.pid, *processes_of(out)):
@@ -126,17 +123,17 @@ def test_killed_and_told_to_stop_it_goes_on_to_the_bit(settings, tmp_path):
     assert launcher.wait(120) != 0
     step = int((out / "a/REQUEUE").read_text().removeprefix("SIGTERM after step "))
     assert 18 <= step < 40 and step in steps_saved(out)
-    assert f"going on after step {step}" in _done(settings, out, *more, **TWO)
-    assert losses(out) == losses(full_tensor) and len(losses(out)) == 40
-    assert_same_checkpoint(full_tensor, out, 40, ALL_FILES)
+    assert f"resuming after step {step}" in _done(settings, out, *more, **TWO)
+    assert losses(out) == losses(uninterrupted) and len(losses(out)) == 40
+    assert_same_checkpoint(uninterrupted, out, 40, ALL_FILES)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_evaluated_while_it_trains_it_has_the_numbers_of_its_exported_checkpoint_on_one_process(settings, tmp_path):
+def test_periodic_evaluation_equals_that_of_the_exported_checkpoint(settings, tmp_path):
     world, out = write_evaluation(tmp_path / "world"), tmp_path / "out"
-    told = _done(settings, out, *EVERYTHING, f"evaluate.config={world}", "evaluate.every_steps=3", **TWO)
-    assert "warning" not in told and (out / "a/heatmap.mp4").exists()  # drawn by one rank alone
+    output = _done(settings, out, *EVERYTHING, f"evaluate.config={world}", "evaluate.every_steps=3", **TWO)
+    assert "warning" not in output and (out / "a/heatmap.mp4").exists()  # rendered by one rank
     lines = [json.loads(line) for line in (out / "a/history.jsonl").read_text().splitlines()]
     for step in (3, 6):
         export, found = (
@@ -148,7 +145,7 @@ def test_evaluated_while_it_trains_it_has_the_numbers_of_its_exported_checkpoint
             ["model.export", f"checkpoint={checkpoint}"],
             ["eval.run", f"config={world}", f"checkpoint={export}", "baselines=[]", "video="],
         ):
-            # One thread, as each of the ranks has: ranks of scores 1e-8 apart change with the order of sums.
+            # One thread, as on each rank: scores 1e-8 apart change places with the order of sums.
             one_thread = os.environ | {"OMP_NUM_THREADS": "1"}
             done = subprocess.run(
                 [sys.executable, "-m", *command, f"out={export}"],
@@ -167,7 +164,7 @@ def test_evaluated_while_it_trains_it_has_the_numbers_of_its_exported_checkpoint
 
 
 @pytest.mark.slow
-def test_bf16_is_as_near_to_full_precision_as_on_one_process(settings, tmp_path):
+def test_bf16_is_as_close_to_full_precision_as_on_one_process(settings, tmp_path):
     _done(settings, tmp_path / "full")
     _done(settings, tmp_path / "half", **TWO | {"launch": ("--num_processes", "2", "--mixed_precision", "bf16")})
     full, half = losses(tmp_path / "full"), losses(tmp_path / "half")
@@ -176,7 +173,7 @@ def test_bf16_is_as_near_to_full_precision_as_on_one_process(settings, tmp_path)
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_compiled_layers_go_on_from_others_and_give_what_the_others_would(settings, tmp_path):
+def test_compiled_layers_resume_from_others_with_the_same_losses(settings, tmp_path):
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("no C++ compiler for torch.compile on this machine")
     more = ["frozen_encoder_steps=0", "grad_cache_chunk_size=2"]
@@ -189,14 +186,15 @@ def test_compiled_layers_go_on_from_others_and_give_what_the_others_would(settin
 
 
 @pytest.mark.slow
-def test_a_setting_of_accelerate_that_would_not_be_followed_is_refused_in_one_line(settings, tmp_path):
+def test_unsupported_accelerate_setting_is_one_line(settings, tmp_path):
     done = run(
         settings, tmp_path, accelerate=TWO["accelerate"], launch=(*TWO["launch"], "--fsdp_offload_params", "true")
     )
-    told = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
+    output = {line for line in done.stderr.splitlines() if line.startswith("error: ")}
     assert done.returncode == 1
-    assert told == {
-        "error: fsdp_offload_params=true (from the accelerate configuration): allowed is false, as in configs/accelerate/fsdp.yaml"
+    assert output == {
+        "error: fsdp_offload_params=true (from the accelerate configuration): allowed is false, "
+        "as in configs/accelerate/fsdp.yaml"
     }
 
 
@@ -220,10 +218,12 @@ from model.training.dtensor import local_shard, full_tensor
 from model.training.fsdp import shard_model, sync_unsharded_grads
 from model.training.step import forward_loss
 
+VIT = {"image_encoder": "vit_tiny_patch16_224"}
+RANDOM = {"image_weights": "random", "audio_weights": "random"}
 CASES = {
-    "adapters, speech transformer": ({"image_encoder": "vit_tiny_patch16_224", "lora_rank": 2, "lora_dropout": 0.0, "audio_encoder": "wav2vec2_base"}, 0),
-    "checkpointing": ({"image_encoder": "vit_tiny_patch16_224", "audio_encoder": "mel:vit_tiny_patch16_224", "gradient_checkpointing": True}, 0),
-    "chunks": ({"image_encoder": "vit_tiny_patch16_224", "audio_encoder": "mel:vit_tiny_patch16_224"}, 1),
+    "LoRA, speech transformer": (VIT | {"lora_rank": 2, "lora_dropout": 0.0, "audio_encoder": "wav2vec2_base"}, 0),
+    "checkpointing": (VIT | {"audio_encoder": "mel:vit_tiny_patch16_224", "gradient_checkpointing": True}, 0),
+    "chunks": (VIT | {"audio_encoder": "mel:vit_tiny_patch16_224"}, 1),
     "poolings": ({"num_heads": 1, "similarity_aggregation": "simpool", "logit_bias": True}, 0),
 }
 torch.set_default_dtype(torch.float64)
@@ -232,36 +232,39 @@ rank, ranks = distributed.get_rank(), distributed.get_world_size()
 results = {}
 for name, (changes, grad_cache_chunk_size) in CASES.items():
     torch.manual_seed(0)
-    settings = {"embed_dim": 24, "num_heads": 2, "image_pool_size": 1, "image_weights": "random", "audio_weights": "random"} | changes
+    settings = {"embed_dim": 24, "num_heads": 2, "image_pool_size": 1} | RANDOM | changes
     model = build_denseav(ModelConfig(**settings), InputSpec(32, 1.6, 16_000)).train()
     for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):  # each rank draws its own
+        if isinstance(module, torch.nn.Dropout):  # ranks draw different masks
             module.p = 0.0
         if type(module).__name__ == "SelfAttention":
             module.dropout = 0.0
         if type(module).__name__ == "Transformer":
             del module.layers[2:]
     count = sum(parameter.numel() for parameter in model.parameters())
-    divide(model, "no")
-    held = sum(own_part(parameter).untyped_storage().nbytes() for parameter in model.parameters()) / 8
+    shard_model(model, "no")
+    held = sum(local_shard(parameter).untyped_storage().nbytes() for parameter in model.parameters()) / 8
     config = OptimConfig(lr=1e-3, weight_decay=0.01, max_grad_norm_per_param=1e-3)
     optimizer, clipping = build_optimizer(config, model), build_gradient_clipper(config, model)
     loss = LossConfig(num_sampled_positions=20, objective="info_nce" if model.bias is None else "siglip")
     for step in range(2):
         batch = rows(tiny_batch(4, 32, 25600), slice(rank, None, ranks))
         batch.frames, batch.waveform = batch.frames.double(), batch.waveform.double()
-        output = forward_loss(model, batch, model.similarity_config, loss, seed=3, grad_cache_chunk_size=grad_cache_chunk_size)
+        output = forward_loss(model, batch, model.similarity_config, loss, 3, grad_cache_chunk_size)
         output.loss.backward()
         sync_unsharded_grads(model)
-        found = {f"gradient|{key}": whole(p.grad).clone() for key, p in model.named_parameters() if p.grad is not None}
-        found |= {f"norm|{key}": torch.tensor(value) for key, value in gradient_norms(model).items()} | {"norm": clipping.clip()}
+        parameters = [(key, p) for key, p in model.named_parameters() if p.grad is not None]
+        found = {f"gradient|{key}": full_tensor(p.grad).clone() for key, p in parameters}
+        found |= {f"norm|{key}": torch.tensor(value) for key, value in gradient_norms(model).items()}
+        found["norm"] = clipping.clip()
         optimizer.step()
         optimizer.zero_grad()
-        found |= {f"weight|{key}": whole(tensor.detach()) for key, tensor in model.state_dict().items()}
+        found |= {f"weight|{key}": full_tensor(tensor.detach()) for key, tensor in model.state_dict().items()}
         results |= {f"{name}|{step}|{key}": tensor.contiguous().clone() for key, tensor in found.items()}
-    results[f"{name}|held share"] = torch.tensor(held / count)
-    results[f"{name}|held moments"] = torch.tensor(sum(own_part(s["exp_avg"]).numel() for s in optimizer.state.values()) / sum(
-        p.numel() for p in model.parameters() if p.requires_grad))
+    results[f"{name}|held weights"] = torch.tensor(held / count)
+    moments = sum(local_shard(s["exp_avg"]).numel() for s in optimizer.state.values())
+    learning = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    results[f"{name}|held moments"] = torch.tensor(moments / learning)
 if rank == 0:
     save_file(results, sys.argv[1])
 distributed.destroy_process_group()
@@ -269,7 +272,7 @@ distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_gradients_norms_and_weights_of_all_encoders_are_those_of_one_process_and_each_rank_holds_half(tmp_path):
+def test_all_encoders_equal_one_process_and_each_rank_holds_half(tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
     environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
     found = []
@@ -302,13 +305,13 @@ def test_gradients_norms_and_weights_of_all_encoders_are_those_of_one_process_an
             assert (two[name] - value).abs().max() <= 1e-12 + 1e-10 * value.abs().max(), name
 
 
-def test_what_fsdp_cannot_do_is_refused_in_one_line(monkeypatch):
+def test_unsupported_fsdp_settings_are_errors(monkeypatch):
     assert not fsdp_requested()
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     assert fsdp_requested()
     monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
-    with pytest.raises(UsageError, match=r"fsdp_offload_params=true .* allowed is false"):
+    with pytest.raises(ValueError, match=r"fsdp_offload_params=true .* allowed is false"):
         fsdp_requested()
-    with pytest.raises(UsageError, match="mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no"):
+    with pytest.raises(ValueError, match="mixed_precision=fp16 with distributed_type=FSDP: allowed are bf16 and no"):
         shard_model(tiny_model(tiny_config()), "fp16")

@@ -1,4 +1,4 @@
-"""The training command told to stop, in each of its phases and by every means: it leaves a checkpoint, says so, and goes on to the same numbers."""
+"""Stopping the training command in each phase and by every means leaves a checkpoint, and resuming is bit-identical."""
 
 import json
 import os
@@ -30,21 +30,21 @@ def _lines(out):
     return len(history.read_text().splitlines()) if history.exists() else 0
 
 
-def _stopped(out, process, code, last="the same command goes on"):
-    """Wait for the end; returns the step it stopped after."""
-    assert process.wait(60) == code, (out / "told").read_text()
-    told = (out / "told").read_text()
-    assert last in told.splitlines()[-1] and "Traceback" not in told and "leaked" not in told, told
+def _stopped(out, process, code, last="the same command resumes"):
+    """Wait for the process to end; returns the step it stopped after."""
+    assert process.wait(60) == code, (out / "output").read_text()
+    output = (out / "output").read_text()
+    assert last in output.splitlines()[-1] and "Traceback" not in output and "leaked" not in output, output
     return max(steps_saved(out), default=0)
 
 
-def test_sigterm_to_all_processes_of_the_run_leaves_a_checkpoint_and_the_marker(settings, tmp_path):
+def test_sigterm_to_all_processes_leaves_a_checkpoint_and_the_marker(settings, tmp_path):
     process = start(settings, tmp_path, "steps=100000")
     wait(lambda: _lines(tmp_path) > 3, process)
-    os.killpg(process.pid, signal.SIGTERM)  # as a scheduler does: the loader's processes get it too
+    os.killpg(process.pid, signal.SIGTERM)  # like a scheduler: the loader's processes get it too
     step = _stopped(tmp_path, process, 75)
     assert step == _lines(tmp_path) and (tmp_path / "a/REQUEUE").read_text() == f"SIGTERM after step {step}\n"
-    with pytest.raises(ProcessLookupError):  # none of them is left, a moment later
+    with pytest.raises(ProcessLookupError):  # all processes have ended a moment later
         for _ in range(100):
             os.killpg(process.pid, 0)
             time.sleep(0.1)
@@ -52,9 +52,9 @@ def test_sigterm_to_all_processes_of_the_run_leaves_a_checkpoint_and_the_marker(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_a_run_stopped_again_and_again_in_each_phase_ends_as_if_nothing_had_been(settings, tmp_path):
-    whole, out = tmp_path / "whole", tmp_path / "out"
-    done = run(settings, whole)
+def test_run_stopped_repeatedly_in_each_phase_equals_an_uninterrupted_one(settings, tmp_path):
+    uninterrupted, out = tmp_path / "uninterrupted", tmp_path / "out"
+    done = run(settings, uninterrupted)
     assert done.returncode == 0, done.stderr
 
     def interrupt(until, sent, code, *more):
@@ -65,7 +65,7 @@ def test_a_run_stopped_again_and_again_in_each_phase_ends_as_if_nothing_had_been
         assert (out / "a/REQUEUE").exists() == (code == 75)
         return step
 
-    # before the first step: nothing to save yet
+    # before the first step: no checkpoint yet
     assert interrupt(lambda: (out / "a/config.yaml").exists(), signal.SIGTERM, 75) in (0, 1, 2)
     # in the warm-up, by each signal
     steps = [
@@ -86,24 +86,24 @@ def test_a_run_stopped_again_and_again_in_each_phase_ends_as_if_nothing_had_been
     done = run(settings, out)
     assert (
         done.returncode == 0
-        and f"going on after step {steps[-1]} of" in done.stdout
+        and f"resuming after step {steps[-1]} of" in done.stdout
         and not (out / "a/REQUEUE").exists()
     )
-    assert losses(out) == losses(whole) and len(losses(out)) == 60
-    assert_same_checkpoint(whole, out, 60, ("model", "optimizer", "clipping", "ema"))
+    assert losses(out) == losses(uninterrupted) and len(losses(out)) == 60
+    assert_same_checkpoint(uninterrupted, out, 60, ("model", "optimizer", "clipping", "ema"))
 
 
 @pytest.mark.slow
-def test_a_time_limit_stops_the_run_in_time(settings, tmp_path):
+def test_time_limit_stops_the_run_in_time(settings, tmp_path):
     began_s = time.monotonic()
     done = run(settings, tmp_path, "steps=1000000", "time_limit_min=0.5")
     step = max(steps_saved(tmp_path))
     assert done.returncode == 75 and (tmp_path / "a/REQUEUE").read_text() == f"TIME_LIMIT after step {step}\n"
-    assert 30 < time.monotonic() - began_s < 60 and f"TIME_LIMIT: left after step {step} of" in done.stdout
+    assert 30 < time.monotonic() - began_s < 60 and f"TIME_LIMIT: stopped after step {step} of" in done.stdout
 
 
 def _waiting_for_data(settings, server, tmp_path):
-    """A run that has made steps and waits for a shard that never comes."""
+    """A run that has made steps and waits for a shard that never arrives."""
     sources = [text for text in settings if not text.startswith("stream.sources")]
     sources += [
         f"stream.sources=[{{name: far, shards: '{server.address}'}}]",
@@ -122,7 +122,7 @@ def _waiting_for_data(settings, server, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_waits_for_data_that_never_come_can_be_stopped(settings, tmp_path):
+def test_run_waiting_for_hanging_data_can_be_stopped(settings, tmp_path):
     folder = write_data_set(tmp_path / "set", [12, 10])
     with serve_flaky(folder) as server:
         process, step = _waiting_for_data(settings, server, tmp_path)
@@ -142,30 +142,30 @@ def _fill(path):
 
 
 @pytest.mark.slow
-def test_a_full_disk_is_told_and_the_run_goes_on_but_a_last_checkpoint_that_fails_is_an_error(settings, tmp_path):
+def test_full_disk_is_a_warning_but_a_failed_last_checkpoint_is_an_error(settings, tmp_path):
     with tiny_disk(tmp_path, "60m") as disk:
-        out, told = disk / "out", tmp_path / "told"
+        out, output = disk / "out", tmp_path / "output"
         out.mkdir()
-        (out / "told").symlink_to(told)
+        (out / "output").symlink_to(output)
         process = start(settings, out, "steps=1000000", "checkpoint.every_steps=5", "checkpoint.keep_last=1")
         wait(lambda: steps_saved(out), process)
         _fill(disk / "filler")
-        wait(lambda: told.read_text().count("warning: no checkpoint of step") >= 2, process)
+        wait(lambda: output.read_text().count("warning: no checkpoint of step") >= 2, process)
         before = steps_saved(out)
-        assert "No space left on device" in told.read_text() and before and not list(out.glob("a/checkpoints/.*"))
+        assert "No space left on device" in output.read_text() and before and not list(out.glob("a/checkpoints/.*"))
         (disk / "filler").unlink()
         wait(lambda: steps_saved(out) > before, process)
         _fill(disk / "filler")
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 1
         assert (
-            "error: " in told.read_text().splitlines()[-1]
-            and "the last checkpoint could not be written; make room" in told.read_text().splitlines()[-1]
+            "error: " in output.read_text().splitlines()[-1]
+            and "cannot write the last checkpoint; free some space" in output.read_text().splitlines()[-1]
         )
-        assert "Traceback" not in told.read_text() and not (out / "a/REQUEUE").exists()
+        assert "Traceback" not in output.read_text() and not (out / "a/REQUEUE").exists()
         (disk / "filler").unlink()
         newest = max(steps_saved(out))
         done = run(settings, out, f"steps={newest + 4}", "frozen_encoder_steps=30")
-        assert done.returncode == 0 and f"going on after step {newest} of" in done.stdout, done.stderr
+        assert done.returncode == 0 and f"resuming after step {newest} of" in done.stdout, done.stderr
         steps = [json.loads(line)["step"] for line in (out / "a/history.jsonl").read_text().splitlines() if line]
         assert steps[-4:] == list(range(newest + 1, newest + 5)) and len(steps) == len(set(steps))

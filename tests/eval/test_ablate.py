@@ -173,7 +173,7 @@ def test_variants_are_trained_and_measured_once_whatever_happens_between(tmp_pat
         wrong.returncode == 2 and "metrics=places_retrieval/nothing: not measured by" in wrong.stderr.splitlines()[-1]
     )
     log = (tmp_path / "out/two_heads/seed_0/ablation.log").read_text()
-    assert "going on after step" in log
+    assert "resuming after step" in log
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr

@@ -134,7 +134,7 @@ def test_a_requirement_compares_with_a_number_a_sum_or_a_multiple():
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"checkpoint": "/nowhere"}, "checkpoint=/nowhere: no model there"),
+        ({"checkpoint": "/nowhere"}, "checkpoint=/nowhere: no model found"),
         ({"checkpoint": ""}, "checkpoint= is missing"),
         ({"benchmarks": "[vgg]"}, "vgg.*allowed are ade20k_speech"),
         ({"benchmarks": "[]"}, "allowed are ade20k_speech"),
@@ -185,7 +185,7 @@ def test_a_model_whose_encoders_began_with_weights_from_elsewhere_is_measured_be
 def test_a_damaged_description_of_a_model_is_one_clear_line(world, tmp_path, content):
     shutil.copy(resolve_checkpoint(world / "run") / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_bytes(content)
-    with pytest.raises(ValueError, match=r"config\.json is not one of ours"):
+    with pytest.raises(ValueError, match=r"config\.json was not written by save_pretrained"):
         from_pretrained(tmp_path)
 
 

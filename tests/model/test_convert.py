@@ -1,4 +1,4 @@
-"""Released weights: both layouts of names, what is told of files that are something else."""
+"""Conversion of published DenseAV checkpoints: both layouts of names, and messages for other files."""
 
 import json
 import re
@@ -9,7 +9,14 @@ from paths import GOLDEN
 
 from configs.schema import ConvertConfig
 from model.convert.__main__ import main
-from model.convert.denseav import convert_state_dict, infer_model_config
+from model.convert.denseav import (
+    AUDIO_PROJECTION_NAMES,
+    IMAGE_PROJECTION_NAMES,
+    convert_projection,
+    convert_state_dict,
+    infer_model_config,
+)
+from model.projection import AudioSelfAttentionPool, ImageLinear
 
 KEYS = json.loads((GOLDEN / "released_checkpoint_keys.json").read_text())
 NEWER = (
@@ -20,7 +27,7 @@ NEWER = (
 
 
 def weights(newer: bool = False, lora: bool = True) -> dict[str, torch.Tensor]:
-    """All weights, each of one number seen many times: small on disk."""
+    """All weights, each an expanded scalar: small on disk."""
     found = {}
     for name, shape in KEYS.items():
         if "lora_" in name and not lora:
@@ -34,7 +41,7 @@ def weights(newer: bool = False, lora: bool = True) -> dict[str, torch.Tensor]:
     return found
 
 
-def test_the_architecture_is_read_from_names_and_shapes():
+def test_architecture_is_inferred_from_names_and_shapes():
     with_lora, without = infer_model_config(weights(), 2), infer_model_config(weights(lora=False), 1)
     assert (with_lora.image_encoder, with_lora.audio_encoder, with_lora.lora_rank) == (
         "vit_small_patch8_224.dino",
@@ -51,22 +58,51 @@ def test_the_architecture_is_read_from_names_and_shapes():
 
 
 @pytest.mark.parametrize(("newer", "lora"), [(False, True), (True, True), (False, False)])
-def test_every_weight_of_either_layout_has_its_place(newer, lora):
+def test_every_weight_of_either_layout_is_loaded(newer, lora):
     from model.build import build_denseav
     from model.denseav import InputSpec
 
     stored = weights(newer, lora)
     with torch.device("meta"):
-        wanted = build_denseav(infer_model_config(stored, 2), InputSpec(224, 10.2625, 16_000)).state_dict()
-    state, unused, missing = convert_state_dict(stored | {"running_mean": torch.zeros(1)}, wanted)
+        expected = build_denseav(infer_model_config(stored, 2), InputSpec(224, 10.2625, 16_000)).state_dict()
+    state, unused, missing = convert_state_dict(stored | {"running_mean": torch.zeros(1)}, expected)
     assert (unused, missing) == (["running_mean"], [])
     assert {name: tensor.shape for name, tensor in state.items()} == {
-        name: tensor.shape for name, tensor in wanted.items()
+        name: tensor.shape for name, tensor in expected.items()
     }
 
 
+def test_reference_names_cover_every_projection_parameter_once():
+    for projection, names in (
+        (ImageLinear(8, 4), IMAGE_PROJECTION_NAMES),
+        (AudioSelfAttentionPool(8, 12), AUDIO_PROJECTION_NAMES),
+    ):
+        for name in projection.state_dict():
+            if name != "cls_token":
+                assert sum(name.startswith(prefix) for prefix in names) == 1, name
+
+
+def test_missing_projection_weight_is_named():
+    with pytest.raises(ValueError, match=r"image_projection\.norm\.weight"):
+        convert_projection({}, ImageLinear(8, 4))
+
+
+def test_stored_cls_token_is_loaded_and_a_missing_one_keeps_its_value():
+    projection = AudioSelfAttentionPool(8, 12)
+    stored = {}
+    for ours, theirs in AUDIO_PROJECTION_NAMES.items():
+        stored |= {
+            theirs + name.removeprefix(ours): tensor
+            for name, tensor in projection.state_dict().items()
+            if name.startswith(ours)
+        }
+    assert torch.equal(convert_projection(stored, projection)["cls_token"], projection.cls_token)
+    vector = torch.randn(8)
+    assert torch.equal(convert_projection({**stored, "audio_cls": vector}, projection)["cls_token"], vector)
+
+
 @pytest.mark.slow
-def test_a_lightning_checkpoint_becomes_a_folder_that_loads(tmp_path, capsys):
+def test_lightning_checkpoint_is_converted_to_a_folder_that_loads(tmp_path, capsys):
     from model.hub import from_pretrained
 
     torch.save(
@@ -84,7 +120,7 @@ def test_a_lightning_checkpoint_becomes_a_folder_that_loads(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_safetensors_with_its_settings_beside_it_becomes_one_too(tmp_path):
+def test_safetensors_with_config_json_is_converted(tmp_path):
     from safetensors.torch import save_file
 
     from model.hub import from_pretrained
@@ -98,7 +134,7 @@ def test_a_safetensors_with_its_settings_beside_it_becomes_one_too(tmp_path):
     assert (model.num_heads, model.similarity_config.head_aggregation) == (1, "sum")
 
 
-def test_weights_that_are_missing_end_with_no_and_nothing_is_written(tmp_path, capsys):
+def test_missing_weights_exit_with_1_and_nothing_is_written(tmp_path, capsys):
     stored = weights()
     stored.pop("audio_aligner.mod_list.2.cls_layer.bias")
     torch.save(stored, tmp_path / "short.ckpt")
@@ -111,32 +147,33 @@ def _write(content):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
-        (lambda _: None, "no such file; give a released .ckpt or .safetensors"),
+        (lambda _: None, "no such file; give a published .ckpt or .safetensors"),
         (lambda path: path.write_text("text"), "cannot be read without running code in it"),
         (
             _write({"state_dict": {"a": print}}),
             "without running code in it (it holds more than tensors and plain values, or is damaged)",
         ),
-        (_write({"state_dict": {}}), "there is no state_dict of tensors in it"),
-        (_write([1]), "there is no state_dict of tensors in it"),
+        (_write({"state_dict": {}}), "no state_dict of tensors in it"),
+        (_write([1]), "no state_dict of tensors in it"),
         (
             _write({"state_dict": weights()}),
-            "its settings (hyper_parameters, or config.json beside it), which tell the number of heads, are missing; give heads=1",
+            "no stored settings (hyper_parameters, or config.json in the same folder) with the number of heads; "
+            "give num_heads=1",
         ),
         (
             _write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "norm_vectors": True}}),
-            "norm_vectors: features of length 1 are not known",
+            "norm_vectors: true, features of length 1, which is not supported",
         ),
         (
             _write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": "mean"}}),
             "model.similarity_aggregation=mean: allowed are misa",
         ),
-        (_write({"state_dict": [1]}), "there is no state_dict of tensors in it"),
+        (_write({"state_dict": [1]}), "no state_dict of tensors in it"),
         (
             _write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": ["x"]}}),
-            "these are not the weights of a DenseAV",
+            "not a denseav checkpoint (",
         ),
         (
             _write(
@@ -145,16 +182,16 @@ def _write(content):
                     "hyper_parameters": {"sim_agg_heads": 1},
                 }
             ),
-            "these are not the weights of a DenseAV (ValueError",
+            "not a denseav checkpoint (ValueError",
         ),
         (
             _write({"state_dict": {"a": torch.zeros(1)}, "hyper_parameters": {"sim_agg_heads": 1}}),
-            "these are not the weights of a DenseAV",
+            "not a checkpoint of a supported system (denseav)",
         ),
     ],
 )
-def test_an_odd_file_is_one_clear_line(tmp_path, make, told):
+def test_invalid_file_is_one_line(tmp_path, make, message):
     make(tmp_path / "x.ckpt")
     with pytest.raises(ValueError) as error:
         main(ConvertConfig(source=str(tmp_path / "x.ckpt"), out=str(tmp_path / "out")))
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)

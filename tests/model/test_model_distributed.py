@@ -1,4 +1,4 @@
-"""Collectives in two real processes, against the same computation in one."""
+"""Collectives in two real processes agree with the same computation in one."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ def local():
 
 
 def check(mine, alone, value, expected):
-    # Each rank computes the whole loss, so its gradient counts twice before DDP averages it.
+    # Each rank computes the full loss, so its gradient counts twice before DDP averages it.
     torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
     expected_gradient, = torch.autograd.grad((expected ** 2 * factor).sum(), alone)
     gradient, = torch.autograd.grad((value ** 2 * factor).sum(), mine)
@@ -52,7 +52,7 @@ distributed.destroy_process_group()
 """
 
 
-def test_two_processes_gather_sum_and_normalise_as_one(tmp_path):
+def test_two_processes_gather_sum_and_normalize_like_one(tmp_path):
     (tmp_path / "two_ranks.py").write_text(TWO_RANKS)
     launch = [
         sys.executable,

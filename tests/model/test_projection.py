@@ -5,7 +5,7 @@ from torch.nn import functional
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
-from model.projection import REFERENCE_NAMES, AudioLinear, AudioSelfAttentionPool, ImageLinear, reference_state
+from model.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
 
 
 def test_the_published_lengths_hold_512_steps_give_56():
@@ -77,33 +77,6 @@ def test_the_block_normalises_before_attention_and_before_the_mlp():
     x1 = x + block.self_attn.out_proj(attended.transpose(1, 2).flatten(2))
     norm = functional.layer_norm(x1, (12,), block.norm2.weight, block.norm2.bias, 1e-4)
     assert torch.allclose(block(x), x1 + block.linear2(functional.gelu(block.linear1(norm))), atol=1e-5)
-
-
-def test_names_of_the_reference_cover_every_parameter_once():
-    for kind, channels in ((ImageLinear, 4), (AudioSelfAttentionPool, 12)):
-        projection = kind(8, channels)
-        for name in projection.state_dict():
-            if name != "cls_token":
-                assert sum(name.startswith(ours) for ours in REFERENCE_NAMES[kind]) == 1, name
-
-
-def test_a_missing_stored_weight_is_named():
-    with pytest.raises(KeyError, match=r"norm\.norm\.weight"):
-        reference_state(ImageLinear(8, 4), {})
-
-
-def test_a_stored_cls_token_is_taken_and_a_missing_one_keeps_ours():
-    projection = AudioSelfAttentionPool(8, 12)
-    stored = {}
-    for ours, theirs in REFERENCE_NAMES[AudioSelfAttentionPool].items():
-        stored |= {
-            theirs + name.removeprefix(ours): tensor
-            for name, tensor in projection.state_dict().items()
-            if name.startswith(ours)
-        }
-    assert torch.equal(reference_state(projection, stored)["cls_token"], projection.cls_token)
-    vector = torch.randn(8)
-    assert torch.equal(reference_state(projection, {**stored, "audio_cls": vector})["cls_token"], vector)
 
 
 @pytest.mark.parametrize("projection", [ImageLinear, AudioLinear])

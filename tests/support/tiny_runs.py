@@ -1,4 +1,4 @@
-"""The training command on two small real data sets, in processes of its own."""
+"""Run the training command on two small real data sets, in separate processes."""
 
 import atexit
 import json
@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ main_process_port: 0
 mixed_precision: "no"
 dynamo_backend: "no"
 """
-# Everything in float64: torch makes parameters so, inputs are cast on their way into the model, and losses are told before they are rounded.
+# Everything in float64: parameters by torch's default, inputs by a hook, and losses printed before they are rounded.
 FLOAT64 = """
 import sys
 sys.path[:0] = [{root!r}]
@@ -32,8 +33,11 @@ import torch
 torch.set_default_dtype(torch.float64)
 from model.training.tracking import History
 
+def to_double(x):
+    return x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+
 def cast(module, inputs):
-    return tuple(x.double() if isinstance(x, torch.Tensor) and x.is_floating_point() else x for x in inputs) if type(module).__name__ == "DenseAV" else None
+    return tuple(map(to_double, inputs)) if type(module).__name__ == "DenseAV" else None
 
 def add(history, step, values):
     print("LOSS", values["loss/total"], flush=True)
@@ -46,23 +50,24 @@ if __name__ == "__main__":
     sys.exit(train.run(train.TrainConfig, "", train.main))
 """
 SETTINGS = [
-    "steps=6", "frozen_encoder_steps=3", "global_batch_size=8", "tracker=none", "log_every_steps=1", "checkpoint.every_steps=1", "checkpoint.keep_last=9",
-    "stream.image_size_px=32", "stream.clip_duration_s=0.64", "stream.num_workers=1", "stream.augment.audio_splice_max_s=0.3", "stream.augment.audio_splice_min_s=0.1",
-    "stream.augment.time_mask_probability=0.0",
-    "model.embed_dim=16", "model.num_heads=2", "model.audio_projection=linear", "model.image_pool_size=1", "optim.warmup_steps=1", "optim.lr=0.001",
+    "steps=6", "frozen_encoder_steps=3", "global_batch_size=8", "tracker=none", "log_every_steps=1",
+    "checkpoint.every_steps=1", "checkpoint.keep_last=9", "stream.image_size_px=32", "stream.clip_duration_s=0.64",
+    "stream.num_workers=1", "stream.augment.audio_splice_max_s=0.3", "stream.augment.audio_splice_min_s=0.1",
+    "stream.augment.time_mask_probability=0.0", "model.embed_dim=16", "model.num_heads=2",
+    "model.audio_projection=linear", "model.image_pool_size=1", "optim.warmup_steps=1", "optim.lr=0.001",
     "loss.num_sampled_positions=20",
 ]  # fmt: skip
 
 
-def settings_of_a_run(root: Path) -> list[str]:
-    """Arguments of a training on two small real data sets, which are written below root."""
-    folders = [write_data_set(root / name, [9, 8], prefix=name) for name in ("first", "second")]
+def settings_of_a_run(root: Path, clips: Sequence[int] = (9, 8)) -> list[str]:
+    """Write two small real data sets with shards of `clips` below `root`; returns the arguments of a run on them."""
+    folders = [write_data_set(root / name, list(clips), prefix=name) for name in ("first", "second")]
     sources = ", ".join(f"{{name: {folder.name}, shards: {folder}}}" for folder in folders)
     return [*SETTINGS, f"stream.sources=[{sources}]"]
 
 
 def command(settings, out, *more, accelerate=None, script="train.py", launch=()):
-    """The command line; of the same key the last one counts; `accelerate` is the launcher's configuration, `launch` more of its arguments."""
+    """The command line; the last value of a key counts. `accelerate` is the launcher's file, `launch` its arguments."""
     launcher = (
         [sys.executable, "-m", "accelerate.commands.launch", "--quiet", "--config_file", str(accelerate), *launch]
         if accelerate
@@ -73,7 +78,7 @@ def command(settings, out, *more, accelerate=None, script="train.py", launch=())
 
 
 def run(settings, out, *more, environment=None, timeout=240, **keywords):
-    """Run to the end."""
+    """Run the command to its end."""
     given = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     return subprocess.run(
         command(settings, out, *more, **keywords), cwd=ROOT, capture_output=True, text=True, timeout=timeout, env=given
@@ -81,30 +86,30 @@ def run(settings, out, *more, environment=None, timeout=240, **keywords):
 
 
 def start(settings, out, *more, environment=None, **keywords):
-    """Start in a session of its own, and go on beside it; its output goes to out/told."""
+    """Start the command in a new session, in the background; its output goes to out/output."""
     given = os.environ | {"OMP_NUM_THREADS": "1"} | (environment or {})
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "told").open("ab") as told:
+    with (out / "output").open("ab") as output:
         process = subprocess.Popen(
             command(settings, out, *more, **keywords),
             cwd=ROOT,
-            stdout=told,
-            stderr=told,
+            stdout=output,
+            stderr=output,
             env=given,
             start_new_session=True,
         )
-    atexit.register(process.terminate)  # where a test failed in the middle
+    atexit.register(process.terminate)  # if a test fails
     return process
 
 
 def wait(condition, process, seconds=120.0):
-    """Until the condition holds; the process must live until then."""
+    """Wait until the condition holds; the process must not end before."""
     limit_s = time.monotonic() + seconds
-    while not (found := condition()):
+    while not (value := condition()):
         assert process.poll() is None, "the run has ended"
         assert time.monotonic() < limit_s, "waited in vain"
         time.sleep(0.005)
-    return found
+    return value
 
 
 def steps_saved(out):
@@ -128,7 +133,7 @@ def losses(out):
 
 
 def processes_of(out):
-    """pids of the training processes of a run: not of its launcher, nor of its loader's workers."""
+    """Process ids of a run's ranks, without the launcher and the loader's workers."""
     found = []
     for cmdline in Path("/proc").glob("[0-9]*/cmdline"):
         try:

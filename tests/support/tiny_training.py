@@ -1,4 +1,4 @@
-"""A tiny model with optimiser, clipping and whatever else a run changes, and gradients for it without any data."""
+"""A tiny model with its training state, and gradients without data."""
 
 import torch
 
@@ -50,7 +50,7 @@ def tiny_state(config: TrainConfig, seed: int = 0, scaler=None) -> TrainingState
 
 
 def step(state: TrainingState, number: int) -> None:
-    """One step of training, the same for the same number."""
+    """Make one training step, the same for the same number."""
     backward(state.model, number)
     state.clipping.clip()
     state.optimizer.step()

@@ -16,11 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from configs.atomic_write import temporary_path
 from configs.errors import UsageError
 from eval.distributed import rank
 from model.denseav import DenseAV
 from model.distributed import world_size
-from pipelines.atomic_write import temporary_path
 
 Kept = dict[str, Tensor]
 

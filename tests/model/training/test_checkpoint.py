@@ -1,4 +1,4 @@
-"""Checkpoints: what is in them comes back to the bit, what changed is named, and a save that fails leaves nothing."""
+"""Checkpoints: restoring is bit-identical, changed settings are named, and a failed save leaves nothing."""
 
 import json
 import resource
@@ -12,14 +12,17 @@ from paths import ROOT
 from tiny_training import save, step, tiny_config, tiny_state
 
 from configs.errors import CommandFailed
-from model.hub import from_pretrained, save_tensors
+from model.hub import from_pretrained
 from model.training import checkpoint
-from model.training.checkpoint import read_state, restore
+from model.training.checkpoint import restore
+from model.training.checkpoint_folder import find_corruption
+from model.training.resume import read_state
+from model.weights_file import save_tensors
 
 EVERYTHING = ["optim.ema_decay=0.9", "optim.adaptive_clip_factor=1.1", "optim.lr=0.01", "optim.warmup_steps=0"]
 
 
-def test_a_restored_run_makes_the_same_next_steps(tmp_path):
+def test_restored_run_makes_the_same_next_steps(tmp_path):
     config = tiny_config(*EVERYTHING)
     state = tiny_state(config)
     for number in range(15):
@@ -41,7 +44,7 @@ def test_a_restored_run_makes_the_same_next_steps(tmp_path):
     assert all(torch.equal(means[0][name], means[1][name]) for name in means[0])
 
 
-def test_a_fresh_phase_begins_without_moments_and_norms(tmp_path):
+def test_new_phase_starts_without_moments_and_norms(tmp_path):
     config = tiny_config(*EVERYTHING)
     state = tiny_state(config)
     for number in range(3):
@@ -53,7 +56,7 @@ def test_a_fresh_phase_begins_without_moments_and_norms(tmp_path):
     assert all(torch.equal(means[0][name], means[1][name]) for name in means[0])
 
 
-def test_the_loss_scaler_comes_back(tmp_path):
+def test_loss_scaler_is_restored(tmp_path):
     config = tiny_config()
     state = tiny_state(config, scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
     parameter = next(p for p in state.model.parameters() if p.requires_grad)
@@ -65,7 +68,7 @@ def test_the_loss_scaler_comes_back(tmp_path):
     assert other.scaler.get_scale() == 512.0
 
 
-def test_a_snapshot_does_not_change_with_the_model(tmp_path):
+def test_snapshot_does_not_change_with_the_model(tmp_path):
     config = tiny_config(*EVERYTHING)
     state = tiny_state(config)
     snap = checkpoint.snapshot(0, "full", state, config, {})
@@ -81,16 +84,16 @@ def test_a_snapshot_does_not_change_with_the_model(tmp_path):
     assert not again.clipping.counts.any()
 
 
-def test_weights_that_are_no_numbers_are_not_saved(tmp_path):
+def test_nan_weights_are_not_saved(tmp_path):
     state = tiny_state(tiny_config())
     with torch.no_grad():
         dict(state.model.named_parameters())["log_scale"].fill_(float("nan"))
-    with pytest.raises(CommandFailed, match="step 7: 1 weights are not finite, log_scale the first"):
+    with pytest.raises(CommandFailed, match="step 7: 1 weights are NaN or infinite, first log_scale"):
         save(tmp_path, 7, state, tiny_config())
     assert not list(tmp_path.iterdir())
 
 
-def test_a_step_folder_with_averaged_weights_is_loaded_with_these(tmp_path):
+def test_from_pretrained_prefers_averaged_weights(tmp_path):
     config = tiny_config(*EVERYTHING)
     state = tiny_state(config)
     for number in range(3):
@@ -101,7 +104,7 @@ def test_a_step_folder_with_averaged_weights_is_loaded_with_these(tmp_path):
     assert any(not torch.equal(value, loaded[name]) for name, value in state.model.state_dict().items())
 
 
-def test_going_on_with_other_settings_or_data_names_what_changed(tmp_path):
+def test_resuming_with_other_settings_or_data_names_the_changes(tmp_path):
     config = tiny_config()
     folder = save(tmp_path, 2, tiny_state(config), config, {"windows": 5})
     with pytest.raises(ValueError, match=r"optim\.lr: 5e-05 -> 1\.0.*name="):
@@ -112,7 +115,7 @@ def test_going_on_with_other_settings_or_data_names_what_changed(tmp_path):
         )
     with pytest.raises(ValueError, match=r"windows: 5 -> 6"):
         read_state(folder, config, {"windows": 6})
-    free = [
+    resumable = [
         "steps=99",
         "checkpoint.keep_last=1",
         "distributed_timeout_s=5",
@@ -121,24 +124,33 @@ def test_going_on_with_other_settings_or_data_names_what_changed(tmp_path):
         "grad_cache_chunk_size=4",
         "stream.num_workers=7",
     ]
-    assert read_state(folder, tiny_config(*free), {"windows": 5})["step"] == 2
+    assert read_state(folder, tiny_config(*resumable), {"windows": 5})["step"] == 2
 
 
-@pytest.mark.parametrize(("schedule", "is_free"), [("constant", True), ("restarts", True), ("cosine", False)])
-def test_a_data_set_may_move_and_only_a_cosine_run_keeps_its_length(tmp_path, schedule, is_free):
+def test_checkpoint_with_unknown_settings_names_another_version(tmp_path):
+    config = tiny_config()
+    folder = save(tmp_path, 2, tiny_state(config), config)
+    state = json.loads((folder / "state.json").read_text())
+    (folder / "state.json").write_text(json.dumps(state | {"config": state["config"].replace("embed_dim", "channels")}))
+    with pytest.raises(ValueError, match=r"written by another version of this program \(model\.channels: unknown key"):
+        read_state(folder, config, {})
+
+
+@pytest.mark.parametrize(("schedule", "is_resumable"), [("constant", True), ("restarts", True), ("cosine", False)])
+def test_data_sets_may_move_and_only_cosine_runs_keep_their_length(tmp_path, schedule, is_resumable):
     sources = "stream.sources=[{name: a, shards: X}]"
     config = tiny_config(sources, f"optim.schedule={schedule}")
     folder = save(tmp_path, 2, tiny_state(config), config)
     assert read_state(folder, tiny_config(sources.replace("X", "Y"), f"optim.schedule={schedule}"), {})["step"] == 2
     longer = tiny_config(sources, f"optim.schedule={schedule}", "steps=99")
-    if is_free:
+    if is_resumable:
         assert read_state(folder, longer, {})["step"] == 2
     else:
         with pytest.raises(ValueError, match="steps: 1000001 -> 99"):
             read_state(folder, longer, {})
 
 
-def test_a_checkpoint_that_this_machine_does_not_see_is_told(tmp_path):
+def test_checkpoint_that_this_machine_does_not_see_is_an_error(tmp_path):
     with pytest.raises(
         ValueError,
         match="step_00000001 is not on this machine: out=runs must be a folder that all machines of the run share",
@@ -146,21 +158,21 @@ def test_a_checkpoint_that_this_machine_does_not_see_is_told(tmp_path):
         read_state(tmp_path / "step_00000001", tiny_config(), {})
 
 
-def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+def test_checkpoint_of_another_model_is_an_error(tmp_path):
     config = tiny_config()
     folder = save(tmp_path, 2, tiny_state(config), config)
-    with pytest.raises(ValueError, match="holds another model"):
+    with pytest.raises(ValueError, match="does not fit the model"):
         restore(folder, tiny_state(tiny_config("model.embed_dim=32")), same_phase=False)
 
 
-def test_a_save_that_fails_leaves_nothing_half_written_and_the_old_one_whole(tmp_path):
+def test_failed_save_leaves_no_partial_checkpoint_and_the_old_one_intact(tmp_path):
     config = tiny_config()
     state = tiny_state(config)
     good = save(tmp_path, 2, state, config)
     with pytest.raises(TypeError):
         save(tmp_path, 3, state, config, {"not json": object()})
     assert [p.name for p in tmp_path.iterdir()] == [good.name]
-    assert checkpoint.find_corruption(good) is None
+    assert find_corruption(good) is None
 
 
 FILL_THE_DISK = """
@@ -179,7 +191,7 @@ except OSError as error:
 """
 
 
-def test_a_disk_that_takes_no_more_in_the_middle_of_a_file_leaves_nothing(tmp_path):
+def test_disk_full_in_the_middle_of_a_file_leaves_no_checkpoint(tmp_path):
     code = FILL_THE_DISK.format(root=str(ROOT))
     done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["OSError", "27"], done.stderr
@@ -187,12 +199,12 @@ def test_a_disk_that_takes_no_more_in_the_middle_of_a_file_leaves_nothing(tmp_pa
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_a_disk_that_refuses_the_weights_is_an_error_of_the_disk(tmp_path):
+def test_disk_error_while_writing_weights_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         save_tensors({"a": torch.zeros(3)}, tmp_path / "no such folder" / "a.safetensors")
 
 
-def test_every_file_of_a_checkpoint_is_hashed_and_nothing_is_pickled(tmp_path):
+def test_every_checkpoint_file_is_hashed_and_nothing_is_pickled(tmp_path):
     config = tiny_config(*EVERYTHING)
     folder = save(tmp_path, 1, tiny_state(config), config, metrics={"a/b/c": 0.5})
     names = {path.name for path in folder.iterdir()}

@@ -1,9 +1,9 @@
-"""Gradient clipping against a slow loop, and what must not get into its means."""
+"""Gradient clipping agrees with a slow loop, and outliers do not enter its means."""
 
 import pytest
 import torch
 
-from model.training.clipping import MIN_HISTORY, MIN_MEAN_NORM, GradientClipping
+from model.training.clipping import MIN_HISTORY, MIN_MEAN_NORM, GradientClipper
 
 
 def _parameters(*sizes):
@@ -21,7 +21,7 @@ def _norms(clipping):
 
 
 def test_each_gradient_is_clipped_by_its_own_norm():
-    clipping = GradientClipping(_parameters(2, 2, 2), max_norm=2.0)
+    clipping = GradientClipper(_parameters(2, 2, 2), max_norm=2.0)
     norm = _clip(clipping, [torch.tensor([3.0, 4.0]), torch.tensor([0.6, 0.8]), None])
     assert norm == pytest.approx((25 + 1) ** 0.5)
     a, b, c = clipping.parameters
@@ -30,13 +30,13 @@ def test_each_gradient_is_clipped_by_its_own_norm():
     assert c.grad is None
 
 
-def test_no_parameters_and_no_gradients_are_a_norm_of_zero():
-    assert GradientClipping([], 10.0, 5.0).clip() == 0
-    assert GradientClipping(_parameters(2), 10.0, 5.0).clip() == 0
+def test_norm_without_parameters_or_gradients_is_zero():
+    assert GradientClipper([], 10.0, 5.0).clip() == 0
+    assert GradientClipper(_parameters(2), 10.0, 5.0).clip() == 0
 
 
 def _slow(history, norm, max_norm, factor, window):
-    """The limit of one norm by the list of those that count so far, which it enters."""
+    """The limit of one norm from the list of earlier norms, to which it is appended."""
     by_mean = (
         factor * max(sum(history[-window:]) / len(history[-window:]), MIN_MEAN_NORM)
         if len(history) >= MIN_HISTORY
@@ -47,9 +47,9 @@ def _slow(history, norm, max_norm, factor, window):
     return min(max_norm, by_mean)
 
 
-def test_the_rolling_means_agree_with_a_slow_loop():
+def test_adaptive_limits_agree_with_a_slow_loop():
     generator = torch.Generator().manual_seed(1)
-    clipping = GradientClipping(_parameters(3, 5, 1), max_norm=10.0, factor=5.0, window=20)
+    clipping = GradientClipper(_parameters(3, 5, 1), max_norm=10.0, factor=5.0, window=20)
     histories = [[], [], []]
     clipped = 0
     for number in range(80):
@@ -72,8 +72,8 @@ def test_the_rolling_means_agree_with_a_slow_loop():
     assert clipped > 10
 
 
-def test_the_first_steps_are_clipped_to_the_fixed_norm_only():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+def test_first_steps_are_clipped_to_the_fixed_norm_only():
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(MIN_HISTORY - 1):
         _clip(clipping, [torch.tensor([0.01])])
     _clip(clipping, [torch.tensor([8.0])])
@@ -82,8 +82,8 @@ def test_the_first_steps_are_clipped_to_the_fixed_norm_only():
     assert _norms(clipping) == [pytest.approx(5 * (9 * 0.01 + 8) / 10)]
 
 
-def test_without_a_factor_only_the_fixed_norm_clips_whatever_came_before():
-    clipping = GradientClipping(_parameters(1), max_norm=2.0)
+def test_without_a_factor_only_the_fixed_norm_clips():
+    clipping = GradientClipper(_parameters(1), max_norm=2.0)
     for _ in range(2 * MIN_HISTORY):
         _clip(clipping, [torch.tensor([0.01])])
     for norm, clipped in ((1.0, 1.0), (8.0, 2.0)):
@@ -91,8 +91,8 @@ def test_without_a_factor_only_the_fixed_norm_clips_whatever_came_before():
         assert _norms(clipping) == [pytest.approx(clipped)]
 
 
-def test_an_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+def test_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(60):
         _clip(clipping, [torch.tensor([1.0])])
     for _ in range(2):
@@ -101,21 +101,21 @@ def test_an_outlier_is_clipped_and_moves_the_mean_by_less_than_a_tenth():
 
 
 @pytest.mark.parametrize("broken", [float("inf"), float("nan"), 0.0])
-def test_what_is_no_norm_or_none_at_all_does_not_count(broken):
-    clipping = GradientClipping(_parameters(1, 1), 10.0, 5.0, 50)
+def test_zero_nan_and_infinite_norms_do_not_enter_the_mean(broken):
+    clipping = GradientClipper(_parameters(1, 1), 10.0, 5.0, 50)
     for _ in range(20):
         _clip(clipping, [torch.tensor([1.0]), torch.tensor([broken])])
     before = {name: value.clone() for name, value in clipping.state().items()}
     _clip(clipping, [torch.tensor([broken]), torch.tensor([2.0])])
     assert torch.equal(clipping.counts, torch.tensor([20, 1]))
     assert torch.equal(clipping.norms[:, 0], before["norms"][:, 0])
-    assert _norms(clipping)[1] == 2.0  # its first
+    assert _norms(clipping)[1] == 2.0  # the first one
     _clip(clipping, [torch.tensor([100.0]), torch.tensor([2.0])])
     assert _norms(clipping) == [pytest.approx(5.0), 2.0]
 
 
-def test_a_parameter_whose_gradient_was_next_to_nothing_can_begin_to_learn():
-    clipping = GradientClipping(_parameters(1), 10.0, 5.0, 50)
+def test_parameter_with_almost_zero_gradients_can_start_to_learn():
+    clipping = GradientClipper(_parameters(1), 10.0, 5.0, 50)
     for _ in range(50):
         _clip(clipping, [torch.tensor([1e-12])])
     for norm, clipped in ((4e-5, 4e-5), (1.0, 5 * MIN_MEAN_NORM)):
@@ -126,9 +126,9 @@ def test_a_parameter_whose_gradient_was_next_to_nothing_can_begin_to_learn():
     assert _norms(clipping) == [1.0]
 
 
-def test_restored_means_clip_bit_for_bit_alike():
+def test_restored_norms_clip_bit_identically():
     generator = torch.Generator().manual_seed(2)
-    one, other = (GradientClipping(_parameters(4, 4), 100.0, 1.0, 12) for _ in range(2))
+    one, other = (GradientClipper(_parameters(4, 4), 100.0, 1.0, 12) for _ in range(2))
     for _ in range(17):
         _clip(one, [torch.randn(4, generator=generator) * 3 for _ in range(2)])
     other.load(one.state())

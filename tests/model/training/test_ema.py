@@ -1,4 +1,4 @@
-"""The running mean of the weights."""
+"""The exponential moving average of the weights."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from tiny_training import step, tiny_config, tiny_state
 from model.training.ema import ModelEma
 
 
-def test_the_mean_is_that_of_a_slow_loop_and_its_decay_warms_up():
+def test_average_agrees_with_a_slow_loop_and_its_decay_warms_up():
     layer = torch.nn.Linear(1, 1, bias=False)
     ema, expected = ModelEma(layer, 0.9), float(layer.weight.detach())
     for number in range(1, 200):
@@ -19,7 +19,7 @@ def test_the_mean_is_that_of_a_slow_loop_and_its_decay_warms_up():
         assert float(ema.weights(layer)["weight"]) == pytest.approx(expected, rel=1e-5)
 
 
-def test_only_what_learns_is_averaged_and_all_else_is_the_models_own():
+def test_only_learning_parameters_are_averaged():
     state = tiny_state(tiny_config("optim.ema_decay=0.99", "optim.lr=0.01"))
     frozen = {name for name, p in state.model.named_parameters() if not p.requires_grad}
     for number in range(3):
@@ -30,7 +30,7 @@ def test_only_what_learns_is_averaged_and_all_else_is_the_models_own():
     assert {name for name in own if not torch.equal(mean[name], own[name])} == learning
 
 
-def test_in_place_of_the_model_and_back():
+def test_average_is_swapped_into_the_model_and_back():
     state = tiny_state(tiny_config("optim.ema_decay=0.5", "optim.lr=0.01"))
     for number in range(3):
         step(state, number)

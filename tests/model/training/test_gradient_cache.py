@@ -1,4 +1,4 @@
-"""Pairs encoded in chunks, and again in the backward pass: the same loss and gradients, in less memory."""
+"""Encoding pairs in chunks, and again in the backward pass, gives the same loss and gradients in less memory."""
 
 import pytest
 import torch
@@ -24,9 +24,9 @@ SETTINGS = {
 def _model(dropout: float):
     torch.manual_seed(0)
     model = build_denseav(ModelConfig(**SETTINGS, lora_dropout=dropout), InputSpec(64, 0.96, 16_000)).train()
-    model.audio_encoder.eval()  # batch norm would take each chunk by itself
+    model.audio_encoder.eval()  # batch normalization would use the statistics of each chunk
     for name, parameter in model.named_parameters():
-        # Biases of the audio encoder too: with 0, silence would lie right at the bend of each ReLU, where rounding decides.
+        # Biases of the audio encoder too: with 0, silence is at the kink of each ReLU, where rounding decides.
         if "lora_B" in name or (name.startswith("audio_encoder") and name.endswith("bias")):
             torch.nn.init.normal_(parameter, std=0.1)
     return model
@@ -48,35 +48,33 @@ def _gradients(model, grad_cache_chunk_size):
 
 
 def _difference(one, other):
-    """Of all gradients as one vector, relative: that of a bias that softmax is blind to is nothing but rounding."""
+    """Relative difference of all gradients as one vector; biases that a softmax cancels have only rounding errors."""
     assert one.keys() == other.keys()
     one, other = (torch.cat([found[name].flatten() for name in sorted(found)]) for found in (one, other))
     return ((one - other).norm() / one.norm()).item()
 
 
 @pytest.mark.parametrize("grad_cache_chunk_size", [1, 4, 6, 100])
-def test_without_dropout_chunks_equal_the_whole_batch(grad_cache_chunk_size):
+def test_without_dropout_chunks_equal_the_full_batch(grad_cache_chunk_size):
     model = _model(dropout=0.0)
-    (loss, whole), (again, chunked) = _gradients(model, 0), _gradients(model, grad_cache_chunk_size)
-    assert again == pytest.approx(loss, rel=1e-5)
-    assert _difference(whole, chunked) < 1e-5
+    (loss, full), (chunked_loss, chunked) = _gradients(model, 0), _gradients(model, grad_cache_chunk_size)
+    assert chunked_loss == pytest.approx(loss, rel=1e-5)
+    assert _difference(full, chunked) < 1e-5
 
 
 @pytest.mark.parametrize("grad_cache_chunk_size", [1, 4])
-def test_with_dropout_the_second_pass_draws_what_the_first_drew(grad_cache_chunk_size, monkeypatch):
+def test_second_pass_repeats_the_dropout_of_the_first(grad_cache_chunk_size, monkeypatch):
     model = _model(dropout=0.5)
     loss, cached = _gradients(model, grad_cache_chunk_size)
-    with monkeypatch.context() as patch:  # the same chunks with everything kept: nothing is drawn twice
+    with monkeypatch.context() as patch:  # the same chunks with all activations stored
         patch.setattr(denseav, "checkpoint", lambda function, *arguments, **_: function(*arguments))
         kept_loss, kept = _gradients(model, grad_cache_chunk_size)
     assert loss == kept_loss
     assert all(torch.equal(cached[name], kept[name]) for name in kept)
-    assert _difference(cached, _gradients(_model(dropout=0.0), grad_cache_chunk_size)[1]) > 0.1, (
-        "dropout does something"
-    )
+    assert _difference(cached, _gradients(_model(dropout=0.0), grad_cache_chunk_size)[1]) > 0.1, "dropout has an effect"
 
 
-def test_memory_of_the_encoders_does_not_grow_with_the_batch():
+def test_encoder_memory_does_not_grow_with_the_batch():
     model = _model(dropout=0.1)
     kept = {}
     for grad_cache_chunk_size in (0, 1):

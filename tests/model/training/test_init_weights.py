@@ -1,4 +1,4 @@
-"""Weights from one run into another, and out of it as a folder."""
+"""Initial weights from another run, and export of a run."""
 
 import errno
 import shutil
@@ -31,14 +31,14 @@ def _same(a, b):
     return a.keys() == b.keys() and all(torch.equal(value, b[name]) for name, value in a.items())
 
 
-def test_a_run_folder_gives_the_averaged_weights_of_its_newest_checkpoint(trained):
+def test_run_folder_gives_averaged_weights_of_its_newest_checkpoint(trained):
     run, state = trained
     model = tiny_model(tiny_config(), seed=5)
     assert load_init_weights(model, str(run), []) == run / "checkpoints/step_00000002/ema.safetensors"
     assert _same(model.state_dict(), state.ema.weights(state.model))
 
 
-def test_a_step_folder_and_a_from_pretrained_folder_do_as_well(trained, tmp_path):
+def test_checkpoint_and_from_pretrained_folder_are_accepted(trained, tmp_path):
     run, state = trained
     (tmp_path / "out").mkdir()
     save_pretrained(state.model, tiny_config().model, tmp_path / "out")
@@ -51,12 +51,13 @@ def test_a_step_folder_and_a_from_pretrained_folder_do_as_well(trained, tmp_path
         assert _same(model.state_dict(), expected)
 
 
-def test_what_differs_is_refused_and_named_and_may_be_left_as_it_was_built(trained):
+def test_other_shapes_are_an_error_unless_excluded(trained):
     run, state = trained
     wide = tiny_config("model.embed_dim=32")
     with pytest.raises(
         ValueError,
-        match=r"init_checkpoint=.*: audio_projection\.\S+ is \[16.* instead of \[32.* more; what may differ has to be named in init_exclude",
+        match=r"init_checkpoint=.*: audio_projection\.\S+ has the shape \[16.* instead of \[32.* more; "
+        "name what may differ in init_exclude",
     ):
         load_init_weights(tiny_model(wide), str(run), [])
     model, before = tiny_model(wide, seed=5), tiny_model(wide, seed=5).state_dict()
@@ -66,26 +67,26 @@ def test_what_differs_is_refused_and_named_and_may_be_left_as_it_was_built(train
         assert torch.equal(value, before[name] if "projection" in name else mean[name]), name
 
 
-def test_what_is_missing_and_what_has_no_place_is_named(trained):
+def test_missing_and_superfluous_weights_are_named(trained):
     run, _ = trained
     model = tiny_model(tiny_config())
     model.extra = torch.nn.Linear(1, 1, bias=False)
-    with pytest.raises(ValueError, match=r"extra\.weight is missing; what"):
+    with pytest.raises(ValueError, match=r"extra\.weight is missing; name"):
         load_init_weights(model, str(run), [])
     model = tiny_model(tiny_config())
     del model.log_scale
-    with pytest.raises(ValueError, match="log_scale has no place in the model; what"):
+    with pytest.raises(ValueError, match="log_scale is not in the model; name"):
         load_init_weights(model, str(run), [])
 
 
 @pytest.mark.parametrize(
     ("init_checkpoint", "init_exclude", "message"),
     [
-        ("nowhere", [], "init_checkpoint=nowhere: no model there; give a run folder"),
-        ("RUN", ["audio_proj"], "init_exclude: the model has no audio_proj; it has "),
+        ("nowhere", [], "init_checkpoint=nowhere: no model found; give a run folder"),
+        ("RUN", ["audio_proj"], "init_exclude=audio_proj: no such parameter or module; the model has audio_encoder, "),
     ],
 )
-def test_misused_names_are_one_line(trained, init_checkpoint, init_exclude, message):
+def test_unknown_folder_or_module_is_one_line(trained, init_checkpoint, init_exclude, message):
     with pytest.raises(ValueError, match=message):
         load_init_weights(tiny_model(tiny_config()), init_checkpoint.replace("RUN", str(trained[0])), init_exclude)
 
@@ -95,7 +96,7 @@ def _export(checkpoint, out):
     return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=120)
 
 
-def test_a_run_is_exported_to_a_folder_that_loads_with_its_averaged_weights(trained, tmp_path):
+def test_exported_run_loads_with_averaged_weights(trained, tmp_path):
     run, state = trained
     done = _export(run, tmp_path / "out")
     assert done.returncode == 0, done.stderr
@@ -104,7 +105,7 @@ def test_a_run_is_exported_to_a_folder_that_loads_with_its_averaged_weights(trai
     assert _same(from_pretrained(tmp_path / "out").state_dict(), state.ema.weights(state.model))
 
 
-def test_damaged_weights_are_not_taken(trained, tmp_path):
+def test_damaged_weights_are_not_loaded(trained, tmp_path):
     run, state = trained
     ema = run / "checkpoints/step_00000002/ema.safetensors"
     ema.write_bytes(ema.read_bytes()[:-1] + b"x")
@@ -120,14 +121,14 @@ def test_damaged_weights_are_not_taken(trained, tmp_path):
         load_init_weights(state.model, str(tmp_path), [])
 
 
-def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
+def test_damaged_checkpoint_is_not_exported(trained, tmp_path):
     from configs.schema import ExportConfig
 
     folder = trained[0] / "checkpoints/step_00000002"
     (folder / "state.json").write_text("{}")
     with pytest.raises(ValueError, match=r"step_00000002 is damaged \(state\.json has changed\)"):
         export(ExportConfig(str(folder), str(tmp_path / "out")))
-    with pytest.raises(ValueError, match="both are needed"):
+    with pytest.raises(ValueError, match="both are required"):
         export(ExportConfig("", str(tmp_path / "out")))
     assert not (tmp_path / "out").exists()
     good = str(trained[0] / "checkpoints/step_00000001")
@@ -135,20 +136,20 @@ def test_a_damaged_checkpoint_is_not_exported(trained, tmp_path):
         export(ExportConfig(good, good))
 
 
-def test_a_full_disk_leaves_an_earlier_export_as_it_was(trained, tmp_path, monkeypatch):
+def test_full_disk_leaves_an_earlier_export_unchanged(trained, tmp_path, monkeypatch):
     from configs.schema import ExportConfig
 
     out = tmp_path / "out"
     export(ExportConfig(str(trained[0] / "checkpoints/step_00000001"), str(out)))
     before = {path.name: path.read_bytes() for path in out.iterdir()}
-    real, filled = shutil.copyfile, []
+    real, filled = shutil.copyfileobj, []
 
     def fills(source, copy):
         filled.append(real(source, copy))
         if len(filled) == 2:
             raise OSError(errno.ENOSPC, "No space left on device", str(source))
 
-    monkeypatch.setattr(shutil, "copyfile", fills)
+    monkeypatch.setattr(shutil, "copyfileobj", fills)
     with pytest.raises(OSError, match=f"No space left on device: '{out}'"):
         export(ExportConfig(str(trained[0]), str(out)))
     assert len(filled) == 2 and {path.name: path.read_bytes() for path in out.iterdir()} == before

@@ -1,4 +1,4 @@
-"""A loss that is no number stops the run or leaves out the step, on all ranks together, and is written down."""
+"""A NaN or infinite loss stops the run or skips the step, on all ranks together, with a report."""
 
 import json
 import math
@@ -18,7 +18,7 @@ from model.training.step import forward_loss
 
 
 def _output(value: float = 1.0):
-    """Of a pass over pictures of which one has this pixel."""
+    """Output of a forward pass with this pixel in one image."""
     config = tiny_config()
     model = tiny_model(config).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
@@ -26,26 +26,25 @@ def _output(value: float = 1.0):
     return forward_loss(model, batch, model.similarity_config, config.loss, seed=1)
 
 
-def test_a_loss_that_is_a_number_passes_and_nothing_is_written(tmp_path):
+def test_finite_loss_passes_and_writes_no_report(tmp_path):
     guard = NonfiniteGuard(tmp_path, "stop")
     assert not guard.should_skip(7, _output(), ["a", "b"], 0.1) and guard.skipped == 0 and not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_one_that_is_none_stops_the_run_with_step_terms_clips_and_a_report(tmp_path, value):
+def test_nonfinite_loss_stops_the_run_with_step_terms_clips_and_a_report(tmp_path, value):
     with pytest.raises(
         CommandFailed,
-        match=r"^step 7: the loss is nan \(info_nce=nan, .*\); clips a, b; .*nonfinite_step_00000007\.json tells more",
+        match=r"^step 7: the loss is nan \(info_nce=nan, .*\); clips a, b; details in .*nonfinite_step_00000007\.json",
     ) as caught:
         NonfiniteGuard(tmp_path, "stop").should_skip(7, _output(value), ["a", "b"], 0.1)
     assert "\n" not in str(caught.value)
-    told = json.loads(
+    report = json.loads(
         (tmp_path / "nonfinite_step_00000007.json").read_text(), parse_constant=lambda _: pytest.fail("not JSON")
     )
-    assert (told["step"], told["loss"], told["lr"], told["logit_scale"]) == (7, "nan", 0.1, 1.0) and told["terms"][
-        "info_nce"
-    ] == "nan"
-    (rank,) = told["ranks"]
+    assert (report["step"], report["loss"], report["lr"], report["logit_scale"]) == (7, "nan", 0.1, 1.0)
+    assert report["terms"]["info_nce"] == "nan"
+    (rank,) = report["ranks"]
     assert (
         rank["clips"] == ["a", "b"]
         and rank["features"]["image"]["not_finite"] > 0 == rank["features"]["audio"]["not_finite"]
@@ -54,18 +53,18 @@ def test_one_that_is_none_stops_the_run_with_step_terms_clips_and_a_report(tmp_p
 
 
 @pytest.mark.parametrize(
-    ("terms", "told"),
+    ("terms", "named"),
     [({"info_nce": 1.0, "tv": math.inf}, r"\(tv=inf\)"), ({"info_nce": 1.0, "tv": 2.0}, r"\(every term is finite\)")],
 )
-def test_the_terms_that_are_no_numbers_are_named_and_no_others(tmp_path, terms, told):
+def test_only_nonfinite_terms_are_named(tmp_path, terms, named):
     output = _output()._replace(
         loss=torch.tensor(math.inf), terms={name: torch.tensor(value) for name, value in terms.items()}
     )
-    with pytest.raises(CommandFailed, match=f"^step 7: the loss is inf {told}; clips a"):
+    with pytest.raises(CommandFailed, match=f"^step 7: the loss is inf {named}; clips a"):
         NonfiniteGuard(tmp_path, "stop").should_skip(7, output, ["a"], 0.1)
 
 
-def test_told_to_skip_it_leaves_out_the_step_and_counts_it(tmp_path, capsys):
+def test_skip_action_skips_and_counts_the_step(tmp_path, capsys):
     guard, bad, good = NonfiniteGuard(tmp_path, "skip"), _output(math.nan), _output()
     assert [guard.should_skip(step, output, ["a"], 0.1) for step, output in ((1, bad), (2, good), (3, bad))] == [
         True,
@@ -73,20 +72,20 @@ def test_told_to_skip_it_leaves_out_the_step_and_counts_it(tmp_path, capsys):
         True,
     ]
     assert guard.skipped == 2 and sorted(path.name[-6:] for path in tmp_path.iterdir()) == ["1.json", "3.json"]
-    assert capsys.readouterr().err.count("the step is left out") == 2
+    assert capsys.readouterr().err.count("the step is skipped") == 2
 
 
-def test_many_in_a_row_stop_the_run_all_the_same_but_not_with_good_ones_between(tmp_path):
+def test_consecutive_skips_stop_the_run_unless_interrupted_by_finite_losses(tmp_path):
     guard, bad = NonfiniteGuard(tmp_path, "skip"), _output(math.nan)
     for step in range(1, 4 * MAX_CONSECUTIVE_SKIPS, 2):
         assert guard.should_skip(step, bad, ["a"], 0.1)
     for step in range(100, 100 + MAX_CONSECUTIVE_SKIPS - 1):
         assert guard.should_skip(step, bad, ["a"], 0.1)
-    with pytest.raises(CommandFailed, match=f"these are {MAX_CONSECUTIVE_SKIPS} such steps in a row"):
+    with pytest.raises(CommandFailed, match=f"{MAX_CONSECUTIVE_SKIPS} such steps in a row"):
         guard.should_skip(100 + MAX_CONSECUTIVE_SKIPS - 1, bad, ["a"], 0.1)
 
 
-def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
+def test_skipped_batch_does_not_change_running_means():
     model = tiny_model(tiny_config()).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
     batch.waveform[1, 100], batch.frames[0, 0, 0, 0] = math.nan, math.inf
@@ -95,7 +94,7 @@ def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
     assert running and all(buffer.isfinite().all() for buffer in running.values())
 
 
-def test_another_action_is_refused(tmp_path):
+def test_unknown_action_is_an_error(tmp_path):
     with pytest.raises(ValueError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
         NonfiniteGuard(tmp_path, "ignore")
 
@@ -135,7 +134,7 @@ state.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_both_ranks_leave_out_the_step_in_which_one_has_a_bad_clip_and_go_on_together(tmp_path):
+def test_both_ranks_skip_a_step_in_which_one_has_a_bad_clip(tmp_path):
     (tmp_path / "ranks.py").write_text(RANKS)
     launch = [
         sys.executable,
@@ -151,7 +150,7 @@ def test_both_ranks_leave_out_the_step_in_which_one_has_a_bad_clip_and_go_on_tog
     assert done.returncode == 0, done.stderr[-3000:]
     one, other = (json.loads((tmp_path / f"rank{rank}").read_text()) for rank in (0, 1))
     assert one == other and one["made"] == [1, 4, 5] and one["skipped"] == 2 and math.isfinite(one["weights"])
-    assert done.stderr.count("the step is left out") == 2  # told by one rank
-    told = json.loads((tmp_path / "nonfinite_step_00000002.json").read_text())
-    assert [rank["clips"] for rank in told["ranks"]] == [["clip0_2"], ["clip1_2"]]
-    assert [rank["features"]["image"]["not_finite"] > 0 for rank in told["ranks"]] == [False, True]
+    assert done.stderr.count("the step is skipped") == 2  # printed by one rank
+    report = json.loads((tmp_path / "nonfinite_step_00000002.json").read_text())
+    assert [rank["clips"] for rank in report["ranks"]] == [["clip0_2"], ["clip1_2"]]
+    assert [rank["features"]["image"]["not_finite"] > 0 for rank in report["ranks"]] == [False, True]

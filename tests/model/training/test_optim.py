@@ -1,4 +1,4 @@
-"""What learns, how fast: phases, groups of parameters, learning rates."""
+"""Phases, parameter groups and learning rates."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from configs.schema import OptimConfig, TrainConfig
 from model.training.optim import build_optimizer, freeze_for_phase, learning_rate, remaining_phases, set_learning_rate
 
 
-def test_the_run_splits_into_two_phases_and_resumes_on_both_sides():
+def test_run_has_two_phases_and_resumes_in_either():
     assert [tuple(p) for p in remaining_phases(0, 3, 10)] == [("projections", 0, 0, 3), ("full", 3, 3, 10)]
     assert [tuple(p) for p in remaining_phases(2, 3, 10)] == [("projections", 0, 2, 3), ("full", 3, 3, 10)]
     assert [tuple(p) for p in remaining_phases(3, 3, 10)] == [("full", 3, 3, 10)]
@@ -18,11 +18,11 @@ def test_the_run_splits_into_two_phases_and_resumes_on_both_sides():
 
 
 @pytest.mark.parametrize("phase", ["projections", "full"])
-def test_in_each_phase_every_learning_parameter_gets_a_gradient_and_no_other(phase):
+def test_exactly_the_learning_parameters_of_a_phase_get_a_gradient(phase):
     model = tiny_model(tiny_config())
     learnable = frozenset(
         n for n, p in model.named_parameters() if p.requires_grad and not n.endswith("bias")
-    )  # as if the model froze these on its own
+    )  # as if the model itself had frozen these
     freeze_for_phase(model, phase, learnable)
     backward(model, 0)
     projections = {id(p) for p in model.projection_parameters()}
@@ -31,7 +31,7 @@ def test_in_each_phase_every_learning_parameter_gets_a_gradient_and_no_other(pha
         assert (p.grad is not None and bool(p.grad.abs().sum() > 0)) == learns, name
 
 
-def test_the_learning_rate_warms_up_then_follows_its_schedule():
+def test_learning_rate_warms_up_then_follows_its_schedule():
     config = OptimConfig(lr=1.0, warmup_steps=4, schedule="cosine")
     assert [learning_rate(config, s, 12) for s in (0, 1, 3)] == [0.25, 0.5, 1.0]
     assert learning_rate(config, 8, 12) == pytest.approx(0.5)
@@ -39,7 +39,7 @@ def test_the_learning_rate_warms_up_then_follows_its_schedule():
     assert [learning_rate(OptimConfig(lr=2.0, warmup_steps=0), s, 3) for s in (0, 10**6)] == [2.0, 2.0]
 
 
-def test_cosines_with_restarts_begin_anew_at_the_full_rate_and_know_no_end():
+def test_cosine_restarts_return_to_the_full_rate_for_any_run_length():
     config = OptimConfig(lr=1.0, warmup_steps=2, schedule="restarts", cycle_steps=4)
     rates = [learning_rate(config, s, 10) for s in range(12)]
     assert rates[:2] == [0.5, 1.0]
@@ -48,12 +48,15 @@ def test_cosines_with_restarts_begin_anew_at_the_full_rate_and_know_no_end():
     assert rates == [learning_rate(config, s, 1000) for s in range(12)]
 
 
-def test_groups_of_parameters_have_rates_and_decay_of_their_own_and_the_first_that_matches_counts():
-    groups = "{prefix: image_encoder.layers.0, lr_mult: 0.0}, {prefix: image_encoder, lr_mult: 0.1, wd_mult: 0}, {prefix: log_scale, lr_mult: 3}"
+def test_parameter_groups_have_own_rate_and_decay_and_the_first_match_counts():
+    groups = (
+        "{prefix: image_encoder.layers.0, lr_mult: 0.0}, {prefix: image_encoder, lr_mult: 0.1, wd_mult: 0}, "
+        "{prefix: log_scale, lr_mult: 3}"
+    )
     config = tiny_config(f"optim.groups=[{groups}]", "optim.name=adamw", "optim.weight_decay=0.5")
     model = tiny_model(config)
     optimizer = build_optimizer(config.optim, model)
-    assert set_learning_rate(optimizer, 2.0) == 2.0
+    set_learning_rate(optimizer, 2.0)
     names = {id(p): n for n, p in model.named_parameters()}
     found = {
         names[id(p)]: (group["lr"], group["weight_decay"]) for group in optimizer.param_groups for p in group["params"]
@@ -77,7 +80,7 @@ def test_groups_of_parameters_have_rates_and_decay_of_their_own_and_the_first_th
 
 
 @pytest.mark.parametrize(("name", "kind"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)])
-def test_the_optimiser_is_of_the_kind_and_has_the_numbers_that_the_settings_say(name, kind):
+def test_optimizer_has_the_class_and_values_of_the_settings(name, kind):
     optimizer = build_optimizer(
         OptimConfig(name=name, lr=0.3, betas=[0.5, 0.7], eps=0.25, weight_decay=0.125), tiny_model(tiny_config())
     )
@@ -86,7 +89,7 @@ def test_the_optimiser_is_of_the_kind_and_has_the_numbers_that_the_settings_say(
     assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.125}
 
 
-def test_a_group_moves_its_parameters_at_its_own_rate():
+def test_group_with_zero_rate_does_not_move_its_parameters():
     config = tiny_config("optim.groups=[{prefix: image_encoder, lr_mult: 0}]")
     model = tiny_model(config)
     optimizer = build_optimizer(config.optim, model)
@@ -99,10 +102,11 @@ def test_a_group_moves_its_parameters_at_its_own_rate():
             assert torch.equal(p, before[name]) == name.startswith("image_encoder."), name
 
 
-def test_a_group_that_matches_nothing_is_refused_with_what_there_is():
+def test_group_without_parameters_is_an_error_that_lists_modules():
     with pytest.raises(
         ValueError,
-        match=r"optim\.groups\.1\.match=image_enc: the model has no such parameter; it has audio_encoder, .*log_scale",
+        match=r"optim\.groups\.1\.prefix=image_enc: no such parameter or module; "
+        "the model has audio_encoder, .*log_scale",
     ):
         config = tiny_config("optim.groups=[{prefix: image_encoder}, {prefix: image_enc}]")
         build_optimizer(config.optim, tiny_model(config))
@@ -110,7 +114,7 @@ def test_a_group_that_matches_nothing_is_refused_with_what_there_is():
         load(TrainConfig, ["optim.groups=[{prefix: image_encoder, lr_mult: -1}]"])
 
 
-def test_unknown_optimiser_and_schedule_are_refused():
+def test_unknown_optimizer_and_schedule_are_errors():
     model = tiny_model(tiny_config())
     for key, value in (("name", "sgdd"), ("schedule", "linear")):
         with pytest.raises(ValueError, match=rf"optim\.{key}={value}: allowed are"):

@@ -1,4 +1,4 @@
-"""Hearing that one has to stop, agreeing on it among ranks, and not waiting for data that do not come."""
+"""Stopping on signals and time limits, the same on all ranks, also while data do not arrive."""
 
 import itertools
 import multiprocessing
@@ -14,18 +14,18 @@ import torch
 
 from configs.errors import CommandFailed
 from model.training import preemption
-from model.training.preemption import LISTEN_EVERY_S, Preemption, StopReason
+from model.training.preemption import POLL_INTERVAL_S, Preemption, StopReason
 
 
 @pytest.fixture
-def handlers_come_back():
+def restore_handlers():
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
 
 
-pytestmark = pytest.mark.usefixtures("handlers_come_back")
+pytestmark = pytest.mark.usefixtures("restore_handlers")
 
 
 @pytest.mark.parametrize(
@@ -36,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("handlers_come_back")
         (signal.SIGINT, StopReason.INTERRUPT, 130, False),
     ],
 )
-def test_each_signal_stops_before_the_next_item_and_says_how_the_run_ends(sent, reason, exit_code, requeue):
+def test_each_signal_stops_before_the_next_item_with_its_exit_code(sent, reason, exit_code, requeue):
     stop = Preemption()
     items = itertools.count()
     assert stop.next_or_stop(items) == 0 and not stop.reason
@@ -47,9 +47,9 @@ def test_each_signal_stops_before_the_next_item_and_says_how_the_run_ends(sent, 
 
 
 @pytest.mark.parametrize(
-    ("rank", "lines"), [("0", ["SIGTERM: stopping after the step under way, then saving"]), ("1", [])]
+    ("rank", "lines"), [("0", ["SIGTERM: stopping after the current step, then saving"]), ("1", [])]
 )
-def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank, lines):
+def test_rank_0_acknowledges_the_first_signal_at_once(capfd, monkeypatch, rank, lines):
     monkeypatch.setenv("RANK", rank)
     Preemption()
     for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
@@ -57,14 +57,14 @@ def test_the_first_rank_says_at_once_that_it_has_heard(capfd, monkeypatch, rank,
     assert capfd.readouterr().err.split("\n")[1:-1] == lines
 
 
-def test_work_that_is_no_step_hears_of_it_and_keeps_why():
+def test_sync_reason_returns_and_keeps_the_reason():
     stop = Preemption()
     assert stop.sync_reason() == stop.reason == StopReason.NONE
     signal.raise_signal(signal.SIGUSR1)
     assert stop.sync_reason() == stop.reason == StopReason.SIGUSR1
 
 
-def test_the_second_in_which_ctrl_c_counts_once_begins_with_the_first(monkeypatch):
+def test_duplicate_interrupt_time_starts_with_the_first_ctrl_c(monkeypatch):
     now_s = [100.0]
     monkeypatch.setattr(preemption, "time", SimpleNamespace(time=time.time, monotonic=lambda: now_s[-1]))
     Preemption()
@@ -76,7 +76,7 @@ def test_the_second_in_which_ctrl_c_counts_once_begins_with_the_first(monkeypatc
         signal.raise_signal(signal.SIGINT)
 
 
-def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
+def test_second_ctrl_c_ends_at_once_but_a_duplicate_does_not():
     Preemption()
     for _ in range(3):
         os.kill(os.getpid(), signal.SIGINT)
@@ -86,14 +86,14 @@ def test_a_second_ctrl_c_ends_at_once_but_the_same_one_twice_does_not():
         time.sleep(1)
 
 
-def test_of_two_signals_the_one_of_the_machine_counts():
+def test_scheduler_signal_takes_precedence_over_ctrl_c():
     stop = Preemption()
     for sent in (signal.SIGTERM, signal.SIGINT):
         os.kill(os.getpid(), sent)
     assert stop.local_reason() == StopReason.SIGTERM
 
 
-def test_a_time_limit_counts_from_the_start():
+def test_time_limit_counts_from_the_start():
     stop = Preemption(time_limit_min=0.3 / 60)
     assert stop.next_or_stop(itertools.count()) == 0
     time.sleep(0.35)
@@ -105,13 +105,13 @@ def test_a_time_limit_counts_from_the_start():
 
 
 @pytest.mark.parametrize(("left_s", "local_reason"), [(299, StopReason.TIME_LIMIT), (310, StopReason.NONE)])
-def test_the_end_of_the_slurm_job_is_a_limit_five_minutes_earlier(monkeypatch, left_s, local_reason):
+def test_run_stops_five_minutes_before_the_slurm_job_ends(monkeypatch, left_s, local_reason):
     monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + left_s))
     assert Preemption().local_reason() == local_reason
     assert Preemption(time_limit_min=600.0).local_reason() == local_reason
 
 
-def test_what_is_no_time_is_no_limit(monkeypatch):
+def test_invalid_slurm_end_time_is_ignored(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_END_TIME", "Unknown")
     assert Preemption().local_reason() == StopReason.NONE
 
@@ -121,21 +121,21 @@ def _never():
     yield
 
 
-def test_data_that_do_not_come_keep_nobody_from_being_stopped():
+def test_hanging_data_do_not_keep_a_run_from_stopping():
     stop = Preemption()
     threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGTERM)).start()
     began_s = time.monotonic()
     assert stop.next_or_stop(_never()) is None
-    assert time.monotonic() - began_s < 0.2 + 3 * LISTEN_EVERY_S
+    assert time.monotonic() - began_s < 0.2 + 3 * POLL_INTERVAL_S
 
 
-def test_what_the_items_raise_reaches_the_one_who_asked():
+def test_errors_of_the_iterator_are_raised_by_next_or_stop():
     with pytest.raises(ZeroDivisionError):
         Preemption().next_or_stop(1 // number for number in [0])
 
 
 def _rank(rank, world_size, port, behaviour, results):
-    """A rank that takes items until it is stopped; puts (rank, items taken, reason or error)."""
+    """Take items until stopped; puts (rank, items taken, reason or error) into `results`."""
     torch.set_num_threads(1)
     stop = Preemption()
     store = torch.distributed.TCPStore("127.0.0.1", port, world_size, rank == 0)
@@ -153,7 +153,7 @@ def _rank(rank, world_size, port, behaviour, results):
             if rank == 0 and number == 5 and behaviour == "signal":
                 threading.Event().wait()
             if rank == 0 and number == 3:
-                time.sleep(2.5 * LISTEN_EVERY_S)
+                time.sleep(2.5 * POLL_INTERVAL_S)
             yield number
 
     source = items()
@@ -179,18 +179,18 @@ def _run_ranks(behaviour, world_size=3):
     ]
     for process in ranks:
         process.start()
-    told = sorted(results.get(timeout=120) for _ in ranks)
+    outcomes = sorted(results.get(timeout=120) for _ in ranks)
     for process in ranks:
         process.join(60)
         assert process.exitcode == 0
-    return told
+    return outcomes
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_rank_stops_all_after_the_same_step_although_one_waits_for_data_for_ever():
+def test_signal_to_one_rank_stops_all_after_the_same_step_even_if_one_hangs():
     assert _run_ranks("signal") == [(rank, 5, "SIGUSR1", False, True) for rank in range(3)]
 
 
 @pytest.mark.slow
-def test_a_rank_without_data_says_why_and_the_others_leave_with_it():
+def test_failed_rank_reports_its_error_and_the_others_stop_too():
     assert _run_ranks("fail") == [(0, 5, "CommandFailed"), (1, 5, "ZeroDivisionError"), (2, 5, "CommandFailed")]

@@ -1,4 +1,4 @@
-"""What a run tells about itself: trackers by name, history, the meter's figures, FLOPs, gradient norms, TensorBoard."""
+"""Logging: trackers, history, throughput, FLOPs, gradient norms, TensorBoard."""
 
 import json
 import subprocess
@@ -26,7 +26,7 @@ from model.training.tracking import History, Media, RunLogger, tracker_names
 # ---------------------------------------------------------------------------------------------- trackers
 
 
-def test_only_known_trackers_that_are_installed_are_taken(monkeypatch):
+def test_unknown_and_missing_trackers_are_errors(monkeypatch):
     assert tracker_names("none") == [] and tracker_names("tensorboard") == ["tensorboard"]
     with pytest.raises(ValueError, match="tracker=mlflow: allowed are wandb, tensorboard, none"):
         tracker_names("mlflow")
@@ -58,44 +58,44 @@ def _accelerator(folder, tracker):
     return Accelerator(cpu=True, log_with=tracker_names(tracker) or None, project_dir=folder)
 
 
-def test_tensorboard_has_values_pictures_and_settings_and_hides_what_a_resumed_run_writes_again(tmp_path):
+def test_tensorboard_has_values_images_and_settings_and_hides_repeated_steps(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     config = tiny_config("tracker=tensorboard", "steps=9")
-    picture = np.zeros((8, 6, 3), np.uint8)
+    image = np.zeros((8, 6, 3), np.uint8)
     for start, steps in ((0, (1, 2, 3)), (1, (2, 3))):
         with RunLogger(_accelerator(tmp_path, "tensorboard"), config, tmp_path, start) as log:
             for step in steps:
                 log.add(step, {"loss/total": step + start / 10})
-            log.log_media(steps[-1], Media({"task/heatmaps": picture}))
-        time.sleep(1.1)  # its files are named by the second
-    told = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
-    assert [(event.step, round(event.value, 3)) for event in told.Scalars("loss/total")] == [
+            log.log_media(steps[-1], Media({"task/heatmaps": image}))
+        time.sleep(1.1)  # event files are named by the second
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(event.step, round(event.value, 3)) for event in events.Scalars("loss/total")] == [
         (1, 1.0),
         (2, 2.1),
         (3, 3.1),
     ]
-    assert [(event.step, event.width, event.height) for event in told.Images("task/heatmaps")] == [(3, 6, 8)]
-    assert b"embed_dim: 16" in told.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
+    assert [(event.step, event.width, event.height) for event in events.Images("task/heatmaps")] == [(3, 6, 8)]
+    assert b"embed_dim: 16" in events.Tensors("settings/text_summary")[0].tensor_proto.string_val[0]
     assert [json.loads(line)["step"] for line in (tmp_path / "history.jsonl").read_text().splitlines()] == [1, 2, 3]
 
 
-def test_the_bar_says_loss_speed_and_waiting(tmp_path, capsys):
+def test_progress_bar_shows_loss_speed_and_data_time(tmp_path, capsys):
     with RunLogger(_accelerator(tmp_path, "none"), tiny_config("steps=4"), tmp_path, 0) as log:
         log.step()
         log.add(1, {"loss/total": 1.23456, "clips_per_s": 41.6, "data_time_fraction": 0.021})
         log.add(1, {"eval/a/b/c": 0.5})
-    assert "1/4" in (told := capsys.readouterr().err) and "loss 1.235  42 clips/s  waiting 2%" in told
+    assert "1/4" in (err := capsys.readouterr().err) and "loss 1.235  42 clips/s  data 2%" in err
 
 
-def test_a_tracker_that_fails_is_told_once_and_the_history_goes_on(tmp_path, capsys):
+def test_failing_tracker_is_one_warning_and_the_history_continues(tmp_path, capsys):
     accelerator = _accelerator(tmp_path, "tensorboard")
     with RunLogger(accelerator, tiny_config("tracker=tensorboard", "steps=4"), tmp_path, 0) as log:
         accelerator.trackers[0].writer = None
         for step in (1, 2):
             log.add(step, {"loss/total": 1.0})
             log.log_media(step, Media({"a": np.zeros((2, 2, 3), np.uint8)}))
-    assert capsys.readouterr().err.count("warning: tracker=tensorboard has failed") == 1
+    assert capsys.readouterr().err.count("warning: tracker=tensorboard failed") == 1
     assert len((tmp_path / "history.jsonl").read_text().splitlines()) == 2
 
 
@@ -109,13 +109,13 @@ def test_small_numbers_keep_their_digits_in_the_history(tmp_path):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What the meter takes for the time: `clock.now_s`."""
+    """The time that the meter reads: `clock.now_s`."""
     clock = SimpleNamespace(now_s=100.0)
     monkeypatch.setattr(throughput, "time", SimpleNamespace(perf_counter=lambda: clock.now_s))
     return clock
 
 
-def test_the_meter_measures_speed_waiting_memory_and_rejected_clips(clock):
+def test_meter_measures_speed_data_time_memory_and_rejected_clips(clock):
     measured = ThroughputMeter(clips_per_step=10)
     measured.ideal_s_per_clip = 0.001
     for rejected in ({"bad_audio": 1}, {"bad_audio": 2, "cut_off": 1}):
@@ -135,7 +135,7 @@ def test_the_meter_measures_speed_waiting_memory_and_rejected_clips(clock):
     assert not any(key.startswith("rejected") for key in again)
 
 
-def test_an_evaluation_between_two_lines_does_not_count_as_training(clock):
+def test_evaluation_time_does_not_count_as_training(clock):
     measured = ThroughputMeter(clips_per_step=1)
     measured.add({"cut_off": 1})
     with measured.data_timer():
@@ -148,7 +148,7 @@ def test_an_evaluation_between_two_lines_does_not_count_as_training(clock):
     assert values["rejected/cut_off"] == 1 and "mfu" not in values
 
 
-def test_gradient_norms_are_those_of_each_part():
+def test_gradient_norms_are_per_module():
     model = tiny_model(tiny_config())
     assert gradient_norms(model) == {}
     backward(model, 0)
@@ -175,7 +175,7 @@ VIT = {
 
 
 def _counted(model):
-    """What torch counts in a real pass of real numbers, twice for two pairs."""
+    """FLOPs per pair that torch counts in a real forward and backward pass of two pairs."""
     inputs = model.inputs
     counter = FlopCounterMode(display=False)
     with counter:
@@ -191,7 +191,7 @@ def _counted(model):
     ids=["all learn", "adapters", "tiny"],
 )
 @pytest.mark.parametrize("phase", ["projections", "full"])
-def test_flops_of_a_clip_are_those_of_a_real_pass(changes, phase):
+def test_clip_flops_equal_those_of_a_real_pass(changes, phase):
     model = build_denseav(ModelConfig(**VIT | changes), InputSpec(64, 0.64, 16000)).train()
     freeze_for_phase(model, phase, frozenset(name for name, p in model.named_parameters() if p.requires_grad))
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
@@ -200,7 +200,7 @@ def test_flops_of_a_clip_are_those_of_a_real_pass(changes, phase):
     assert next(model.parameters()).device.type == "cpu" and model.training
 
 
-def test_what_checkpointing_computes_again_does_not_count():
+def test_recomputation_by_gradient_checkpointing_does_not_count():
     inputs = InputSpec(64, 0.64, 16000)
     plain, checkpointed = (
         build_denseav(ModelConfig(**VIT, gradient_checkpointing=again), inputs) for again in (False, True)
@@ -209,7 +209,7 @@ def test_what_checkpointing_computes_again_does_not_count():
     assert checkpointed.image_encoder.model.grad_checkpointing
 
 
-def test_one_layer_costs_two_flops_a_product_forward_and_four_backward():
+def test_layer_costs_two_flops_per_product_forward_and_four_backward():
     from model.denseav import DenseAV, SimilarityConfig
 
     class Patches(nn.Module):
@@ -234,7 +234,7 @@ def test_one_layer_costs_two_flops_a_product_forward_and_four_backward():
 
     model = DenseAV(Patches(), Grouped(), AsItIs(), AsItIs(), 1, 1, InputSpec(32, 0.1, 16000), SimilarityConfig())
     image, first, grouped = 64 * 3 * 16 * 8, 160 * 10 * 16, 160 * 5 * 4 * 16
-    assert clip_flops(model) == 2 * (2 * image + 2 * first + 3 * grouped)  # no gradient reaches what was seen and heard
+    assert clip_flops(model) == 2 * (2 * image + 2 * first + 3 * grouped)  # no gradient of the inputs
     model.audio_encoder.requires_grad_(False)
     assert clip_flops(model) == 2 * (2 * image + first + grouped)
 
@@ -252,25 +252,26 @@ def test_one_layer_costs_two_flops_a_product_forward_and_four_backward():
         ("NVIDIA GeForce RTX 4090", 165.2),
     ],
 )
-def test_the_peak_of_a_gpu_is_found_by_its_name(name, tflops):
+def test_peak_flops_are_found_by_gpu_name(name, tflops):
     assert peak_flops(name) == tflops * 1e12
 
 
-def test_of_other_devices_no_peak_is_claimed():
+def test_other_devices_have_no_known_peak():
     assert [peak_flops(name) for name in ("NVIDIA T400", "NVIDIA L40", "Radeon", "NVIDIA GH200 480GB")] == [None] * 4
     assert ideal_s_per_clip(tiny_model(tiny_config()), 1) is None
 
 
 @pytest.mark.slow
-def test_the_published_model_costs_what_is_stated():
-    """In a process of its own: 1.5 GB. By hand: 24 layers of 12 x 1024^2 weights and the attention of 512 steps, the convolutions, forward."""
+def test_published_model_has_the_documented_flops():
+    """By hand: 24 layers of 12 x 1024^2 weights and attention over 512 steps, forward. Needs 1.5 GB."""
     code = """
 from configs.load import load
 from configs.schema import TrainConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
 from model.training.flops import clip_flops
-config = load(TrainConfig, ["config=configs/train/sound_and_language.yaml", "model.image_weights=random", "model.audio_weights=random"])
+random = ["model.image_weights=random", "model.audio_weights=random"]
+config = load(TrainConfig, ["config=configs/train/sound_and_language.yaml", *random])
 model = build_denseav(config.model, InputSpec(224, 10.2625, 16000))
 print(clip_flops(model))
 """

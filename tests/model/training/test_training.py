@@ -1,4 +1,4 @@
-"""The parts of the trainer that are too small for a file of their own: refused models, losses that are no numbers, history, seeds."""
+"""Invalid settings, logged values of a step, history and seeds."""
 
 import itertools
 import json
@@ -31,7 +31,7 @@ from train import main
         ({"similarity_aggregation": "mean"}, r"model\.similarity_aggregation=mean: allowed are misa, mima"),
     ],
 )
-def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
+def test_invalid_model_settings_are_one_line(change, message):
     with pytest.raises(ValueError, match=message):
         build_denseav(ModelConfig(**({"embed_dim": 16, "audio_projection": "linear"} | change)), INPUTS)
 
@@ -49,12 +49,12 @@ def test_a_model_that_cannot_be_built_is_refused_in_one_line(change, message):
         ("distributed_timeout_s=.inf", r"distributed_timeout_s=inf must be 1 to 1"),
     ],
 )
-def test_what_can_be_seen_to_be_wrong_is_refused_at_once(setting, message):
+def test_invalid_run_settings_are_errors_before_anything_is_built(setting, message):
     with pytest.raises(ValueError, match=message):
         main(load(TrainConfig, [setting]))
 
 
-def test_a_best_metric_that_is_measured_where_nothing_is_kept_is_refused():
+def test_best_metric_without_a_checkpoint_at_each_evaluation_is_an_error():
     changes = [
         "checkpoint.best_metric=a/b/c",
         "evaluate.config=x.yaml",
@@ -68,14 +68,12 @@ def test_a_best_metric_that_is_measured_where_nothing_is_kept_is_refused():
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "ours"),
+    ("key", "value", "setting"),
     [("gradient_accumulation_steps", "4", "gradient_accumulation_steps="), ("dynamo_backend", "EAGER", "compile=true")],
 )
-def test_what_accelerate_was_told_and_is_ours_to_set_is_refused_because_it_would_come_on_top(
-    monkeypatch, tmp_path, key, value, ours
-):
+def test_accelerate_settings_that_duplicate_the_trainers_are_errors(monkeypatch, tmp_path, key, value, setting):
     monkeypatch.setenv(f"ACCELERATE_{key.upper()}", value)
-    with pytest.raises(ValueError, match=f"{key}={value.lower()} .* {ours} is our setting"):
+    with pytest.raises(ValueError, match=f"{key}={value.lower()} .* set {setting} instead"):
         create_accelerator(10.0, [], tmp_path)
 
 
@@ -87,16 +85,16 @@ def test_what_accelerate_was_told_and_is_ours_to_set_is_refused_because_it_would
         (INPUTS, {"image_pool_size": 13}),
     ],
 )
-def test_inputs_too_small_for_the_model_are_met_before_training(inputs, change):
+def test_inputs_too_small_for_the_model_are_errors_before_training(inputs, change):
     model = build_denseav(ModelConfig(**({"embed_dim": 16, "audio_projection": "linear"} | change)), inputs)
     with pytest.raises(ValueError, match=r"stream\.image_size_px=.*(too small for|has 4 x 4 cells)"):
         check_input_sizes(model)
 
 
-def test_the_share_of_a_head_counts_what_class_tokens_add_where_they_are_compared():
+def test_head_win_rate_includes_class_tokens_if_they_are_compared():
     torch.manual_seed(0)
     tokens = torch.zeros(3, 2, 4)
-    tokens[:, 1] = 10.0  # head 1 wins every step by its class tokens alone
+    tokens[:, 1] = 10.0  # head 1 wins every audio frame by its class tokens alone
     sounds, pictures, weights = torch.randn(3, 2, 4, 5), torch.randn(3, 2, 4, 2, 2), torch.ones(3, 5)
     inputs = LossInputs(
         sounds,
@@ -116,7 +114,7 @@ def test_the_share_of_a_head_counts_what_class_tokens_add_where_they_are_compare
 
 
 @pytest.mark.parametrize("pairs", [1, 4])
-def test_the_values_of_a_step_agree_with_a_slow_loop(pairs):
+def test_logged_values_of_a_step_agree_with_a_slow_loop(pairs):
     torch.manual_seed(0)
     sounds, pictures, scores = torch.randn(pairs, 3, 4, 5), torch.randn(pairs, 3, 4, 2, 2), torch.randn(pairs, pairs)
     sounds[:, 2], pictures[:, 2] = 10.0, -10.0  # head 2 never wins
@@ -147,18 +145,18 @@ def test_the_values_of_a_step_agree_with_a_slow_loop(pairs):
 
 
 @pytest.mark.parametrize("betas", [[], [0.9], [0.9, 1.0], [-0.1, 0.9]])
-def test_odd_betas_are_refused(betas):
-    with pytest.raises(ValueError, match=r"optim\.betas=.*: wanted two numbers"):
+def test_invalid_betas_are_errors(betas):
+    with pytest.raises(ValueError, match=r"optim\.betas=.*: must be two numbers"):
         build_optimizer(OptimConfig(betas=betas), tiny_model(tiny_config()))
 
 
-def test_damaged_lines_of_a_history_are_left_out(tmp_path):
+def test_damaged_history_lines_are_skipped(tmp_path):
     path = tmp_path / "history.jsonl"
     path.write_bytes(b'{"step": 1, "a": 2}\n\xff\xfe\nnull\n[1]\n{"loss": 1}\n{"step": "x"}\n{"step": 2}\n')
     assert [line["step"] for line in read_history(path)] == [1, 2]
 
 
-def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):
+def test_resumed_history_drops_later_lines(tmp_path):
     path = tmp_path / "history.jsonl"
     history = History(path, 0)
     for step in (10, 20, 30):
@@ -174,5 +172,5 @@ def test_history_drops_what_a_resumed_run_will_write_again(tmp_path):
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_seeds_of_neighbouring_steps_and_ranks_differ():
+def test_seeds_of_neighboring_steps_and_ranks_differ():
     assert len({derive_seed(s, t, r) for s in range(4) for t in range(50) for r in range(4)}) == 800

@@ -1,4 +1,4 @@
-"""Real offline W&B runs, read back from what they wrote: history, settings, media; gone on with; robbed of their service."""
+"""Real offline W&B runs, read back from their files: history, settings, media, resuming, a killed service."""
 
 import json
 import os
@@ -26,7 +26,7 @@ def _files(out) -> list[Path]:
     return sorted(out.glob("a/wandb/offline-run-*/run-*.wandb"), key=lambda path: path.stat().st_mtime_ns)
 
 
-def test_a_training_leaves_its_history_and_media_and_goes_on_in_the_same_run(offline, tmp_path):
+def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_path):
     evaluation = write_evaluation(tmp_path / "world")
     settings = [
         *settings_of_a_run(tmp_path / "data"),
@@ -43,20 +43,20 @@ def test_a_training_leaves_its_history_and_media_and_goes_on_in_the_same_run(off
 
     (begun,) = (record.run for record in wandb_records(first) if record.WhichOneof("record_type") == "run")
     later = (record.config for record in wandb_records(first) if record.WhichOneof("record_type") == "config")
-    settings_told = {
+    logged_settings = {
         item.key: json.loads(item.value_json) for config in (begun.config, *later) for item in config.update
     }
     assert (begun.run_id, begun.project, begun.display_name) == (run_id, "denseav", "a") and begun.resume
-    assert settings_told["optim"]["lr"] == 0.001 and settings_told["stream"]["sources"][0]["name"] == "first"
+    assert logged_settings["optim"]["lr"] == 0.001 and logged_settings["stream"]["sources"][0]["name"] == "first"
 
     lines = wandb_history(first)
     assert [line["_step"] for line in lines] == [1, 2, 3] and [line["_step"] for line in wandb_history(second)] == [
         4,
         5,
     ]
-    told = [json.loads(line) for line in (tmp_path / "out/a/history.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in told] == [1, 2, 2, 3, 3, 4, 4, 5, 5]
-    for line in told:
+    logged = [json.loads(line) for line in (tmp_path / "out/a/history.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in logged] == [1, 2, 2, 3, 3, 4, 4, 5, 5]
+    for line in logged:
         sent = next(sent for sent in lines + wandb_history(second) if sent["_step"] == line["step"])
         assert all(
             sent[key] == pytest.approx(value, rel=1e-5, abs=1e-5) for key, value in line.items() if key != "step"
@@ -89,8 +89,8 @@ def test_a_training_leaves_its_history_and_media_and_goes_on_in_the_same_run(off
 
     files = first.parent / "files"
     for name, width_px in (("ade20k_speech/heatmaps", 5 * 160), ("places_retrieval/similarity", 477)):
-        with Image.open(files / lines[1][f"media/{name}"]["path"]) as picture:
-            assert picture.width == lines[1][f"media/{name}"]["width"] == width_px
+        with Image.open(files / lines[1][f"media/{name}"]["path"]) as image:
+            assert image.width == lines[1][f"media/{name}"]["width"] == width_px
     with av.open(str(files / lines[2]["media/heatmap"]["path"])) as video:
         assert {stream.type for stream in video.streams} == {"video", "audio"} and sum(
             1 for _ in video.decode(video=0)
@@ -109,10 +109,10 @@ def test_a_training_leaves_its_history_and_media_and_goes_on_in_the_same_run(off
     ]
     assert len(staged) > 16 and all(
         Path(path).is_file() and Path(path).is_relative_to(tmp_path / "out") for path in staged
-    )  # pictures of the tables
+    )  # images of the tables
 
 
-ROBBED = """
+SERVICE_KILLED = """
 import os, signal, sys, time
 from pathlib import Path
 from accelerate import Accelerator
@@ -134,30 +134,30 @@ with RunLogger(accelerator, config, folder, 0) as log:
     for step in (3, 4):
         log.add(step, {"loss/total": 1.0})
 accelerator.end_training()
-print("the run goes on")
+print("run continues")
 """
 
 
 @pytest.mark.parametrize("sent", ["SIGTERM", "SIGKILL"])
-def test_a_run_whose_service_was_ended_with_everything_else_of_the_machine_goes_on_without_it(offline, tmp_path, sent):
+def test_run_continues_after_its_wandb_service_was_killed(offline, tmp_path, sent):
     environment = os.environ | offline | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
     (tmp_path / "a").mkdir()
     done = subprocess.run(
-        [sys.executable, "-c", ROBBED, str(tmp_path / "a"), sent],
+        [sys.executable, "-c", SERVICE_KILLED, str(tmp_path / "a"), sent],
         cwd=ROOT,
         env=environment,
         capture_output=True,
         text=True,
         timeout=200,
     )
-    assert done.returncode == 0 and "the run goes on" in done.stdout, done.stderr
+    assert done.returncode == 0 and "run continues" in done.stdout, done.stderr
     assert done.stderr.count("warning: tracker=wandb has failed") == 1 and "Traceback" not in done.stderr
     assert len((tmp_path / "a/history.jsonl").read_text().splitlines()) == 4
     (file,) = _files(tmp_path)
     assert len(wandb_history(file)) <= 2 and "offline" in file.parent.name
 
 
-ALONE = """
+LOGGER_ONLY = """
 import sys
 from pathlib import Path
 from accelerate import Accelerator
@@ -171,12 +171,12 @@ with RunLogger(Accelerator(cpu=True, log_with=tracker_names("wandb")), config, P
 """
 
 
-def test_a_run_that_does_not_reach_the_server_writes_offline(offline, tmp_path):
+def test_run_writes_offline_if_the_server_does_not_answer(offline, tmp_path):
     (tmp_path / "a").mkdir()
     unreachable = {"WANDB_API_KEY": 40 * "k", "WANDB_BASE_URL": "http://127.0.0.1:9", "WANDB_INIT_TIMEOUT": "5"}
     environment = os.environ | offline | unreachable | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}"}
     done = subprocess.run(
-        [sys.executable, "-c", ALONE, str(tmp_path / "a")],
+        [sys.executable, "-c", LOGGER_ONLY, str(tmp_path / "a")],
         cwd=ROOT,
         env=environment,
         capture_output=True,

@@ -16,8 +16,8 @@ import simplejpeg
 import soundfile
 from tiny_media import write_video
 
+from configs.atomic_write import atomic_open, temporary_path
 from configs.schema import DecodeConfig
-from pipelines.atomic_write import atomic_open, temporary_path
 from pipelines.build.build_spec import BuildJob
 from pipelines.build.decode_worker import DecodingProcess, Stopped
 from pipelines.build.row_table import write_rows

@@ -6,15 +6,15 @@ import sys
 import pytest
 from paths import ROOT
 
+from configs.atomic_write import folder_lock, locked_run_dir
 from configs.errors import UsageError
-from pipelines.atomic_write import folder_lock, locked_run_dir
 
 
 def test_a_folder_has_one_writer_and_a_killed_one_lets_go(tmp_path):
     hold = """
 import sys, time
 from pathlib import Path
-from pipelines.atomic_write import folder_lock
+from configs.atomic_write import folder_lock
 with folder_lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

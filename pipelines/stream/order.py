@@ -1,0 +1,72 @@
+"""The data sets of a run and the order of their clips. Needs no torch: a finished run is recognized by it without."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from configs.errors import UsageError
+from configs.schema import StreamConfig
+from pipelines.stream.clip_filter import Selection
+from pipelines.stream.index import CacheSettings, DatasetIndex
+from pipelines.stream.lanes import OrderSource
+from pipelines.stream.sampler import DeterministicSampler
+
+
+class Order(NamedTuple):
+    """The data sets of a run, in the order of `stream.sources`, and which of their clips is at which position.
+
+    Attributes:
+        fingerprint: everything the order depends on; stored in checkpoints.
+    """
+
+    indexes: list[DatasetIndex]
+    sampler: DeterministicSampler
+    fingerprint: dict[str, Any]
+
+
+def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
+    """Open the indexes of a run's data sets and fix the order of their clips.
+
+    Args:
+        config: the `stream` settings.
+        seed: of the order.
+        batch_size: global.
+
+    Raises:
+        UsageError: no source, one that is named or listed twice, or one that is not a complete data set.
+        CommandFailed: a remote source does not answer.
+    """
+    if not config.sources:
+        raise UsageError(
+            "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
+        )
+    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
+    indexes = []
+    for source in config.sources:
+        select = Selection(tuple(source.exclude), tuple(source.labels)) if source.exclude or source.labels else None
+        indexes.append(DatasetIndex.open(source.shards, cache, select))
+    names = [source.name or Path(source.shards).name for source in config.sources]
+    for what, values in (("name", names), ("data set", [index.fingerprint for index in indexes])):
+        for number, value in enumerate(values):
+            if value in values[:number]:
+                raise UsageError(
+                    f"stream.sources.{number} ({names[number]}): the same {what} as "
+                    f"stream.sources.{values.index(value)}; set weight= to draw more of it"
+                )
+    sources = [
+        OrderSource(name, index.fingerprint, source.weight, tuple(shard.clips for shard in index.shards))
+        for name, index, source in zip(names, indexes, config.sources, strict=True)
+    ]
+    sampler = DeterministicSampler(sources, seed, config.lanes, config.shuffle_window_clips, batch_size)
+    fingerprint = {
+        "seed": seed,
+        "batch_size": batch_size,
+        "lanes": sampler.lanes,
+        "window_clips": config.shuffle_window_clips,
+        "sources": {
+            source.name: {"number": number, "weight": weight, "data_set": source.fingerprint}
+            for number, (source, weight) in enumerate(zip(sources, sampler.weights, strict=True))
+        },
+    }
+    return Order(indexes, sampler, fingerprint)
