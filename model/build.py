@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
 
+from configs.check import check_choices
 from configs.schema import ModelConfig
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
 from model.encoders.image import TimmImageEncoder
@@ -18,7 +18,6 @@ from model.encoders.pretrained import RANDOM
 from model.encoders.speech import SpeechTransformerEncoder
 from model.encoders.tiny import TinyAudioEncoder, TinyImageEncoder
 from model.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
-from model.similarity.dense import AGGREGATIONS, HEAD_AGGREGATIONS
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 from model.similarity.simpool import SimPool
 
@@ -36,12 +35,7 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
     """
     if config.num_heads < 1 or config.embed_dim % config.num_heads:
         raise ValueError(f"model.num_heads={config.num_heads} must divide model.embed_dim={config.embed_dim}")
-    _lookup(
-        "model.similarity_aggregation",
-        config.similarity_aggregation,
-        dict.fromkeys((*AGGREGATIONS, *GLOBAL_AGGREGATIONS)),
-    )
-    _lookup("model.head_aggregation", config.head_aggregation, HEAD_AGGREGATIONS)
+    check_choices(config, "model.")
     if config.audio_projection == "conv_attention" and config.embed_dim % 6:
         raise ValueError(
             f"model.embed_dim={config.embed_dim}: conv_attention has 6 attention heads, so give a multiple of 6"
@@ -51,7 +45,7 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
             f"model.projection_init_gain={config.projection_init_gain} is for model.audio_projection=linear, here it is {config.audio_projection}"
         )
     image_encoder, audio_encoder = _image_encoder(config, inputs), _audio_encoder(config, inputs)
-    audio_projection = _lookup("model.audio_projection", config.audio_projection, AUDIO_PROJECTIONS)
+    audio_projection = AUDIO_PROJECTIONS[config.audio_projection]
     gain = {} if config.projection_init_gain == 1 else {"gain": config.projection_init_gain}
     scores = SimilarityConfig(
         config.similarity_aggregation, config.head_aggregation, config.clamp_nonneg, config.add_cls_similarity
@@ -165,9 +159,3 @@ def _audio_encoder(config: ModelConfig, inputs: InputSpec) -> nn.Module:
         config.audio_conv_bias,
         config.gradient_checkpointing,
     )
-
-
-def _lookup(key: str, name: str, table: dict[str, Any]) -> Any:
-    if name not in table:
-        raise ValueError(f"{key}={name}: allowed are {', '.join(table)}")
-    return table[name]

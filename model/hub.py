@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from configs.load import load_stored
 from configs.schema import ModelConfig
 from model.build import build_random_init
 from model.denseav import DenseAV, InputSpec
@@ -89,14 +90,15 @@ def _to_eval_device(model: DenseAV) -> DenseAV:
 
 
 def _description(folder: Path) -> tuple[ModelConfig, InputSpec]:
-    """Raises ValueError: config.json is not one of ours."""
+    """Raises ValueError: config.json was written by an old version, or is not one of ours."""
     try:
         description = json.loads((folder / "config.json").read_bytes())
-        return ModelConfig(**description["model"]), InputSpec(**description["inputs"])
+        model, inputs = description["model"], InputSpec(**description["inputs"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"checkpoint={folder}: config.json is not one of ours ({type(error).__name__} {error})"
         ) from None
+    return load_stored(ModelConfig, model, f"checkpoint={folder}"), inputs
 
 
 def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:

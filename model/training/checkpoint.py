@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, distributed
 
 from configs.errors import CommandFailed
-from configs.load import diff_configs, load, to_yaml
+from configs.load import diff_configs, load_stored, to_yaml
 from configs.schema import TrainConfig
 from model.denseav import DenseAV
 from model.distributed import world_size
@@ -172,7 +172,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: dict[str, Any]) -
             f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share"
         )
     state = json.loads((folder / "state.json").read_text())
-    before = load(TrainConfig, [], text=state["config"])
+    before = load_stored(TrainConfig, state["config"], str(folder))
     moved = [
         f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))
     ]  # the stream's fingerprint tells what is in them

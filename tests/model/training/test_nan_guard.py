@@ -13,6 +13,8 @@ from tiny_batch import tiny_batch
 from tiny_training import INPUTS, tiny_config, tiny_model
 
 from configs.errors import CommandFailed
+from configs.load import load
+from configs.schema import TrainConfig
 from model.training.nan_guard import MAX_CONSECUTIVE_SKIPS, NonfiniteGuard
 from model.training.step import forward_loss
 
@@ -95,9 +97,9 @@ def test_a_batch_that_is_left_out_leaves_no_trace_in_running_means():
     assert running and all(buffer.isfinite().all() for buffer in running.values())
 
 
-def test_another_action_is_refused(tmp_path):
+def test_another_action_is_refused():
     with pytest.raises(ValueError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
-        NonfiniteGuard(tmp_path, "ignore")
+        load(TrainConfig, ["nonfinite_loss_action=ignore"])
 
 
 RANKS = """

@@ -29,7 +29,7 @@ from model.training.tracking import History, Media, RunLogger, tracker_names
 def test_only_known_trackers_that_are_installed_are_taken(monkeypatch):
     assert tracker_names("none") == [] and tracker_names("tensorboard") == ["tensorboard"]
     with pytest.raises(ValueError, match="tracker=mlflow: allowed are wandb, tensorboard, none"):
-        tracker_names("mlflow")
+        load(TrainConfig, ["tracker=mlflow"])
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="tracker=tensorboard: the package tensorboard is not installed"):
         tracker_names("tensorboard")
