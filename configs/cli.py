@@ -34,8 +34,8 @@ def run(
         positional: names of required arguments given without `key=`, passed to body in order.
 
     Returns:
-        The exit code of `body`. UsageError: one line on stderr and 2. CommandFailed: one line and 1. Ctrl-C: 130. Closed
-        pipe: 141.
+        The exit code of `body`. UsageError: one line on stderr and 2. CommandFailed: one line on stderr and 1.
+        Ctrl-C: 130. Closed pipe: 141.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     if any(a in ("-h", "--help", "help") for a in argv):

@@ -1,4 +1,4 @@
-"""Loads settings from three sources, later ones winning: schema defaults, YAML file (`config=PATH`), command line (`key=value`)."""
+"""Loads settings: schema defaults, overridden by a YAML file (`config=PATH`), overridden by the command line."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def load(schema: type[T], arguments: Sequence[str] = ()) -> T:
         An instance of `schema`: plain dataclasses, without OmegaConf objects.
 
     Raises:
-        UsageError: an unknown key, a value of the wrong type or out of its range, a missing or invalid file, a key given
-            twice.
+        UsageError: an unknown key, a value of the wrong type or out of its range, a missing or invalid file, or a key
+            given twice.
     """
     seen: dict[str, str] = {}
     for argument in arguments:

@@ -1,8 +1,9 @@
-"""Detects a module of the user that is imported in place of a package of this project, such as a `model.py` beside his script."""
+"""Detects modules of the user that are imported in place of our packages, such as a `model.py` beside a script."""
 
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,6 +29,9 @@ def find_shadowed_package(names: Sequence[str] = PACKAGES) -> str | None:
 
 
 def require_own_packages(*names: str) -> None:
-    """For the `__init__` of a package: raise ImportError if one of the packages it imports is shadowed."""
-    if message := find_shadowed_package(names):
+    """Raise ImportError if one of these packages is shadowed; for the `__init__` of a package and what it imports.
+
+    Does nothing while `python -m` locates a command, whose `sys.argv[0]` is then "-m": `configs.cli.run` reports it.
+    """
+    if sys.argv[:1] != ["-m"] and (message := find_shadowed_package(names)):
         raise ImportError(message)

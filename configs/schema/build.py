@@ -41,7 +41,7 @@ class DecodeConfig:
     )
     log_mel: bool = field(
         False,
-        "store KEY.mel.npy too: 128-bin log-mel, 100 frames a second, float16, for evaluation (training computes its own)",
+        "store KEY.mel.npy too: log-mel of 128 bins, 100 frames a second, float16; read by evaluation only",
     )
     min_duration_s: float = field(0.5, "minimum duration; shorter clips are rejected", "s", min=0.1, max=3600)
     max_duration_s: float = field(30.0, "maximum duration; longer clips are cut at this time", "s", min=0.1, max=3600)

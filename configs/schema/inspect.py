@@ -1,4 +1,4 @@
-"""Settings of the commands that check things: `pipelines.verify`, `pipelines.inspect`, `pipelines.stream.index`, `pipelines.doctor`."""
+"""Settings of `pipelines.verify`, `pipelines.inspect`, `pipelines.stream.index` and `pipelines.doctor`."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@ class ModelConfig:
     audio_encoder: str = field(
         "tiny",
         "tiny; on the waveform hubert_base, hubert_large, hubert_large_ls960, wav2vec2_base, wav2vec2_large, "
-        "wavlm_base, wavlm_large; on log-mel mel:NAME, a vision transformer of timm, such as mel:vit_base_patch16_224.mae",
+        "wavlm_base, wavlm_large; on log-mel a vision transformer of timm, such as mel:vit_base_patch16_224.mae",
     )
     image_weights: str = field(
         "pretrained",

@@ -1,4 +1,4 @@
-"""Settings of the optimizer, learning rate schedule, gradient clipping and weight averaging (`optim.*` of `train.py`)."""
+"""Settings of the optimizer, its schedule, gradient clipping and weight averaging (`optim.*` of `train.py`)."""
 
 from dataclasses import dataclass
 from typing import Literal

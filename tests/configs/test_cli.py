@@ -42,11 +42,13 @@ try:
     runpy.run_module("{command}", run_name="__main__")
 except SystemExit as end:
     assert not end.code
-print("IMPORTED", *sorted({{"omegaconf", "yaml", "tqdm", "numpy"}} & set(sys.modules)))
+print("IMPORTED", *sorted({{"omegaconf", "yaml", "tqdm", "torch"}} & set(sys.modules)))
 """
 
 
-@pytest.mark.parametrize("command", ["eval.run", "eval.ablate", "model.convert", "pipelines.verify", "train"])
+@pytest.mark.parametrize(
+    "command", ["pipelines.build", "eval.run", "eval.ablate", "model.convert", "pipelines.verify", "train"]
+)
 def test_help_is_fast(command):
     def seconds(code: str) -> float:
         start = time.perf_counter()
@@ -55,9 +57,9 @@ def test_help_is_fast(command):
         assert done.stdout.splitlines()[-1:] in ([], ["IMPORTED"])
         return time.perf_counter() - start
 
-    # About 5 times an empty process; OmegaConf alone would add 10 times, torch 100.
+    # 5 to 15 times an empty process. torch adds more than 100 times.
     code = HELP.format(command=command)
-    assert min(seconds(code) for _ in range(3)) < 15 * min(seconds("pass") for _ in range(3))
+    assert min(seconds(code) for _ in range(3)) < 30 * min(seconds("pass") for _ in range(3))
 
 
 def test_a_progress_bar_in_a_log_is_printed_twice_a_minute_and_at_its_end():
