@@ -14,7 +14,8 @@ from tiny_training import backward, tiny_config, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import ModelConfig
+from configs.load import load
+from configs.schema import ModelConfig, TrainConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
 from model.training import throughput
