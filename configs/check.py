@@ -6,8 +6,7 @@ import dataclasses
 import difflib
 import math
 import typing
-from functools import cache
-from typing import Any
+from typing import Any, TypeGuard
 
 from configs.errors import UsageError
 
@@ -24,7 +23,11 @@ class UnknownKeyError(UsageError):
         self.key = key
 
 
-@cache
+def is_section(kind: object) -> TypeGuard[type]:
+    """Whether a type is a dataclass, which has settings of its own."""
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)
+
+
 def field_types(schema: type) -> dict[str, Any]:
     """The type of each field of a dataclass."""
     hints = typing.get_type_hints(schema)
@@ -38,7 +41,7 @@ def type_of(schema: type, key: str) -> Any:
         if typing.get_origin(kind) in (list, dict):
             kind = typing.get_args(kind)[-1]
         else:
-            kind = field_types(kind).get(name) if dataclasses.is_dataclass(kind) else None
+            kind = field_types(kind).get(name) if is_section(kind) else None
     return kind
 
 
@@ -58,10 +61,10 @@ def check_layer(kind: Any, value: Any, key: str, origin: str, origins: dict[str,
     if isinstance(value, str) and value.startswith("${"):  # a reference to another setting, which OmegaConf resolves
         return
     prefix, shown = (f"{key}.", f"{key}={value}") if key else ("", str(value))
-    if dataclasses.is_dataclass(kind):
+    if is_section(kind):
         if not isinstance(value, dict):
             raise UsageError(f"{shown}: must be `key: value` settings (from {origin})")
-        types = field_types(typing.cast(type, kind))
+        types = field_types(kind)
         for name, item in value.items():
             if name not in types:
                 raise UnknownKeyError(f"{prefix}{name}", str(name), list(types), origin)

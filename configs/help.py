@@ -7,7 +7,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from configs.check import field_types
+from configs.check import field_types, is_section
 
 
 def format_help(schema: type) -> str:
@@ -28,9 +28,9 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclas
     types = field_types(schema)
     for f in dataclasses.fields(schema):
         kind = types[f.name]
-        if dataclasses.is_dataclass(kind):
+        if is_section(kind):
             yield from _fields(kind, f"{prefix}{f.name}.")
             continue
         yield prefix + f.name, kind, f
-        if typing.get_origin(kind) is list and dataclasses.is_dataclass(item := typing.get_args(kind)[0]):
+        if typing.get_origin(kind) is list and is_section(item := typing.get_args(kind)[0]):
             yield from _fields(item, f"{prefix}{f.name}.N.")
