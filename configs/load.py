@@ -119,15 +119,17 @@ def _parse_argument(schema: type, argument: str) -> Any:
     from omegaconf import OmegaConf
 
     key, _, text = argument.partition("=")
-    kind, value = type_of(schema, key), text
+    kind = type_of(schema, key)
+    value: Any
     if kind is str or typing.get_origin(kind) is typing.Literal:
         text = str(Path(text).expanduser()) if text.startswith("~/") else text  # shells do not expand it after key=
         value = text.replace("${", r"\${")  # not a reference to another setting
     else:
         try:
-            value = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text or repr('')}"]))["value"]
+            layer: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text or repr('')}"]))
         except Exception as error:  # see _parse_yaml
             raise UsageError(f"{argument}: {' '.join(str(error).split())} (from {COMMAND_LINE})") from None
+        value = layer["value"]
     return reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)
 
 
