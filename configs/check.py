@@ -59,6 +59,7 @@ def check_layer(kind: Any, value: Any, key: str, origin: str, origins: dict[str,
         UsageError: an unknown key, a list or scalar in place of the other, or a value that is not allowed.
     """
     if isinstance(value, str) and value.startswith("${"):  # a reference to another setting, which OmegaConf resolves
+        origins[key] = origin
         return
     prefix, shown = (f"{key}.", f"{key}={value}") if key else ("", str(value))
     if is_section(kind):

@@ -134,40 +134,40 @@ def _parse_argument(schema: type, argument: str) -> Any:
 
 
 def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
+    """Defaults and layers, each a pair of origin and plain settings, as an instance of the schema."""
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    origins: dict[str, str] = {}
-    config, origin = OmegaConf.structured(schema), "the defaults"
+    defaults, origins = OmegaConf.structured(schema), dict[str, str]()
+    settings: Any = OmegaConf.to_container(defaults)
+    for origin, layer in layers:
+        check_layer(schema, layer, "", origin, origins)
+        settings = _override(settings, layer, "", origin)
     try:
-        for origin, layer in layers:
-            check_layer(schema, layer, "", origin, origins)
-            config = OmegaConf.merge(config, _expand_list_items(layer, OmegaConf.to_container(config), "", origin))
-        result = OmegaConf.to_object(config)
+        result = OmegaConf.to_object(OmegaConf.merge(defaults, settings))
     except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None) or "settings"
-        raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {origin})") from None
+        key = (getattr(error, "full_key", None) or "settings").replace("[", ".").replace("]", "")
+        # Within an item of a list, OmegaConf reports the last part of the key only.
+        known = (origin for name, origin in origins.items() if f".{name}".endswith(f".{key}"))
+        raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {next(known, 'the defaults')})") from None
     check_ranges(result, origins)
     return typing.cast(T, result)
 
 
-def _expand_list_items(layer: Any, base: Any, key: str, origin: str) -> Any:
-    """Replace each `{number: item}` in a layer by the list in `base` with these items changed."""
-    from omegaconf import OmegaConf
-
+def _override(base: Any, layer: Any, key: str, origin: str) -> Any:
+    """`base` with the settings of a layer; `{number: item}` changes items of a list, other lists are replaced."""
     if not isinstance(layer, dict):
         return layer
-    if isinstance(base, list):
-        items: list[Any] = list(base)
+    is_items = layer and all(str(number).isdigit() for number in layer)
+    if isinstance(base, list) or (base is None and is_items):  # None: a list that an item of a list does not set
+        items = list(base or ())
         for number, item in layer.items():
             if int(number) >= len(items):
                 raise UsageError(f"{key}{number}: no such item, the list has {len(items)} (from {origin})")
-            old = items[int(number)]
-            expanded = _expand_list_items(item, old, f"{key}{number}.", origin)
-            items[int(number)] = OmegaConf.merge(old, expanded) if isinstance(old, dict) else expanded
+            items[int(number)] = _override(items[int(number)], item, f"{key}{number}.", origin)
         return items
     known = base if isinstance(base, dict) else {}
-    return {name: _expand_list_items(value, known.get(name), f"{key}{name}.", origin) for name, value in layer.items()}
+    return known | {name: _override(known.get(name), item, f"{key}{name}.", origin) for name, item in layer.items()}
 
 
 def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

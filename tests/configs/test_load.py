@@ -68,6 +68,11 @@ def test_resolved_settings_can_be_loaded_again(tmp_path):
         (["stream.sources={name: a}"], ["stream.sources={'name': 'a'}: must be a list", "the command line"]),
         (["optim=adam"], ["optim=adam: must be `key: value` settings", "the command line"]),
         (["seed=9223372036854775808"], ["seed=9223372036854775808 must be 0 to 9223372036854775807"]),
+        (["stream.sources=[{name: a}]", "stream.sources.0.exclude.0=x"], ["stream.sources.0.exclude.0: no such item"]),
+        (["stream.sources=[{name: a}, x]"], ["stream.sources.1=x: must be `key: value` settings"]),
+        (["stream.sources=[{weight: fast}]"], ["weight", "fast", "the command line"]),
+        (["optim.betas=[0.9, fast]"], ["optim.betas.1: ", "fast", "the command line"]),
+        (["steps=${nothing}"], ["steps: ", "nothing", "the command line"]),
         (["loss.objective="], ["loss.objective=: allowed are info_nce, cross_entropy, margin, bce, siglip"]),
     ],
 )
