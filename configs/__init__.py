@@ -1,1 +1,2 @@
-"""Settings of every command. Reading order: field.py, schema and optim.py (what can be set), load.py (defaults < YAML < arguments), cli.py."""
+"""Settings of every command. Reading order: field.py, schema/ (what can be set), load.py (defaults < YAML < arguments),
+check.py (what is allowed), help.py, cli.py (entry point of a command), validate.py (training only)."""

@@ -1,4 +1,7 @@
-"""A command's face: arguments into settings, `--help`, and exit codes 0 (yes), 1 (it ran, the answer is no), 2 (wrong use)."""
+"""Entry point of every command: parses arguments, prints `--help`, and maps errors to exit codes.
+
+Exit codes: 0 success, 1 the command ran and failed a check, 2 invalid arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,15 @@ import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from configs.errors import CommandFailed, UsageError, raised_by_us
+from configs.package_names import find_shadowed_package
 
 
 def run(
     schema: type,
-    doc: str,
+    doc: str | None,
     body: Callable[..., int | None],
     argv: Sequence[str] | None = None,
     positional: Sequence[str] = (),
@@ -22,67 +27,76 @@ def run(
     """Parse `key=value` arguments, run `body(config, *positional values)`, and return the exit code.
 
     Args:
-        schema: dataclass from configs.schema.
+        schema: dataclass of configs.schema.
         doc: the module docstring, shown by `--help`.
         body: the command; its return value is the exit code (None: 0).
         argv: arguments without the program name; None: sys.argv[1:].
         positional: names of required arguments given without `key=`, passed to body in order.
 
     Returns:
-        0, 1 or 2. A UsageError prints one line on stderr and gives 2, a CommandFailed 1; Ctrl-C gives 130; a closed pipe 141.
+        The exit code of `body`. UsageError: one line on stderr and 2. CommandFailed: one line on stderr and 1.
+        Ctrl-C: 130. Closed pipe: 141.
     """
-    from configs.load import format_help, load
-
     argv = list(sys.argv[1:] if argv is None else argv)
-    if not sys.stderr.isatty():
-        os.environ.setdefault(
-            "TQDM_MININTERVAL", "30"
-        )  # seconds: in a log each state of a progress bar is a line of its own
     if any(a in ("-h", "--help", "help") for a in argv):
+        from configs.help import format_help
+
         print((doc or "").strip() + "\n\n" + format_help(schema))
         return 0
+    if not sys.stderr.isatty():
+        # Seconds. In a log, each update of a progress bar is a line of its own.
+        os.environ.setdefault("TQDM_MININTERVAL", "30")
     try:
-        # A file may be called lr=1e-4.
-        bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
-        named = [a for a in argv if a not in bare]
-        if len(bare) != len(positional):
-            wanted = " ".join(p.upper() for p in positional) or "only key=value arguments"
-            raise UsageError(
-                f"got {' '.join(map(repr, bare)) or 'nothing'}, wanted {wanted}, on the command line (--help lists the keys)"
-            )
-        return body(load(schema, named), *bare) or 0
+        if message := find_shadowed_package():
+            raise UsageError(message)
+        return body(*_parse(schema, argv, positional)) or 0
     except ValueError as error:
         if not (isinstance(error, UsageError) or raised_by_us(error)):
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _report(str(error), 2)
     except CommandFailed as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _report(str(error), 1)
     except KeyboardInterrupt:
         print("interrupted: run the same command again", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
-        if isinstance(error, BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
-        if error.errno not in _MACHINE_ERRORS:
+        if error.errno not in _SYSTEM_ERRORS:
             raise
-        where = f": {error.filename}" if error.filename else ""
-        print(
-            f"error: {error.strerror}{where}; {_MACHINE_ERRORS[error.errno]}, then run the same command again",
-            file=sys.stderr,
+        file = f": {error.filename}" if error.filename else ""
+        advice = f"{_SYSTEM_ERRORS[error.errno]}, then run the same command again"
+        return _report(f"{error.strerror}{file}; {advice}", 1)
+
+
+def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list[Any]:
+    """The settings and the values of the positional arguments."""
+    from configs.load import load
+
+    # A file may be called lr=1e-4.
+    bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
+    if len(bare) != len(positional):
+        expected = " ".join(p.upper() for p in positional) or "only key=value arguments"
+        raise UsageError(
+            f"got {' '.join(map(repr, bare)) or 'nothing'}, expected {expected}, on the command line "
+            "(--help lists the keys)"
         )
-        return 1
+    return [load(schema, [a for a in argv if a not in bare]), *bare]
 
 
-_MACHINE_ERRORS = {
-    errno.ENOSPC: "make room or give another folder",
-    errno.EDQUOT: "make room or give another folder",
-    errno.EROFS: "give a folder that can be written",
-    errno.EACCES: "ask for the right to use it or give another folder",
-    errno.EEXIST: "a file is where a folder belongs: give another folder",
-    errno.ENOTDIR: "a file is where a folder belongs: give another folder",
-    errno.EISDIR: "a folder is where a file belongs: give another folder",
-    errno.ENAMETOOLONG: "give a shorter name",
+def _report(message: str, exit_code: int) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return exit_code
+
+
+_SYSTEM_ERRORS = {
+    errno.ENOSPC: "free some space or choose another folder",
+    errno.EDQUOT: "free some space or choose another folder",
+    errno.EROFS: "choose a writable folder",
+    errno.EACCES: "permission denied: choose another folder",
+    errno.EEXIST: "a file has the name of a folder: choose another folder",
+    errno.ENOTDIR: "a file has the name of a folder: choose another folder",
+    errno.EISDIR: "a folder has the name of a file: choose another folder",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }

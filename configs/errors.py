@@ -5,8 +5,7 @@ from __future__ import annotations
 import dis
 from pathlib import Path
 
-_ROOT = Path(__file__).resolve().parents[1]
-_PACKAGES = ("configs", "pipelines", "model", "eval", "train.py")
+from configs.package_names import PACKAGES, ROOT
 
 
 class UsageError(ValueError):
@@ -14,17 +13,20 @@ class UsageError(ValueError):
 
 
 class CommandFailed(RuntimeError):
-    """A command that cannot continue although its settings are right, such as a full disk. Exit code 1."""
+    """A command that cannot continue although its settings are valid, for example on a full disk. Exit code 1."""
 
 
 def raised_by_us(error: ValueError) -> bool:
-    """Whether a `raise` of ours made it: then its text is a message for the user, and otherwise a bug of ours."""
+    """Whether a `raise` statement of this project raised the error, so that its text is a message for the user.
+
+    Any other ValueError, such as one of `int()` or of a library, is a bug and keeps its stack trace.
+    """
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     if trace is None:
         return False
     code = trace.tb_frame.f_code
-    raised_in = Path(code.co_filename)
-    is_ours = raised_in.is_relative_to(_ROOT) and raised_in.relative_to(_ROOT).parts[0] in _PACKAGES
-    return is_ours and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    file = Path(code.co_filename)
+    is_project_file = file.is_relative_to(ROOT) and file.relative_to(ROOT).parts[0] in (*PACKAGES, "train.py")
+    return is_project_file and code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]

@@ -1,15 +1,31 @@
-"""How a setting is declared: a dataclass field that knows its meaning, unit and range."""
+"""`field()`: a dataclass field with a help text, a unit and a range."""
 
-from __future__ import annotations
+import dataclasses
+from collections.abc import Callable
+from typing import TypeVar, overload
 
-from dataclasses import field
-from typing import Any
+T = TypeVar("T")
+
+# The largest seed that torch.Generator takes.
+MAX_SEED = 2**63 - 1
 
 
-def setting(default: Any, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> Any:
-    """A dataclass field with its meaning, unit and range attached, for `--help` and for error lines; configs.load refuses what is out of range."""
+@overload
+def field(
+    default: Callable[[], T], help: str, unit: str = "", min: float | None = None, max: float | None = None
+) -> T: ...
+@overload
+def field(default: T, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> T: ...
+def field(default: object, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> object:
+    """A dataclass field that `--help` describes and `configs.load` validates.
+
+    Args:
+        default: the default value, or a class or function that makes it.
+        help: what the setting does.
+        unit: printed after the default.
+        min, max: inclusive range of a number.
+    """
     metadata = {"help": help, "unit": unit, "min": min, "max": max}
-    if isinstance(default, (list, dict, type)):
-        make = default if isinstance(default, type) else lambda: type(default)(default)
-        return field(default_factory=make, metadata=metadata)
-    return field(default=default, metadata=metadata)
+    if callable(default):
+        return dataclasses.field(default_factory=default, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)

@@ -1,245 +1,183 @@
-"""Settings from three places, later ones winning: the schema's defaults, a YAML file (`config=PATH`), the command line (`key=value`)."""
+"""Loads settings: schema defaults, overridden by a YAML file (`config=PATH`), overridden by the command line."""
 
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import math
 import typing
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from configs.check import UnknownKeyError, check_layer, check_ranges, type_of
 from configs.errors import UsageError
+from configs.package_names import ROOT
+
+T = TypeVar("T")
+COMMAND_LINE = "the command line"
 
 
-def load(schema: type, arguments: Sequence[str] = (), text: str = "") -> Any:
-    """Build the settings of a command.
+def load(schema: type[T], arguments: Sequence[str] = ()) -> T:
+    """The settings of a command.
 
     Args:
-        schema: dataclass from configs.schema.
-        arguments: `key=value` strings; `config=PATH` names the YAML file; nested keys use dots, list items their number.
-        text: YAML settings below those files, such as `to_yaml` wrote.
+        schema: dataclass of configs.schema.
+        arguments: `key=value` strings; `config=PATH` names a YAML file (see `find_config`); nested keys are joined with
+            dots, and a number addresses an item of a list.
 
     Returns:
-        An instance of `schema` (plain dataclasses, no OmegaConf objects).
+        An instance of `schema`: plain dataclasses, without OmegaConf objects.
 
     Raises:
-        UsageError: a key that is not in the schema, a value of the wrong type or out of its range, a missing or broken file, an argument given twice.
+        UsageError: an unknown key, a value of the wrong type or out of its range, a missing or invalid file, or a key
+            given twice.
     """
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
-    merged = OmegaConf.structured(schema)
     seen: dict[str, str] = {}
     for argument in arguments:
         key = argument.partition("=")[0]
         if key in seen:
             raise UsageError(f"{key} is given twice on the command line: {seen[key]} and {argument}")
         seen[key] = argument
-    layers = [("stored settings", OmegaConf.create(text))] if text else []
-    layers += [(path, _read_yaml(path)) for path in (a.partition("=")[2] for a in arguments if a.startswith("config="))]
-    for argument in arguments:
-        if not argument.startswith("config="):
-            layers.append(("the command line", _parse_argument(schema, argument)))
-    for origin, layer in layers:
-        try:
-            for key in _leaf_keys(layer):
-                _check_list(_check_key(schema, key, origin), OmegaConf.select(layer, key) if key else None, key, origin)
-            merged = _merge(merged, layer)
-        except UsageError:
-            raise
-        except (OmegaConfBaseException, ValueError) as error:
-            key = getattr(error, "full_key", None) or next(iter(_leaf_keys(layer)), "")
-            raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {origin})") from None
+    path = seen.pop("config", "").partition("=")[2] if "config" in seen else None
+    layers = [] if path is None else [(path, _parse_yaml(find_config(path).read_bytes(), path))]
+    return _merge(schema, layers + [(COMMAND_LINE, _parse_argument(schema, argument)) for argument in seen.values()])
+
+
+def load_stored(schema: type[T], stored: str | dict[str, Any], origin: str) -> T:
+    """The settings that a run or an exported model stored.
+
+    Args:
+        schema: dataclass of configs.schema.
+        stored: YAML that `to_yaml` wrote, or a dict as of `dataclasses.asdict`.
+        origin: file that stores them, for messages.
+
+    Raises:
+        UsageError: settings of an old version, which had other keys, or invalid ones.
+    """
     try:
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise UsageError(f"{getattr(error, 'full_key', None) or 'settings'}: {str(error).splitlines()[0]}") from None
-    _check_ranges(config)
-    return config
+        layer = _parse_yaml(stored.encode(), origin) if isinstance(stored, str) else stored
+        return _merge(schema, [(origin, layer)])
+    except UnknownKeyError as error:
+        raise UsageError(
+            f"{origin} was written by a version before the settings were renamed (first unknown key: {error.key}): "
+            "train anew or use commit 41bd2f4"
+        ) from None
 
 
 def to_yaml(config: Any) -> str:
-    """The resolved settings as YAML that `load` reads back."""
+    """Resolved settings as YAML that `load` and `load_stored` read."""
     from omegaconf import OmegaConf
 
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def diff_configs(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[str]:
-    """Where two settings differ, as `key: old -> new`, without the keys in `ignore` and those below them."""
-    flat_old, flat_new = dict(_values(old)), dict(_values(new))
-    differing = [
-        key
-        for key in sorted(flat_old.keys() | flat_new.keys())
-        if flat_old.get(key, "unset") != flat_new.get(key, "unset")
+    """The differences between two settings as `key: old -> new`, without the keys in `ignore` and keys below them."""
+    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
+    pairs = {key: (flat_old.get(key, "unset"), flat_new.get(key, "unset")) for key in sorted(flat_old | flat_new)}
+    return [
+        f"{key}: {a} -> {b}"
+        for key, (a, b) in pairs.items()
+        if a != b and not any(f"{key}.".startswith(f"{ignored}.") for ignored in ignore)
     ]
-    kept = [key for key in differing if not any(key == i or key.startswith(i + ".") for i in ignore)]
-    return [f"{key}: {flat_old.get(key, 'unset')} -> {flat_new.get(key, 'unset')}" for key in kept]
 
 
-def format_help(schema: type) -> str:
-    """The keys of a command as a table: key, default, unit and meaning."""
-    lines = ["keys (config=FILE.yaml sets many at once):"]
-    rows = [(key, f) for key, f in _fields(schema)]
-    width = max((len(key) for key, _ in rows), default=0)
-    for key, f in rows:
-        default = f.default if f.default is not dataclasses.MISSING else f.default_factory()
-        shown = (
-            ""
-            if default in ("", [], {})
-            else f" [{default}{' ' + f.metadata['unit'] if f.metadata.get('unit') else ''}]"
-        )
-        lines.append(f"  {key:<{width}}  {f.metadata.get('help', '')}{shown}")
-    return "\n".join(lines)
+def find_config(path: str, key: str = "config") -> Path:
+    """A YAML file by its path from the current folder or else from the folder that holds the packages of the project.
+
+    Args:
+        key: the setting that names it, for the message.
+
+    Raises:
+        UsageError: no such file; the message lists the files that exist.
+    """
+    candidates = Path(path), ROOT / path
+    for file in candidates:
+        if file.is_file():
+            return file
+    siblings = (sorted(file.parent.glob("*.yaml")) for file in candidates)
+    shipped = [file.relative_to(ROOT) for file in sorted(ROOT.glob("configs/*/*.yaml"))]
+    available = ", ".join(map(str, next(filter(None, siblings), shipped)))
+    raise UsageError(f"{key}={path}: no such file; available: {available or 'none'}")
 
 
-def _read_yaml(path: str) -> Any:
+def _parse_yaml(text: bytes, origin: str) -> Any:
+    """Plain dicts and lists, references to other settings unresolved."""
     from omegaconf import OmegaConf
 
-    file = Path(path)
-    if not file.is_file():
-        near = sorted(str(p) for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
-        raise UsageError(f"config={path}: no such file" + (f"; there are {', '.join(near)}" if near else ""))
     try:
-        layer = OmegaConf.load(file)
-    except Exception as error:  # PyYAML's error classes have no common base that OmegaConf keeps
-        raise UsageError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
-    if not OmegaConf.is_dict(layer) and len(layer):
-        raise UsageError(f"{path} must hold key: value lines, not a list")
-    return layer
+        layer = OmegaConf.create(text.decode())
+    except Exception as error:  # errors of PyYAML, OmegaConf and the UTF-8 decoder have no common base class
+        raise UsageError(f"{origin} is not readable YAML: {' '.join(str(error).split())}") from None
+    if not OmegaConf.is_dict(layer):
+        raise UsageError(f"{origin} must contain `key: value` lines, not a list")
+    return OmegaConf.to_container(layer)
 
 
 def _parse_argument(schema: type, argument: str) -> Any:
-    """A layer of one key. A text is taken as it is typed: `name=2024_06_01` is no number and `key=000012` not octal."""
+    """`a.b=value` as {a: {b: value}}. A text is taken literally: name=2024_06_01 is not a number."""
     from omegaconf import OmegaConf
 
-    key, _, value = argument.partition("=")
-    try:
-        if _check_key(schema, key, "the command line") is str:
-            layer = OmegaConf.create({})
-            value = str(Path(value).expanduser()) if value.startswith("~/") else value  # shells leave it after key=
-            OmegaConf.update(layer, key, value.replace("${", r"\${"))  # it is no reference to another setting
-            return layer
-        return OmegaConf.from_dotlist([argument + "''" if argument.endswith("=") else argument])
-    except UsageError:
-        raise
-    except Exception as error:  # as above
-        raise UsageError(f"{argument}: {' '.join(str(error).split())} (from the command line)") from None
-
-
-def _merge(base: Any, layer: Any, prefix: str = "") -> Any:
-    """Merge a layer; `list.0.key=value` changes an item of a list that an earlier layer gave."""
-    from omegaconf import OmegaConf
-
-    if OmegaConf.is_dict(layer):
-        for key in list(layer):
-            node = OmegaConf.select(base, str(key))
-            if OmegaConf.is_list(node) and OmegaConf.is_dict(layer[key]):
-                for number, item in layer[key].items():
-                    if not str(number).isdigit() or int(number) >= len(node):
-                        raise UsageError(
-                            f"{prefix}{key}.{number}: no such item, the list has {len(node)} (from the command line)"
-                        )
-                    node[int(number)] = (
-                        OmegaConf.merge(node[int(number)], item) if OmegaConf.is_config(node[int(number)]) else item
-                    )
-                layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
-            elif OmegaConf.is_dict(node) and OmegaConf.is_dict(layer[key]):
-                base[key] = _merge(node, layer[key], f"{prefix}{key}.")
-                layer = OmegaConf.masked_copy(layer, [k for k in layer if k != key])
-    return OmegaConf.merge(base, layer)
-
-
-def _leaf_keys(layer: Any, prefix: str = "") -> Iterator[str]:
-    from omegaconf import OmegaConf
-
-    if OmegaConf.is_dict(layer) and len(layer):
-        for key in layer:
-            yield from _leaf_keys(layer._get_node(key), f"{prefix}{key}.")
+    key, _, text = argument.partition("=")
+    kind = type_of(schema, key)
+    value: Any
+    if kind is str or typing.get_origin(kind) is typing.Literal:
+        text = str(Path(text).expanduser()) if text.startswith("~/") else text  # shells do not expand it after key=
+        value = text.replace("${", r"\${")  # not a reference to another setting
     else:
-        yield prefix.rstrip(".")
+        try:
+            layer: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text or repr('')}"]))
+        except Exception as error:  # see _parse_yaml
+            raise UsageError(f"{argument}: {' '.join(str(error).split())} (from {COMMAND_LINE})") from None
+        value = layer["value"]
+    return reduce(lambda inner, name: {name: inner}, reversed(key.split(".")), value)
 
 
-def _values(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
+    """Defaults and layers, each a pair of origin and plain settings, as an instance of the schema."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    defaults, origins = OmegaConf.structured(schema), dict[str, str]()
+    settings: Any = OmegaConf.to_container(defaults)
+    for origin, layer in layers:
+        check_layer(schema, layer, "", origin, origins)
+        settings = _override(settings, layer, "", origin)
+    try:
+        result = OmegaConf.to_object(OmegaConf.merge(defaults, settings))
+    except OmegaConfBaseException as error:
+        key = (getattr(error, "full_key", None) or "settings").replace("[", ".").replace("]", "")
+        # Within an item of a list, OmegaConf reports the last part of the key only.
+        known = (origin for name, origin in origins.items() if f".{name}".endswith(f".{key}"))
+        raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {next(known, 'the defaults')})") from None
+    check_ranges(result, origins)
+    return typing.cast(T, result)
+
+
+def _override(base: Any, layer: Any, key: str, origin: str) -> Any:
+    """`base` with the settings of a layer; `{number: item}` changes items of a list, other lists are replaced."""
+    if not isinstance(layer, dict):
+        return layer
+    is_items = layer and all(str(number).isdigit() for number in layer)
+    if isinstance(base, list) or (base is None and is_items):  # None: a list that an item of a list does not set
+        items = list(base or ())
+        for number, item in layer.items():
+            if int(number) >= len(items):
+                raise UsageError(f"{key}{number}: no such item, the list has {len(items)} (from {origin})")
+            items[int(number)] = _override(items[int(number)], item, f"{key}{number}.", origin)
+        return items
+    known = base if isinstance(base, dict) else {}
+    return known | {name: _override(known.get(name), item, f"{key}{name}.", origin) for name, item in layer.items()}
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted key and value of every setting; a list is one value unless it contains dataclasses."""
     if dataclasses.is_dataclass(node):
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
-    items = (
-        node.items()
-        if isinstance(node, dict)
-        else enumerate(node)
-        if isinstance(node, list) and any(map(dataclasses.is_dataclass, node))
-        else None
-    )
-    if items is None:
+    elif isinstance(node, list) and any(map(dataclasses.is_dataclass, node)):
+        node = dict(enumerate(node))
+    if not isinstance(node, dict):
         yield prefix.rstrip("."), node
         return
-    for key, value in items:
-        yield from _values(value, f"{prefix}{key}.")
-
-
-def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, dataclasses.Field]]:
-    hints = typing.get_type_hints(schema)
-    for f in dataclasses.fields(schema):
-        if dataclasses.is_dataclass(hints[f.name]):
-            yield from _fields(hints[f.name], f"{prefix}{f.name}.")
-        else:
-            yield prefix + f.name, f
-            if typing.get_origin(hints[f.name]) is list and dataclasses.is_dataclass(
-                item := typing.get_args(hints[f.name])[0]
-            ):
-                yield from _fields(item, f"{prefix}{f.name}.N.")
-
-
-def _check_ranges(config: Any, prefix: str = "") -> None:
-    for f in dataclasses.fields(config):
-        value, key = getattr(config, f.name), prefix + f.name
-        for item, name in (
-            [(value, key)]
-            if not isinstance(value, list)
-            else [(item, f"{key}.{number}") for number, item in enumerate(value)]
-        ):
-            if dataclasses.is_dataclass(item):
-                _check_ranges(item, name + ".")
-        least, most = f.metadata["min"], f.metadata["max"]
-        if least is not None and not least <= value <= (math.inf if most is None else most):  # NaN is in no range
-            raise UsageError(f"{key}={value} must be " + (f"{least} or more" if most is None else f"{least} to {most}"))
-
-
-def _check_list(wanted: Any, value: Any, key: str, origin: str) -> None:
-    """OmegaConf tells neither what a list lacks nor, of a list in a list, anything."""
-    from omegaconf import OmegaConf
-
-    if typing.get_origin(wanted) is not list:
-        return
-    of = typing.get_args(wanted)[0]
-    if not OmegaConf.is_list(value):
-        raise UsageError(f"{key}={value}: wanted a list, {key}=[{value}] (from {origin})")
-    if not dataclasses.is_dataclass(of) and any(map(OmegaConf.is_config, value)):
-        raise UsageError(f"{key}={value}: wanted a list of plain values, without lists in it (from {origin})")
-
-
-def _check_key(schema: type, key: str, origin: str) -> Any:
-    """Walk a dotted key through the schema to the type of its value; lists of dataclasses take a number, dicts take anything."""
-    node: Any = schema
-    parts = key.split(".") if key else []
-    for depth, part in enumerate(parts):
-        if typing.get_origin(node) is list:
-            node = typing.get_args(node)[0]
-            if part.isdigit():
-                continue
-        if typing.get_origin(node) is dict:
-            return typing.Any
-        if not dataclasses.is_dataclass(node):
-            raise UsageError(f"{key}: {'.'.join(parts[:depth])} has no keys below it (from {origin})")
-        hints = typing.get_type_hints(node)
-        names = [f.name for f in dataclasses.fields(node)]
-        if part not in names:
-            near = difflib.get_close_matches(part, names, n=1)
-            hint = f", did you mean {near[0]}?" if near else ""
-            raise UsageError(
-                f"{key}: unknown key {part!r}{hint or '.'} Allowed here: {', '.join(names) or 'none'} (from {origin})"
-            )
-        node = hints[part]
-    return node
+    for key, value in node.items():
+        yield from _flatten(value, f"{prefix}{key}.")

@@ -1,4 +1,4 @@
-"""Settings of a training run that are each allowed and do not go together: one would be lost without a word. Met before anything is built."""
+"""Cross-field validation of a training config."""
 
 from __future__ import annotations
 
@@ -7,15 +7,19 @@ from pathlib import Path
 from configs.errors import UsageError
 from configs.schema import LossConfig, ModelConfig, TrainConfig
 
+# Objectives that need a logit bias, and objectives that read label_smoothing.
+WITH_LOGIT_BIAS = ("bce", "siglip")
+WITH_LABEL_SMOOTHING = ("info_nce", "cross_entropy", "bce")
+
 
 def validate_train_config(config: TrainConfig) -> None:
-    """Look at all of a run's settings together.
+    """Check settings that are each valid but contradict each other, or that would be silently ignored.
 
     Raises:
-        UsageError: a setting that another one keeps from doing anything, or a name= that is no folder of its own.
+        UsageError: a setting that has no effect because of another one, or a name= that is not a folder below out=.
     """
     if not Path(config.name).parts or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
-        raise UsageError(f"name={config.name!r}: wanted the name of a folder below out={config.out}")
+        raise UsageError(f"name={config.name!r}: must be the name of a folder below out={config.out}")
     _validate_best_metric(config)
     _validate_encoder_settings(config.model)
     _validate_loss_settings(config.loss, config.model, len(config.stream.sources))
@@ -24,12 +28,12 @@ def validate_train_config(config: TrainConfig) -> None:
 def _validate_best_metric(config: TrainConfig) -> None:
     best, every = config.checkpoint.best_metric, config.evaluate.every_steps
     if best and not config.evaluate.config:
-        raise UsageError(f"checkpoint.best_metric={best}: nothing is measured, evaluate.config= is empty")
+        raise UsageError(f"checkpoint.best_metric={best}: needs evaluate.config=, without it nothing is evaluated")
     if best and every % config.checkpoint.every_steps:
-        told = (
-            f"evaluate.every_steps={every} must be a multiple of checkpoint.every_steps={config.checkpoint.every_steps}"
+        raise UsageError(
+            f"checkpoint.best_metric={best}: evaluate.every_steps={every} must be a multiple of "
+            f"checkpoint.every_steps={config.checkpoint.every_steps}, so that each evaluated step has a checkpoint"
         )
-        raise UsageError(f"checkpoint.best_metric={best}: {told}, so that what is measured is kept")
 
 
 def _validate_encoder_settings(model: ModelConfig) -> None:
@@ -39,7 +43,8 @@ def _validate_encoder_settings(model: ModelConfig) -> None:
     ):
         if name == "tiny" and weights not in ("pretrained", "random"):
             raise UsageError(
-                f"model.{encoder}_weights={weights}: the tiny {encoder} encoder begins with random weights; init_checkpoint= gives it those of a run"
+                f"model.{encoder}_weights={weights}: the tiny {encoder} encoder starts from random weights; "
+                "init_checkpoint= loads the weights of a run"
             )
     if model.image_encoder == model.audio_encoder == "tiny":
         for key in ("norm_eps", "gradient_checkpointing"):
@@ -47,31 +52,30 @@ def _validate_encoder_settings(model: ModelConfig) -> None:
                 raise UsageError(f"model.{key}={str(value).lower()} is for full-size encoders, and both are tiny")
     if model.audio_conv_bias and (model.audio_encoder == "tiny" or model.audio_encoder.startswith("mel:")):
         raise UsageError(
-            f"model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, and model.audio_encoder={model.audio_encoder}"
+            "model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, not for "
+            f"model.audio_encoder={model.audio_encoder}"
         )
 
 
 def _validate_loss_settings(loss: LossConfig, model: ModelConfig, sources: int) -> None:
-    if model.logit_bias != (loss.objective in ("bce", "siglip")):
-        wanted = (
-            "is blind to a bias, so model.logit_bias must be false"
-            if model.logit_bias
-            else "needs model.logit_bias=true"
-        )
-        raise UsageError(f"loss.objective={loss.objective} {wanted}")
-    if loss.label_smoothing and loss.objective in ("margin", "siglip"):
+    objective = f"loss.objective={loss.objective}"
+    if loss.objective in WITH_LOGIT_BIAS and not model.logit_bias:
+        raise UsageError(f"{objective} needs model.logit_bias=true")
+    if loss.objective not in WITH_LOGIT_BIAS and model.logit_bias:
+        raise UsageError(f"{objective} is invariant to a logit bias: set model.logit_bias=false")
+    if loss.label_smoothing and loss.objective not in WITH_LABEL_SMOOTHING:
         raise UsageError(
-            f"loss.label_smoothing={loss.label_smoothing} does nothing with loss.objective={loss.objective}, only with info_nce, cross_entropy, bce"
+            f"loss.label_smoothing={loss.label_smoothing} has no effect with {objective}, "
+            f"only with {', '.join(WITH_LABEL_SMOOTHING)}"
         )
     if loss.margin != LossConfig().margin and loss.objective != "margin":
-        raise UsageError(
-            f"loss.margin={loss.margin} does nothing with loss.objective={loss.objective}, only with margin"
-        )
+        raise UsageError(f"loss.margin={loss.margin} has no effect with {objective}, only with margin")
     if loss.disentangle and model.num_heads % 2:
         raise UsageError(
-            f"loss.disentangle={loss.disentangle} needs an even number of heads, model.num_heads={model.num_heads}"
+            f"loss.disentangle={loss.disentangle} needs an even number of heads, not model.num_heads={model.num_heads}"
         )
     if loss.disentangle and sources != 2:
         raise UsageError(
-            f"loss.disentangle={loss.disentangle} gives each of two sources half of the heads, and stream.sources has {sources}"
+            f"loss.disentangle={loss.disentangle} assigns half of the heads to each of two sources, "
+            f"and stream.sources has {sources}"
         )

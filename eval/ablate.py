@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
-from configs.load import load, to_yaml
+from configs.load import find_config, load, to_yaml
 from configs.schema import EvalConfig, TrainConfig
 from configs.schema.ablate import AblateConfig, VariantConfig
 from configs.validate import validate_train_config
@@ -65,7 +65,7 @@ def main(config: AblateConfig) -> int:
         bar.set_description(f"{planned_run.variant}, seed {planned_run.seed}")
         metrics = _measured(planned_run)
         if metrics is None:
-            _train_and_evaluate(planned_run, config.accelerate)
+            _train_and_evaluate(planned_run, str(find_config(config.accelerate, "accelerate")))
             metrics = _measured(planned_run)
         if metrics is None:
             raise CommandFailed(
@@ -103,8 +103,7 @@ def plan_runs(config: AblateConfig) -> list[Run]:
             raise UsageError(f"{key}=[]: give at least one")
     if len(set(config.seeds)) < len(config.seeds):
         raise UsageError(f"seeds={config.seeds}: one is given twice")
-    if not Path(config.accelerate).is_file():
-        raise UsageError(f"accelerate={config.accelerate}: no such file")
+    find_config(config.accelerate, "accelerate")
     folders: dict[str, str] = {}
     for variant in config.variants:
         other = folders.setdefault(_folder_name(variant), variant.name)

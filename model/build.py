@@ -6,6 +6,7 @@ import dataclasses
 
 import torch
 
+from configs.check import check_choices
 from configs.schema import ModelConfig
 from model.denseav import DenseAV
 from model.encoders.encoder import Encoder
@@ -14,7 +15,6 @@ from model.encoders.registry import build_encoders
 from model.inputs import InputSpec
 from model.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
 from model.similarity.config import SimilarityConfig
-from model.similarity.dense import AGGREGATIONS, HEAD_AGGREGATIONS
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 from model.similarity.simpool import SimPool
 
@@ -102,13 +102,7 @@ def _audio_projection(config: ModelConfig, encoder: Encoder) -> AudioLinear | Au
 
 def _check(config: ModelConfig) -> None:
     heads, aggregation = config.num_heads, config.similarity_aggregation
-    for key, allowed in (
-        ("similarity_aggregation", (*AGGREGATIONS, *GLOBAL_AGGREGATIONS)),
-        ("head_aggregation", tuple(HEAD_AGGREGATIONS)),
-        ("audio_projection", ("conv_attention", "linear")),
-    ):
-        if getattr(config, key) not in allowed:
-            raise ValueError(f"model.{key}={getattr(config, key)}: allowed are {', '.join(allowed)}")
+    check_choices(config, "model.")
     if heads < 1 or config.embed_dim % heads:
         raise ValueError(f"model.num_heads={heads} must divide model.embed_dim={config.embed_dim}")
     if config.audio_projection == "conv_attention" and config.embed_dim % 6:

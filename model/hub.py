@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from configs.load import load_stored
 from configs.schema import ModelConfig
 from model.build import build_random_init
 from model.denseav import DenseAV, InputSpec
@@ -74,13 +75,15 @@ def _to_eval_device(model: DenseAV) -> DenseAV:
 
 
 def _read_config(folder: Path) -> tuple[ModelConfig, InputSpec]:
+    """Raises ValueError: config.json was written by an old version, or not by save_pretrained."""
     try:
         content = json.loads((folder / "config.json").read_bytes())
-        return ModelConfig(**content["model"]), InputSpec(**content["inputs"])
+        model, inputs = content["model"], InputSpec(**content["inputs"])
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ValueError(
             f"checkpoint={folder}: config.json was not written by save_pretrained ({type(error).__name__} {error})"
         ) from None
+    return load_stored(ModelConfig, model, f"checkpoint={folder}"), inputs
 
 
 def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:

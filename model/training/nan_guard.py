@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jaxtyping import Shaped
 from torch import Tensor
@@ -18,7 +18,6 @@ from model.distributed import all_reduce_sum
 from model.losses.contrastive import logit_scale
 from model.training.step import StepOutput
 
-ACTIONS = ("stop", "skip")
 # After this many in a row the cause is not single clips but the model.
 MAX_CONSECUTIVE_SKIPS = 10
 
@@ -32,14 +31,9 @@ class NonfiniteGuard:
 
     Attributes:
         skipped: number of skipped steps since the process started.
-
-    Raises:
-        ValueError: unknown action.
     """
 
-    def __init__(self, folder: Path, action: str) -> None:
-        if action not in ACTIONS:
-            raise ValueError(f"nonfinite_loss_action={action}: allowed are {', '.join(ACTIONS)}")
+    def __init__(self, folder: Path, action: Literal["stop", "skip"]) -> None:
         self.folder, self.action, self.skipped = folder, action, 0
         self._last_step, self._consecutive = 0, 0
 

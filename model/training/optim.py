@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
+from configs.check import check_choices
 from configs.schema import OptimConfig
 from model.denseav import DenseAV
 
@@ -49,11 +50,7 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
     Raises:
         ValueError: unknown optimizer or schedule, invalid betas, or a group whose prefix no parameter has.
     """
-    kinds = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
-    if config.name not in kinds:
-        raise ValueError(f"optim.name={config.name}: allowed are {', '.join(kinds)}")
-    if config.schedule not in _SCHEDULES:
-        raise ValueError(f"optim.schedule={config.schedule}: allowed are {', '.join(_SCHEDULES)}")
+    check_choices(config, "optim.")
     if len(config.betas) != 2 or not all(0 <= beta < 1 for beta in config.betas):
         raise ValueError(f"optim.betas={config.betas}: must be two numbers, at least 0 and below 1")
     names = [name for name, _ in model.named_parameters()]
@@ -75,7 +72,8 @@ def build_optimizer(config: OptimConfig, model: nn.Module) -> torch.optim.Optimi
         {"params": parameters, "weight_decay": decay, "lr_mult": lr_mult}
         for (lr_mult, decay, _), parameters in members.items()
     ]
-    return kinds[config.name](groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
+    optimizer = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[config.name]
+    return optimizer(groups, lr=config.lr, betas=tuple(config.betas), eps=config.eps)
 
 
 def is_under(name: str, part: str) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.atomic_write import atomic_open, locked_run_dir
-from configs.load import diff_configs, load, to_yaml
+from configs.load import diff_configs, load_stored, to_yaml
 from configs.schema import TrainConfig
 from model.training.checkpoint_folder import find_corruption, step_folders, step_of
 
@@ -92,12 +92,7 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: Mapping[str, Any]
             f"{folder} is not on this machine: out={config.out} must be a folder that all machines of the run share"
         )
     state: dict[str, Any] = json.loads((folder / "state.json").read_text())
-    try:
-        before = load(TrainConfig, [], text=state["config"])
-    except ValueError as error:
-        raise ValueError(
-            f"{folder} was written by another version of this program ({error}): give the run another name="
-        ) from None
+    before = load_stored(TrainConfig, state["config"], str(folder))
     # Shards may move: the stream's fingerprint covers their content.
     moved = [f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))]
     steps = [] if config.optim.schedule == "cosine" else ["steps"]

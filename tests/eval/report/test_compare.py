@@ -194,7 +194,7 @@ def test_the_command_compares_and_tells_wrong_use(two):
     done = command("compare", *two)
     assert (done.returncode, done.stderr) == (0, "") and "vggss/median/ciou" in done.stdout
     for arguments, message in (
-        (("compare", two[0]), "wanted COMPARE A B"),
+        (("compare", two[0]), "expected COMPARE A B"),
         (("contrast", *two), "'contrast': allowed is compare A B"),
     ):
         done = command(*arguments)

@@ -158,6 +158,22 @@ def test_checkpoint_that_this_machine_does_not_see_is_an_error(tmp_path):
         read_state(tmp_path / "step_00000001", tiny_config(), {})
 
 
+def test_a_checkpoint_written_before_the_settings_were_renamed_is_rejected_in_one_line(tmp_path):
+    config = tiny_config()
+    folder = save(tmp_path, 2, tiny_state(config), config)
+    for file, new, old, key in (
+        ("state.json", "global_batch_size:", "batch_size:", "batch_size"),
+        ("config.json", '"num_heads"', '"heads"', "heads"),
+    ):
+        text = (folder / file).read_text()
+        assert new in text
+        (folder / file).write_text(text.replace(new, old))
+        (folder / "manifest.json").unlink(missing_ok=True)
+        with pytest.raises(ValueError, match=rf"renamed \(first unknown key: {key}\): .* commit 41bd2f4$") as error:
+            read_state(folder, config, {}) if file == "state.json" else from_pretrained(folder)
+        assert str(folder) in str(error.value) and "\n" not in str(error.value)
+
+
 def test_checkpoint_of_another_model_is_an_error(tmp_path):
     config = tiny_config()
     folder = save(tmp_path, 2, tiny_state(config), config)

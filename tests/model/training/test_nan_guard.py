@@ -13,6 +13,8 @@ from tiny_batch import tiny_batch
 from tiny_training import INPUTS, tiny_config, tiny_model
 
 from configs.errors import CommandFailed
+from configs.load import load
+from configs.schema import TrainConfig
 from model.training.nan_guard import MAX_CONSECUTIVE_SKIPS, NonfiniteGuard
 from model.training.step import forward_loss
 
@@ -94,9 +96,9 @@ def test_skipped_batch_does_not_change_running_means():
     assert running and all(buffer.isfinite().all() for buffer in running.values())
 
 
-def test_unknown_action_is_an_error(tmp_path):
+def test_unknown_action_is_an_error():
     with pytest.raises(ValueError, match="nonfinite_loss_action=ignore: allowed are stop, skip"):
-        NonfiniteGuard(tmp_path, "ignore")
+        load(TrainConfig, ["nonfinite_loss_action=ignore"])
 
 
 RANKS = """

@@ -14,7 +14,8 @@ from tiny_training import backward, tiny_config, tiny_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from configs.schema import ModelConfig
+from configs.load import load
+from configs.schema import ModelConfig, TrainConfig
 from model.build import build_denseav
 from model.denseav import InputSpec
 from model.training import throughput
@@ -29,7 +30,7 @@ from model.training.tracking import History, Media, RunLogger, tracker_names
 def test_unknown_and_missing_trackers_are_errors(monkeypatch):
     assert tracker_names("none") == [] and tracker_names("tensorboard") == ["tensorboard"]
     with pytest.raises(ValueError, match="tracker=mlflow: allowed are wandb, tensorboard, none"):
-        tracker_names("mlflow")
+        load(TrainConfig, ["tracker=mlflow"])
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     with pytest.raises(ValueError, match="tracker=tensorboard: the package tensorboard is not installed"):
         tracker_names("tensorboard")

@@ -39,12 +39,12 @@ def test_invalid_model_settings_are_one_line(change, message):
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ("name=", "name='': wanted the name of a folder below out=runs"),
-        ("name=../x", r"name='\.\./x': wanted the name of a folder"),
-        ("name=/tmp/x", "name='/tmp/x': wanted the name of a folder"),
+        ("name=", "name='': must be the name of a folder below out=runs"),
+        ("name=../x", r"name='\.\./x': must be the name of a folder"),
+        ("name=/tmp/x", "name='/tmp/x': must be the name of a folder"),
         (
             "checkpoint.best_metric=a/b/c",
-            r"checkpoint\.best_metric=a/b/c: nothing is measured, evaluate\.config= is empty",
+            r"checkpoint\.best_metric=a/b/c: needs evaluate\.config=",
         ),
         ("distributed_timeout_s=.inf", r"distributed_timeout_s=inf must be 1 to 1"),
     ],

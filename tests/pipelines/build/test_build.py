@@ -211,9 +211,11 @@ def test_a_data_set_without_a_single_good_clip_answers_no(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (["source.kind=youtube"], "source.kind='youtube' is none of audioset, places_audio, vggsound, folder"),
-        (["executor=cloud"], "executor='cloud' is none of local, slice, ray"),
-        (["decode.audio_format=mp3"], "decode.audio_format='mp3' is none of flac, wav"),
+        (["source.kind=youtube"], "source.kind=youtube: allowed are folder, audioset, places_audio, vggsound (from"),
+        (["executor=cloud"], "executor=cloud: allowed are local, ray, slice (from"),
+        (["decode.audio_format=mp3"], "decode.audio_format=mp3: allowed are flac, wav (from"),
+        (["decode.mode=slow"], "decode.mode=slow: allowed are exact, fast, keyframes (from"),
+        (["decode.decoder=decord", "decode.mode=fast"], "decode.decoder=decord: decode.mode=fast supports pyav only"),
         (["source.split=a/b"], "source.split='a/b' names the shards"),
         (["clips_per_shard=0"], "clips_per_shard=0 must be 1 or more"),
         (["decode.jpeg_quality=101"], "decode.jpeg_quality=101 must be 1 to 100"),

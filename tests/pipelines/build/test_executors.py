@@ -250,7 +250,7 @@ def test_a_full_disk_under_ray_is_one_clear_line(media, tmp_path):
     assert done.returncode == 1 and len(_lines(done.stderr)) == 1, done.stderr
     assert (
         "No space left on device" in done.stderr
-        and "make room or give another folder, then run the same command again" in done.stderr
+        and "free some space or choose another folder, then run the same command again" in done.stderr
     )
 
 

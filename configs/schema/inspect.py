@@ -1,0 +1,27 @@
+"""Settings of `pipelines.verify`, `pipelines.inspect`, `pipelines.stream.index` and `pipelines.doctor`."""
+
+from dataclasses import dataclass
+
+from configs.field import field
+
+
+@dataclass
+class VerifyConfig:
+    threads: int = field(0, "shards read at once; 0: one per core, 16 for a remote folder", min=0, max=256)
+
+
+@dataclass
+class InspectConfig:
+    key: str = field("", "id of one clip to show in full; empty: a sample of clips")
+    html: str = field("", "HTML page to write, with images and audio; must end in .html")
+    clips: int = field(12, "number of sampled clips, evenly spaced", "clips", min=1, max=1000)
+
+
+@dataclass
+class IndexConfig:
+    max_member_mb: float = field(64.0, "maximum size of a member; larger ones are rejected", "MB", min=0.001, max=67)
+
+
+@dataclass
+class DoctorConfig:
+    """`pipelines.doctor` has no settings: it checks the machine it runs on."""
