@@ -18,8 +18,7 @@ from tiny_shards import write_data_set
 
 from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
-from pipelines import storage
-from pipelines.storage import open_folder
+from pipelines.storage import open_folder, remote_folder
 from pipelines.stream import cache, retry
 from pipelines.stream.loader import open_stream
 
@@ -223,7 +222,7 @@ def test_a_worker_that_cannot_go_on_ends_the_run_in_one_line_and_no_stack_trace(
 
 @pytest.mark.usefixtures("s3")
 def test_what_cannot_be_opened_is_one_line(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "HTTP_SILENCE_S", 0.5)
+    monkeypatch.setattr(remote_folder, "HTTP_TIMEOUT_S", 0.5)
     server.plan({})
     for address, kind, told in (
         (f"{server.address}/nothing", UsageError, "nothing has no manifest.json"),
@@ -271,7 +270,7 @@ def test_a_cache_that_cannot_hold_what_is_read_at_one_time_is_refused_with_figur
 
 
 def test_a_connection_that_goes_silent_or_drips_is_given_up(server, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "HTTP_SILENCE_S", 0.3)
+    monkeypatch.setattr(remote_folder, "HTTP_TIMEOUT_S", 0.3)
     monkeypatch.setattr(cache, "_GRACE_S", 0.0)
     server.plan({SHARDS[0]: ["hang"], SHARDS[1]: ["drip"], "train-000001.json": ["hang"]})
     _assert_same_bits(_batches(server.address, tmp_path), expected)
