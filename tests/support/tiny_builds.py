@@ -86,7 +86,8 @@ def interrupt(
 ) -> tuple[object, subprocess.Popen, str]:
     """Interrupt a build before it is complete, at a moment that does not depend on the speed of the machine.
 
-    The build is stopped (SIGSTOP) while the moment is checked. One that ends before the moment is seen is started again with the next of `outs`.
+    The build is stopped (SIGSTOP) while the moment is checked. One that ends first is started again with the next of
+    `outs`.
 
     Args:
         begin: starts the build that writes to a given folder.
