@@ -153,7 +153,8 @@ def tar_members(file: Readable) -> Iterator[tarfile.TarInfo]:
             errors="surrogateescape",
         ) as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()
+                # tarfile keeps every header that it has read, in a list that is missing in its stubs
+                tar.members.clear()  # type: ignore[attr-defined]
                 # global headers accumulate
                 if (size_bytes := sum(map(len, tar.pax_headers.values()))) > _MAX_HEADER_BYTES:
                     raise tarfile.ReadError(f"global headers of {size_bytes} bytes")

@@ -29,7 +29,7 @@ def write_media(root: Path) -> Path:
     (root / "v05.mp4").write_bytes(b"")
     (root / "v11.mp4").write_text("text")
     (root / "v17.mp4").write_bytes(first.read_bytes()[: first.stat().st_size // 2])
-    write_video(root / "v23.mp4", sound=False)
+    write_video(root / "v23.mp4", audio=False)
     (root / "v31.mp4").unlink()
     os.mkfifo(root / "v31.mp4")
     return root

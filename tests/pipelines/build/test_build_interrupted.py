@@ -1,4 +1,4 @@
-"""A build that was stopped, by a signal, a full disk or storage that went away, ends by the same command with the same bytes, and not with other settings."""
+"""A build interrupted by a signal, a full disk or lost storage resumes to the same bytes, only with equal settings."""
 
 import fcntl
 import json
@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_builds import build, contents, running, start, wait, write_media
+from tiny_builds import build, contents, interrupt, running, start, wait, write_media
 from tiny_disk import tiny_disk
 from tiny_media import write_video
 
@@ -30,13 +30,20 @@ def built(media, tmp_path_factory):
 
 
 def test_media_that_vanish_with_their_file_system_end_the_build_and_are_not_counted_as_missing(media, built, tmp_path):
-    root, out = tmp_path / "mount", tmp_path / "out"
-    root.symlink_to(media)
-    process = start(root, out, "processes=1")
-    wait(lambda: process.poll() is not None or list(out.glob("train-*.json")))
-    root.unlink()
-    told = process.communicate()[1]
-    assert process.returncode == 1 and "the storage has failed" in told and "Traceback" not in told
+    root = tmp_path / "mount"
+
+    def mount_and_start(out):
+        root.unlink(missing_ok=True)
+        root.symlink_to(media)
+        return start(root, out, "processes=1")
+
+    out, process, printed = interrupt(
+        mount_and_start,
+        [tmp_path / f"out{attempt}" for attempt in range(5)],
+        lambda out: list(out.glob("train-*.json")),
+        lambda _: root.unlink(),
+    )
+    assert process.returncode == 1 and "the storage failed" in printed and "Traceback" not in printed
     root.symlink_to(media)
     assert build(root, out, "processes=1").returncode == 0
     assert contents(out) == contents(built[0])
@@ -63,38 +70,36 @@ def _is_in_shard(out: Path, number: int) -> bool:
     [(signal.SIGKILL, 0), (signal.SIGKILL, 3), (signal.SIGKILL, 6), (signal.SIGINT, 2), (signal.SIGTERM, 4)],
 )
 def test_an_interrupted_build_ends_with_the_same_bytes(built, media, tmp_path, sent, shards):
-    for attempt in range(5):  # a machine that stalls for a moment may see the build over before it is interrupted
-        out = tmp_path / f"out{attempt}"
-        process = start(media, out, "processes=1")
-        wait(lambda process=process, out=out: process.poll() is not None or _is_in_shard(out, shards))
-        process.send_signal(sent)
-        _, printed = process.communicate(timeout=30)
-        if not (out / "manifest.json").exists():
-            break
+    out, process, printed = interrupt(
+        lambda out: start(media, out, "processes=1"),
+        [tmp_path / f"out{attempt}" for attempt in range(5)],
+        lambda out: _is_in_shard(out, shards),
+        lambda process: process.send_signal(sent),
+    )
     assert process.returncode == (130 if sent == signal.SIGINT else -sent), printed[-2000:]
     assert "Traceback" not in printed
     wait(lambda: not running(process))
-    kept = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
+    times = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
     assert build(media, out).returncode == 0
     assert contents(out) == contents(built[0])
-    assert all(path.stat().st_mtime_ns == when for path, when in kept.items()), "a whole shard was built again"
+    assert all(path.stat().st_mtime_ns == when for path, when in times.items()), "a finished shard was built again"
 
 
 @pytest.mark.slow
 def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built, media, tmp_path):
     began_s = time.monotonic()
-    assert build(media, tmp_path / "whole", "processes=2").returncode == 0
-    whole_s = time.monotonic() - began_s
+    assert build(media, tmp_path / "complete", "processes=2").returncode == 0
+    build_s = time.monotonic() - began_s
     draw, kills = random.Random(0), 0
     for attempt in range(100):
         out = tmp_path / f"out{attempt}"
         while kills < 20:
             process = start(media, out, "processes=2")
-            time.sleep(draw.uniform(0, whole_s))
+            time.sleep(draw.uniform(0, build_s))
             process.kill()
             process.communicate()
             if process.returncode == 0:
-                break  # it came to its end; the next one from the start
+                break  # it finished; the next attempt starts again
             kills += 1
             wait(lambda process=process: not running(process))
         assert build(media, out).returncode == 0
@@ -108,18 +113,10 @@ def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built,
 def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, tmp_path):
     with tiny_disk(tmp_path, "300k") as disk:
         done = build(media, disk / "out", "processes=1", "decode.audio_format=wav")
-        told = done.stderr.splitlines()[-1]
-        assert (
-            done.returncode == 1
-            and told.startswith("error: No space left on device")
-            and "Traceback" not in done.stderr
-        )
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert done.stderr.splitlines()[-1].startswith("error: No space left on device")
         names = sorted(path.name for path in (disk / "out").iterdir())
-        assert (
-            names[0] == "build.json"
-            and "manifest.json" not in names
-            and all(name.startswith("train-") for name in names[1:])
-        )
+        assert names[0] == "build.json" and all(name.startswith("train-") for name in names[1:])
         assert any(name.endswith(".tar") for name in names)
         subprocess.run(["mount", "-o", "remount,size=20M", disk], check=True)
         assert build(media, disk / "out", "decode.audio_format=wav").returncode == 0
@@ -129,30 +126,27 @@ def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, tmp_path):
 def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(built[0], out)
-    noted = json.loads((out / "build.json").read_text())
-    noted["versions"]["av"] = "1.0"
-    (out / "build.json").write_text(json.dumps(noted))
-    assert build(media, out).returncode == 0, "a finished data set is left alone"
+    recorded = json.loads((out / "build.json").read_text())
+    recorded["versions"]["av"] = "1.0"
+    (out / "build.json").write_text(json.dumps(recorded))
+    assert build(media, out).returncode == 0, "a complete data set is not changed"
     (out / "manifest.json").unlink()
     done = build(media, out)
-    assert (
-        done.returncode == 2
-        and "begun with other versions (av: 1.0 -> " in done.stderr
-        and len(done.stderr.splitlines()) == 1
-    )
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
+    assert "begun with other versions (av: 1.0 -> " in done.stderr
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (["clips_per_shard=5"], "clips_per_shard: 4 -> 5"),
         (["decode.jpeg_quality=80", "seed=1"], "decode.jpeg_quality: 90 -> 80; seed: 0 -> 1"),
     ],
 )
-def test_other_settings_in_the_same_folder_are_refused_and_named(built, media, changes, said):
+def test_other_settings_in_the_same_folder_are_refused_and_named(built, media, changes, message):
     before = contents(built[0])
     done = build(media, built[0], *changes)
-    assert done.returncode == 2 and said in done.stderr and len(done.stderr.splitlines()) == 1
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert contents(built[0]) == before
 
 
@@ -160,15 +154,15 @@ def test_another_table_of_rows_in_the_same_folder_is_refused(built, tmp_path):
     write_video(tmp_path / "media/v00.mp4")
     before = contents(built[0])
     done = build(tmp_path / "media", built[0])
-    assert done.returncode == 2 and "the rows of the source's table" in done.stderr
+    assert done.returncode == 2 and "the rows of the source" in done.stderr
     assert contents(built[0]) == before
 
 
 def test_two_builds_do_not_write_one_folder(media, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
-    held = os.open(out, os.O_RDONLY)
-    fcntl.flock(held, fcntl.LOCK_EX)
+    descriptor = os.open(out, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     done = build(media, out)
-    os.close(held)
+    os.close(descriptor)
     assert done.returncode == 2 and "is being written by another command" in done.stderr

@@ -1,7 +1,6 @@
-"""One clip of media: which frames and which stretch of sound come out."""
+"""The frames and the audio of one decoded clip."""
 
 import dataclasses
-import subprocess
 
 import av
 import numpy as np
@@ -17,24 +16,14 @@ from pipelines.build.decode.clip import FrameConverter
 
 @pytest.fixture(scope="module")
 def video(tmp_path_factory):
-    """10 s at 10 frames a second, a key frame each second, a flash and a click at 4.4 s."""
+    """10 s at 10 frames per second, a keyframe each second, a flash and a click at 4.4 s."""
     return write_video(tmp_path_factory.mktemp("media") / "v.mp4", duration_s=10.0, events_s=(4.4,))
 
 
 def test_frames_are_those_on_screen_at_the_middle_of_ten_equal_parts(tmp_path):
     decoded = decode(write_video(tmp_path / "v.mp4", duration_s=4.0))
-    assert frame_numbers(decoded) == [
-        2,
-        6,
-        10,
-        14,
-        18,
-        22,
-        26,
-        30,
-        34,
-        38,
-    ]  # 0.2 s, 0.6 s, ...: part n's middle is (n + 0.5) * 0.4 s
+    # 0.2 s, 0.6 s, ...: the middle of part n is (n + 0.5) * 0.4 s
+    assert frame_numbers(decoded) == [2, 6, 10, 14, 18, 22, 26, 30, 34, 38]
     assert np.allclose(decoded.frame_times_s, np.array([2, 6, 10, 14, 18, 22, 26, 30, 34, 38]) / 10)
     assert [frame.shape for frame in decoded.frames] == [(48, 64, 3)] * 10
     assert decoded.frames[0].dtype == np.uint8
@@ -55,8 +44,8 @@ def test_a_segment_that_starts_between_key_frames_is_exact_in_picture_and_sound(
     [
         ("v.mp4", 16000, {}),
         ("v.mkv", 44100, {}),
-        ("v.mkv", 48000, {"sound_delay_s": 0.5}),
-        ("v.mkv", 16000, {"picture_delay_s": 0.5}),
+        ("v.mkv", 48000, {"audio_delay_s": 0.5}),
+        ("v.mkv", 16000, {"video_delay_s": 0.5}),
         ("v.ts", 32000, {}),
     ],
 )
@@ -67,15 +56,15 @@ def test_a_flash_and_a_click_made_together_stay_together(tmp_path, name, rate_hz
         tmp_path / name, duration_s=4.0, fps=50, events_s=(2.0,), rate_hz=rate_hz, size_px=(32, 32), gop=25, **delays
     )
     decoded = decode(path, start_s, settings=settings)
-    flash_after_s = delays.get("picture_delay_s", 0) - delays.get("sound_delay_s", 0)
+    flash_after_s = delays.get("video_delay_s", 0) - delays.get("audio_delay_s", 0)
     assert flash_s(decoded) - click_s(decoded) == pytest.approx(flash_after_s, abs=0.025)
-    # An MPEG transport stream starts with the sound codec's 1024 samples of priming: 32 ms before picture and sound.
+    # An MPEG transport stream starts with the 1024 priming samples of the audio codec, 32 ms before audio and video.
     priming_s = 0.032 if name == "v.ts" else 0.0
-    assert click_s(decoded) == pytest.approx(2.0 - start_s + delays.get("sound_delay_s", 0) + priming_s, abs=0.025)
+    assert click_s(decoded) == pytest.approx(2.0 - start_s + delays.get("audio_delay_s", 0) + priming_s, abs=0.025)
 
 
 def test_a_sound_that_starts_late_is_silence_until_then(tmp_path):
-    decoded = decode(write_video(tmp_path / "v.mkv", sound_delay_s=0.5, audio_codec="pcm_s16le"))
+    decoded = decode(write_video(tmp_path / "v.mkv", audio_delay_s=0.5, audio_codec="pcm_s16le"))
     assert not decoded.waveform[:7900].any() and decoded.waveform[8100:9000].any()
 
 
@@ -132,11 +121,8 @@ def test_a_wav_and_a_picture_give_one_frame_at_zero(tmp_path):
     wav = write_wav(tmp_path / "a.wav", silence_with_clicks(1.0, (0.25,), 16000))
     Image.new("RGB", (300, 100), (10, 20, 30)).save(tmp_path / "p.png")
     decoded = decode(wav, image="p.png")
-    assert [frame.shape for frame in decoded.frames] == [(48, 144, 3)] and decoded.frames[0][0, 0].tolist() == [
-        10,
-        20,
-        30,
-    ]
+    assert [frame.shape for frame in decoded.frames] == [(48, 144, 3)]
+    assert decoded.frames[0][0, 0].tolist() == [10, 20, 30]
     assert (decoded.frame_times_s, decoded.fps) == ([0.0], 0.0)
     assert np.array_equal(decoded.waveform * 32768, soundfile.read(wav, dtype="int16")[0])
 
@@ -171,8 +157,8 @@ def test_colours_are_those_of_the_video_neither_darker_nor_lighter(size_px):
         frame = av.VideoFrame(*size_px, "yuv420p")
         for plane, value in zip(frame.planes, (luma, 110, 150), strict=True):
             plane.update(bytes([value]) * plane.buffer_size)
-        grey_part = 255 / 219 * (luma - 16)  # ITU-R BT.601, limited range
-        expected = np.array([grey_part + 1.596 * 22, grey_part - 0.392 * -18 - 0.813 * 22, grey_part + 2.017 * -18])
+        luma_part = 255 / 219 * (luma - 16)  # ITU-R BT.601, limited range
+        expected = np.array([luma_part + 1.596 * 22, luma_part - 0.392 * -18 - 0.813 * 22, luma_part + 2.017 * -18])
         if expected.min() >= 0 and expected.max() <= 255:
             errors.append(FrameConverter(None, 48)(frame)[20, 30] - expected)
     assert len(errors) > 20
@@ -180,43 +166,19 @@ def test_colours_are_those_of_the_video_neither_darker_nor_lighter(size_px):
 
 
 def test_a_rotated_video_comes_out_upright(tmp_path):
-    import imageio_ffmpeg
-
     path = write_video(tmp_path / "v.mp4", size_px=(64, 48))
-    ffmpeg = imageio_ffmpeg.get_ffmpeg_exe()
-    filters = "drawbox=x=0:y=0:w=32:h=24:color=white:t=fill"  # white top left corner
-    subprocess.run(
-        [ffmpeg, "-v", "error", "-i", path, "-vf", filters, "-c:v", "libx264", "-c:a", "copy", tmp_path / "corner.mp4"],
-        check=True,
-    )
-    subprocess.run(
-        [
-            ffmpeg,
-            "-v",
-            "error",
-            "-display_rotation",
-            "90",
-            "-i",
-            tmp_path / "corner.mp4",
-            "-c",
-            "copy",
-            tmp_path / "turned.mp4",
-        ],
-        check=True,
-    )
-    subprocess.run(
-        [ffmpeg, "-v", "error", "-i", tmp_path / "turned.mp4", "-frames:v", "1", tmp_path / "seen.png"], check=True
-    )
-    seen = np.asarray(Image.open(tmp_path / "seen.png").convert("RGB"))
-    frame = decode(tmp_path / "turned.mp4", settings=DecodeConfig(short_side_px=48, min_duration_s=0.3)).frames[0]
-    assert frame.shape == seen.shape == (64, 48, 3)
-    bright = {
-        name: (frame[y, x] > 200).all() for name, y, x in (("tl", 5, 5), ("tr", 5, 42), ("bl", 58, 5), ("br", 58, 42))
-    }
-    assert bright == {
-        name: (seen[y, x] > 200).all() for name, y, x in (("tl", 5, 5), ("tr", 5, 42), ("bl", 58, 5), ("br", 58, 42))
-    }
-    assert sum(bright.values()) == 1
+    corner, rotated, shown = tmp_path / "corner.mp4", tmp_path / "rotated.mp4", tmp_path / "shown.png"
+    white_top_left = "drawbox=x=0:y=0:w=32:h=24:color=white:t=fill"
+    ffmpeg("-i", path, "-vf", white_top_left, "-c:v", "libx264", "-c:a", "copy", corner)
+    ffmpeg("-display_rotation", "90", "-i", corner, "-c", "copy", rotated)
+    ffmpeg("-i", rotated, "-frames:v", "1", shown)
+    expected = np.asarray(Image.open(shown).convert("RGB"))
+    frame = decode(rotated, settings=DecodeConfig(short_side_px=48, min_duration_s=0.3)).frames[0]
+    assert frame.shape == expected.shape == (64, 48, 3)
+    corners = ((5, 5), (5, 42), (58, 5), (58, 42))
+    bright = [bool((frame[corner] > 200).all()) for corner in corners]
+    assert bright == [bool((expected[corner] > 200).all()) for corner in corners]
+    assert sum(bright) == 1
 
 
 def test_a_segment_past_the_end_is_cut_to_the_file_and_one_after_it_is_outside(video):
@@ -244,7 +206,7 @@ def test_a_file_that_states_no_duration_ends_where_it_ends(tmp_path, video):
 
 
 def test_a_recording_that_begins_in_the_middle_of_a_stream_is_taken_from_its_first_key_picture(tmp_path):
-    whole = write_video(tmp_path / "v.ts", duration_s=6.0)
-    (tmp_path / "mid.ts").write_bytes(whole.read_bytes()[whole.stat().st_size // 3 :])
+    full = write_video(tmp_path / "v.ts", duration_s=6.0)
+    (tmp_path / "mid.ts").write_bytes(full.read_bytes()[full.stat().st_size // 3 :])
     decoded = decode(tmp_path / "mid.ts")
     assert len(decoded.frames) == 10 and 3.5 < decoded.end_s < 4.5

@@ -1,4 +1,4 @@
-"""Media from the wild: which are turned away and why, and which odd or damaged ones are not."""
+"""Media that are rejected, by reason, and unusual or slightly damaged media that are not."""
 
 import dataclasses
 import os
@@ -14,17 +14,18 @@ from tiny_decode import SETTINGS, decode, ffmpeg, reason
 from tiny_media import silence_with_clicks, write_video, write_wav
 
 
-def _cut_off(path: Path) -> Path:
-    """The head of a file whose header is at its front and states the whole length."""
-    whole = write_video(path.with_name("whole.mp4"), duration_s=8.0, options={"movflags": "faststart"})
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+def _half(path: Path, full: Path) -> Path:
+    path.write_bytes(full.read_bytes()[: full.stat().st_size // 2])
     return path
+
+
+def _truncated(path: Path) -> Path:
+    """Half of a file whose header is at its front and states the full length."""
+    return _half(path, write_video(path.with_name("full.mp4"), duration_s=8.0, options={"movflags": "faststart"}))
 
 
 def _no_moov(path: Path) -> Path:
-    whole = write_video(path.with_name("whole.mp4"))
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    return path
+    return _half(path, write_video(path.with_name("full.mp4")))
 
 
 def _written(content: bytes):
@@ -45,9 +46,9 @@ BAD_MEDIA = {
     "a folder": ("unreadable", lambda path: path.mkdir()),
     "a pipe": ("unreadable", os.mkfifo),
     "no index": ("unreadable", _no_moov),
-    "cut off": ("unreadable", _cut_off),
-    "no sound stream": ("no_audio", lambda path: write_video(path, sound=False)),
-    "no picture stream": ("no_video", lambda path: write_video(path, picture=False)),
+    "truncated": ("unreadable", _truncated),
+    "no audio stream": ("no_audio", lambda path: write_video(path, audio=False)),
+    "no video stream": ("no_video", lambda path: write_video(path, video=False)),
     "silence": ("silent", lambda path: write_video(path, waveform=np.zeros((1, 32000), np.float32))),
     "too short": ("too_short", lambda path: write_video(path, duration_s=0.2)),
 }
@@ -60,11 +61,6 @@ def test_bad_media_are_rejected_with_their_reason(tmp_path, case):
     assert reason(tmp_path / (name if isinstance(name, str) else "bad.mp4")) == expected
 
 
-def _half(path: Path, whole: Path) -> Path:
-    path.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
-    return path
-
-
 @pytest.mark.parametrize("kind", ["wav", "flac"])
 def test_a_sound_cut_off_beside_a_whole_picture_is_unreadable(tmp_path, kind):
     ffmpeg(
@@ -72,7 +68,7 @@ def test_a_sound_cut_off_beside_a_whole_picture_is_unreadable(tmp_path, kind):
     )
     Image.new("RGB", (50, 50)).save(tmp_path / "p.png")
     assert decode(tmp_path / f"b.{kind}", image="p.png").end_s == 4.0
-    assert reason(_half(tmp_path / f"cut.{kind}", tmp_path / f"b.{kind}"), image="p.png") == "unreadable"
+    assert reason(_half(tmp_path / f"half.{kind}", tmp_path / f"b.{kind}"), image="p.png") == "unreadable"
 
 
 def test_a_streamed_wav_whose_header_knows_no_length_is_whole(tmp_path):
@@ -85,12 +81,14 @@ def test_a_streamed_wav_whose_header_knows_no_length_is_whole(tmp_path):
 
 
 def test_a_little_damage_is_concealed_and_much_is_unreadable(tmp_path):
-    whole = write_video(tmp_path / "v.mp4", duration_s=6.0, events_s=(2.2,)).read_bytes()
-    (tmp_path / "scratch.mp4").write_bytes(whole[: len(whole) // 3] + b"\xff" * 3000 + whole[len(whole) // 3 + 3000 :])
-    assert decode(tmp_path / "scratch.mp4").end_s == 6.0
+    intact = write_video(tmp_path / "v.mp4", duration_s=6.0, events_s=(2.2,)).read_bytes()
+    (tmp_path / "scratched.mp4").write_bytes(
+        intact[: len(intact) // 3] + b"\xff" * 3000 + intact[len(intact) // 3 + 3000 :]
+    )
+    assert decode(tmp_path / "scratched.mp4").end_s == 6.0
     noise = np.random.default_rng(0)
-    ruined = bytearray(whole)
-    for at in noise.integers(2000, len(whole) - 6000, 2000):
+    ruined = bytearray(intact)
+    for at in noise.integers(2000, len(intact) - 6000, 2000):
         ruined[at] ^= 0x55
     (tmp_path / "ruined.mp4").write_bytes(ruined)
     assert reason(tmp_path / "ruined.mp4") == "unreadable"
@@ -123,9 +121,10 @@ def test_something_small_that_moves_is_motion(tmp_path):
 def test_a_file_nobody_may_read_is_unreadable(tmp_path):
     path = write_video(tmp_path / "v.mp4")
     path.chmod(0)
-    code = (  # as another user: root may read everything
+    code = (  # as another user, because root may read all files
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path; from configs.schema import DecodeConfig; from pipelines.manifest import Clip, RejectedClip\n"
+        "from pathlib import Path; from configs.schema import DecodeConfig\n"
+        "from pipelines.manifest import Clip, RejectedClip\n"
         "import pipelines.build.decode.clip as d, av\n"
         "if os.getuid() == 0: os.setuid(65534)\n"
         "try: d.decode_clip(Clip(id='a', media='v.mp4'), Path(sys.argv[2]), DecodeConfig())\n"
@@ -133,9 +132,8 @@ def test_a_file_nobody_may_read_is_unreadable(tmp_path):
     )
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o755)
-    root = ROOT
-    done = subprocess.run([sys.executable, "-c", code, root, tmp_path], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "unreadable v.mp4: no right to read it"
+    done = subprocess.run([sys.executable, "-c", code, ROOT, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "unreadable v.mp4: permission denied"
 
 
 def test_a_sound_file_with_a_cover_picture_has_no_video(tmp_path):
@@ -148,7 +146,7 @@ def test_a_sound_file_with_a_cover_picture_has_no_video(tmp_path):
 
 def test_a_bad_picture_beside_a_good_sound_is_unreadable(tmp_path):
     wav = write_wav(tmp_path / "a.wav", silence_with_clicks(1.0, (0.2,), 16000))
-    (tmp_path / "p.jpg").write_bytes(b"no picture")
+    (tmp_path / "p.jpg").write_bytes(b"not an image")
     assert reason(wav, image="p.jpg") == "unreadable"
     assert reason(wav, image="none.jpg") == "missing"
 
