@@ -39,12 +39,12 @@ class Index(NamedTuple):
     Attributes:
         entry: its content.
         ids: the ids of the clips, in the order of the tar.
-        places: (offset, size) in bytes of the data of each member, by ID.EXTENSION.
+        byte_ranges: (offset, size) in bytes of the data of each member, by ID.EXTENSION.
     """
 
     entry: dict[str, Any]
     ids: list[str]
-    places: dict[str, tuple[int, int]]
+    byte_ranges: dict[str, tuple[int, int]]
 
 
 class Readable(Protocol):
@@ -80,13 +80,14 @@ def read_manifest(out: Folder) -> tuple[dict[str, Any], str]:
     return manifest, ""
 
 
-def read_index(out: Folder, shard: str, with_states: bool = False) -> Index:
+def read_index(out: Folder, shard: str, with_fingerprints: bool = False) -> Index:
     """Read and validate the index of a shard.
 
     Args:
         out: folder of the data set.
         shard: name of the shard, without `.tar`.
-        with_states: require fingerprints of the media of rejected clips, which data sets of format 2 and later have.
+        with_fingerprints: require fingerprints of the media of rejected clips, which data sets of format 2 and later
+            have.
 
     Raises:
         FileNotFoundError: the index does not exist.
@@ -98,22 +99,22 @@ def read_index(out: Folder, shard: str, with_states: bool = False) -> Index:
         is_valid = is_safe_name if entry.get("adopted") is True else is_id
         if invalid_ids := [i for i in ids if not (isinstance(i, str) and is_valid(i))]:
             raise CorruptDataError(f"{invalid_ids[0]!r} is not a valid id")
-        places = {
-            f"{clip['id']}.{extension}": tuple(place)
+        byte_ranges = {
+            f"{clip['id']}.{extension}": tuple(byte_range)
             for clip in entry["members"]
-            for extension, place in clip["files"].items()
+            for extension, byte_range in clip["files"].items()
         }
-        if invalid := [name for name, place in places.items() if len(place) != 2 or not all(map(_is_count, place))]:
-            raise CorruptDataError(f"offset and size of {invalid[0]} are {places[invalid[0]]}")
+        if invalid := [name for name, pair in byte_ranges.items() if len(pair) != 2 or not all(map(_is_count, pair))]:
+            raise CorruptDataError(f"offset and size of {invalid[0]} are {byte_ranges[invalid[0]]}")
         keys = ("id", "reason", "detail")
         if invalid_rows := [row for row in entry["rejected"] if {type(row[key]) for key in keys} != {str}]:
             raise CorruptDataError(f"invalid rejected row: {invalid_rows[0]}")
-        states = entry["media_of_rejected"].keys() if with_states else set()
-        if unknown := sorted(states - {row["id"] for row in entry["rejected"]}):
+        fingerprints = entry["media_of_rejected"].keys() if with_fingerprints else set()
+        if unknown := sorted(fingerprints - {row["id"] for row in entry["rejected"]}):
             raise CorruptDataError(f"media_of_rejected lists {unknown[0]}, which was not rejected")
     except (KeyError, TypeError, AttributeError) as error:
         raise CorruptDataError(f"not written by pipelines.build: {type(error).__name__} {error}") from None
-    return Index(entry, ids, places)
+    return Index(entry, ids, byte_ranges)
 
 
 def is_shard_name(name: str) -> bool:

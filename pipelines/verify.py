@@ -52,14 +52,14 @@ class _ShardResult(NamedTuple):
 
     Attributes:
         name: its name.
-        damages: one line for each finding.
+        problems: one line for each finding.
         id_hashes: int64 [clips], hashes of the ids.
         reasons: number of rejected rows by reason; None if the index cannot be read.
         rejected_lines: its part of rejected.jsonl.
     """
 
     name: str
-    damages: list[str]
+    problems: list[str]
     id_hashes: np.ndarray
     reasons: Counter[str] | None
     rejected_lines: bytes
@@ -69,7 +69,7 @@ def main(config: VerifyConfig, folder: str) -> int:
     """Print one line for each finding and a summary table; returns the exit code."""
     from tqdm import tqdm
 
-    out, began_s, damages = open_folder(folder), time.perf_counter(), 0
+    out, began_s, problems = open_folder(folder), time.perf_counter(), 0
     if not (out.path.is_dir() if isinstance(out, LocalFolder) else out.sizes()):
         raise UsageError(f"{folder}: no such folder of shards")
     manifest, wrong = read_manifest(out)
@@ -78,17 +78,17 @@ def main(config: VerifyConfig, folder: str) -> int:
     if not manifest and not any(name.endswith((".tar", ".json", ".jsonl")) for name in sizes):
         raise UsageError(f"{folder}: not a folder of shards, it contains neither manifest.json nor a .tar")
     threads = config.threads or (len(os.sched_getaffinity(0)) if isinstance(out, LocalFolder) else _REMOTE_THREADS)
-    for damage in [wrong] if wrong else _damages(out, manifest, sizes, threads, results):
-        tqdm.write(printable(damage))
-        damages += 1
+    for problem in [wrong] if wrong else _problems(out, manifest, sizes, threads, results):
+        tqdm.write(printable(problem))
+        problems += 1
     size_bytes, seconds = sum(sizes.get(f"{shard.name}.tar", 0) for shard in results), time.perf_counter() - began_s
     print(f"{'shards':<10}{len(results):>10}   {size_bytes / 1e6:.1f} MB read in {seconds:.1f} s")
     print(f"{'clips':<10}{sum(len(shard.id_hashes) for shard in results):>10}")
-    print(f"{'damages':<10}{damages:>10}" + (f"   {_remedy(manifest)}" if damages else ""))
-    return 1 if damages else 0
+    print(f"{'problems':<10}{problems:>10}" + (f"   {_remedy(manifest)}" if problems else ""))
+    return 1 if problems else 0
 
 
-def _damages(
+def _problems(
     out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int, results: list[_ShardResult]
 ) -> Iterator[str]:
     """One line for each finding, in a deterministic order; fills `results` meanwhile."""
@@ -104,10 +104,10 @@ def _damages(
     for name in sorted({name for name in sizes if name.endswith(".tar")} - listed):
         yield f"{name} is not in manifest.json"
     for shard in _check_shards(out, manifest, sizes, threads):
-        yield from shard.damages
-        results.append(shard._replace(damages=[]))
+        yield from shard.problems
+        results.append(shard._replace(problems=[]))
     if all(shard.reasons is not None for shard in results):  # otherwise an index is damaged, which is reported above
-        yield from _rejected_damages(out, manifest, results)
+        yield from _rejected_problems(out, manifest, results)
     if manifest.get("adopted") is not True:  # third-party shards may each count from 0
         yield from _limited(_duplicate_ids(out, results), "duplicate ids")
 
@@ -118,14 +118,14 @@ def _remedy(manifest: dict[str, Any]) -> str:
     return "remove the damaged files and run the same pipelines.build again"
 
 
-def _limited(damages: Iterator[str], rest: str) -> list[str]:
+def _limited(problems: Iterator[str], rest: str) -> list[str]:
     """At most _MAX_REPORTED lines, and the number of the others."""
-    reported = list(itertools.islice(damages, _MAX_REPORTED))
-    more = sum(1 for _ in damages)
+    reported = list(itertools.islice(problems, _MAX_REPORTED))
+    more = sum(1 for _ in problems)
     return [*reported, f"{more} more {rest}"] if more else reported
 
 
-def _rejected_damages(out: Folder, manifest: dict[str, Any], results: Sequence[_ShardResult]) -> Iterator[str]:
+def _rejected_problems(out: Folder, manifest: dict[str, Any], results: Sequence[_ShardResult]) -> Iterator[str]:
     """Compare rejected.jsonl and stats.json with the indices of the shards, which hold the same rows."""
     expected, actual, lines = hashlib.sha256(b"".join(shard.rejected_lines for shard in results)), hashlib.sha256(), 0
     try:
@@ -184,50 +184,50 @@ def _check_shard(out: Folder, format_version: int, sizes: dict[str, int], shard:
     import numpy as np
 
     name, index = shard["name"], None
-    damages: list[str] = []
+    problems: list[str] = []
     try:
-        index = read_index(out, name, with_states=format_version >= 2)
+        index = read_index(out, name, with_fingerprints=format_version >= 2)
         if differing := [key for key in _ENTRY_KEYS if index.entry.get(key) != shard[key]]:
-            damages.append(f"{name}.json and manifest.json differ in {', '.join(differing)}")
+            problems.append(f"{name}.json and manifest.json differ in {', '.join(differing)}")
         if len(index.ids) != shard["clips"]:
-            damages.append(f"{name}.json lists {len(index.ids)} clips, but manifest.json has clips={shard['clips']}")
+            problems.append(f"{name}.json lists {len(index.ids)} clips, but manifest.json has clips={shard['clips']}")
     except (FileNotFoundError, CorruptDataError) as error:
-        damages.append(f"{name}.json cannot be read: {error}")
+        problems.append(f"{name}.json cannot be read: {error}")
     if f"{name}.tar" in sizes:
-        damages += _limited(_tar_damages(out, shard, index), f"damages of {name}")
+        problems += _limited(_tar_problems(out, shard, index), f"problems of {name}")
     else:
-        damages.append(f"{name}.tar is missing")
+        problems.append(f"{name}.tar is missing")
     ids, rejected = (index.ids, index.entry["rejected"]) if index else ([], [])
     return _ShardResult(
         name,
-        damages,
+        problems,
         np.fromiter(map(hash, ids), np.int64, len(ids)),
         Counter(row["reason"] for row in rejected) if index else None,
         b"".join(json.dumps(row).encode() + b"\n" for row in rejected),
     )
 
 
-def _tar_damages(out: Folder, shard: dict[str, Any], index: Index | None) -> Iterator[str]:
+def _tar_problems(out: Folder, shard: dict[str, Any], index: Index | None) -> Iterator[str]:
     """Read a tar once, for its hash and its headers, and compare these with the index."""
     tar, json_name = f"{shard['name']}.tar", f"{shard['name']}.json"
-    places, adopted = (dict(index.places), index.entry.get("adopted") is True) if index else ({}, False)
+    unseen, adopted = (dict(index.byte_ranges), index.entry.get("adopted") is True) if index else ({}, False)
     try:
         with out.open(tar) as file:
             hashed = HashingReader(file)
             try:
                 for member in tar_members(hashed):
                     key = ".".join(key_and_extension(member.name) or ()) if adopted else member.name
-                    listed, actual = places.pop(key, None), (member.offset_data, member.size)
+                    listed, actual = unseen.pop(key, None), (member.offset_data, member.size)
                     if not member.isreg() and not (adopted and member.isdir()):
                         yield f"{tar} contains {member.name}, which is not a regular file"
                     elif index and listed is None:
-                        if key in index.places:
+                        if key in index.byte_ranges:
                             yield f"{tar} contains {member.name} twice"
                         elif not adopted:
                             yield f"{tar} contains {member.name}, which {json_name} does not list"
                     elif index and listed != actual:
                         yield f"{json_name} lists {member.name} at {listed}, but it is at {actual} (offset, size)"
-                yield from (f"{tar} lacks {missing}, which {json_name} lists" for missing in places)
+                yield from (f"{tar} lacks {missing}, which {json_name} lists" for missing in unseen)
             except CorruptDataError as error:
                 yield f"{tar} is not a readable tar: {error}"
             while hashed.read(_READ_BYTES):

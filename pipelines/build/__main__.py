@@ -63,7 +63,7 @@ def main(config: BuildConfig) -> int:
 
 
 def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: MediaCheck) -> int:
-    if not table.acceptable:
+    if not table.clips:
         raise UsageError(
             f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}"
             + table.example()

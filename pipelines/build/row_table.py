@@ -27,14 +27,14 @@ class RowTable:
         path: the file of rows.
         sha256: SHA-256 of the file.
         offsets: uint64 [rows], offset in bytes of each row in the file, in the order of the shards.
-        acceptable: number of rows that are clips; the others are `Rejected`.
+        clips: number of rows that are clips; the others are `Rejected`.
         rows_per_shard: row i belongs to shard i // rows_per_shard.
     """
 
     path: Path
     sha256: str
     offsets: np.ndarray
-    acceptable: int
+    clips: int
     rows_per_shard: int
 
     def __len__(self) -> int:
@@ -81,7 +81,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
     """
     digest, seen = hashlib.sha256(), set()
     offsets, keys = array("Q"), bytearray()
-    offset = acceptable = 0
+    offset = clips = 0
     with path.open("wb", buffering=1 << 20) as file:
         for row in rows:
             if isinstance(row, Clip):
@@ -91,7 +91,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
                     row = Rejected(row.id, "duplicate_id", f"another clip, of {row.media}, at {row.start_s} s")
                 else:
                     seen.add(row.id)
-                    acceptable += 1
+                    clips += 1
             line = _line(row)
             file.write(line)
             digest.update(line)
@@ -99,9 +99,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
             keys += hashlib.blake2b(f"{seed} {_quoted(row.id)}".encode(), digest_size=8).digest()
             offset += len(line)
     order = np.argsort(np.frombuffer(keys, dtype=">u8"), kind="stable")
-    return RowTable(
-        path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], acceptable, rows_per_shard
-    )
+    return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], clips, rows_per_shard)
 
 
 def _line(row: Clip | Rejected) -> bytes:

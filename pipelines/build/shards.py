@@ -6,11 +6,12 @@ it is written after the tar, and both are written atomically (pipelines/storage)
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -52,7 +53,7 @@ def build_shard(
     members: list[Entry] = []
     rejected: list[Rejected] = []
     states: dict[str, str] = {}
-    with _StoredMembers(spec.out, earlier) as stored, spec.out.atomic_open(f"{name}.tar") as file:
+    with _stored_members(spec.out, earlier) as stored, spec.out.atomic_open(f"{name}.tar") as file:
         hashing = _HashingWriter(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:
@@ -60,7 +61,7 @@ def build_shard(
                     try:
                         if earlier and row.id in known and row.id not in changed:
                             raise RejectedClip(known[row.id]["reason"], known[row.id]["detail"])
-                        files = stored.of(row.id) or process.encode(row)
+                        files = stored(row.id) or process.encode(row)
                         members.append({"id": row.id, "labels": row.labels, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
                         states[row.id] = media_fingerprint(spec.root, row)
@@ -108,38 +109,33 @@ def _changed_rejects(spec: BuildSpec, rows: Sequence[Clip | Rejected], entry: En
 
 def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:
     """Append the members of a clip; returns (offset, size) in bytes of the data of each, by extension."""
-    places = {}
+    byte_ranges = {}
     for extension, data in files.items():
         header = tarfile.TarInfo(f"{key}.{extension}")
         header.size = len(data)
         start = tar.offset
         tar.addfile(header, io.BytesIO(data))
-        places[extension] = (start + tarfile.BLOCKSIZE, len(data))
-    return places
+        byte_ranges[extension] = (start + tarfile.BLOCKSIZE, len(data))
+    return byte_ranges
 
 
-class _StoredMembers:
-    """Reads the members of the clips of an earlier shard; empty if there is none."""
+@contextlib.contextmanager
+def _stored_members(folder: Folder, entry: Entry | None) -> Iterator[Callable[[str], dict[str, bytes]]]:
+    """Yield a function that reads the members of a clip from an earlier shard, {} if it does not have the clip."""
+    if entry is None:
+        yield lambda _: {}
+        return
+    files = {member["id"]: member["files"] for member in entry["members"]}
+    with folder.open(f"{entry['name']}.tar") as tar:
 
-    def __init__(self, folder: Folder, entry: Entry | None) -> None:
-        self._folder, self._name = folder, f"{entry['name']}.tar" if entry else ""
-        self._places = {member["id"]: member["files"] for member in entry["members"]} if entry else {}
+        def read_members(clip_id: str) -> dict[str, bytes]:
+            members = {}
+            for extension, (offset, size) in files.get(clip_id, {}).items():
+                tar.seek(offset)
+                members[extension] = tar.read(size)
+            return members
 
-    def __enter__(self) -> _StoredMembers:
-        self._file = self._folder.open(self._name) if self._name else None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def of(self, clip_id: str) -> dict[str, bytes]:
-        files = {}
-        if self._file:
-            for extension, (offset, size) in self._places.get(clip_id, {}).items():
-                self._file.seek(offset)
-                files[extension] = self._file.read(size)
-        return files
+        yield read_members
 
 
 class _HashingWriter(io.RawIOBase):

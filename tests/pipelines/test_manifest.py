@@ -54,7 +54,7 @@ def test_row_table_returns_each_row_once_in_shuffled_order(tmp_path):
     clips = _clips(50)
     table = write_rows(clips, tmp_path / "rows", seed=0, rows_per_shard=8)
     found = list(table.read(0, 50))
-    assert len(table) == table.acceptable == 50
+    assert len(table) == table.clips == 50
     assert found != clips
     assert sorted(found, key=lambda c: int(c.id[1:])) == clips
     assert list(table.read(10, 20)) == found[10:20]
@@ -85,7 +85,7 @@ def test_first_of_several_rows_with_the_same_id_is_kept(tmp_path):
     ]
     table = write_rows(rows, tmp_path / "rows", seed=0, rows_per_shard=8)
     found = list(table.read(0, 4))
-    assert table.acceptable == 1
+    assert table.clips == 1
     assert [row.media for row in found if isinstance(row, Clip)] == ["1.mp4"]
     assert sorted(row.reason for row in found if isinstance(row, Rejected)) == ["bad_id", "bad_row", "duplicate_id"]
 

@@ -66,7 +66,7 @@ def test_damages_of_one_shard_are_limited_to_twenty_lines(out, capsys):
     (out / TAR).write_bytes((out / "train-000000.tar").read_bytes())
     edit_json(out / INDEX, lambda i: i["members"][0]["files"].update({f"{n}.npy": [0, 5] for n in range(100)}))
     _, lines = verify(out, capsys)
-    assert len(lines) < 30 and any("more damages of train-000001" in line for line in lines)
+    assert len(lines) < 30 and any("more problems of train-000001" in line for line in lines)
 
 
 def test_unreadable_index_reports_no_rejected_clips(out, capsys):
@@ -112,8 +112,11 @@ def test_large_tar_is_verified_in_bounded_memory(out):
         member.size = 1 << 28
         with open("/dev/zero", "rb") as zeros:  # noqa: PTH123
             tar.addfile(member, zeros)
-    code = "import sys; from configs.schema import VerifyConfig; from pipelines.verify import main; main(VerifyConfig(), sys.argv[1]); "
-    code += "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    code = (
+        "import sys; from configs.schema import VerifyConfig; from pipelines.verify import main\n"
+        "main(VerifyConfig(), sys.argv[1])\n"
+        "print(*[line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')])"
+    )
     done = subprocess.run([sys.executable, "-c", code, str(out)], cwd=ROOT, capture_output=True, text=True)
     assert f"{TAR} contains x.jpg, which" in done.stdout
     assert int(done.stdout.split()[-1]) < 150_000  # KiB

@@ -86,8 +86,8 @@ def interrupt(
 ) -> tuple[object, subprocess.Popen, str]:
     """Interrupt a build before it is complete, at a moment that does not depend on the speed of the machine.
 
-    The build is stopped (SIGSTOP) while the moment is checked. One that ends first is started again with the next of
-    `outs`.
+    When the moment has come, the build is stopped (SIGSTOP) and the moment is checked again before it is interrupted. A
+    build that is complete before that is started again with the next of `outs`.
 
     Args:
         begin: starts the build that writes to a given folder.
@@ -101,17 +101,19 @@ def interrupt(
     for out in outs:
         process = begin(out)
         while process.poll() is None:
+            if not is_time(out):
+                time.sleep(0.005)
+                continue
             os.killpg(process.pid, signal.SIGSTOP)
-            if is_time(out):
+            is_still_time = is_time(out)
+            if is_still_time:
                 act(process)
-                os.killpg(process.pid, signal.SIGCONT)
-                printed = process.communicate(timeout=60)[1]
-                if process.returncode != 0:
-                    return out, process, printed
-                break
             os.killpg(process.pid, signal.SIGCONT)
-            time.sleep(0.01)
-        process.communicate()
+            if is_still_time:
+                break
+        _, printed = process.communicate(timeout=60)
+        if process.returncode != 0:
+            return out, process, printed
     raise AssertionError(f"{len(outs)} builds were complete before they could be interrupted")
 
 

@@ -31,7 +31,7 @@ def verify(out: Path, capsys) -> tuple[int, list[str]]:
     """The exit code and the printed lines, without the summary table."""
     code = main(VerifyConfig(), str(out))
     lines = capsys.readouterr().out.splitlines()
-    return code, [line for line in lines if not line.startswith(("shards ", "clips ", "damages "))]
+    return code, [line for line in lines if not line.startswith(("shards ", "clips ", "problems "))]
 
 
 def edit_json(path: Path, change: Callable[[dict], object]) -> None:

@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 # Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
 _MAX_JITTER_S = 0.02
-_DTYPES: dict[str, type[np.generic]] = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+_DTYPES: dict[str, type[np.generic]] = {
+    "u8": np.uint8,
+    "s16": np.int16,
+    "s32": np.int32,
+    "s64": np.int64,
+    "flt": np.float32,
+    "dbl": np.float64,
+}
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 

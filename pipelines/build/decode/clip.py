@@ -85,8 +85,8 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
         settings: number and size of frames, sample rate, minimum and maximum duration.
 
     Returns:
-        The clip with `settings.frames_per_clip` frames, or fewer if the same frame is on screen at several moments; one
-        frame for a clip with an image.
+        The clip with `settings.frames_per_clip` frames, or fewer if the same frame is on screen at several sample
+        times; one frame for a clip with an image.
 
     Raises:
         RejectedClip: the clip cannot be used.
@@ -163,16 +163,16 @@ def _read_video(
     """The distinct frames of a segment, their times in seconds, and the frame rate."""
     stream = video_stream(container)
     convert = FrameConverter(stream.sample_aspect_ratio, settings.short_side_px)
-    moments_s = sample_times(segment.duration_s, settings.frames_per_clip)
+    sample_times_s = sample_times(segment.duration_s, settings.frames_per_clip)
     read_frames = {"pyav": frames_pyav.read_frames, "decord": frames_decord.read_frames}[settings.decoder]
-    decoded = read_frames(media, segment, packets, moments_s, settings.mode, convert)
+    decoded = read_frames(media, segment, packets, sample_times_s, settings.mode, convert)
     if not decoded:
         raise RejectedClip("no_video", f"no frame between {segment.start_s:.2f} s and {segment.end_s:.2f} s")
     distinct = [
         item for index, item in enumerate(decoded) if not index or not np.array_equal(item[1], decoded[index - 1][1])
     ]
     frames = [frame for _, frame in distinct]
-    shows_motion = len(moments_s) > 1 and (len(decoded) > 1 or settings.mode != "keyframes")
+    shows_motion = len(sample_times_s) > 1 and (len(decoded) > 1 or settings.mode != "keyframes")
     if not settings.keep_static and shows_motion and _is_static(frames):
         raise RejectedClip("static", "the frames do not differ")
     return frames, [time_s for time_s, _ in distinct], float(stream.average_rate or 0)

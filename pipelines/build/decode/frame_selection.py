@@ -18,25 +18,25 @@ def sample_times(duration_s: float, count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) * duration_s / count
 
 
-def frame_at(times_s: ArrayLike, moments_s: np.ndarray) -> np.ndarray:
-    """The frame on screen at each moment: the last one presented before it, or the first frame if there is none.
+def frame_at(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+    """The frame on screen at each sample time: the last one presented before it, or the first frame if there is none.
 
     Args:
         times_s: presentation time of each frame; at least one, in any order.
-        moments_s: float64 [count].
+        sample_times_s: float64 [count].
 
     Returns:
         int64 [count], indices into `times_s`.
     """
     times_s = np.asarray(times_s)
     order = np.argsort(times_s, kind="stable")
-    ranks = np.searchsorted(times_s[order], moments_s + _ROUNDING_S, side="right") - 1
+    ranks = np.searchsorted(times_s[order], sample_times_s + _ROUNDING_S, side="right") - 1
     return order[np.maximum(ranks, 0)]
 
 
-def nearest(times_s: ArrayLike, moments_s: np.ndarray) -> np.ndarray:
-    """The frame nearest to each moment, the first of equally near ones; int64 [count], indices into `times_s`."""
-    return np.abs(np.asarray(times_s)[None, :] - moments_s[:, None]).argmin(axis=1)
+def nearest(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+    """The frame nearest to each sample time, the first of equally near ones; int64 [count], indices into `times_s`."""
+    return np.abs(np.asarray(times_s)[None, :] - sample_times_s[:, None]).argmin(axis=1)
 
 
 def packet_ranges(times_s: Sequence[float], keys: Sequence[bool], selected: Sequence[int]) -> list[range]:

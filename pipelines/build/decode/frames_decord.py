@@ -28,7 +28,7 @@ def read_frames(
     path: Path,
     segment: Segment,
     _packets: FrameTimes,
-    moments_s: np.ndarray,
+    sample_times_s: np.ndarray,
     mode: str,
     convert: Callable[[VideoFrame], T],
 ) -> list[tuple[float, T]]:
@@ -50,7 +50,7 @@ def read_frames(
         times_s = reader.get_frame_timestamp(list(range(len(reader))))[:, 0] + offset_s
         candidates = np.asarray(reader.get_key_indices()) if mode == "keyframes" else np.arange(len(reader))
         inside = candidates[times_s[candidates] < segment.duration_s]
-        selected = np.unique(inside[(nearest if mode == "keyframes" else frame_at)(times_s[inside], moments_s)])
+        selected = np.unique(inside[(nearest if mode == "keyframes" else frame_at)(times_s[inside], sample_times_s)])
         frames = reader.get_batch(selected.tolist()).asnumpy()
     except (decord.DECORDError, IndexError, ValueError) as error:
         raise RejectedClip("unreadable", f"{path.name}: {str(error).splitlines()[0]}") from None

@@ -1,9 +1,9 @@
 """Decodes frames of a segment with PyAV, in one thread, and no more packets than needed.
 
-- `exact`: the frames on screen at the moments. Non-reference frames are skipped unless selected, and so are those after
-  the last selected one of a GOP.
+- `exact`: the frames on screen at the sample times. Non-reference frames are skipped unless selected, and so are those
+  after the last selected one of a GOP.
 - `fast`: the reference frame nearest to each of those, if it is within 0.1 s of it; otherwise as `exact`.
-- `keyframes`: the keyframes nearest to the moments.
+- `keyframes`: the keyframes nearest to the sample times.
 - A file that does not state presentation times, or wrong ones, is decoded from end to end.
 """
 
@@ -33,17 +33,17 @@ def read_frames(
     path: Path,
     segment: Segment,
     packets: FrameTimes,
-    moments_s: np.ndarray,
+    sample_times_s: np.ndarray,
     mode: str,
     convert: Callable[[VideoFrame], T],
 ) -> list[tuple[float, T]]:
-    """Decode the frames of a segment at given moments.
+    """Decode the frames of a segment at given sample times.
 
     Args:
         path: the media file.
         segment: the segment.
         packets: the presentation times of its frames.
-        moments_s: float64 [frames], increasing, seconds from the start of the clip.
+        sample_times_s: float64 [frames], increasing, seconds from the start of the clip.
         mode: exact, fast or keyframes.
         convert: converts the selected frames.
 
@@ -58,7 +58,7 @@ def read_frames(
     if packets.stamps:
         shown = np.flatnonzero(np.logical_and(packets.shown, packets.keys) if mode == "keyframes" else packets.shown)
         times_s = np.asarray(packets.times_s)
-        selected = np.unique(shown[(nearest if mode == "keyframes" else frame_at)(times_s[shown], moments_s)])
+        selected = np.unique(shown[(nearest if mode == "keyframes" else frame_at)(times_s[shown], sample_times_s)])
         selected = selected[np.argsort(times_s[selected])]
         for exactly in (False, True) if mode == "fast" else (True,):
             try:
@@ -73,9 +73,9 @@ def read_frames(
                 return _distinct(decoded)
     for preroll_s in PREROLL_S:
         frames = _decode_all(path, segment, segment.start_s - preroll_s)
-        frames_on_screen = select_frames(frames, moments_s.tolist(), by_nearness=False)
+        frames_on_screen = select_frames(frames, sample_times_s.tolist(), by_nearness=False)
         decoded = [(time_s, convert(frame)) for time_s, frame in frames_on_screen]
-        if preroll_s >= segment.start_s or (decoded and decoded[0][0] <= moments_s[0]):
+        if preroll_s >= segment.start_s or (decoded and decoded[0][0] <= sample_times_s[0]):
             break
     return _distinct(decoded)
 

@@ -58,13 +58,13 @@ def test_stock_webdataset_reads_every_shard(built):
     assert all(key == json_id and members == ["0.jpg", "1.jpg", "flac", "json"] for key, json_id, members in samples)
 
 
-def test_the_bytes_depend_neither_on_the_processes_nor_on_where_the_media_lie(built, media, tmp_path):
+def test_shards_are_byte_identical_for_any_process_count_and_media_path(built, media, tmp_path):
     (tmp_path / "elsewhere").symlink_to(media)
     assert build(tmp_path / "elsewhere", tmp_path / "out", "processes=1").returncode == 0
     assert contents(tmp_path / "out") == contents(built[0])
 
 
-def test_a_finished_data_set_is_left_alone(built, media):
+def test_complete_data_set_is_not_rewritten(built, media):
     out, done = built
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.tar")} | {
         out / "manifest.json": (out / "manifest.json").stat().st_mtime_ns
@@ -74,7 +74,7 @@ def test_a_finished_data_set_is_left_alone(built, media):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_rejected_clips_are_tried_again_where_their_media_have_changed(media, built, tmp_path):
+def test_retry_rejected_retries_clips_whose_media_have_changed(media, built, tmp_path):
     copy = tmp_path / "media"
     shutil.copytree(media, copy, copy_function=os.link, ignore=lambda *_: ["v31.mp4"])
     os.mkfifo(copy / "v31.mp4")
@@ -101,7 +101,7 @@ def test_rejected_clips_are_tried_again_where_their_media_have_changed(media, bu
     assert contents(out) == contents(tmp_path / "fresh")
 
 
-def test_everything_that_comes_in_goes_out_written_or_rejected(tmp_path):
+def test_every_row_of_unusual_media_and_ids_is_written_or_rejected(tmp_path):
     """All kinds of media and ids that are found in the wild, in one build."""
     root = tmp_path / "media"
     (root / "videos").mkdir(parents=True)
@@ -173,7 +173,7 @@ def test_everything_that_comes_in_goes_out_written_or_rejected(tmp_path):
     assert "missing: " in done.stderr and "videos/absent.mp4" in done.stderr
 
 
-def test_a_data_set_without_a_single_good_clip_answers_no(tmp_path):
+def test_data_set_without_a_usable_clip_exits_with_1(tmp_path):
     (tmp_path / "media").mkdir()
     (tmp_path / "media/a.mp4").write_text("text")
     done = build(tmp_path / "media", tmp_path / "out")
@@ -195,19 +195,19 @@ def test_a_data_set_without_a_single_good_clip_answers_no(tmp_path):
         (["out="], "out= is empty"),
     ],
 )
-def test_a_wrong_use_is_one_clear_line(media, tmp_path, changes, message):
+def test_invalid_setting_is_a_one_line_error(media, tmp_path, changes, message):
     done = build(media, tmp_path / "out", *changes)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
-def test_an_empty_source_is_one_clear_line(tmp_path):
+def test_empty_source_is_a_one_line_error(tmp_path):
     (tmp_path / "media").mkdir()
     done = build(tmp_path / "media", tmp_path / "out")
     assert done.returncode == 2 and "no video found below it (.3gp .avi" in done.stderr
     assert not (tmp_path / "out").exists()
 
 
-def test_a_folder_with_a_manifest_of_others_is_left_alone(media, tmp_path):
+def test_folder_with_another_manifest_is_not_changed(media, tmp_path):
     (tmp_path / "out").mkdir()
     (tmp_path / "out/manifest.json").write_text("{}")
     done = build(media, tmp_path / "out")
@@ -215,7 +215,7 @@ def test_a_folder_with_a_manifest_of_others_is_left_alone(media, tmp_path):
     assert contents(tmp_path / "out") == {"manifest.json": b"{}"}
 
 
-def test_the_build_half_runs_where_torch_is_not_installed(media, tmp_path):
+def test_build_and_verify_run_without_torch(media, tmp_path):
     code = (
         "import sys, runpy\n"
         "class NotInstalled:\n"

@@ -29,7 +29,7 @@ def built(media, tmp_path_factory):
     return out, done
 
 
-def test_media_that_vanish_with_their_file_system_end_the_build_and_are_not_counted_as_missing(media, built, tmp_path):
+def test_lost_file_system_of_the_media_ends_the_build_without_rejecting_clips(media, built, tmp_path):
     root = tmp_path / "mount"
 
     def mount_and_start(out):
@@ -52,7 +52,7 @@ def test_media_that_vanish_with_their_file_system_end_the_build_and_are_not_coun
 @pytest.mark.parametrize(
     "lost", ["train-000002.tar", "train-000002.json", "rejected.jsonl", "stats.json", "manifest.json"]
 )
-def test_what_was_lost_comes_back_by_the_same_command(media, built, tmp_path, lost):
+def test_deleted_file_is_rebuilt_by_the_same_command(media, built, tmp_path, lost):
     out = tmp_path / "out"
     shutil.copytree(built[0], out)
     before = contents(out)
@@ -69,7 +69,7 @@ def _is_in_shard(out: Path, number: int) -> bool:
     ("sent", "shards"),
     [(signal.SIGKILL, 0), (signal.SIGKILL, 3), (signal.SIGKILL, 6), (signal.SIGINT, 2), (signal.SIGTERM, 4)],
 )
-def test_an_interrupted_build_ends_with_the_same_bytes(built, media, tmp_path, sent, shards):
+def test_interrupted_build_resumes_to_the_same_bytes(built, media, tmp_path, sent, shards):
     out, process, printed = interrupt(
         lambda out: start(media, out, "processes=1"),
         [tmp_path / f"out{attempt}" for attempt in range(5)],
@@ -86,7 +86,7 @@ def test_an_interrupted_build_ends_with_the_same_bytes(built, media, tmp_path, s
 
 
 @pytest.mark.slow
-def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built, media, tmp_path):
+def test_build_killed_at_twenty_random_moments_resumes_to_the_same_bytes(built, media, tmp_path):
     began_s = time.monotonic()
     assert build(media, tmp_path / "complete", "processes=2").returncode == 0
     build_s = time.monotonic() - began_s
@@ -110,7 +110,7 @@ def test_a_build_killed_at_twenty_random_moments_ends_with_the_same_bytes(built,
     raise AssertionError(f"only {kills} kills in 100 builds")
 
 
-def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, tmp_path):
+def test_full_disk_is_a_one_line_error_and_finished_shards_are_kept(media, tmp_path):
     with tiny_disk(tmp_path, "300k") as disk:
         done = build(media, disk / "out", "processes=1", "decode.audio_format=wav")
         assert done.returncode == 1 and "Traceback" not in done.stderr
@@ -123,7 +123,7 @@ def test_a_full_disk_is_one_line_and_what_is_there_stays_whole(media, tmp_path):
         assert json.loads((disk / "out/manifest.json").read_text())["written"] == 35
 
 
-def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_path):
+def test_decoder_versions_are_not_mixed_in_one_data_set(media, built, tmp_path):
     out = tmp_path / "out"
     shutil.copytree(built[0], out)
     recorded = json.loads((out / "build.json").read_text())
@@ -143,14 +143,14 @@ def test_versions_of_decoders_are_not_mixed_in_one_data_set(media, built, tmp_pa
         (["decode.jpeg_quality=80", "seed=1"], "decode.jpeg_quality: 90 -> 80; seed: 0 -> 1"),
     ],
 )
-def test_other_settings_in_the_same_folder_are_refused_and_named(built, media, changes, message):
+def test_other_settings_in_the_same_folder_are_a_one_line_error(built, media, changes, message):
     before = contents(built[0])
     done = build(media, built[0], *changes)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert contents(built[0]) == before
 
 
-def test_another_table_of_rows_in_the_same_folder_is_refused(built, tmp_path):
+def test_other_rows_in_the_same_folder_are_an_error(built, tmp_path):
     write_video(tmp_path / "media/v00.mp4")
     before = contents(built[0])
     done = build(tmp_path / "media", built[0])
@@ -158,7 +158,7 @@ def test_another_table_of_rows_in_the_same_folder_is_refused(built, tmp_path):
     assert contents(built[0]) == before
 
 
-def test_two_builds_do_not_write_one_folder(media, tmp_path):
+def test_two_builds_cannot_write_the_same_folder(media, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     descriptor = os.open(out, os.O_RDONLY)

@@ -55,14 +55,14 @@ BAD_MEDIA = {
 
 
 @pytest.mark.parametrize("case", BAD_MEDIA)
-def test_bad_media_are_rejected_with_their_reason(tmp_path, case):
+def test_bad_media_are_rejected_with_a_reason(tmp_path, case):
     expected, make = BAD_MEDIA[case]
     name = make(tmp_path / "bad.mp4")
     assert reason(tmp_path / (name if isinstance(name, str) else "bad.mp4")) == expected
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])
-def test_a_sound_cut_off_beside_a_whole_picture_is_unreadable(tmp_path, kind):
+def test_truncated_audio_with_an_intact_image_is_unreadable(tmp_path, kind):
     ffmpeg(
         "-i", write_wav(tmp_path / "a.wav", silence_with_clicks(4.0, (0.5,), 16000)), "-f", kind, tmp_path / f"b.{kind}"
     )
@@ -71,7 +71,7 @@ def test_a_sound_cut_off_beside_a_whole_picture_is_unreadable(tmp_path, kind):
     assert reason(_half(tmp_path / f"half.{kind}", tmp_path / f"b.{kind}"), image="p.png") == "unreadable"
 
 
-def test_a_streamed_wav_whose_header_knows_no_length_is_whole(tmp_path):
+def test_streamed_wav_without_a_stated_length_is_accepted(tmp_path):
     wav = write_wav(tmp_path / "a.wav", silence_with_clicks(2.0, (0.5,), 16000))
     header = bytearray(wav.read_bytes())
     header[4:8] = header[40:44] = b"\xff\xff\xff\xff"
@@ -80,7 +80,7 @@ def test_a_streamed_wav_whose_header_knows_no_length_is_whole(tmp_path):
     assert decode(wav, image="p.png").end_s == 2.0
 
 
-def test_a_little_damage_is_concealed_and_much_is_unreadable(tmp_path):
+def test_slight_damage_is_accepted_and_heavy_damage_is_unreadable(tmp_path):
     intact = write_video(tmp_path / "v.mp4", duration_s=6.0, events_s=(2.2,)).read_bytes()
     (tmp_path / "scratched.mp4").write_bytes(
         intact[: len(intact) // 3] + b"\xff" * 3000 + intact[len(intact) // 3 + 3000 :]
@@ -94,7 +94,7 @@ def test_a_little_damage_is_concealed_and_much_is_unreadable(tmp_path):
     assert reason(tmp_path / "ruined.mp4") == "unreadable"
 
 
-def test_a_picture_that_stands_still_is_static_unless_it_is_to_be_kept(tmp_path):
+def test_static_video_is_rejected_unless_keep_static(tmp_path):
     flashes = tuple(number / 10 for number in range(20))  # all frames are white
     still = write_video(
         tmp_path / "still.mp4", events_s=flashes, waveform=silence_with_clicks(2.0, (0.5,), 16000)[None]
@@ -107,18 +107,18 @@ def test_a_picture_that_stands_still_is_static_unless_it_is_to_be_kept(tmp_path)
     assert len(decode(still).frames) == 1
 
 
-def test_one_key_picture_says_nothing_about_motion(tmp_path):
+def test_single_keyframe_is_not_rejected_as_static(tmp_path):
     settings = dataclasses.replace(SETTINGS, keep_static=False, mode="keyframes")
     assert len(decode(write_video(tmp_path / "v.mp4", gop=100), settings=settings).frames) == 1
 
 
-def test_something_small_that_moves_is_motion(tmp_path):
+def test_small_moving_object_is_not_static(tmp_path):
     scene = "color=gray:s=128x96:r=10[a];color=white:s=4x4:r=10[b];[a][b]overlay=x='20*t':y=10"
     ffmpeg("-f", "lavfi", "-i", scene, "-f", "lavfi", "-i", "sine", "-t", "3", "-c:v", "libx264", tmp_path / "v.mp4")
     assert len(decode(tmp_path / "v.mp4", settings=dataclasses.replace(SETTINGS, keep_static=False)).frames) == 10
 
 
-def test_a_file_nobody_may_read_is_unreadable(tmp_path):
+def test_file_without_read_permission_is_unreadable(tmp_path):
     path = write_video(tmp_path / "v.mp4")
     path.chmod(0)
     code = (  # as another user, because root may read all files
@@ -136,7 +136,7 @@ def test_a_file_nobody_may_read_is_unreadable(tmp_path):
     assert done.stdout.strip() == "unreadable v.mp4: permission denied"
 
 
-def test_a_sound_file_with_a_cover_picture_has_no_video(tmp_path):
+def test_audio_file_with_a_cover_image_has_no_video(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "cover.png")
     write_wav(tmp_path / "a.wav", silence_with_clicks(1.0, (0.2,), 16000))
     inputs = ["-i", tmp_path / "a.wav", "-i", tmp_path / "cover.png", "-map", "0", "-map", "1"]
@@ -144,14 +144,14 @@ def test_a_sound_file_with_a_cover_picture_has_no_video(tmp_path):
     assert reason(tmp_path / "a.flac") == "no_video"
 
 
-def test_a_bad_picture_beside_a_good_sound_is_unreadable(tmp_path):
+def test_invalid_image_with_valid_audio_is_unreadable(tmp_path):
     wav = write_wav(tmp_path / "a.wav", silence_with_clicks(1.0, (0.2,), 16000))
     (tmp_path / "p.jpg").write_bytes(b"not an image")
     assert reason(wav, image="p.jpg") == "unreadable"
     assert reason(wav, image="none.jpg") == "missing"
 
 
-def test_a_name_that_looks_like_an_address_or_a_pattern_is_a_file(tmp_path):
+def test_file_name_that_looks_like_a_url_or_a_pattern_is_opened_as_a_file(tmp_path):
     for name in ("concat:a%03d.mp4", "http:x.mp4", b"\xff\xfe.mp4".decode(errors="surrogateescape"), "é ü.mp4"):
         write_video(tmp_path / "v.mp4", duration_s=0.5).rename(tmp_path / name)
         assert decode(tmp_path / name).frames

@@ -54,7 +54,7 @@ def long_built(long_media, tmp_path_factory):
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_four_slices_at_once_and_a_finish_make_what_one_process_makes(media, built, tmp_path, first):
+def test_four_concurrent_slices_and_finish_equal_one_process(media, built, tmp_path, first):
     out = tmp_path / "out"
     slices = [start(media, out, "executor=slice", f"slice={part}/4", "processes=1") for part in range(first, first + 4)]
     for process in slices:
@@ -69,7 +69,7 @@ def test_four_slices_at_once_and_a_finish_make_what_one_process_makes(media, bui
     assert again.returncode == 0 and again.stdout == done.stdout and contents(out) == built
 
 
-def test_a_slice_killed_in_the_middle_is_missed_by_the_finish_and_run_again(media, built, tmp_path):
+def test_finish_reports_a_killed_slice_that_then_resumes(media, built, tmp_path):
     out = tmp_path / "out"
     for part in (0, 2):
         assert build(media, out, "executor=slice", f"slice={part}/3").returncode == 0
@@ -95,19 +95,19 @@ def test_a_slice_killed_in_the_middle_is_missed_by_the_finish_and_run_again(medi
     assert all(path.stat().st_mtime_ns == when for path, when in times.items()), "a finished shard was built again"
 
 
-def test_slices_without_a_shard_have_nothing_to_do(media, tmp_path):
+def test_slice_without_shards_succeeds(media, tmp_path):
     done = build(media, tmp_path / "out", "executor=slice", "slice=90/100")
     assert done.returncode == 0 and f"slice=90/100 is complete, 0 of {SHARDS} shards" in done.stdout
 
 
 @pytest.mark.parametrize("text", ["5/4", "1/0", "a/b", "3", "/", "-1/4", "1/4/2", "0.5/2", "Finish"])
-def test_a_slice_that_is_none_is_one_clear_line(media, tmp_path, text):
+def test_invalid_slice_is_a_one_line_error(media, tmp_path, text):
     done = build(media, tmp_path / "out", "executor=slice", f"slice={text}")
     assert done.returncode == 2 and len(done.stderr.splitlines()) == 1
     assert "I/N, for example 3/100" in done.stderr and not (tmp_path / "out").exists()
 
 
-def test_the_first_and_the_last_slice_are_one_where_all_count_alike(media, tmp_path):
+def test_slice_0_of_n_equals_slice_n_of_n(media, tmp_path):
     for text in ("0/4", "4/4"):
         assert build(media, tmp_path / text[0], "executor=slice", f"slice={text}").returncode == 0
     assert contents(tmp_path / "0") == contents(tmp_path / "4")
@@ -127,7 +127,7 @@ def _lines(errors: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("_ray_lock")
-def test_a_cluster_of_this_machine_builds_the_same_and_is_gone_afterwards(media, built, tmp_path):
+def test_local_ray_cluster_builds_the_same_shards_and_leaves_no_process(media, built, tmp_path):
     env = {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
     process = start(media, tmp_path / "out", "executor=ray", env=env)
     printed, errors = process.communicate(timeout=100)
@@ -148,7 +148,7 @@ def test_a_cluster_of_this_machine_builds_the_same_and_is_gone_afterwards(media,
         ("ray://127.0.0.1:10001", 2, "RAY_ADDRESS='ray://127.0.0.1:10001' is not HOST:PORT"),
     ],
 )
-def test_a_cluster_that_is_not_there_is_one_clear_line(media, tmp_path, address, code, message):
+def test_missing_ray_cluster_is_a_one_line_error(media, tmp_path, address, code, message):
     done = build(media, tmp_path / "out", "executor=ray", env={"RAY_ADDRESS": address, "RAY_TMPDIR": str(tmp_path)})
     assert done.returncode == code and len(_lines(done.stderr)) == 1 and message in done.stderr
 
@@ -187,7 +187,7 @@ def _runs(pid: int) -> bool:
 
 
 @pytest.mark.slow
-def test_a_node_killed_in_the_middle_costs_time_and_no_byte(cluster, long_media, long_built, tmp_path):
+def test_killed_ray_node_does_not_change_the_shards(cluster, long_media, long_built, tmp_path):
     out = tmp_path / "out"
     env = {"RAY_ADDRESS": cluster.address, "PYTHONPATH": str(ROOT)}
     process = start(long_media, out, "executor=ray", env=env, cwd=tmp_path)
@@ -210,7 +210,7 @@ def test_a_node_killed_in_the_middle_costs_time_and_no_byte(cluster, long_media,
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray_lock")
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_a_build_on_ray_that_is_interrupted_leaves_no_process_and_goes_on(long_media, long_built, tmp_path, sent):
+def test_interrupted_build_on_ray_leaves_no_process_and_resumes(long_media, long_built, tmp_path, sent):
     out = tmp_path / "out"
     process = start(long_media, out, "executor=ray", env={"RAY_ADDRESS": ""})
     wait(lambda: list(out.glob("train-*.json")), seconds=60)
@@ -231,7 +231,7 @@ def test_a_build_on_ray_that_is_interrupted_leaves_no_process_and_goes_on(long_m
 
 
 @pytest.mark.slow
-def test_media_that_vanish_under_ray_end_the_build_in_one_line(cluster, long_media, tmp_path):
+def test_lost_media_on_ray_are_a_one_line_error(cluster, long_media, tmp_path):
     root, out = tmp_path / "mount", tmp_path / "out"
     root.symlink_to(long_media)
     process = start(root, out, "executor=ray", env={"RAY_ADDRESS": cluster.address})
@@ -246,7 +246,7 @@ def test_media_that_vanish_under_ray_end_the_build_in_one_line(cluster, long_med
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_ray_lock")
-def test_a_full_disk_under_ray_is_one_clear_line(media, tmp_path):
+def test_full_disk_on_ray_is_a_one_line_error(media, tmp_path):
     out = tmp_path / "out"
     out.mkdir()
     if subprocess.run(
@@ -269,7 +269,7 @@ def test_a_full_disk_under_ray_is_one_clear_line(media, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_node_that_does_not_see_the_media_is_named(cluster, tmp_path):
+def test_ray_node_without_the_media_is_named(cluster, tmp_path):
     """The media folder of the node is empty, as if a disk were not mounted: all its clips would be missing."""
     media, empty = tmp_path / "media", tmp_path / "empty"
     media.mkdir()
@@ -305,6 +305,6 @@ def test_a_node_that_does_not_see_the_media_is_named(cluster, tmp_path):
     assert not list((tmp_path / "out").glob("train-*"))
 
 
-def test_every_shard_names_its_recipe_and_no_machine(built):
+def test_every_shard_stores_its_build_hash_and_no_host_name(built):
     text = json.dumps([json.loads(data) for name, data in built.items() if name.endswith(".json")])
     assert os.uname().nodename not in text and "recipe" in text

@@ -65,7 +65,7 @@ def scanned(path: Path, start_s: float, end_s: float):
 
 @pytest.mark.parametrize("part", SEGMENTS)
 @pytest.mark.parametrize("name", CODECS)
-def test_exact_frames_are_those_of_decoding_everything_to_the_pixel(encoded, name, part):
+def test_exact_frames_equal_those_of_decoding_every_frame(encoded, name, part):
     path = encoded(name)
     start_s, end_s = SEGMENTS[part]
     decoded = decode_clip(
@@ -79,7 +79,7 @@ def test_exact_frames_are_those_of_decoding_everything_to_the_pixel(encoded, nam
 
 @pytest.mark.parametrize("part", SEGMENTS)
 @pytest.mark.parametrize("name", CODECS)
-def test_the_planned_packets_give_all_wanted_pictures(encoded, name, part):
+def test_selected_packets_yield_all_selected_frames(encoded, name, part):
     """Otherwise `read_frames` falls back to decoding everything, which is correct but slow."""
     path = encoded(name)
     segment, times = scanned(path, *SEGMENTS[part])
@@ -94,14 +94,14 @@ def test_the_planned_packets_give_all_wanted_pictures(encoded, name, part):
 def test_fast_frames_are_within_a_tenth_of_a_second(encoded, name, part):
     path = encoded(name)
     segment, times = scanned(path, *SEGMENTS[part])
-    moments_s = sample_times(segment.duration_s, 10)
-    fast = [t for t, _ in frames_pyav.read_frames(path, segment, times, moments_s, "fast", lambda frame: frame.pts)]
-    exact = [t for t, _ in frames_pyav.read_frames(path, segment, times, moments_s, "exact", lambda frame: frame.pts)]
+    at_s = sample_times(segment.duration_s, 10)
+    fast = [t for t, _ in frames_pyav.read_frames(path, segment, times, at_s, "fast", lambda frame: frame.pts)]
+    exact = [t for t, _ in frames_pyav.read_frames(path, segment, times, at_s, "exact", lambda frame: frame.pts)]
     assert len(exact) == 10
     assert max(np.abs(np.array(fast) - time_s).min() for time_s in exact) <= 0.1
 
 
-def test_fast_skips_pictures_that_no_other_needs(encoded):
+def test_fast_skips_non_reference_frames(encoded):
     path = encoded("h264.mp4")
     segment, times = scanned(path, 0.0, 0.0)
     selected = np.unique(frame_at(times.times_s, sample_times(segment.duration_s, 10))).tolist()
@@ -113,7 +113,7 @@ def test_fast_skips_pictures_that_no_other_needs(encoded):
 
 
 @pytest.mark.parametrize("name", ["h264.mp4", "h264_open_groups.mkv", "h265.mp4", "vp9.webm"])
-def test_keyframes_are_the_nearest_key_pictures_with_their_times(encoded, name):
+def test_keyframes_mode_selects_the_nearest_keyframes(encoded, name):
     path = encoded(name)
     with av.open(str(path)) as container:
         keys_s = [float(packet.pts * packet.time_base) for packet in container.demux(video=0) if packet.is_keyframe]
@@ -128,7 +128,7 @@ def test_keyframes_are_the_nearest_key_pictures_with_their_times(encoded, name):
 
 
 @pytest.mark.parametrize("mode", ["exact", "keyframes"])
-def test_decord_takes_the_same_moments(encoded, mode):
+def test_decord_selects_the_same_frames_as_pyav(encoded, mode):
     path = encoded("h264.mp4")
     segment, times = scanned(path, 1.3, 5.1)
     arguments = path, segment, times, sample_times(segment.duration_s, 10), mode, FrameConverter(None, SIDE_PX)
@@ -138,7 +138,7 @@ def test_decord_takes_the_same_moments(encoded, mode):
         assert np.abs(theirs.astype(int) - ours).mean() < 12  # the YUV to RGB conversion of decord is less accurate
 
 
-def test_what_neither_decoder_knows_is_taken_by_ffmpeg(encoded):
+def test_codec_that_pyav_does_not_support_is_transcoded_by_ffmpeg(encoded):
     path = encoded("avs2.ts")
     with open_media(path) as container:
         assert video_stream(container).codec_context is None
@@ -150,17 +150,17 @@ def test_what_neither_decoder_knows_is_taken_by_ffmpeg(encoded):
     assert decoded.frames[0].shape == (48, 80, 3)
 
 
-def test_moments_are_the_middles_of_equal_parts():
+def test_sample_times_are_the_midpoints_of_equal_parts():
     assert sample_times(4.0, 4).tolist() == [0.5, 1.5, 2.5, 3.5]
 
 
-def test_on_screen_is_the_last_picture_that_came_and_nearest_the_closest():
+def test_frame_at_is_the_last_presented_frame_and_nearest_the_closest():
     times_s = [0.0, 0.4, 0.2, 0.6]  # in decoding order
     assert frame_at(times_s, np.array([-1.0, 0.2, 0.39, 0.4, 9.0])).tolist() == [0, 2, 2, 1, 3]
     assert nearest(times_s, np.array([-1.0, 0.1, 0.31, 9.0])).tolist() == [0, 0, 1, 3]
 
 
-def test_runs_begin_at_key_pictures_end_at_wanted_ones_and_take_the_group_before_for_leading_pictures():
+def test_packet_ranges_span_keyframe_to_selected_frame_and_the_previous_gop_for_leading_frames():
     keys = [True, False, False, False, True, False, False, False, True, False]
     times_s = [0, 3, 1, 2, 4, 7, 5, 6, 9, 8]  # the last one is presented before its keyframe
     assert packet_ranges(times_s, keys, [2]) == [range(3)]
@@ -170,7 +170,7 @@ def test_runs_begin_at_key_pictures_end_at_wanted_ones_and_take_the_group_before
     assert packet_ranges(times_s, keys, [8]) == [range(8, 9)]
 
 
-def test_pick_holds_two_frames_and_takes_what_is_on_screen_or_near():
+def test_select_frames_holds_two_frames_and_selects_by_time_on_screen_or_nearness():
     frames = [(0.0, "a"), (1.0, "b"), (2.0, "c")]
     assert [frame for _, frame in select_frames(iter(frames), [0.9, 1.0, 5.0], by_nearness=False)] == ["a", "b", "c"]
     assert [frame for _, frame in select_frames(iter(frames), [0.9, 1.4, 1.6, 5.0], by_nearness=True)] == [

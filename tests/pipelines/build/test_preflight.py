@@ -24,7 +24,7 @@ def _clips(*names):
     return [Clip(id=f"c{number}", media=name) for number, name in enumerate(names)]
 
 
-def test_clips_without_their_media_are_counted_and_the_first_is_named(tmp_path, capsys):
+def test_clips_with_missing_media_are_counted_and_the_first_is_named(tmp_path, capsys):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
     media_check = _counted(
@@ -35,13 +35,13 @@ def test_clips_without_their_media_are_counted_and_the_first_is_named(tmp_path, 
     assert capsys.readouterr().err == "missing: 2 of 4 rows (50.0 %) have no media file, the first is 'videos/b.mp4'\n"
 
 
-def test_nothing_is_said_where_nothing_is_missing(tmp_path, capsys):
+def test_nothing_is_printed_if_no_media_are_missing(tmp_path, capsys):
     (tmp_path / "a.mp4").touch()
     _counted(tmp_path, _clips("a.mp4")).print_missing(SourceConfig())
     assert capsys.readouterr().err == ""
 
 
-def test_a_picture_that_is_not_there_counts_like_a_sound(tmp_path):
+def test_missing_image_counts_as_missing_media(tmp_path):
     (tmp_path / "a.wav").touch()
     (tmp_path / "a.jpg").touch()
     rows = [Clip(id=f"c{number}", media="a.wav", image=image) for number, image in enumerate(["a.jpg", "b.jpg", ""])]
@@ -49,7 +49,7 @@ def test_a_picture_that_is_not_there_counts_like_a_sound(tmp_path):
     assert (media_check.missing, media_check.first_missing) == (1, "b.jpg")
 
 
-def test_a_folder_is_listed_once(tmp_path):
+def test_folder_is_listed_once(tmp_path):
     (tmp_path / "videos").mkdir()
     (tmp_path / "videos/a.mp4").touch()
     media_check = MediaCheck(tmp_path)
@@ -60,7 +60,7 @@ def test_a_folder_is_listed_once(tmp_path):
 
 
 @pytest.mark.parametrize("more", [[], [Rejected("x", "bad_row", "")]])
-def test_all_media_missing_is_one_clear_line_with_the_first_path(tmp_path, more):
+def test_all_media_missing_is_a_one_line_error_with_the_first_path(tmp_path, more):
     media_check = _counted(tmp_path, [*_clips("videos/a\nb.mp4", "videos/c.mp4"), *more])
     message = r"have no media file, the first is 'videos/a\\nb.mp4'; is source.media='v' correct\? pipelines/sources"
     with pytest.raises(UsageError, match=message) as raised:
@@ -68,7 +68,7 @@ def test_all_media_missing_is_one_clear_line_with_the_first_path(tmp_path, more)
     assert len(str(raised.value).splitlines()) == 1
 
 
-def test_nothing_outside_the_root_is_looked_at(tmp_path):
+def test_folders_outside_the_root_are_not_listed(tmp_path):
     (tmp_path / "secret").mkdir()
     (tmp_path / "secret/a.mp4").touch()
     (tmp_path / "root").mkdir()
@@ -108,7 +108,7 @@ def audioset_root(tmp_path_factory):
     return root
 
 
-def test_a_dry_run_says_what_the_build_would_take_and_writes_nothing(audioset_root, tmp_path):
+def test_dry_run_estimates_the_build_and_writes_nothing(audioset_root, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in audioset_root.rglob("*")}
     done = _dry_run(audioset_root)
     assert done.returncode == 0, done.stderr
@@ -123,18 +123,18 @@ def test_a_dry_run_says_what_the_build_would_take_and_writes_nothing(audioset_ro
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_with_out_does_not_make_that_folder(audioset_root, tmp_path):
+def test_dry_run_does_not_create_the_output_folder(audioset_root, tmp_path):
     assert _dry_run(audioset_root, f"out={tmp_path}/out").returncode == 0
     assert not list(tmp_path.iterdir())
 
 
-def test_a_dry_run_without_any_media_still_counts(audioset_root):
+def test_dry_run_without_any_media_prints_counts(audioset_root):
     done = _dry_run(audioset_root, "source.media=elsewhere/{id}.mp4")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[1].split() == ["missing", "4", "80.0", "%"]
 
 
-def test_a_dry_run_of_names_too_long_for_any_disk_counts_them_as_missing(tmp_path):
+def test_dry_run_counts_overlong_file_names_as_missing(tmp_path):
     (tmp_path / "metadata").mkdir()
     items = [{"uttid": f"u{number}", "wav": "x" * 300 + ".wav", "image": "a\ud800.jpg"} for number in range(2)]
     (tmp_path / "metadata/eval.json").write_text(json.dumps({"data": items}))
@@ -150,7 +150,7 @@ def test_a_dry_run_of_names_too_long_for_any_disk_counts_them_as_missing(tmp_pat
         ("broken\nlines\n", "has no usable row among 2 of split 'eval'"),
     ],
 )
-def test_a_dry_run_of_a_table_without_a_usable_row_is_one_clear_line(tmp_path, table, message):
+def test_dry_run_without_a_usable_row_is_a_one_line_error(tmp_path, table, message):
     (tmp_path / "eval_segments.csv").write_text(table)
     done = _dry_run(tmp_path)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1

@@ -59,7 +59,7 @@ def _clips(count, media="good.mp4"):
     return [Clip(id=f"c{number}", media=media, labels=("a",), text="t") for number in range(count)]
 
 
-def test_a_shard_holds_what_its_index_says_at_the_place_it_says(tmp_path, media, process):
+def test_shard_matches_its_index(tmp_path, media, process):
     progress = []
     rows = [*_clips(2), Clip(id="mute", media="mute.mp4")]
     _build(media, tmp_path / "out", rows, process, lambda *done: progress.append(done))
@@ -88,7 +88,7 @@ def test_a_shard_holds_what_its_index_says_at_the_place_it_says(tmp_path, media,
         assert {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in opened} == {(0, 0, 0, "", "", 0o644)}
 
 
-def test_sound_is_stored_to_the_sample_in_both_formats(media):
+def test_both_audio_formats_are_lossless(media):
     stored = {}
     for kind in ("flac", "wav"):
         process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, audio_format=kind))
@@ -98,7 +98,7 @@ def test_sound_is_stored_to_the_sample_in_both_formats(media):
     assert np.array_equal(stored["flac"], stored["wav"]) and np.abs(stored["wav"]).max() > 20000
 
 
-def test_a_log_mel_is_stored_as_float16_where_it_is_wanted(media):
+def test_log_mel_is_stored_as_float16(media):
     process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, log_mel=True))
     members = process.encode(Clip(id="a", media="good.mp4"))
     process.stop()
@@ -108,7 +108,7 @@ def test_a_log_mel_is_stored_as_float16_where_it_is_wanted(media):
     assert np.abs(mel - log_mel(waveform, rate_hz)).max() < 0.01
 
 
-def test_a_mel_of_less_than_a_frame_is_empty_and_one_of_a_tone_peaks_at_its_pitch():
+def test_log_mel_of_a_short_waveform_is_empty_and_that_of_a_tone_peaks_at_its_frequency():
     assert log_mel(np.zeros(100, np.float32), 16000).shape == (0, 128)
     tone = np.sin(2 * np.pi * 1000 * np.arange(16000) / 16000).astype(np.float32)
     edges = 1127 * np.log(1 + np.array([20, 8000]) / 700)  # Kaldi's mel scale, 20 Hz to Nyquist
@@ -116,7 +116,7 @@ def test_a_mel_of_less_than_a_frame_is_empty_and_one_of_a_tone_peaks_at_its_pitc
     assert abs(log_mel(tone, 16000).mean(axis=0).argmax() - expected) <= 1
 
 
-def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tmp_path, media, process):
+def test_complete_shard_is_kept_and_a_damaged_one_is_rebuilt_to_the_same_bytes(tmp_path, media, process):
     tar, index = tmp_path / "out/train-000000.tar", tmp_path / "out/train-000000.json"
     _build(media, tmp_path / "out", _clips(3), process)
     first, written_ns = (tar.read_bytes(), index.read_bytes()), tar.stat().st_mtime_ns
@@ -142,13 +142,13 @@ def test_a_whole_shard_is_kept_and_any_other_is_built_again_to_the_same_bytes(tm
         assert (tar.read_bytes(), index.read_bytes()) == first
 
 
-def test_a_shard_of_another_recipe_is_built_again(tmp_path, media, process):
+def test_shard_with_another_build_hash_is_rebuilt(tmp_path, media, process):
     _build(media, tmp_path / "out", _clips(1), process, build_hash="old")
     _build(media, tmp_path / "out", _clips(1), process, build_hash="new")
     assert json.loads((tmp_path / "out/train-000000.json").read_text())["recipe"] == "new"
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path):
+def test_atomic_open_leaves_nothing_after_an_error(tmp_path):
     temporary_path(tmp_path / "a").write_text("leftover of a killed build")
     with pytest.raises(RuntimeError), atomic_open(tmp_path / "a") as file:
         file.write(b"half")
@@ -160,14 +160,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
     assert [(p.name, p.read_bytes()) for p in tmp_path.iterdir()] == [("a", b"whole")]
 
 
-def test_a_process_killed_once_costs_nothing(process):
+def test_clip_is_retried_after_its_process_was_killed_once(process):
     clip = Clip(id="a", media="good.mp4")
     before = process.encode(clip)
     os.kill(process._worker[0].pid, signal.SIGKILL)
     assert process.encode(clip) == before
 
 
-def test_a_clip_that_kills_its_process_twice_is_rejected_as_crashed_and_the_next_is_fine(process):
+def test_clip_that_crashes_its_process_twice_is_rejected(process):
     stop = threading.Event()
 
     def kill_decoder():
@@ -188,7 +188,7 @@ def test_a_clip_that_kills_its_process_twice_is_rejected_as_crashed_and_the_next
     assert process.encode(Clip(id="a", media="good.mp4"))
 
 
-def test_a_clip_over_its_limit_of_processor_time_is_rejected_as_timed_out(media):
+def test_clip_over_the_cpu_limit_is_rejected(media):
     process = DecodingProcess(media, DecodeConfig(cpu_limit_s=0.02))
     with pytest.raises(RejectedClip) as raised:
         process.encode(Clip(id="a", media="long.mp4"))
@@ -196,7 +196,7 @@ def test_a_clip_over_its_limit_of_processor_time_is_rejected_as_timed_out(media)
     assert raised.value.reason == "timed_out" and "0.02 s of CPU time" in raised.value.detail
 
 
-def test_a_process_that_does_not_answer_is_rejected_as_timed_out(media):
+def test_clip_whose_process_does_not_answer_is_rejected(media):
     process = DecodingProcess(media, DecodeConfig(cpu_limit_s=0.1))  # and one second of wall time
     stopped = set()
     done = threading.Event()
@@ -220,7 +220,7 @@ def test_a_process_that_does_not_answer_is_rejected_as_timed_out(media):
     assert len(stopped) == 2
 
 
-def test_an_error_nobody_foresaw_is_named_in_the_ledger(media):
+def test_unexpected_exception_is_named_in_the_rejection(media):
     # a format that the command refuses
     process = DecodingProcess(media, DecodeConfig(frames_per_clip=1, audio_format="opus"))
     with pytest.raises(RejectedClip) as raised:
@@ -229,7 +229,7 @@ def test_an_error_nobody_foresaw_is_named_in_the_ledger(media):
     assert raised.value.reason == "failed" and "ValueError" in raised.value.detail
 
 
-def test_a_stopped_process_gives_up_its_clip(process):
+def test_stopped_process_abandons_its_clip(process):
     timer = threading.Timer(0.05, process.stop)
     timer.start()
     with pytest.raises(Stopped):
