@@ -20,7 +20,9 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -37,9 +39,6 @@ from pipelines.shard_format import (
     tar_members,
 )
 from pipelines.storage import Folder, LocalFolder, open_folder
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
 _READ_BYTES = 1 << 20
@@ -151,8 +150,6 @@ def _rejected_problems(out: Folder, manifest: dict[str, Any], results: Sequence[
 
 def _duplicate_ids(out: Folder, results: Sequence[_ShardResult]) -> Iterator[str]:
     """Compare 8-byte hashes of the ids; only where two are equal, the ids themselves are read again."""
-    import numpy as np
-
     hashes = np.sort(np.concatenate([np.zeros(0, np.int64), *(shard.id_hashes for shard in results)]))
     repeated = hashes[1:][hashes[1:] == hashes[:-1]]
     first_shard: dict[str, str] = {}
@@ -181,8 +178,6 @@ def _check_shards(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], 
 
 
 def _check_shard(out: Folder, format_version: int, sizes: dict[str, int], shard: dict[str, Any]) -> _ShardResult:
-    import numpy as np
-
     name, index = shard["name"], None
     problems: list[str] = []
     try:

@@ -44,9 +44,7 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
     Raises:
         CommandFailed: shards are missing, because some slices have not run.
     """
-    entries: list[dict[str, Any]] = []
-    missing: list[str] = []
-    reasons, written = Counter[str](), 0
+    entries, missing, reasons, written = [], [], Counter[str](), 0
     with spec.out.atomic_open("rejected.jsonl") as rejected_file:
         sizes = spec.out.sizes()
         for name in map(spec.name, range(shards)):

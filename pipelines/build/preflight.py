@@ -65,10 +65,9 @@ class MediaCheck:
 
     def _exists(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
-        names = self._names.get(folder)
-        if names is None:
-            names = self._names[folder] = self._list(folder)
-        return name in names
+        if folder not in self._names:
+            self._names[folder] = self._list(folder)
+        return name in self._names[folder]
 
     def _list(self, folder: str) -> frozenset[str]:
         if folder.startswith("/") or ".." in folder.split("/"):  # such rows are rejected; never list outside the root

@@ -81,17 +81,14 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
     """
     digest, seen = hashlib.sha256(), set()
     offsets, keys = array("Q"), bytearray()
-    offset = clips = 0
+    offset = 0
     with path.open("wb", buffering=1 << 20) as file:
         for row in rows:
-            if isinstance(row, Clip):
-                row = check(row)
-            if isinstance(row, Clip):
-                if row.id in seen:
-                    row = Rejected(row.id, "duplicate_id", f"another clip, of {row.media}, at {row.start_s} s")
-                else:
-                    seen.add(row.id)
-                    clips += 1
+            row = check(row) if isinstance(row, Clip) else row
+            if isinstance(row, Clip) and row.id in seen:
+                row = Rejected(row.id, "duplicate_id", f"another clip, of {row.media}, at {row.start_s} s")
+            elif isinstance(row, Clip):
+                seen.add(row.id)
             line = _line(row)
             file.write(line)
             digest.update(line)
@@ -99,7 +96,7 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
             keys += hashlib.blake2b(f"{seed} {_quoted(row.id)}".encode(), digest_size=8).digest()
             offset += len(line)
     order = np.argsort(np.frombuffer(keys, dtype=">u8"), kind="stable")
-    return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], clips, rows_per_shard)
+    return RowTable(path, digest.hexdigest(), np.frombuffer(offsets, dtype=np.uint64)[order], len(seen), rows_per_shard)
 
 
 def _line(row: Clip | Rejected) -> bytes:

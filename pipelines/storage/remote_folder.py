@@ -30,7 +30,7 @@ _SMALL_FILE_S = 300.0
 
 
 class RemoteFolder:
-    """Reads and writes the files below an fsspec address."""
+    """Reads and writes the files below an fsspec address; methods without a description are those of LocalFolder."""
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
@@ -93,7 +93,6 @@ class RemoteFolder:
         return contextlib.nullcontext()
 
     def sizes(self, pattern: str = "*") -> dict[str, int]:
-        """As `LocalFolder.sizes`."""
         return {
             name: size
             for name, size in self._all_sizes().items()
@@ -101,12 +100,10 @@ class RemoteFolder:
         }
 
     def size_bytes(self, name: str) -> int:
-        """As `LocalFolder.size_bytes`."""
         with self._translate_errors(name) as (fs, path):
             return fs.size(path)
 
     def open(self, name: str) -> io.BufferedReader:
-        """As `LocalFolder.open`."""
         with self._translate_errors(name) as (fs, path):
             file = _RemoteFile(fs.open(path, "rb"), lambda: self._translate_errors(name))
             return io.BufferedReader(file, _READ_BYTES)
@@ -132,7 +129,6 @@ class RemoteFolder:
 
     @contextlib.contextmanager
     def atomic_open(self, name: str) -> Iterator[BinaryIO]:
-        """As `LocalFolder.atomic_open`."""
         with tempfile.TemporaryFile() as file:  # without a name, so that a killed writer leaves nothing
             yield file
             file.flush()
@@ -149,7 +145,6 @@ class RemoteFolder:
                 raise CommandFailed(f"{self._address} no longer exists ({' '.join(str(error).split())})") from None
 
     def remove(self, name: str) -> None:
-        """As `LocalFolder.remove`."""
         with contextlib.suppress(FileNotFoundError), self._translate_errors(name) as (fs, path):
             fs.rm_file(path)
 

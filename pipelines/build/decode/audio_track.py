@@ -14,14 +14,7 @@ if TYPE_CHECKING:
 
 # Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
 _MAX_JITTER_S = 0.02
-_DTYPES: dict[str, type[np.generic]] = {
-    "u8": np.uint8,
-    "s16": np.int16,
-    "s32": np.int32,
-    "s64": np.int64,
-    "flt": np.float32,
-    "dbl": np.float64,
-}
+_DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
@@ -81,7 +74,9 @@ def _first_channel(frame: AudioFrame) -> np.ndarray:
     """float32 [S], -1 to 1."""
     kind = frame.format.name.removesuffix("p")
     channels = 1 if frame.format.is_planar else frame.layout.nb_channels
-    samples = np.frombuffer(frame.planes[0], dtype=_DTYPES[kind], count=frame.samples * channels)[::channels]
+    count = frame.samples * channels
+    # the stubs of PyAV omit that planes support the buffer protocol
+    samples = np.frombuffer(frame.planes[0], _DTYPES[kind], count)[::channels]  # type: ignore[call-overload]
     return (samples.astype(np.float32) - (128.0 if kind == "u8" else 0.0)) / _FULL_SCALE[kind]
 
 

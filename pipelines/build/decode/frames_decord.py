@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,8 +21,6 @@ from pipelines.manifest import RejectedClip
 if TYPE_CHECKING:
     from av import VideoFrame
 
-T = TypeVar("T")
-
 
 def read_frames(
     path: Path,
@@ -30,8 +28,8 @@ def read_frames(
     _packets: FrameTimes,
     sample_times_s: np.ndarray,
     mode: str,
-    convert: Callable[[VideoFrame], T],
-) -> list[tuple[float, T]]:
+    convert: Callable[[VideoFrame], np.ndarray],
+) -> list[tuple[float, np.ndarray]]:
     """As `frames_pyav.read_frames`.
 
     Raises:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 FAST_TOLERANCE_S = 0.1
 _EXACT_TOLERANCE_S = 1e-6
 
-T = TypeVar("T")
-
 
 def read_frames(
     path: Path,
@@ -35,8 +33,8 @@ def read_frames(
     packets: FrameTimes,
     sample_times_s: np.ndarray,
     mode: str,
-    convert: Callable[[VideoFrame], T],
-) -> list[tuple[float, T]]:
+    convert: Callable[[VideoFrame], np.ndarray],
+) -> list[tuple[float, np.ndarray]]:
     """Decode the frames of a segment at given sample times.
 
     Args:
@@ -80,7 +78,7 @@ def read_frames(
     return _distinct(decoded)
 
 
-def _distinct(frames: list[tuple[float, T]]) -> list[tuple[float, T]]:
+def _distinct(frames: list[tuple[float, np.ndarray]]) -> list[tuple[float, np.ndarray]]:
     return [frame for index, frame in enumerate(frames) if not index or frame[0] > frames[index - 1][0]]
 
 
