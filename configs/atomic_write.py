@@ -1,4 +1,4 @@
-"""Write a file so that it is there whole or not at all, whatever happens (temporary name, fsync, rename), and keep others out of a folder meanwhile."""
+"""Atomic file writes (temporary name, fsync, rename) and locks on folders."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from configs.errors import UsageError
 
 @contextlib.contextmanager
 def atomic_open(path: Path, writer: str = "") -> Iterator[BinaryIO]:
-    """A file to write that appears under its name only when it is complete and on disk; on an error nothing appears.
+    """Open a file for writing that appears under its name only when it is complete and on disk.
+
+    An error in the `with` block leaves nothing.
 
     Args:
-        path: its name.
-        writer: a name for this process among all that might write the file at once; "": there is no other.
+        path: the name of the finished file.
+        writer: unique name of this process, needed when several processes may write the same file at once.
     """
     temporary = temporary_path(path, writer)
     try:
@@ -39,10 +41,10 @@ def atomic_open(path: Path, writer: str = "") -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def folder_lock(folder: Path) -> Iterator[None]:
-    """Hold a lock on an existing folder, which the kernel lets go with the process.
+    """Hold an exclusive lock on an existing folder; the kernel releases it when the process ends.
 
     Raises:
-        UsageError: another process holds it.
+        UsageError: another process holds the lock.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -59,7 +61,7 @@ def folder_lock(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def locked_run_dir(folder: Path) -> Iterator[None]:
-    """`folder_lock` of a folder that is made when needed, and that is gone again, as a command that was refused leaves it, when nothing came into it."""
+    """Create a folder if needed and hold `folder_lock` on it; remove it again if it is still empty at the end."""
     folder.mkdir(parents=True, exist_ok=True)
     with folder_lock(folder):
         try:
@@ -70,10 +72,10 @@ def locked_run_dir(folder: Path) -> Iterator[None]:
 
 
 def temporary_path(path: Path, writer: str = "") -> Path:
-    """Where a writer puts a file before it gets its name; what it left there when it was killed is overwritten by the next of that name."""
+    """The name of a file while `writer` writes it; the next writer of that name overwrites what a killed one left."""
     return path.with_name(f".{path.name}{'.' if writer else ''}{writer}.tmp")
 
 
 def is_temporary(name: str) -> bool:
-    """Whether a file of this name is one that somebody is writing, or was killed writing."""
+    """Whether a file name is one of `temporary_path`."""
     return name.startswith(".") and name.endswith(".tmp")

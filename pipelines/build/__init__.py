@@ -1,2 +1,6 @@
-"""Clips into shards, offline. Reading order: __main__.py (the command), row_table.py (the rows on disk, their order), clip.py (media -> frames, waveform),
-loader_worker.py (a process that may die), shards.py (one tar with its index and ledger), executors.py (who builds which shard)."""
+"""Builds shards from clips, offline: rows -> decoded clips -> tars, each with an index and its rejected clips.
+
+Reading order: __main__.py (the command), row_table.py (rows on disk, in shard order), decode/ (media -> frames and
+waveform), decode_worker.py (a process that may crash), shards.py (one tar with its index), executors.py (which process
+builds which shard), finalize.py (the root manifest).
+"""

@@ -1,10 +1,13 @@
-"""Build one split of a data set into shards: `python -m pipelines.build config=configs/build/toy.yaml source.root=... out=...`.
+"""Build one split of a data set into shards.
 
-Writes into `out`, a folder or any address of fsspec: build.json (what is being built), SPLIT-000000.tar and .json for each shard, rejected.jsonl,
-stats.json, and last of all manifest.json: with it the data set is complete. Run the same command again after an interruption; whole shards are kept
-and the result is the same to the byte, whoever builds them: executor=local, executor=ray on the cluster RAY_ADDRESS names, or the parts of a job array
-(executor=slice slice=3/100 ..., then slice=finish). The data set does not depend on where `source.root` lies. retry_rejected=true tries rejected clips
-again whose media have changed; media of clips that were written are not looked at again.
+    python -m pipelines.build config=configs/build/toy.yaml source.root=... out=...
+
+Writes to `out`, a folder or any fsspec address: build.json (the settings), SPLIT-000000.tar and .json for each shard,
+rejected.jsonl, stats.json, and last manifest.json, which marks the data set as complete. Builds are resumable: rerun
+the command after an interruption. Finished shards are kept, and the output is byte-identical for any number of workers:
+executor=local, executor=ray on the cluster of RAY_ADDRESS, or a job array (executor=slice slice=3/100 ..., then
+slice=finish). The data set does not depend on the path of `source.root`. retry_rejected=true retries rejected clips
+whose media have changed; media of written clips are not checked again.
 """
 
 from __future__ import annotations
@@ -15,20 +18,19 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import BuildConfig
 from pipelines.build.build_spec import prepare
-from pipelines.build.executors import EXECUTORS, shards_of_slice
+from pipelines.build.executors import EXECUTORS, OnClips, shards_of_slice
 from pipelines.build.finalize import print_table, read_complete_manifest, write_manifest
 from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
 from pipelines.build.row_table import RowTable, write_rows
 from pipelines.manifest import is_id
 from pipelines.sources import audioset, folder, places_audio, vggsound
 from pipelines.sources.filters import filtered
-from pipelines.storage import open_folder
+from pipelines.storage import Folder, open_folder
 
 SOURCES = {
     "audioset": audioset.rows,
@@ -39,18 +41,16 @@ SOURCES = {
 
 
 def main(config: BuildConfig) -> int:
-    """Build what is missing of the data set, and print how much there is."""
+    """Build the missing shards of the data set and print a summary; returns the exit code."""
     from tqdm import tqdm
 
-    _check(config)
+    _validate(config)
     media_check = MediaCheck(Path(config.source.root))
     rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
     rows = media_check.count(tqdm(rows, desc="rows", unit="row", delay=1)) if config.executor != "slice" else rows
     if config.dry_run:
         return print_dry_run(config, media_check, rows)
-    rows = itertools.chain(
-        [first] if (first := next(rows, None)) else [], rows
-    )  # a wrong source is told before a folder is made
+    rows = itertools.chain([*itertools.islice(rows, 1)], rows)  # an invalid source fails before `out` is created
     out = open_folder(config.out)
     out.create()
     is_slice = config.executor == "slice"
@@ -62,14 +62,15 @@ def main(config: BuildConfig) -> int:
             return _build(config, table, out, media_check)
 
 
-def _build(config: BuildConfig, table: RowTable, out: Any, media_check: MediaCheck) -> int:
-    if not table.acceptable:
+def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: MediaCheck) -> int:
+    if not table.clips:
         raise UsageError(
-            f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}{table.example()}"
+            f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}"
+            + table.example()
         )
     media_check.print_missing(config.source)
-    job = prepare(config, table, out)
-    manifest = None if job.retry else read_complete_manifest(out)
+    spec = prepare(config, table, out)
+    manifest = None if spec.retry else read_complete_manifest(out)
     if manifest is None:
         began_s = time.perf_counter()
         if config.slice != "finish":
@@ -77,52 +78,57 @@ def _build(config: BuildConfig, table: RowTable, out: Any, media_check: MediaChe
             out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
             with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
-                EXECUTORS[config.executor](job, table, numbers, config.processes, on_clips)
+                EXECUTORS[config.executor](spec, table, numbers, config.processes, on_clips)
             if config.executor == "slice":
                 print(
-                    f"{out}: {len(numbers)} of {table.shards} shards are there with slice={config.slice}; after the last slice run slice=finish"
+                    f"{out}: slice={config.slice} is complete, {len(numbers)} of {table.shards} shards; "
+                    "run slice=finish after the last slice"
                 )
                 return 0
-        manifest = write_manifest(job, table.shards, len(table), time.perf_counter() - began_s)
+        manifest = write_manifest(spec, table.shards, len(table), time.perf_counter() - began_s)
         if config.slice == "finish":
-            out.remove_leftovers()  # of slices that were killed; before all are done they may still be at work
+            out.remove_leftovers()  # of killed slices; not earlier, when others may still be running
     print_table(out, manifest)
     if not manifest["written"]:
-        print(f"no clip could be used; {out}/rejected.jsonl says why", file=sys.stderr)
+        print(f"no clip could be used; {out}/rejected.jsonl lists the reasons", file=sys.stderr)
     return 0 if manifest["written"] else 1
 
 
-def _check(config: BuildConfig) -> None:
+def _validate(config: BuildConfig) -> None:
     decode = config.decode
     if not config.out and not config.dry_run:
-        raise UsageError("out= is empty: name the folder the shards are written to, for example out=data/shards/train")
+        raise UsageError("out= is empty: set the folder for the shards, for example out=data/shards/train")
     if decode.mode == "fast" and decode.decoder != "pyav":
         raise UsageError(f"decode.decoder={decode.decoder}: decode.mode=fast supports pyav only")
     if bool(config.slice) != (config.executor == "slice"):
         raise UsageError(
-            f"executor={config.executor} and slice={config.slice!r} do not go together: give executor=slice slice=I/N, or slice=finish at the end"
+            f"executor={config.executor} does not go with slice={config.slice!r}: "
+            "set executor=slice slice=I/N, or slice=finish at the end"
         )
     if config.slice not in ("", "finish"):
         shards_of_slice(config.slice, 0)
     if not is_id(config.source.split):
-        raise UsageError(f"source.split={config.source.split!r} names the shards: give letters, digits, _ and -")
+        raise UsageError(
+            f"source.split={config.source.split!r} is not a valid shard name: use letters, digits, _ and -"
+        )
     if decode.max_duration_s < decode.min_duration_s:
         raise UsageError(
-            f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, which is decode.min_duration_s"
+            f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, "
+            "which is decode.min_duration_s"
         )
 
 
 @contextlib.contextmanager
-def _progress(rows: int) -> Iterator[Any]:
+def _progress(rows: int) -> Iterator[OnClips]:
     from tqdm import tqdm
 
-    rejects = 0
+    total_rejected = 0
     with tqdm(total=rows, unit="clip", desc="shards", smoothing=0.05) as bar:
 
         def on_clips(done: int, rejected: int) -> None:
-            nonlocal rejects
-            rejects += rejected
-            bar.set_postfix(rejected=rejects, refresh=False)
+            nonlocal total_rejected
+            total_rejected += rejected
+            bar.set_postfix(rejected=total_rejected, refresh=False)
             bar.update(done)
 
         yield on_clips

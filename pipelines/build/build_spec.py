@@ -1,4 +1,4 @@
-"""What is being built: the settings every shard of a data set shares, noted in build.json so that no folder ever holds a mixture."""
+"""The settings that all shards of a data set share, recorded in build.json so that a folder never holds a mixture."""
 
 from __future__ import annotations
 
@@ -16,61 +16,54 @@ from pipelines.build.row_table import RowTable
 from pipelines.storage import Folder, read
 
 FORMAT = 2
-_NON_DATA_KEYS = (
-    "out",
-    "executor",
-    "processes",
-    "slice",
-    "retry_rejected",
-    "dry_run",
-)  # settings that do not change the data set
+# Settings that do not change the data set.
+_NON_DATA_KEYS = ("out", "executor", "processes", "slice", "retry_rejected", "dry_run")
 
 
 @dataclass(frozen=True)
-class BuildJob:
-    """What the builder of a shard needs beside its rows; small, and the same in every process on every machine.
+class BuildSpec:
+    """What is needed to build a shard besides its rows; small, picklable, and the same in every process.
 
     Attributes:
-        root: folder the rows' paths start from.
+        root: folder that the paths in the rows are relative to.
         out: folder of the shards.
-        split: start of the shards' names.
+        split: prefix of the names of the shards.
         decode: how clips are decoded.
-        recipe: hash of rows and settings; a shard of another recipe is not taken for one of this job.
-        retry: whether clips that were rejected are tried again where their media have changed.
+        build_hash: hash of rows and settings, stored as `recipe` in each index; a shard with another hash is rebuilt.
+        retry: whether rejected clips are retried if their media have changed.
     """
 
     root: Path
     out: Folder
     split: str
     decode: DecodeConfig
-    recipe: str
+    build_hash: str
     retry: bool = False
 
     def name(self, number: int) -> str:
+        """Name of a shard, without `.tar`."""
         return f"{self.split}-{number:06d}"
 
 
-def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildJob:
-    """Note in build.json what is built, or refuse a folder in which something else is.
+def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildSpec:
+    """Write build.json, or compare the settings with those of an earlier run.
 
     Raises:
-        UsageError: another data set is there, or one begun with other versions of the decoders.
+        UsageError: the folder holds another data set, or an unfinished one begun with other versions of the decoders.
     """
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NON_DATA_KEYS}
     del settings["source"]["root"]
     built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings}
-    recipe = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
-    text = json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True)
-    if _continues(out, built):
+    build_hash = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
+    if not _resumes(out, built):
         with out.atomic_open("build.json") as file:
-            file.write(text.encode())
-    return BuildJob(
-        Path(config.source.root).absolute(), out, config.source.split, config.decode, recipe, config.retry_rejected
-    )
+            file.write(json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True).encode())
+    root = Path(config.source.root).absolute()
+    return BuildSpec(root, out, config.source.split, config.decode, build_hash, config.retry_rejected)
 
 
 def versions() -> dict[str, str]:
-    """Versions of what decides over bytes: another decoder can give another pixel, another encoder another file."""
+    """Versions of the libraries that determine the bytes: another decoder or encoder may give other ones."""
     import av
     import simplejpeg
     import soundfile
@@ -78,8 +71,8 @@ def versions() -> dict[str, str]:
     return {"av": av.__version__, "simplejpeg": simplejpeg.__version__, "libsndfile": soundfile.__libsndfile_version__}
 
 
-def _continues(out: Folder, built: dict[str, Any]) -> bool:
-    """Whether build.json is still to be written; False where it is there and says the same."""
+def _resumes(out: Folder, built: dict[str, Any]) -> bool:
+    """Whether the folder holds a build.json with the same settings; False if it has none."""
     try:
         earlier = json.loads(read(out, "build.json"))
         differing = diff_configs(earlier["settings"], built["settings"])
@@ -88,23 +81,25 @@ def _continues(out: Folder, built: dict[str, Any]) -> bool:
     except FileNotFoundError:
         if out.sizes("manifest.json"):
             raise UsageError(
-                f"out={out} holds a manifest.json that this command did not write; give another folder"
+                f"out={out} contains a manifest.json that pipelines.build did not write; give another folder"
             ) from None
-        return True
+        return False
     except (ValueError, KeyError, TypeError):
         raise UsageError(
-            f"{out}/build.json is not what this command writes; give another folder, or remove {out} first"
+            f"{out}/build.json was not written by pipelines.build; give another folder, or remove {out} first"
         ) from None
     if earlier["format"] != built["format"]:
         differing.append(f"format: {earlier['format']} -> {built['format']}")
     if not differing and earlier["rows_sha256"] != built["rows_sha256"]:
-        differing.append("the rows of the source's table")
+        differing.append("the rows of the source")
     if differing:
         raise UsageError(
-            f"out={out} holds a data set built otherwise ({'; '.join(differing)}); give another folder, or remove {out} first"
+            f"out={out} contains a data set with other settings ({'; '.join(differing)}); "
+            f"give another folder, or remove {out} first"
         )
     if other_versions:
         raise UsageError(
-            f"out={out} was begun with other versions ({'; '.join(other_versions)}); install those again, or remove {out} first"
+            f"out={out} was begun with other versions ({'; '.join(other_versions)}); "
+            f"install those again, or remove {out} first"
         )
-    return False
+    return True

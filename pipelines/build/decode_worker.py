@@ -1,7 +1,8 @@
-"""A process that decodes clips for us and may die of one: media from the wild make decoders hang, eat memory and crash.
+"""A child process that decodes clips, because media from the wild make decoders hang, run out of memory and crash.
 
-Limits on a clip: processor time, counted by the kernel, which ends the process even inside a decoder's endless loop; and ten times that on the
-clock, for a disk that does not answer. A clip that ends the process is tried once more in a fresh one, then turned away; the job goes on.
+Limits on a clip: CPU time, counted by the kernel, which ends the process even inside an endless loop of a decoder; and
+ten times that in wall time, for disks that do not answer. A clip that ends the process is retried once in a new
+process, then rejected; the build continues.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import multiprocessing
 import signal
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from configs.errors import CommandFailed
@@ -18,30 +20,29 @@ from pipelines.build.decode.clip import decode_clip
 from pipelines.manifest import Clip, RejectedClip, StorageError
 from pipelines.modalities.encode import encode_clip
 
-_CLOCK_PER_CPU = 10
+_WALL_PER_CPU_TIME = 10
 _MODULES = ["pipelines.build.decode_worker", "av", "simplejpeg", "soundfile", "PIL.Image"]
 
 
 class Stopped(Exception):
-    """The worker was told to stop while it had a clip."""
+    """`DecodingProcess.stop` was called while a clip was being decoded."""
 
 
 class DecodingProcess:
-    """One decoding process, started when first needed; used by one thread at a time, stopped from any."""
+    """One decoding process, started when first needed. One thread at a time may use it; any thread may stop it."""
 
     def __init__(self, root: Path, settings: DecodeConfig) -> None:
         self._root, self._settings = root, settings
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(_MODULES)
-        self._process: multiprocessing.process.BaseProcess | None = None
-        self._connection: Connection | None = None
+        self._worker: tuple[BaseProcess, Connection] | None = None
         self._stopped = False
 
     def encode(self, clip: Clip) -> dict[str, bytes]:
         """Decode and encode a clip.
 
         Returns:
-            The clip's members by extension, as `encode_clip` gives them.
+            The members of the clip by extension, as `encode_clip` returns them.
 
         Raises:
             RejectedClip: the clip cannot be used, or has ended the process twice.
@@ -54,78 +55,70 @@ class DecodingProcess:
             return self._try(clip)
 
     def warm_up(self) -> None:
-        """Start the process now, not with the first clip."""
-        if self._process is None:
+        """Start the process now instead of with the first clip."""
+        if self._worker is None:
             self._start()
 
     def stop(self) -> None:
-        """End the process; a clip it has is given up."""
+        """End the process, without finishing its clip."""
         self._stopped = True
-        process = self._process
-        if process:
-            process.kill()
+        worker = self._worker
+        if worker:
+            worker[0].kill()
 
     def _try(self, clip: Clip) -> dict[str, bytes]:
         if self._stopped:
             raise Stopped
-        self.warm_up()
-        assert self._process is not None and self._connection is not None
-        clock_limit_s = self._settings.cpu_limit_s * _CLOCK_PER_CPU
-        late = False
+        process, connection = self._worker or self._start()
+        wall_limit_s = self._settings.cpu_limit_s * _WALL_PER_CPU_TIME
+        is_late = False
         try:
-            self._connection.send(clip)
-            late = not self._connection.poll(clock_limit_s)
-            answer = None if late else self._connection.recv()
+            connection.send(clip)
+            is_late = not connection.poll(wall_limit_s)
+            answer = None if is_late else connection.recv()
         except (EOFError, OSError):
             answer = None
         if isinstance(answer, StorageError):
-            raise CommandFailed(
-                f"the storage has failed, at {answer}; finished shards are kept, run the same command again"
-            )
+            raise CommandFailed(f"the storage failed at {answer}; finished shards are kept, run the same command again")
         if isinstance(answer, RejectedClip):
             raise answer
         if answer is not None:
             return answer
-        exit_code = self._end(late)
+        if not is_late:  # the process ended; its exit code is available a moment after its connection closes
+            process.join(1)
+        process.kill()
+        process.join()
+        connection.close()
+        self._worker = None
+        exit_code = process.exitcode or 0
         if self._stopped:
             raise Stopped
-        if late:
-            raise _WorkerDied("timed_out", f"no answer within {clock_limit_s:g} s")
+        if is_late:
+            raise _WorkerDied("timed_out", f"no answer within {wall_limit_s:g} s")
         if exit_code == -signal.SIGPROF:
-            raise _WorkerDied("timed_out", f"more than {self._settings.cpu_limit_s:g} s of processor time")
+            raise _WorkerDied("timed_out", f"more than {self._settings.cpu_limit_s:g} s of CPU time")
         raise _WorkerDied(
             "crashed", f"the process ended with {signal.Signals(-exit_code).name if exit_code < 0 else exit_code}"
         )
 
-    def _start(self) -> None:
-        self._connection, theirs = self._context.Pipe()
-        process = self._context.Process(target=_serve, args=(theirs, self._root, self._settings), daemon=True)
+    def _start(self) -> tuple[BaseProcess, Connection]:
+        connection, remote = self._context.Pipe()
+        process = self._context.Process(target=_serve, args=(remote, self._root, self._settings), daemon=True)
         process.start()
-        theirs.close()
-        self._process = process  # only now: another thread may stop it
-
-    def _end(self, late: bool) -> int:
-        assert self._process is not None and self._connection is not None
-        if not late:  # it ended by itself, and closed its connection a moment before its exit code is there
-            self._process.join(1)
-        self._process.kill()
-        self._process.join()
-        exit_code = self._process.exitcode
-        assert exit_code is not None
-        self._connection.close()
-        self._process = self._connection = None
-        return exit_code
+        remote.close()
+        self._worker = process, connection  # last, because another thread may call `stop`
+        return self._worker
 
 
 class _WorkerDied(RejectedClip):
-    """The process ended with the clip."""
+    """The process ended while decoding the clip."""
 
 
 def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
-    """Answer each clip with its members or a RejectedClip, until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent decides
+    """Answer each clip with its members or an exception, until the other end of the connection is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    with contextlib.suppress(EOFError, OSError):  # the parent has ended or was killed
+    with contextlib.suppress(EOFError, OSError):  # the parent has ended
         while True:
             connection.send(_answer(connection.recv(), root, settings))
 
@@ -136,7 +129,7 @@ def _answer(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes] 
         return encode_clip(clip, decode_clip(clip, root, settings), settings)
     except (RejectedClip, StorageError) as error:
         return error
-    except Exception as error:  # one clip of millions must not end the job; the ledger names the error
+    except Exception as error:  # one of millions of clips must not end the build
         return RejectedClip("failed", f"{type(error).__name__}: {error}")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)

@@ -1,4 +1,4 @@
-"""The end of a build: ledger, statistics and, last of all, the root manifest, put together from the files beside the tars."""
+"""Completes a data set: writes rejected.jsonl, stats.json and the root manifest from the indices of its shards."""
 
 from __future__ import annotations
 
@@ -8,97 +8,96 @@ from collections import Counter
 from typing import Any
 
 from configs.errors import CommandFailed
-from pipelines.build.build_spec import FORMAT, BuildJob
+from pipelines.build.build_spec import FORMAT, BuildSpec
 from pipelines.storage import Folder, read
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
 
 
 def read_complete_manifest(out: Folder) -> dict[str, Any] | None:
-    """The root manifest when there is one and all that belongs to it is there: every tar with its size, every index, the ledger, the statistics."""
+    """The root manifest; None if a tar, an index, rejected.jsonl or stats.json is missing or does not match it."""
     try:
         manifest = json.loads(read(out, "manifest.json"))
         sizes = out.sizes()
-        same = "stats.json" in sizes and read(out, "rejected.jsonl").count(b"\n") == manifest["rejected"]
-        for shard in manifest["shards"] if same else ():
+        is_complete = "stats.json" in sizes and read(out, "rejected.jsonl").count(b"\n") == manifest["rejected"]
+        for shard in manifest["shards"] if is_complete else ():
             index = json.loads(read(out, f"{shard['name']}.json"))
-            same = same and shard.items() <= index.items() and sizes.get(f"{shard['name']}.tar") == shard["size_bytes"]
+            has_size = sizes.get(f"{shard['name']}.tar") == shard["size_bytes"]
+            is_complete = is_complete and has_size and shard.items() <= index.items()
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
-    return manifest if same else None
+    return manifest if is_complete else None
 
 
-def write_manifest(job: BuildJob, shards: int, rows: int, seconds: float) -> dict[str, Any]:
+def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> dict[str, Any]:
     """Write rejected.jsonl, stats.json and manifest.json.
 
     Args:
-        job: the data set.
-        shards: how many it has.
-        rows: how many rows its table has.
-        seconds: of the run that finishes it.
+        spec: the data set.
+        shards: its number of shards.
+        rows: number of rows in its table.
+        seconds: wall time of this run.
 
     Returns:
         The manifest.
 
     Raises:
-        CommandFailed: shards are missing; slices have still to be run.
+        CommandFailed: shards are missing, because some slices have not run.
     """
     entries, missing, reasons, written = [], [], Counter[str](), 0
-    with job.out.atomic_open("rejected.jsonl") as ledger:
-        sizes = job.out.sizes()
-        for name in map(job.name, range(shards)):
+    with spec.out.atomic_open("rejected.jsonl") as rejected_file:
+        sizes = spec.out.sizes()
+        for name in map(spec.name, range(shards)):
             try:
-                entry = json.loads(read(job.out, f"{name}.json"))
-                whole = entry["recipe"] == job.recipe and sizes.get(f"{name}.tar") == entry["size_bytes"]
+                entry = json.loads(read(spec.out, f"{name}.json"))
+                same = entry["recipe"] == spec.build_hash and sizes.get(f"{name}.tar") == entry["size_bytes"]
             except (FileNotFoundError, ValueError, KeyError, TypeError):
-                whole = False
-            if not whole:
+                same = False
+            if not same:
                 missing.append(name)
                 continue
             entries.append({key: entry[key] for key in _ENTRY_KEYS})
             written += entry["clips"]
             for rejected in entry["rejected"]:
                 reasons[rejected["reason"]] += 1
-                ledger.write(json.dumps(rejected).encode() + b"\n")
+                rejected_file.write(json.dumps(rejected).encode() + b"\n")
         if missing:
             raise CommandFailed(
-                f"{job.out}: {len(missing)} of {shards} shards are not there yet ({', '.join(missing[:3])}, ...); run their slices first"
+                f"{spec.out}: {len(missing)} of {shards} shards are missing ({', '.join(missing[:3])}, ...); "
+                "run their slices first"
             )
     assert written + reasons.total() == rows, "a row was lost"
-    size_bytes = sum(entry["size_bytes"] for entry in entries)
     stats = {
         "rows": rows,
         "written": written,
         "rejected": dict(sorted(reasons.items())),
-        "size_bytes": size_bytes,
+        "size_bytes": sum(entry["size_bytes"] for entry in entries),
         "build_seconds": round(seconds, 3),
     }
-    with job.out.atomic_open("stats.json") as file:
+    with spec.out.atomic_open("stats.json") as file:
         file.write(json.dumps(stats, indent=1).encode())
     manifest = {
         "format": FORMAT,
         "fingerprint": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
-        "split": job.split,
+        "split": spec.split,
         "rows": rows,
         "written": written,
         "rejected": reasons.total(),
         "shards": entries,
-        "settings": json.loads(read(job.out, "build.json"))["settings"],
+        "settings": json.loads(read(spec.out, "build.json"))["settings"],
     }
-    with job.out.atomic_open("manifest.json") as file:
+    with spec.out.atomic_open("manifest.json") as file:
         file.write(json.dumps(manifest, indent=1).encode())
     return manifest
 
 
 def print_table(out: Folder, manifest: dict[str, Any]) -> None:
-    """What there is, and what was turned away and why."""
+    """Print the size of a data set, and how many rows were rejected by reason."""
     stats = json.loads(read(out, "stats.json"))
+    reasons = ", ".join(f"{reason} {count}" for reason, count in stats["rejected"].items())
+    size = f"in {len(manifest['shards'])} shards, {stats['size_bytes'] / 1e6:.1f} MB"
     print(f"{out} is complete")
     print(f"{'rows':<10}{manifest['rows']:>10}")
-    print(
-        f"{'written':<10}{manifest['written']:>10}   in {len(manifest['shards'])} shards, {stats['size_bytes'] / 1e6:.1f} MB"
-    )
-    print(
-        f"{'rejected':<10}{manifest['rejected']:>10}   {', '.join(f'{reason} {count}' for reason, count in stats['rejected'].items())}".rstrip()
-    )
-    print(f"{'seconds':<10}{stats['build_seconds']:>10.1f}   in the run that finished it")
+    print(f"{'written':<10}{manifest['written']:>10}   {size}")
+    print(f"{'rejected':<10}{manifest['rejected']:>10}   {reasons}".rstrip())
+    print(f"{'seconds':<10}{stats['build_seconds']:>10.1f}   in the run that completed it")

@@ -1,4 +1,4 @@
-"""Before the work: which media are missing, and what the whole will take. Folders are listed once; files are not opened, but for a dry run's sample."""
+"""Checks before a build: missing media, and a dry run that estimates size and cost. Only a dry run opens media."""
 
 from __future__ import annotations
 
@@ -15,12 +15,18 @@ from configs.schema import BuildConfig, SourceConfig
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected, RejectedClip, check
 
-_SAMPLE = 24  # clips a dry run decodes
-_SIZES = 1000  # files whose size it looks at
+_DECODED_CLIPS = 24  # clips that a dry run decodes
+_SAMPLED_CLIPS = 1000  # clips whose file sizes it reads
 
 
 class MediaCheck:
-    """Counts rows as they pass, and those whose media are not there. Memory: the names of the files in the folders of the media."""
+    """Counts rows, and clips whose media are missing. Lists each folder once and holds its file names in memory.
+
+    Attributes:
+        rows, clips: number of all rows, and of those that are clips.
+        missing: number of clips without their media or image file.
+        first_missing: path of the first missing file.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -29,41 +35,42 @@ class MediaCheck:
         self.first_missing = ""
 
     def count(self, rows: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
-        """Pass rows on."""
+        """Yield rows unchanged while counting them."""
         for row in rows:
             self.rows += 1
             if isinstance(row, Clip):
                 self.clips += 1
-                if not self._is_there(row.media) or (row.image and not self._is_there(row.image)):
+                if not self._exists(row.media) or (row.image and not self._exists(row.image)):
                     self.missing += 1
-                    self.first_missing = self.first_missing or (row.image if self._is_there(row.media) else row.media)
+                    self.first_missing = self.first_missing or (row.image if self._exists(row.media) else row.media)
             yield row
 
     def print_missing(self, source: SourceConfig) -> None:
-        """Say on stderr how many media are missing.
+        """Print the number of missing media to stderr.
 
         Raises:
-            UsageError: those of all clips are.
+            UsageError: the media of all clips are missing.
         """
         if self.missing:
-            share = f"{self.missing} of {self.rows} rows ({100 * self.missing / self.rows:.1f} %) have no media file, the first is {self.first_missing!r}"
+            count = (
+                f"{self.missing} of {self.rows} rows ({100 * self.missing / self.rows:.1f} %) have no media file, "
+                f"the first is {self.first_missing!r}"
+            )
             if self.missing == self.clips:
                 raise UsageError(
-                    f"source.root={source.root}: {share}; is source.media={source.media!r} right? pipelines/sources/{source.kind}.py has the layout"
+                    f"source.root={source.root}: {count}; is source.media={source.media!r} correct? "
+                    f"pipelines/sources/{source.kind}.py describes the layout"
                 )
-            print(f"missing: {share}", file=sys.stderr)
+            print(f"missing: {count}", file=sys.stderr)
 
-    def _is_there(self, path: str) -> bool:
+    def _exists(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
-        names = self._names.get(folder)
-        if names is None:
-            names = self._names[folder] = self._list(folder)
-        return name in names
+        if folder not in self._names:
+            self._names[folder] = self._list(folder)
+        return name in self._names[folder]
 
     def _list(self, folder: str) -> frozenset[str]:
-        if folder.startswith("/") or ".." in folder.split(
-            "/"
-        ):  # such rows are turned away; nothing outside the root is looked at
+        if folder.startswith("/") or ".." in folder.split("/"):  # such rows are rejected; never list outside the root
             return frozenset()
         try:
             return frozenset(os.listdir(f"{self._root}/{folder}"))  # noqa: PTH208 - names, not paths: millions of them
@@ -72,45 +79,46 @@ class MediaCheck:
 
 
 def require_media(rows: Iterable[Clip | Rejected], root: Path) -> None:
-    """See that a disk is there, by the first media file that is.
+    """Check that the disk is mounted: at least one media file exists.
 
     Raises:
-        UsageError: there is none.
+        UsageError: no media file exists.
     """
     if not any(isinstance(row, Clip) and (root / row.media).exists() for row in rows):
-        raise UsageError(f"source.root={root}: no media file of any row is there; is the disk mounted on this machine?")
+        raise UsageError(f"source.root={root}: no media file of any row exists; is the disk mounted on this machine?")
 
 
 def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[Clip | Rejected]) -> int:
-    """Say what the build would read, write and cost, from a random sample of clips that is really decoded; nothing is written.
+    """Estimate what the build would read, write and cost by decoding a random sample of clips; writes nothing.
 
     Returns:
         The exit code.
     """
-    draw = random.Random(config.seed)
+    rng = random.Random(config.seed)
     sampled: list[Clip] = []
     clips = 0
     for row in rows:
         if isinstance(row, Clip) and isinstance(check(row), Clip):
             clips += 1
-            at = len(sampled) if len(sampled) < _SIZES else draw.randrange(clips)  # every row has the same chance
-            if at < _SIZES:
+            at = len(sampled) if len(sampled) < _SAMPLED_CLIPS else rng.randrange(clips)  # reservoir sampling
+            if at < _SAMPLED_CLIPS:
                 sampled[at : at + 1] = [row]
     if not sampled:
         raise UsageError(
-            f"source.root={config.source.root!r} has no usable row among {media_check.rows} of split {config.source.split!r}"
+            f"source.root={config.source.root!r} has no usable row "
+            f"among {media_check.rows} of split {config.source.split!r}"
         )
-    draw.shuffle(sampled)
+    rng.shuffle(sampled)
     root = Path(config.source.root)
     sizes = [sum(_size(root / name) for name in (clip.media, clip.image) if name) for clip in sampled]
     process = DecodingProcess(root, config.decode)
-    written, out_bytes, tried, reasons = 0, 0, 0, Counter()
+    written = out_bytes = 0
+    reasons = Counter[str]()
     with_media = [clip for clip, size in zip(sampled, sizes, strict=True) if size]
     process.warm_up()
     began_s = time.perf_counter()
     try:
-        for clip in with_media[:_SAMPLE]:
-            tried += 1
+        for clip in with_media[:_DECODED_CLIPS]:
             try:
                 out_bytes += sum(map(len, process.encode(clip).values()))
                 written += 1
@@ -119,28 +127,25 @@ def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[C
     finally:
         process.stop()
     seconds = time.perf_counter() - began_s
-    why = f" ({', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))})" if reasons else ""
-    there = clips * len(with_media) / len(sampled)
+    rejected = f" ({', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))})" if reasons else ""
+    decoded = written + reasons.total()
+    estimated_clips = clips * len(with_media) / len(sampled)
+    shards = -(-media_check.rows // config.clips_per_shard)
     print(f"{'rows':<14}{media_check.rows:>12}")
     print(f"{'missing':<14}{media_check.missing:>12}   {100 * media_check.missing / media_check.rows:.1f} %")
-    print(f"{'reads':<14}{_format_bytes(clips * sum(sizes) / len(sizes))}, about")
-    if tried:
-        print(
-            f"{'writes':<14}{_format_bytes(there * out_bytes / tried)}, about, in {-(-media_check.rows // config.clips_per_shard)} shards"
-        )
-        print(
-            f"{'clips':<14}{round(there * written / tried):>12}   about; of {tried} tried {written} could be used{why}"
-        )
-        print(
-            f"{'core hours':<14}{there * seconds / tried / 3600:>12.3g}   about, with decode.mode={config.decode.mode}"
-        )
+    print(f"{'reads':<14}{_format_bytes(clips * sum(sizes) / len(sizes))} (estimate)")
+    if decoded:
+        per_clip = estimated_clips / decoded
+        print(f"{'writes':<14}{_format_bytes(per_clip * out_bytes)} (estimate), in {shards} shards")
+        print(f"{'clips':<14}{round(per_clip * written):>12}   (estimate): {written} of {decoded} decoded{rejected}")
+        print(f"{'core hours':<14}{per_clip * seconds / 3600:>12.3g}   (estimate), decode.mode={config.decode.mode}")
     return 0
 
 
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size if path.is_file() else 0
-    except OSError:  # a name too long, a folder that may not be read
+    except OSError:  # the name is too long, or the folder may not be read
         return 0
 
 

@@ -1,10 +1,12 @@
-"""Shards built on a Ray cluster: one task for each, on whatever nodes the cluster has and keeps.
+"""Builds shards on a Ray cluster: one task per shard, on the nodes that the cluster has and adds.
 
-The cluster is the one RAY_ADDRESS names (host:port of its head, or auto on a node of it), else one of this machine for the time of the build. Every node
-needs the packages of requirements-build.lock and the driver's versions of Ray and Python; our own code is sent along. Media and `out` lie under the
-same names everywhere; a node that sees others ends the build with one line. A task whose node is lost is started again elsewhere.
-Limits: the driver and the head of the cluster must last; if one is lost, the same command goes on. Progress comes shard by shard. When the driver is
-killed by SIGKILL, two idle agents of a local cluster end a minute later; everything else ends at once.
+The cluster is that of RAY_ADDRESS (host:port of its head, or `auto` on one of its nodes), otherwise a cluster on this
+machine for the duration of the build. Every node needs the packages of requirements-build.lock and the versions of Ray
+and Python of the driver; the code of this project is sent along. Media and `out` must have the same paths on all nodes;
+a node where they differ ends the build with a one-line error. A task whose node is lost is retried on another node.
+Limits: the driver and the head of the cluster must stay up; if one is lost, rerun the command. Progress is reported per
+shard. If the driver is killed by SIGKILL, two idle agents of a local cluster end a minute later; all other processes
+end at once.
 """
 
 from __future__ import annotations
@@ -19,63 +21,62 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import CommandFailed, UsageError
-from pipelines.build.build_spec import BuildJob, versions
+from pipelines.build.build_spec import BuildSpec, versions
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.row_table import RowTable
 from pipelines.build.shards import build_shard
 from pipelines.manifest import Clip, Rejected
 from pipelines.storage import read
 
-_RETRIES = 10  # of a shard whose node or worker was lost
-_MIN_WAITING = 32  # tasks in flight: those that wait are what makes an autoscaler add nodes
-_WITNESS_ROWS = 1000
+_RETRIES = 10  # of a task whose node or worker was lost
+_MIN_TASKS = 32  # tasks in flight; pending tasks make an autoscaler add nodes
+_SENTINEL_ROWS = 1000
 _OBJECT_STORE_BYTES = 128 << 20  # it holds the rows of the tasks in flight, 0.3 MB for a thousand clips
-_ANSWER_S = 10
+_CONNECT_TIMEOUT_S = 10
 
 
 def build_on_ray(
-    job: BuildJob, table: RowTable, numbers: Sequence[int], processes: int, on_clips: Callable[[int, int], None]
+    spec: BuildSpec, table: RowTable, numbers: Sequence[int], processes: int, on_clips: Callable[[int, int], None]
 ) -> None:
-    """Build some shards on a Ray cluster.
+    """Build shards on a Ray cluster.
 
     Args:
-        job: the data set.
+        spec: the data set.
         table: its rows.
-        numbers: of the shards.
-        processes: decoding processes at once over the cluster; 0: one for each of its cores.
-        on_clips: told of progress as (rows done, those of them turned away).
+        numbers: numbers of the shards.
+        processes: concurrent decoding processes in the cluster; 0 means one per core.
+        on_clips: progress callback, called with (finished rows, rejected rows among them).
 
     Raises:
-        UsageError: Ray is not installed, or RAY_ADDRESS is no address.
-        CommandFailed, OSError: a shard cannot be written, the cluster does not answer, or a task was lost time and again. As with Ctrl-C, all tasks are
-            ended first, and shards that are whole stay.
+        UsageError: Ray is not installed, or RAY_ADDRESS is invalid.
+        CommandFailed, OSError: a shard cannot be written, the cluster does not answer, or a task failed after all
+            retries. As with Ctrl-C, all tasks are ended first; finished shards are kept.
     """
-    witness = _sentinel_file(job, table)
+    sentinel = _sentinel_file(spec, table)
     with _cluster() as ray:
         task = ray.remote(num_cpus=1, max_retries=_RETRIES)(_build_one)
-        waiting = iter(numbers)
+        pending = iter(numbers)
         running: list[Any] = []
         while True:
-            at_once = processes or max(
-                _MIN_WAITING, 2 * int(ray.cluster_resources().get("CPU", 0))
-            )  # nodes come and go
-            while len(running) < at_once and (number := next(waiting, None)) is not None:
-                running.append(task.remote(job, number, table.of_shard(number), witness))
+            # again in each round, because nodes join and leave
+            max_tasks = processes or max(_MIN_TASKS, 2 * int(ray.cluster_resources().get("CPU", 0)))
+            while len(running) < max_tasks and (number := next(pending, None)) is not None:
+                running.append(task.remote(spec, number, table.of_shard(number), sentinel))
             if not running:
                 break
             done, running = ray.wait(running)
             for finished in done:
                 on_clips(*_result(ray, finished))
-    job.out.remove_leftovers(f"{job.split}-*")  # of nodes that were lost while they wrote
+    spec.out.remove_leftovers(f"{spec.split}-*")  # of nodes that were lost while writing
 
 
 @contextlib.contextmanager
 def _cluster() -> Iterator[Any]:
-    """The module ray, connected to the cluster that RAY_ADDRESS names, or to one of this machine's own."""
+    """Yield the module ray, connected to the cluster of RAY_ADDRESS, or to a new one on this machine."""
     address = os.environ.get("RAY_ADDRESS") or "local"
     only_local: dict[str, Any] = {}
     if address == "local":
-        # A token of this run's own, known before ray is imported: else Ray writes one into the home folder, or lets in whoever reaches its ports.
+        # Set before ray is imported; without a token Ray writes one to the home folder, or accepts any client.
         os.environ.setdefault("RAY_AUTH_MODE", "token")
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         only_local = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
@@ -87,11 +88,11 @@ def _cluster() -> Iterator[Any]:
         raise UsageError(
             "executor=ray needs the package ray: install the extra farm (pip install -e '.[farm]')"
         ) from None
-    house = Path(__file__).resolve().parents[2]
-    code = {"py_modules": [str(house / "configs"), str(house / "pipelines")], "excludes": ["__pycache__"]}
+    root = Path(__file__).resolve().parents[2]
+    code = {"py_modules": [str(root / "configs"), str(root / "pipelines")], "excludes": ["__pycache__"]}
     try:
         ray.init(address=address, runtime_env=code, log_to_driver=False, configure_logging=False, **only_local)
-    except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+    except Exception as error:  # Ray raises a bare Exception when a node times out during startup
         ray.shutdown()
         raise CommandFailed(f"Ray cannot be used (RAY_ADDRESS is {address}): {_first_line(error)}") from None
     try:
@@ -101,69 +102,65 @@ def _cluster() -> Iterator[Any]:
 
 
 def _check_answer(address: str) -> None:
-    """Find out at once what Ray itself would take two minutes for, and then end this process.
+    """Try the address for 10 s; Ray itself would try for two minutes and then end this process.
 
     Raises:
-        UsageError: that is no address.
-        CommandFailed: nothing answers there.
+        UsageError: the address is invalid.
+        CommandFailed: no cluster answers.
     """
     host, _, port = address.rpartition(":")
     if not host or not port.isdecimal() or "/" in host:
         raise UsageError(
-            f"RAY_ADDRESS={address!r} is not HOST:PORT of a cluster's head (6379 is the usual port), auto, or empty for a cluster of this machine"
+            f"RAY_ADDRESS={address!r} is not HOST:PORT of the head of a cluster (the usual port is 6379), auto, "
+            "or empty for a cluster on this machine"
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), _ANSWER_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), _CONNECT_TIMEOUT_S).close()
     except (OSError, OverflowError) as error:
         raise CommandFailed(
-            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; start its head, or unset RAY_ADDRESS for a cluster of this machine"
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}; start its head, "
+            "or unset RAY_ADDRESS for a cluster on this machine"
         ) from None
 
 
-def _sentinel_file(job: BuildJob, table: RowTable) -> str:
-    """A media file that is there, which every node must see too: where it does not, a shard would be full of missing clips. "": none was found."""
-    return next(
-        (
-            row.media
-            for row in table.read(0, _WITNESS_ROWS)
-            if isinstance(row, Clip) and (job.root / row.media).is_file()
-        ),
-        "",
-    )
+def _sentinel_file(spec: BuildSpec, table: RowTable) -> str:
+    """A media file that exists here and so must exist on every node, which otherwise rejects all clips; or ""."""
+    clips = (row for row in table.read(0, _SENTINEL_ROWS) if isinstance(row, Clip))
+    return next((clip.media for clip in clips if (spec.root / clip.media).is_file()), "")
 
 
-def _build_one(job: BuildJob, number: int, rows: list[Clip | Rejected], witness: str) -> tuple[int, int]:
-    """A task of Ray; returns rows done, and those of them turned away."""
-    _check_node(job, witness)
-    process = DecodingProcess(job.root, job.decode)
+def _build_one(spec: BuildSpec, number: int, rows: list[Clip | Rejected], sentinel: str) -> tuple[int, int]:
+    """The task of Ray: builds a shard and returns the number of its rows and of the rejected ones among them."""
+    _check_node(spec, sentinel)
+    process = DecodingProcess(spec.root, spec.decode)
     counts: list[tuple[int, int]] = []
     try:
-        build_shard(job, number, rows, process, lambda done, rejected: counts.append((done, int(rejected))))
+        build_shard(spec, number, rows, process, lambda done, rejected: counts.append((done, int(rejected))))
     finally:
         process.stop()
     return sum(done for done, _ in counts), sum(rejected for _, rejected in counts)
 
 
-def _check_node(job: BuildJob, witness: str) -> None:
-    """Refuse to work on a node that sees other folders or has other decoders than the driver.
+def _check_node(spec: BuildSpec, sentinel: str) -> None:
+    """Check that this node has the folders and the decoders of the driver.
 
     Raises:
-        CommandFailed: so it is.
+        CommandFailed: it has others.
     """
     node = socket.gethostname()
     try:
-        begun_with = json.loads(read(job.out, "build.json"))["versions"]
+        expected = json.loads(read(spec.out, "build.json"))["versions"]
     except FileNotFoundError:
         raise CommandFailed(
-            f"the Ray node {node} does not see out={job.out} as it is here; all nodes need it under the same name"
+            f"the Ray node {node} does not have out={spec.out}; all nodes need it under the same path"
         ) from None
-    if begun_with != versions():
+    if expected != versions():
         raise CommandFailed(
-            f"the Ray node {node} has other versions of the decoders ({versions()}) than this data set was begun with ({begun_with})"
+            f"the Ray node {node} has the decoder versions {versions()}, but this data set was begun with {expected}"
         )
-    if witness and not (job.root / witness).is_file():
+    if sentinel and not (spec.root / sentinel).is_file():
         raise CommandFailed(
-            f"the Ray node {node} does not see {job.root / witness}; all nodes need source.root under the same name"
+            f"the Ray node {node} does not have {spec.root / sentinel}; all nodes need source.root under the same path"
         )
 
 
@@ -175,7 +172,7 @@ def _result(ray: Any, task: Any) -> tuple[int, int]:
         raise cause if isinstance(cause, (UsageError, CommandFailed, OSError)) else error from None
     except ray.exceptions.RayError as error:
         raise CommandFailed(
-            f"the Ray cluster has failed: {_first_line(error)}; finished shards are kept, run the same command again"
+            f"the Ray cluster failed: {_first_line(error)}; finished shards are kept, run the same command again"
         ) from None
 
 

@@ -1,3 +1,5 @@
-"""Data set layouts, one file each: `rows(source)` yields the clips of one split. Reading order: folder.py (any videos), audioset.py, places_audio.py;
-toy_world writes a small world in the same layouts, with layouts.py and what it draws, plays, says and encodes (scene.py, sound.py,
-speech.py, media.py)."""
+"""Layouts of data sets, one file each: `rows(source)` yields the clips of one split.
+
+folder.py (any videos), audioset.py, vggsound.py, places_audio.py; youtube_segments.py holds what the tables of YouTube
+segments share, filters.py the lists of ids and labels.
+"""

@@ -1,15 +1,15 @@
-"""AudioSet: its published tables of 10 s segments, and the videos you have collected.
+"""AudioSet: its published tables of 10 s segments, and the videos that you have downloaded.
 
-    ROOT/unbalanced_train_segments.csv        split train
-    ROOT/balanced_train_segments.csv          split balanced_train
-    ROOT/eval_segments.csv                    split eval; a table of your own, for any split, with source.segments=FILE
-    ROOT/class_labels_indices.csv             optional: labels become names ("Speech") instead of ids ("/m/09x0r")
-    ROOT/videos/YTID_STARTMS.mp4              or as source.media says, for example videos/{ytid}.mkv
+    ROOT/unbalanced_train_segments.csv    split train
+    ROOT/balanced_train_segments.csv      split balanced_train
+    ROOT/eval_segments.csv                split eval; any other table and split with source.segments=FILE
+    ROOT/class_labels_indices.csv         optional: labels become names ("Speech") instead of ids ("/m/09x0r")
+    ROOT/videos/YTID_STARTMS.mp4          or the template of source.media, for example videos/{ytid}.mkv
 
-A table's line is `YTID, start_seconds, end_seconds, "/m/id,/m/id"`; lines that start with # are comments. The labels may be left away. A clip's id is
-YTID_STARTMS. The labels' table has the columns `index,mid,display_name`. Tables are UTF-8.
-`source.media_is_cut=true`, as in configs/build/audioset.yaml, says that a file holds its segment only; otherwise it is a whole video and the segment
-lies at its times.
+A line of a table is `YTID, start_seconds, end_seconds, "/m/id,/m/id"`; lines that start with # are comments; the labels
+may be missing. The id of a clip is YTID_STARTMS. The table of labels has the columns `index,mid,display_name`. Tables
+are UTF-8. With `source.media_is_cut=true`, as in configs/build/audioset.yaml, a file holds its segment only; otherwise
+it is the full video, and the segment lies at its times.
 """
 
 from __future__ import annotations
@@ -30,24 +30,23 @@ TABLES = {
     "eval": "eval_segments.csv",
 }
 MEDIA = "videos/{ytid}_{start_ms}.mp4"
-_LINE = re.compile(
-    r'([^",]+),([^",]+),([^",]+)(?:,\s*("?)([^"\ufffd]*)\4)?'
-)  # a third of the time of a csv.reader for each line
+# A third of the time of a csv.reader for each line.
+_LINE = re.compile(r'([^",]+),([^",]+),([^",]+)(?:,\s*("?)([^"\ufffd]*)\4)?')
 
 
 def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     """The segments of one split, in the order of their table.
 
     Raises:
-        UsageError: no such folder, split or table, or a media template that cannot be filled in.
+        UsageError: the folder, split or table does not exist, or the media template is invalid.
     """
     if not source.segments and source.split not in TABLES:
         raise UsageError(
-            f"source.split={source.split!r} is none of {', '.join(TABLES)}; for a table of your own give source.segments=FILE too"
+            f"source.split={source.split!r} is not one of {', '.join(TABLES)}; or set source.segments=FILE"
         )
     table = table_path(source, TABLES.get(source.split, ""), f"{', '.join(TABLES.values())} and videos/")
     template = source.media or MEDIA
-    segment(template, "ytid", 0.0, 10.0)  # a wrong template is told before the first row
+    segment(template, "ytid", 0.0, 10.0)  # fails on an invalid template before the first row
     names = _label_names(Path(source.root) / "class_labels_indices.csv")
     for line in table_lines(table):
         yield _row(line, template, names, source)
@@ -75,16 +74,15 @@ def _row(line: str, template: str, names: dict[str, str], source: SourceConfig) 
 
 
 def _label_names(table: Path) -> dict[str, str]:
-    """Label id -> name, from a table `index,mid,display_name`; empty when there is none."""
+    """Names by label id, from a table `index,mid,display_name`; empty if it does not exist."""
     if not table.is_file():
         return {}
     with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         try:
             lines = csv.DictReader(file)
             if not {"mid", "display_name"} <= set(lines.fieldnames or ()):
-                raise UsageError(
-                    f"{table}: wanted the columns index, mid, display_name; there are {', '.join(lines.fieldnames or ())[:200] or 'none'}"
-                )
+                columns = ", ".join(lines.fieldnames or ())[:200] or "none"
+                raise UsageError(f"{table} must have the columns index, mid, display_name; it has {columns}")
             return {line["mid"]: line["display_name"] for line in lines if line["display_name"]}
         except csv.Error as error:
             raise UsageError(f"{table} is not a table of labels: {error}") from None

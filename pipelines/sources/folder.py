@@ -1,10 +1,10 @@
 """A plain folder of videos: every video file below the root is one clip.
 
-    ROOT/ANY/FOLDERS/NAME.mp4                 or another of ENDINGS, small or capital; other files are passed over
+    ROOT/ANY/FOLDERS/NAME.mp4             or another of ENDINGS, in lower or upper case; other files are skipped
 
-A clip's id is its path below the root, with a short hash of that path, so that no two files share one. Subfolders are not classes: clips have no
-labels, nor texts; a clip is a whole file, of which decode.max_duration_s is kept. source.split names the shards and chooses nothing.
-Limits: links to folders are not followed; files are known by their ending.
+The id of a clip is its path below the root with a short hash of that path, so that no two files share an id. Subfolders
+are not classes: clips have neither labels nor text. A clip is a full file, truncated to decode.max_duration_s.
+source.split only names the shards. Limits: links to folders are not followed; files are recognized by their extension.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
     """The videos below the root, in the order of their names, folder by folder.
 
     Raises:
-        UsageError: there is no such folder, no video in it, or one below it cannot be listed; a table or a template, which only other layouts have.
+        UsageError: the folder does not exist, contains no video or cannot be listed; or source.segments or source.media
+            is set.
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
         raise UsageError(
-            f"source.root={source.root!r} is not a folder; source.kind=folder wants one with videos in it ({' '.join(ENDINGS)})"
+            f"source.root={source.root!r} is not a folder; source.kind=folder reads videos ({' '.join(ENDINGS)})"
         )
-
     for key in ("segments", "media"):
         if value := getattr(source, key):
             raise UsageError(
-                f"source.{key}={value} is for layouts with a table of clips; source.kind=folder takes every video below source.root, whole"
+                f"source.{key}={value} is for layouts with a table; source.kind=folder reads all videos below the root"
             )
     found = False
 
-    def refuse(error: OSError) -> None:
+    def fail(error: OSError) -> None:
         raise UsageError(f"source.root={source.root}: {error.filename} cannot be listed ({error.strerror})")
 
-    for folder, subfolders, files in os.walk(root, onerror=refuse):
+    for folder, subfolders, files in os.walk(root, onerror=fail):
         subfolders.sort()
         below = Path(folder).relative_to(root).as_posix()
         for name in sorted(files):
@@ -52,11 +52,11 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
                 found, media = True, name if below == "." else f"{below}/{name}"
                 yield Clip(id=safe_id(media), media=media, split=source.split, source="folder")
     if not found:
-        raise UsageError(f"source.root={source.root}: there is no video below it ({' '.join(ENDINGS)})")
+        raise UsageError(f"source.root={source.root}: no video found below it ({' '.join(ENDINGS)})")
 
 
 def safe_id(path: str) -> str:
-    """An id for a relative path: its letters where they are allowed, and 8 hex digits of the path's SHA-256."""
+    """A valid id for a relative path: the path with other characters replaced by _, and 8 hex digits of its SHA-256."""
     digest = hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     stem = re.sub(r"[^A-Za-z0-9_-]+", "_", path.rpartition(".")[0])
     return f"{stem[: MAX_ID_LENGTH - 9]}-{digest}"

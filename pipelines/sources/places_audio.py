@@ -1,14 +1,15 @@
-"""Places Audio 400k: a picture of Places205 and a spoken caption.
+"""Places Audio 400k: images of Places205 with spoken captions.
 
-    ROOT/metadata/train.json, val.json        splits train and val; for another table give source.segments=FILE
-    ROOT/metadata/train_alignments.json ...   optional: when each word is said, `{"UTTID": [{"word", "start_s", "end_s"}, ...], ...}`
-    ROOT/images/...                           the pictures, as the table names them, for example images/b/boat_deck/gsun_00ab.jpg
-    ROOT/wavs/...                             the captions, as the table names them, for example wavs/123/utterance_45.wav
+    ROOT/metadata/train.json, val.json    splits train and val; another table with source.segments=FILE
+    ROOT/metadata/SPLIT_alignments.json   optional word timings: `{"UTTID": [{"word", "start_s", "end_s"}, ...], ...}`
+    ROOT/images/...                       images, as the table names them, for example images/b/boat_deck/gsun_00ab.jpg
+    ROOT/wavs/...                         captions, as the table names them, for example wavs/123/utterance_45.wav
 
-A table is `{"image_base_path", "audio_base_path", "data": [{"uttid", "speaker", "asr_text", "wav", "image"}, ...]}` in UTF-8. A clip's id is its uttid,
-its text asr_text, which may be left away; it has no labels. The published base paths are absolute paths on its authors' machines: those are ignored, and
-`images` and `wavs` below ROOT are used; relative ones count from ROOT. An item may hold its
-alignment itself, as "words". source.media and source.media_is_cut are not used. The table is read as a whole.
+A table is `{"image_base_path", "audio_base_path", "data": [{"uttid", "speaker", "asr_text", "wav", "image"}, ...]}` in
+UTF-8. The id of a clip is its uttid; its text is asr_text, which may be missing; it has no labels. Absolute base paths,
+as in the published tables, are ignored, and `images` and `wavs` below ROOT are used; relative ones are below ROOT. An
+item may hold its word timings itself, as "words". source.media and source.media_is_cut are not used. The table is read
+into memory.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     """The captions of one split, in the order of their table.
 
     Raises:
-        UsageError: no such folder or table, or one that is not in the published form.
+        UsageError: the folder or table does not exist, or the table does not have the published form.
     """
     table = table_path(source, f"metadata/{source.split}.json", "metadata/, images/ and wavs/")
     try:
@@ -37,7 +38,7 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
         items = content["data"]
         bases = {kind: content.get(f"{kind}_base_path", "") for kind in ("image", "audio")}
         if not isinstance(items, list) or not all(isinstance(base, str) for base in bases.values()):
-            raise TypeError("data is no list, or a base path no text")
+            raise TypeError("data must be a list, and base paths strings")
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f'{table} is not a table of Places Audio ({{"data": [...]}} in JSON): {error}') from None
     alignments = _alignments(table.parent / f"{source.split}_alignments.json")
@@ -48,11 +49,9 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
                 raise TypeError("another type")
             words = _words(item["words"] if "words" in item else alignments.get(uttid, []))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            yield Rejected(
-                f"item {number} of {table.name}",
-                "bad_row",
-                f"wanted uttid, wav, image and asr_text as texts, and words with their times: {type(error).__name__} {error}",
-            )
+            form = "uttid, wav, image and asr_text as texts, and words with their times"
+            detail = f"wanted {form}: {type(error).__name__} {error}"
+            yield Rejected(f"item {number} of {table.name}", "bad_row", detail)
             continue
         media, image = _path(bases["audio"], "wavs", wav), _path(bases["image"], "images", image)
         yield Clip(
@@ -61,14 +60,14 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
 
 
 def _alignments(table: Path) -> dict[str, Any]:
-    """Id of a caption -> its words; empty when there is no such table."""
+    """Word timings by caption id; empty if the table does not exist."""
     try:
         alignments = json.loads(table.read_text(encoding="utf-8-sig")) if table.is_file() else {}
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{table} is not a table of alignments in JSON: {error}") from None
     if not isinstance(alignments, dict):
         raise UsageError(
-            f'{table} is not a table of alignments; wanted {{"UTTID": [{{"word", "start_s", "end_s"}}, ...], ...}}'
+            f'{table} is not a table of alignments; expected {{"UTTID": [{{"word", "start_s", "end_s"}}, ...], ...}}'
         )
     return alignments
 
@@ -81,7 +80,7 @@ def _words(items: Sequence[dict[str, Any]]) -> tuple[tuple[str, float, float], .
 
 
 def _path(base: str, default: str, name: str) -> str:
-    """A file's path below the root; the published names of captions start with `wavs/` already."""
+    """Path of a file below the root; published names of captions already start with `wavs/`."""
     if base and not PurePosixPath(base).is_absolute():
         return f"{base.rstrip('/')}/{name}"
     return name if name.startswith(f"{default}/") else f"{default}/{name}"

@@ -1,12 +1,12 @@
-"""VGGSound: its published table of 10 s segments, and the videos you have collected.
+"""VGGSound: its published table of 10 s segments, and the videos that you have downloaded.
 
-    ROOT/vggsound.csv                         all splits; or another table with source.segments=FILE
-    ROOT/videos/YTID_SSSSSS.mp4               cut clips (SSSSSS: the start in seconds), or as source.media says, for example videos/{ytid}.mp4
+    ROOT/vggsound.csv                     all splits; another table with source.segments=FILE
+    ROOT/videos/YTID_SSSSSS.mp4           trimmed clips (SSSSSS: start in seconds); or the template source.media
 
-A table's line is `YTID,start_seconds,label,split`, with quotes around a label that has a comma in it; splits are `train` and `test`. There is no
-heading; lines that start with # are comments. Tables are UTF-8. A clip's id is YTID_STARTMS, as in AudioSet, and it has the one label.
-`source.media_is_cut=true`, as in configs/build/vggsound.yaml, says that a file holds its segment only; otherwise it is a whole video and the segment
-lies at its times.
+A line of the table is `YTID,start_seconds,label,split`, with quotes around a label that contains a comma; splits are
+`train` and `test`. There is no header; lines that start with # are comments. Tables are UTF-8. The id of a clip is
+YTID_STARTMS, as in AudioSet; it has one label. With `source.media_is_cut=true`, as in configs/build/vggsound.yaml, a
+file holds its segment only; otherwise it is the full video, and the segment lies at its times.
 """
 
 from __future__ import annotations
@@ -28,21 +28,18 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     """The segments of one split, in the order of their table.
 
     Raises:
-        UsageError: no such folder, split or table, or a media template that cannot be filled in.
+        UsageError: the folder, split or table does not exist, or the media template is invalid.
     """
     table = table_path(source, "vggsound.csv", "vggsound.csv and videos/")
     if source.split not in SPLITS:
-        raise UsageError(f"source.split={source.split!r} is none of {', '.join(SPLITS)}")
+        raise UsageError(f"source.split={source.split!r} is not one of {', '.join(SPLITS)}")
     template = source.media or MEDIA
-    segment(template, "ytid", 0.0, _SEGMENT_S)  # a wrong template is told before the first row
-    for line in table_lines(table):
-        row = _row(line, template, source)
-        if row is not None:
-            yield row
+    segment(template, "ytid", 0.0, _SEGMENT_S)  # fails on an invalid template before the first row
+    yield from filter(None, (_row(line, template, source) for line in table_lines(table)))
 
 
 def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | None:
-    """None: the row is of another split."""
+    """The clip of a line; None if it belongs to another split."""
     try:
         if "\ufffd" in text:
             raise ValueError("not UTF-8")

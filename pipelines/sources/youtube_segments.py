@@ -1,4 +1,4 @@
-"""What tables of YouTube segments share: a table's lines, a clip's id, and the path of its media from a template."""
+"""Tables of YouTube segments: their lines, the id of a clip, and the path of its media from a template."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from configs.schema import SourceConfig
 
 
 def segment(template: str, ytid: str, start_s: float, end_s: float) -> tuple[str, str]:
-    """The id of a segment's clip, and the path of its media.
+    """The id of the clip of a segment, and the path of its media.
 
     Args:
-        template: with {ytid}, {id}, {start_s}, {end_s} (30, or 12.5), {start_ms}, {end_ms}; whole numbers take a width: {start_s:06d}.
+        template: path with {ytid}, {id}, {start_s}, {end_s} (30, or 12.5), {start_ms}, {end_ms}; integers take a width:
+            {start_s:06d}.
         ytid, start_s, end_s: the segment.
 
     Returns:
-        `YTID_STARTMS`, the same in every data set, so that lists of ids to leave out go for all; and the template, filled in.
+        The id `YTID_STARTMS`, which is the same in every data set, so that lists of excluded ids apply to all; and the
+        formatted template.
 
     Raises:
-        UsageError: the template holds something else.
+        UsageError: the template cannot be formatted with these fields.
         ValueError, OverflowError: a time is not finite.
     """
     start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
@@ -42,38 +44,40 @@ def segment(template: str, ytid: str, start_s: float, end_s: float) -> tuple[str
         ) from None
 
 
-def table_path(source: SourceConfig, published: str, wanted: str) -> Path:
-    """The table of a source below its root.
+def table_path(source: SourceConfig, published: str, expected: str) -> Path:
+    """Find the table of a source below its root.
 
     Args:
-        source: its settings.
-        published: the table's own name, taken where `source.segments` names none.
-        wanted: what belongs into the root, for people.
+        source: settings of the source.
+        published: name of the published table, used if `source.segments` is empty.
+        expected: the files that belong into the root, for the error message.
 
     Raises:
-        UsageError: no such folder or table, or something that is no file, or one in UTF-16.
+        UsageError: the folder or table does not exist, the table is not a file, or is encoded in UTF-16.
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
         raise UsageError(
-            f"source.root={source.root!r} is not a folder; source.kind={source.kind} wants one with {wanted} in it"
+            f"source.root={source.root!r} is not a folder; source.kind={source.kind} expects {expected} in it"
         )
     table = root / (source.segments or published)
     if not table.is_file():
         what = "not a file" if table.exists() else "no such table"
         raise UsageError(
-            f"{table}: {what}; put the published {Path(published).name} there, or name another with source.segments"
+            f"{table}: {what}; put the published {Path(published).name} there, or set source.segments to another"
         )
     with table.open("rb") as file:
         if file.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
-            raise UsageError(f"{table}: the table is in UTF-16; wanted UTF-8, as `iconv -f UTF-16 -t UTF-8` makes it")
+            raise UsageError(
+                f"{table}: the table is encoded in UTF-16; convert it to UTF-8 with `iconv -f UTF-16 -t UTF-8`"
+            )
     return table
 
 
 def table_lines(table: Path) -> Iterator[str]:
-    """The lines of a table without the white space around them, one by one, so that a missing quote cannot swallow the rows after it.
+    """The stripped lines of a table, without comments (# ...) and empty lines; bytes that are not UTF-8 become U+FFFD.
 
-    Comments (# ...) and empty lines are left out; what is not UTF-8 comes as U+FFFD.
+    Tables are parsed line by line, so that a missing quote affects one row only.
     """
     with table.open(newline="", encoding="utf-8-sig", errors="replace") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and folders with one writer."""
+"""Atomic file writes, and locks on folders."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from configs.atomic_write import folder_lock, locked_run_dir
 from configs.errors import UsageError
 
 
-def test_a_folder_has_one_writer_and_a_killed_one_lets_go(tmp_path):
+def test_folder_lock_is_exclusive_and_released_when_its_process_is_killed(tmp_path):
     hold = """
 import sys, time
 from pathlib import Path
@@ -29,7 +29,7 @@ with folder_lock(Path(sys.argv[1])):
         pass
 
 
-def test_a_folder_of_ones_own_goes_again_when_nothing_came_into_it_and_only_then(tmp_path):
+def test_locked_run_dir_is_removed_only_if_it_is_still_empty(tmp_path):
     new, used = tmp_path / "a/new", tmp_path / "used"
     with pytest.raises(UsageError, match="refused"), locked_run_dir(new):
         raise UsageError("refused")

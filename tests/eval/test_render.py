@@ -80,8 +80,8 @@ def test_between_two_audio_steps_the_map_is_linear_and_a_wide_picture_keeps_its_
     [
         (lambda _: None, "no such file"),
         (lambda path: path.write_bytes(b"no video at all" * 100), "not a video that can be opened"),
-        (lambda path: write_video(path, 1.0, sound=False), "no audio"),
-        (lambda path: write_video(path, 1.0, picture=False), "no picture stream"),
+        (lambda path: write_video(path, 1.0, audio=False), "no audio"),
+        (lambda path: write_video(path, 1.0, video=False), "no video stream"),
     ],
 )
 def test_what_is_no_video_with_sound_is_refused_in_one_line(tmp_path, loudness_of_brightness, make, message):

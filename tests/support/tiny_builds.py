@@ -1,11 +1,13 @@
-"""The build command as a real process: its media, its words, and what it leaves running or lying about."""
+"""The build command as a real process: its media, its arguments, and the processes and files that it leaves."""
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 from paths import ROOT
@@ -27,14 +29,14 @@ def write_media(root: Path) -> Path:
     (root / "v05.mp4").write_bytes(b"")
     (root / "v11.mp4").write_text("text")
     (root / "v17.mp4").write_bytes(first.read_bytes()[: first.stat().st_size // 2])
-    write_video(root / "v23.mp4", sound=False)
+    write_video(root / "v23.mp4", audio=False)
     (root / "v31.mp4").unlink()
     os.mkfifo(root / "v31.mp4")
     return root
 
 
 def write_long_media(root: Path) -> Path:
-    """The same, but for videos that take about half a second each."""
+    """As `write_media`, with videos that take about half a second each to decode."""
     write_media(root)
     long = write_video(root / "v00.mp4", duration_s=8.0, fps=24, size_px=(640, 480), gop=200)
     for path in root.iterdir():
@@ -45,7 +47,7 @@ def write_long_media(root: Path) -> Path:
 
 
 def words(media: Path, out: object, *more: str) -> list[str]:
-    """Arguments of the command after `python -m`; one of `more` stands in for ours of the same key."""
+    """Arguments of the command after `python -m`; those in `more` override the defaults."""
     arguments = [f"source.root={media}", f"out={out}", *OURS, *more]
     return ["pipelines.build", *{argument.partition("=")[0]: argument for argument in arguments}.values()]
 
@@ -53,18 +55,16 @@ def words(media: Path, out: object, *more: str) -> list[str]:
 def start(
     media: Path, out: object, *more: str, env: dict[str, str] | None = None, cwd: Path = ROOT
 ) -> subprocess.Popen:
-    """The command, running in a session of its own as in a terminal; every process it starts can be told by `running`."""
+    """Start the command in a session of its own, as in a terminal; `running` finds every process that it starts."""
     environment = {**os.environ, **(env or {}), _MARK: uuid.uuid4().hex}
     process = subprocess.Popen(
         [sys.executable, "-m", *words(media, out, *more)],
-        **{
-            "cwd": cwd,
-            "env": environment,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-            "text": True,
-            "start_new_session": True,
-        },
+        cwd=cwd,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
     )
     process.mark = environment[_MARK]
     return process
@@ -78,8 +78,47 @@ def build(
     return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
 
+def interrupt(
+    begin: Callable[[object], subprocess.Popen],
+    outs: list,
+    is_time: Callable[[object], bool],
+    act: Callable[[subprocess.Popen], None] = subprocess.Popen.kill,
+) -> tuple[object, subprocess.Popen, str]:
+    """Interrupt a build before it is complete, at a moment that does not depend on the speed of the machine.
+
+    When the moment has come, the build is stopped (SIGSTOP) and the moment is checked again before it is interrupted. A
+    build that is complete before that is started again with the next of `outs`.
+
+    Args:
+        begin: starts the build that writes to a given folder.
+        outs: folders to try one after the other; any object that `begin` and `is_time` take.
+        is_time: whether the moment has come for a folder.
+        act: what interrupts the process.
+
+    Returns:
+        The folder, the ended process, and what it printed to stderr.
+    """
+    for out in outs:
+        process = begin(out)
+        while process.poll() is None:
+            if not is_time(out):
+                time.sleep(0.005)
+                continue
+            os.killpg(process.pid, signal.SIGSTOP)
+            is_still_time = is_time(out)
+            if is_still_time:
+                act(process)
+            os.killpg(process.pid, signal.SIGCONT)
+            if is_still_time:
+                break
+        _, printed = process.communicate(timeout=60)
+        if process.returncode != 0:
+            return out, process, printed
+    raise AssertionError(f"{len(outs)} builds were complete before they could be interrupted")
+
+
 def running(process: subprocess.Popen) -> dict[int, str]:
-    """Everything that a command has started, directly or not, and that still runs: command lines by process id."""
+    """Command lines by process id of everything that a command has started, directly or not, and that still runs."""
     found = {}
     for path in Path("/proc").glob("[0-9]*"):
         try:
@@ -93,10 +132,10 @@ def running(process: subprocess.Popen) -> dict[int, str]:
 def wait(condition, seconds: float = 20.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < limit, "waited in vain"
+        assert time.monotonic() < limit, f"not true within {seconds} s"
         time.sleep(0.005)
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    """Every file but the one that holds a time."""
+    """Content by name of every file but stats.json, which holds a time."""
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "stats.json"}

@@ -1,11 +1,11 @@
-"""One clip decoded, and what its frames and its sound say about when they were."""
+"""Decodes one clip, and reads from its frames and its audio when they were recorded."""
 
 import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_media import grey
+from tiny_media import gray
 
 from configs.schema import DecodeConfig
 from pipelines.build.decode.clip import decode_clip
@@ -25,15 +25,15 @@ def reason(path: Path, **arguments) -> str:
 
 
 def frame_numbers(decoded) -> list[int]:
-    """Which frames were taken, modulo 50, read from their grey; the flash is left out."""
+    """Numbers of the frames modulo 50, read from their gray level, without the flash."""
     values = [float(frame.mean()) for frame in decoded.frames if frame.mean() < 240]
-    numbers = [round((value - grey(0)) / (grey(1) - grey(0))) for value in values]
-    assert all(abs(grey(number) - value) < 1.9 for number, value in zip(numbers, values, strict=True))
+    numbers = [round((value - gray(0)) / (gray(1) - gray(0))) for value in values]
+    assert all(abs(gray(number) - value) < 1.9 for number, value in zip(numbers, values, strict=True))
     return numbers
 
 
 def click_s(decoded) -> float:
-    """When the tone begins: where the sound's envelope first passes half its peak."""
+    """Start of the tone: the first sample above half the peak."""
     return np.argmax(np.abs(decoded.waveform) > np.abs(decoded.waveform).max() / 2) / decoded.sample_rate_hz
 
 

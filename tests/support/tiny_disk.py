@@ -1,4 +1,4 @@
-"""A file system that is soon full."""
+"""A small file system that fills up."""
 
 import contextlib
 import subprocess
@@ -10,7 +10,7 @@ import pytest
 
 @contextlib.contextmanager
 def tiny_disk(folder: Path, size: str) -> Iterator[Path]:
-    """One of `size` (300k, 60m) at `folder`/disk, as long as the block lasts; skips the test where it may not be mounted."""
+    """Mount a file system of `size` (300k, 60m) at `folder`/disk; skips the test without the right to mount."""
     disk = folder / "disk"
     disk.mkdir()
     if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", disk], capture_output=True).returncode:

@@ -1,4 +1,4 @@
-"""An S3 on loopback: moto's server as a second process, on a free port, with credentials of its own."""
+"""An S3 server on loopback: moto in a second process, on a free port."""
 
 import contextlib
 import os
@@ -13,12 +13,12 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def serve_s3(*buckets: str) -> Iterator[dict[str, str]]:
-    """Yields the environment variables with which clients reach it; a client in this process is forgotten afterwards."""
+    """Yield the environment variables of clients; cached clients in this process are discarded afterwards."""
     import s3fs
 
     with (
-        tempfile.NamedTemporaryFile() as said,
-        subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=said) as server,
+        tempfile.NamedTemporaryFile() as log,
+        subprocess.Popen([sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"], stderr=log) as server,
     ):
         try:
             environment = {
@@ -26,7 +26,7 @@ def serve_s3(*buckets: str) -> Iterator[dict[str, str]]:
                 "AWS_SECRET_ACCESS_KEY": "test",
                 "AWS_DEFAULT_REGION": "us-east-1",
             }
-            environment["AWS_ENDPOINT_URL"] = _address(server, Path(said.name))
+            environment["AWS_ENDPOINT_URL"] = _address(server, Path(log.name))
             make = "import s3fs, sys; fs = s3fs.S3FileSystem(); [fs.mkdir(bucket) for bucket in sys.argv[1:]]"
             subprocess.run(
                 [sys.executable, "-c", make, *buckets], env={**os.environ, **environment}, check=True, timeout=60
@@ -37,9 +37,9 @@ def serve_s3(*buckets: str) -> Iterator[dict[str, str]]:
             s3fs.S3FileSystem.clear_instance_cache()
 
 
-def _address(server: subprocess.Popen, said: Path) -> str:
+def _address(server: subprocess.Popen, log: Path) -> str:
     while server.poll() is None:
-        if found := re.search(r"http://127\.0\.0\.1:\d+", said.read_text()):
+        if found := re.search(r"http://127\.0\.0\.1:\d+", log.read_text()):
             return found[0]
         time.sleep(0.01)
-    raise RuntimeError(said.read_text())
+    raise RuntimeError(log.read_text())

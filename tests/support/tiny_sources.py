@@ -1,4 +1,4 @@
-"""Published tables of data sets, in small, and the settings that read them."""
+"""Small tables in the published formats, and the source settings that read them."""
 
 import json
 

@@ -1,1 +1,4 @@
-"""One clip of media into frames and waveform. Reading order: container.py, packet_scan.py, audio_track.py, frame_selection.py, frames_pyav.py, clip.py."""
+"""Decodes one clip of media into frames and a waveform.
+
+Reading order: container.py, packet_scan.py, audio_track.py, frame_selection.py, frames_pyav.py, clip.py.
+"""

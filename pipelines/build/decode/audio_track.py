@@ -1,23 +1,25 @@
-"""The sound of a clip: the file's first channel, as in the reference, laid at its times on the clip's clock and brought to one sample rate."""
+"""The audio of a clip: the first channel, as in the reference, placed by presentation time and resampled."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from pipelines.build.decode.container import Segment
 from pipelines.manifest import RejectedClip
 
-_SAME_TIME_S = (
-    0.02  # time stamps of neighbouring sound frames may be off by rounding (1 ms in Matroska); a larger step is a gap
-)
-_TYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+if TYPE_CHECKING:
+    from av import AudioFrame
+
+# Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
+_MAX_JITTER_S = 0.02
+_DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
 class AudioTrack:
-    """Collects the decoded frames of a sound stream, in any order of times; gaps are silence. `unit_s`: the stream's unit of time."""
+    """Collects the decoded frames of an audio stream with time base `unit_s`, in any order; gaps become silence."""
 
     def __init__(self, segment: Segment, unit_s: float) -> None:
         self._segment, self._unit_s = segment, unit_s
@@ -25,11 +27,11 @@ class AudioTrack:
         self._track = np.zeros(0, dtype=np.float32)
         self._end = 0  # samples from the start of the segment
 
-    def add(self, frame: Any) -> None:
-        """Take over a frame.
+    def add(self, frame: AudioFrame) -> None:
+        """Add a decoded `av.AudioFrame`.
 
         Raises:
-            RejectedClip: the stream changes its sample rate.
+            RejectedClip: the sample rate changes within the stream.
         """
         time_s = None if frame.pts is None else self._segment.clip_time_s(frame.pts, self._unit_s)
         if not self._rate_hz:
@@ -37,8 +39,10 @@ class AudioTrack:
             self._track = np.zeros(round(self._segment.duration_s * self._rate_hz), dtype=np.float32)
             self._end = round((time_s or 0.0) * self._rate_hz)
         if frame.sample_rate != self._rate_hz:
-            raise RejectedClip("unreadable", f"the sound changes from {self._rate_hz} Hz to {frame.sample_rate} Hz")
-        if time_s is not None and abs(time_s * self._rate_hz - self._end) > _SAME_TIME_S * self._rate_hz:
+            raise RejectedClip(
+                "unreadable", f"the sample rate changes from {self._rate_hz} Hz to {frame.sample_rate} Hz"
+            )
+        if time_s is not None and abs(time_s * self._rate_hz - self._end) > _MAX_JITTER_S * self._rate_hz:
             self._end = round(time_s * self._rate_hz)
         begin, self._end = self._end, self._end + frame.samples
         if self._end > 0 and begin < len(self._track):
@@ -46,39 +50,45 @@ class AudioTrack:
 
     @property
     def is_full(self) -> bool:
+        """Whether the audio reaches the end of the segment."""
         return 0 < len(self._track) <= self._end
 
     def waveform(self, sample_rate_hz: int) -> tuple[np.ndarray, float]:
-        """The sound, float32 [S], -1..1, from the start of the segment to where it ends, and that time in seconds.
+        """Resample the collected audio.
+
+        Returns:
+            The waveform, float32 [S], -1 to 1, from the start of the segment, and its duration in seconds.
 
         Raises:
-            RejectedClip: there is none.
+            RejectedClip: the segment has no audio.
         """
         if self._end <= 0:
             raise RejectedClip(
-                "no_audio", f"no sound between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
+                "no_audio", f"no audio between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
             )
         track = self._track[: self._end]
         return _resample(track, self._rate_hz, sample_rate_hz), len(track) / self._rate_hz
 
 
-def _first_channel(frame: Any) -> np.ndarray:
-    """Float32 [samples], -1..1."""
+def _first_channel(frame: AudioFrame) -> np.ndarray:
+    """float32 [S], -1 to 1."""
     kind = frame.format.name.removesuffix("p")
     channels = 1 if frame.format.is_planar else frame.layout.nb_channels
-    samples = np.frombuffer(frame.planes[0], dtype=_TYPES[kind], count=frame.samples * channels)[::channels]
+    count = frame.samples * channels
+    # the stubs of PyAV omit that planes support the buffer protocol
+    samples = np.frombuffer(frame.planes[0], _DTYPES[kind], count)[::channels]  # type: ignore[call-overload]
     return (samples.astype(np.float32) - (128.0 if kind == "u8" else 0.0)) / _FULL_SCALE[kind]
 
 
-def _resample(track: np.ndarray, rate_hz: int, wanted_hz: int) -> np.ndarray:
-    if rate_hz == wanted_hz:
+def _resample(track: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+    if rate_hz == target_hz:
         return track
     from av import AudioFrame, AudioResampler
 
     frame = AudioFrame.from_ndarray(np.ascontiguousarray(track[None]), format="flt", layout="mono")
     frame.sample_rate = rate_hz
-    resampler = AudioResampler(format="flt", layout="mono", rate=wanted_hz)
+    resampler = AudioResampler(format="flt", layout="mono", rate=target_hz)
     parts = [part.to_ndarray()[0] for part in (*resampler.resample(frame), *resampler.resample(None))]
     resampled = np.concatenate(parts) if parts else np.zeros(0, dtype=np.float32)
-    samples = round(len(track) * wanted_hz / rate_hz)
+    samples = round(len(track) * target_hz / rate_hz)
     return np.pad(resampled[:samples], (0, max(0, samples - len(resampled))))

@@ -1,7 +1,8 @@
-"""What the decoders in our wheels do not open, the ffmpeg program may: it rewrites the segment without loss, and that is decoded like any other file.
+"""Transcodes media that PyAV does not open, losslessly, with the ffmpeg program; the result is decoded as usual.
 
-An ffmpeg on PATH can have decoders of its own; the one in the imageio-ffmpeg wheel has AVS2 and AVS3 beside the usual ones.
-Limits: a rewritten file cannot be found cut off; ffmpeg's processor time is limited, like a clip's, but counted apart.
+An ffmpeg on PATH may have additional decoders; the one in the imageio-ffmpeg wheel has AVS2 and AVS3 beside the usual
+ones. Limits: a truncated file is not detected; the CPU time of ffmpeg is limited like that of a clip, but counted
+separately.
 """
 
 from __future__ import annotations
@@ -28,20 +29,20 @@ def ffmpeg_program() -> str | None:
         return None
 
 
-def transcode(media: Path, clip: Clip, settings: DecodeConfig, rewritten: Path) -> str:
-    """Write a clip's segment to a Matroska file of FFV1 and PCM, its short side reduced to what is stored.
+def transcode(media: Path, clip: Clip, settings: DecodeConfig, output: Path) -> str:
+    """Transcode the segment of a clip to a Matroska file with FFV1 and PCM, its short side reduced to `short_side_px`.
 
     Returns:
         The version of ffmpeg.
 
     Raises:
-        RejectedClip: ffmpeg cannot either, or there is none.
+        RejectedClip: ffmpeg cannot decode it either, or is not installed.
     """
     import ffmpeg
 
     program = ffmpeg_program()
     if program is None:
-        raise RejectedClip("unreadable", f"{clip.media}: the decoders do not open it, and there is no ffmpeg to try")
+        raise RejectedClip("unreadable", f"{clip.media}: PyAV does not open it, and ffmpeg is not installed")
     duration_s = min((clip.end_s or math.inf) - clip.start_s, settings.max_duration_s)
     source = ffmpeg.input(
         f"file:{media}", ss=clip.start_s, t=duration_s, protocol_whitelist="file", format_whitelist=CONTAINERS
@@ -51,7 +52,7 @@ def transcode(media: Path, clip: Clip, settings: DecodeConfig, rewritten: Path) 
         side = settings.short_side_px
         size = {"w": f"if(gt(iw,ih),-2,min({side},iw))", "h": f"if(gt(iw,ih),min({side},ih),-2)"}
         streams.insert(0, source["V:0"].filter("scale", **size, flags="bicubic+full_chroma_int+accurate_rnd+bitexact"))
-    # One thread, and a limit that the kernel holds: whoever asked may be killed meanwhile.
+    # One thread, and a limit that the kernel enforces, because the caller may be killed meanwhile.
     options = {
         "vcodec": "ffv1",
         "acodec": "pcm_s16le",
@@ -60,7 +61,7 @@ def transcode(media: Path, clip: Clip, settings: DecodeConfig, rewritten: Path) 
         "timelimit": math.ceil(settings.cpu_limit_s),
     }
     command = (
-        ffmpeg.output(*streams, f"file:{rewritten}", **options)
+        ffmpeg.output(*streams, f"file:{output}", **options)
         .global_args("-v", "error", "-nostdin")
         .overwrite_output()
         .compile(cmd=program)
@@ -70,8 +71,9 @@ def transcode(media: Path, clip: Clip, settings: DecodeConfig, rewritten: Path) 
     )
     if done.returncode:
         lines = done.stderr.decode(errors="replace").strip().splitlines()
-        raise RejectedClip(
-            "unreadable", f"{clip.media}: {lines[-1][-200:] if lines else f'ffmpeg ended with {done.returncode}'}"
-        )
-    said = subprocess.run([program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
-    return " ".join(said.stdout.split()[2:3])
+        message = lines[-1][-200:] if lines else f"ffmpeg exited with {done.returncode}"
+        raise RejectedClip("unreadable", f"{clip.media}: {message}")
+    version = subprocess.run(
+        [program, "-version"], stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
+    return " ".join(version.stdout.split()[2:3])

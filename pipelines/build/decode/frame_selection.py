@@ -1,91 +1,97 @@
-"""Which frames a clip keeps, and which packets must be decoded to get them. Pure functions of times; no media here."""
+"""Selects the frames of a clip, and the packets that must be decoded to get them. Pure functions of times."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 _ROUNDING_S = 1e-6
 
+T = TypeVar("T")
+
 
 def sample_times(duration_s: float, count: int) -> np.ndarray:
-    """The middles of `count` equal parts of a clip, in seconds from its start, float64 [count]."""
+    """Midpoints of `count` equal parts of a clip, in seconds from its start, float64 [count]."""
     return (np.arange(count) + 0.5) * duration_s / count
 
 
-def frame_at(times_s: Sequence[float], moments_s: np.ndarray) -> np.ndarray:
-    """The picture on screen at each moment: the last that came before it, the first of all where none did.
+def frame_at(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+    """The frame on screen at each sample time: the last one presented before it, or the first frame if there is none.
 
     Args:
-        times_s: when each picture comes on screen; at least one, in any order.
-        moments_s: float64 [count].
+        times_s: presentation time of each frame; at least one, in any order.
+        sample_times_s: float64 [count].
 
     Returns:
-        int64 [count], positions in `times_s`.
+        int64 [count], indices into `times_s`.
     """
+    times_s = np.asarray(times_s)
     order = np.argsort(times_s, kind="stable")
-    found = np.searchsorted(np.asarray(times_s)[order], moments_s + _ROUNDING_S, side="right") - 1
-    return order[np.maximum(found, 0)]
+    ranks = np.searchsorted(times_s[order], sample_times_s + _ROUNDING_S, side="right") - 1
+    return order[np.maximum(ranks, 0)]
 
 
-def nearest(times_s: Sequence[float], moments_s: np.ndarray) -> np.ndarray:
-    """The picture nearest to each moment, the earlier of two that are equally near; int64 [count], positions in `times_s`."""
-    return np.abs(np.asarray(times_s)[None, :] - moments_s[:, None]).argmin(axis=1)
+def nearest(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+    """The frame nearest to each sample time, the first of equally near ones; int64 [count], indices into `times_s`."""
+    return np.abs(np.asarray(times_s)[None, :] - sample_times_s[:, None]).argmin(axis=1)
 
 
-def packet_ranges(times_s: Sequence[float], keys: Sequence[bool], wanted: Sequence[int]) -> list[range]:
-    """The runs of packets to decode so that every wanted picture comes out, and no packet in vain.
+def packet_ranges(times_s: Sequence[float], keys: Sequence[bool], selected: Sequence[int]) -> list[range]:
+    """The smallest ranges of packets whose decoding yields all selected frames.
 
-    A picture needs the packets from the key picture before it on. One that is shown before that key picture, although it comes after it in the file
-    (a leading picture of an open group), needs the group before as well.
+    A frame needs the packets from the preceding keyframe on. A frame that is presented before that keyframe but follows
+    it in the file (a leading frame of an open GOP) needs the preceding GOP too.
 
     Args:
-        times_s: when each packet's picture is shown, in the order of decoding.
-        keys: which packets hold key pictures; the first does.
-        wanted: positions of the wanted packets.
+        times_s: presentation time of the frame of each packet, in decoding order.
+        keys: whether each packet is a keyframe; the first one is.
+        selected: indices of the packets of the selected frames.
 
     Returns:
-        Positions of packets; between two runs the decoder has to be emptied.
+        Ranges of packets; the decoder must be flushed between two of them.
     """
     starts = np.flatnonzero(keys)
-    found: list[range] = []
-    for position in sorted(wanted):
-        group = int(np.searchsorted(starts, position, side="right")) - 1
-        if times_s[position] < times_s[starts[group]] and group:
-            group -= 1
-        start = int(starts[group])
-        if found and start <= found[-1].stop:
-            found[-1] = range(found[-1].start, position + 1)
+    ranges: list[range] = []
+    for index in sorted(selected):
+        gop = int(np.searchsorted(starts, index, side="right")) - 1
+        if times_s[index] < times_s[starts[gop]] and gop:
+            gop -= 1
+        start = int(starts[gop])
+        if ranges and start <= ranges[-1].stop:
+            ranges[-1] = range(ranges[-1].start, index + 1)
         else:
-            found.append(range(start, position + 1))
-    return found
+            ranges.append(range(start, index + 1))
+    return ranges
 
 
 def select_frames(
-    frames: Iterable[tuple[float, Any]], times_s: Sequence[float], by_nearness: bool
-) -> Iterator[tuple[float, Any]]:
-    """For each of some times one frame of a stream, holding no more than two frames at once.
+    frames: Iterable[tuple[float, T]], times_s: Sequence[float], by_nearness: bool
+) -> Iterator[tuple[float, T]]:
+    """Select one frame of a stream for each of some times, holding at most two frames in memory.
 
     Args:
-        frames: (time in seconds, frame), in the order of their times.
-        times_s: rising.
-        by_nearness: the frame nearest to each time, not the one on screen at it.
+        frames: (time in seconds, frame), in increasing time.
+        times_s: increasing times.
+        by_nearness: select the frame nearest to each time instead of the one on screen at it.
 
     Yields:
-        The (time, frame) taken for each time, in their order; nothing for an empty stream.
+        The selected (time, frame) for each time; nothing for an empty stream.
     """
-    waiting = list(times_s)
-    before: tuple[float, Any] | None = None
+    pending = list(times_s)
+    previous: tuple[float, T] | None = None
     for current in frames:
-        while waiting and current[0] > waiting[0] + _ROUNDING_S:
-            time_s = waiting.pop(0)
-            take_before = before is not None and (not by_nearness or time_s - before[0] <= current[0] - time_s)
-            yield before if take_before else current  # type: ignore[misc]
-        before = current
-        if not waiting:
+        while pending and current[0] > pending[0] + _ROUNDING_S:
+            time_s = pending.pop(0)
+            if previous is None or (by_nearness and time_s - previous[0] > current[0] - time_s):
+                yield current
+            else:
+                yield previous
+        previous = current
+        if not pending:
             return
-    if before is not None:
-        for _ in waiting:
-            yield before
+    if previous is not None:
+        for _ in pending:
+            yield previous

@@ -1,122 +1,131 @@
-"""Pictures of a segment by PyAV, in one thread, decoding no more than the wanted ones need.
+"""Decodes frames of a segment with PyAV, in one thread, and no more packets than needed.
 
-- `exact`: the pictures on screen at the moments. Pictures that no other needs are skipped unless wanted, and so is what follows the last wanted one
-  of a group.
-- `fast`: of the pictures that others need the nearest to each of those, when it is within 0.1 s of it; else as `exact`.
-- `keyframes`: the key pictures nearest to the moments.
-- A file that does not state its pictures' times, or states them wrongly, is decoded from end to end.
+- `exact`: the frames on screen at the sample times. Non-reference frames are skipped unless selected, and so are those
+  after the last selected one of a GOP.
+- `fast`: the reference frame nearest to each of those, if it is within 0.1 s of it; otherwise as `exact`.
+- `keyframes`: the keyframes nearest to the sample times.
+- A file that does not state presentation times, or wrong ones, is decoded from end to end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pipelines.build.decode.container import PREROLL_S, Segment, open_media, picture_stream, seek
+from pipelines.build.decode.container import PREROLL_S, Segment, open_media, seek, time_base_s, video_stream
 from pipelines.build.decode.frame_selection import frame_at, nearest, packet_ranges, select_frames
-from pipelines.build.decode.packet_scan import BAD_SHARE, FrameTimes
+from pipelines.build.decode.packet_scan import MAX_BAD_FRACTION, FrameTimes
 from pipelines.manifest import RejectedClip
 
-NEAR_S = 0.1
-_SAME_S = 1e-6
+if TYPE_CHECKING:
+    from av import VideoFrame
 
-Timed = tuple[float, Any]
+FAST_TOLERANCE_S = 0.1
+_EXACT_TOLERANCE_S = 1e-6
 
 
 def read_frames(
-    path: Path, segment: Segment, times: FrameTimes, moments_s: np.ndarray, mode: str, convert: Callable[[Any], Any]
-) -> list[Timed]:
-    """The pictures of a segment, each once, in the order of their times: (seconds from the start of the clip, converted picture).
+    path: Path,
+    segment: Segment,
+    packets: FrameTimes,
+    sample_times_s: np.ndarray,
+    mode: str,
+    convert: Callable[[VideoFrame], np.ndarray],
+) -> list[tuple[float, np.ndarray]]:
+    """Decode the frames of a segment at given sample times.
 
     Args:
-        path: the file.
-        segment, times: the stretch, and what its packets say of their pictures.
-        moments_s: float64 [frames], rising, seconds from the start of the clip.
+        path: the media file.
+        segment: the segment.
+        packets: the presentation times of its frames.
+        sample_times_s: float64 [frames], increasing, seconds from the start of the clip.
         mode: exact, fast or keyframes.
-        convert: makes of an `av.VideoFrame` what is kept.
+        convert: converts the selected frames.
+
+    Returns:
+        (presentation time in seconds from the start of the clip, converted frame), each frame once, in increasing time.
 
     Raises:
-        RejectedClip, av.error.FFmpegError: the pictures do not decode.
+        RejectedClip, av.error.FFmpegError: the frames do not decode.
     """
     import av
 
-    if times.stamps:
-        shown = np.flatnonzero(np.logical_and(times.shown, times.keys) if mode == "keyframes" else times.shown)
-        times_s = np.asarray(times.times_s)
-        wanted = shown[(nearest if mode == "keyframes" else frame_at)(times_s[shown], moments_s)]
-        wanted = np.unique(wanted)[np.argsort(times_s[np.unique(wanted)])]
-        for tolerance_s in (NEAR_S, _SAME_S) if mode == "fast" else (_SAME_S,):
+    if packets.stamps:
+        shown = np.flatnonzero(np.logical_and(packets.shown, packets.keys) if mode == "keyframes" else packets.shown)
+        times_s = np.asarray(packets.times_s)
+        selected = np.unique(shown[(nearest if mode == "keyframes" else frame_at)(times_s[shown], sample_times_s)])
+        selected = selected[np.argsort(times_s[selected])]
+        for exactly in (False, True) if mode == "fast" else (True,):
             try:
-                frames = _planned(path, segment, times, wanted.tolist(), mode, exactly=tolerance_s == _SAME_S)
-                taken = [
-                    (time_s, convert(frame))
-                    for time_s, frame in select_frames(frames, times_s[wanted].tolist(), by_nearness=True)
-                ]
+                frames = _decode_selected(path, segment, packets, selected.tolist(), mode, exactly)
+                nearest_frames = select_frames(frames, times_s[selected].tolist(), by_nearness=True)
+                decoded = [(time_s, convert(frame)) for time_s, frame in nearest_frames]
             except av.error.FFmpegError:
                 continue
-            if (
-                len(taken) == len(wanted)
-                and np.abs(np.array([time_s for time_s, _ in taken]) - times_s[wanted]).max() <= tolerance_s
-            ):
-                return _distinct(taken)
-    for ahead_s in PREROLL_S:
-        frames = _everything(path, segment, segment.start_s - ahead_s)
-        taken = [
-            (time_s, convert(frame)) for time_s, frame in select_frames(frames, moments_s.tolist(), by_nearness=False)
-        ]
-        if ahead_s >= segment.start_s or (taken and taken[0][0] <= moments_s[0]):
+            tolerance_s = _EXACT_TOLERANCE_S if exactly else FAST_TOLERANCE_S
+            decoded_s = np.array([time_s for time_s, _ in decoded])
+            if len(decoded) == len(selected) and np.abs(decoded_s - times_s[selected]).max() <= tolerance_s:
+                return _distinct(decoded)
+    for preroll_s in PREROLL_S:
+        frames = _decode_all(path, segment, segment.start_s - preroll_s)
+        frames_on_screen = select_frames(frames, sample_times_s.tolist(), by_nearness=False)
+        decoded = [(time_s, convert(frame)) for time_s, frame in frames_on_screen]
+        if preroll_s >= segment.start_s or (decoded and decoded[0][0] <= sample_times_s[0]):
             break
-    return _distinct(taken)
+    return _distinct(decoded)
 
 
-def _distinct(taken: list[Timed]) -> list[Timed]:
-    return [item for number, item in enumerate(taken) if not number or item[0] > taken[number - 1][0]]
+def _distinct(frames: list[tuple[float, np.ndarray]]) -> list[tuple[float, np.ndarray]]:
+    return [frame for index, frame in enumerate(frames) if not index or frame[0] > frames[index - 1][0]]
 
 
-def _planned(
-    path: Path, segment: Segment, times: FrameTimes, wanted: list[int], mode: str, exactly: bool
-) -> Iterator[Timed]:
-    """Decode the runs of packets that the wanted pictures need; key pictures alone need nothing else."""
-    parts = (
-        [range(number, number + 1) for number in sorted(wanted)]
-        if mode == "keyframes"
-        else packet_ranges(times.times_s, times.keys, wanted)
-    )
-    numbers = {times.stamps[number]: number for part in parts for number in part}
-    firsts, last, chosen = {part.start for part in parts[1:]}, parts[-1].stop - 1, set(wanted) if exactly else set()
-    with open_media(path) as container:  # opened anew: only so does every container come back to where the scan began
-        stream = picture_stream(container)
-        codec, unit_s = stream.codec_context, float(stream.time_base)
-        seek(container, segment, times.from_s)
+def _decode_selected(
+    path: Path, segment: Segment, packets: FrameTimes, selected: list[int], mode: str, exactly: bool
+) -> Iterator[tuple[float, VideoFrame]]:
+    """Decode the packets that the selected frames need; keyframes need no others.
 
-        def timed(frames: list[Any]) -> Iterator[Timed]:
+    Args:
+        exactly: decode selected frames that are not reference frames too.
+    """
+    if mode == "keyframes":
+        ranges = [range(index, index + 1) for index in sorted(selected)]
+    else:
+        ranges = packet_ranges(packets.times_s, packets.keys, selected)
+    indices = {packets.stamps[index]: index for part in ranges for index in part}
+    starts, last, exact = {part.start for part in ranges[1:]}, ranges[-1].stop - 1, set(selected) if exactly else set()
+    with open_media(path) as container:  # reopened: not every container seeks back to where the scan began
+        stream = video_stream(container)
+        codec, unit_s = stream.codec_context, time_base_s(stream)
+        seek(container, segment, packets.from_s)
+
+        def timed(frames: list[VideoFrame]) -> Iterator[tuple[float, VideoFrame]]:
             for frame in frames:
                 if frame.pts is not None:
                     yield segment.clip_time_s(frame.pts, unit_s), frame
 
         for packet in container.demux(stream):
-            number = numbers.get(packet.pts) if packet.size else None
-            if number is None:
+            index = indices.get(packet.pts) if packet.size and packet.pts is not None else None
+            if index is None:
                 continue
-            if number in firsts:
+            if index in starts:
                 yield from timed(codec.decode(None))
                 codec.flush_buffers()
-            codec.skip_frame = "DEFAULT" if number in chosen else "NONREF"
+            codec.skip_frame = "DEFAULT" if index in exact else "NONREF"
             yield from timed(packet.decode())
-            if number == last:
+            if index == last:
                 break
         yield from timed(codec.decode(None))
 
 
-def _everything(path: Path, segment: Segment, from_s: float) -> Iterator[Timed]:
-    """Decode all pictures from a time of the file on, tolerating a few that do not decode."""
+def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, VideoFrame]]:
+    """Decode all frames from a time of the file on, tolerating a few packets that do not decode."""
     import av
 
     with open_media(path) as container:
-        stream = picture_stream(container)
+        stream = video_stream(container)
         seek(container, segment, from_s)
         packets = bad = 0
         for packet in container.demux(stream):
@@ -129,5 +138,5 @@ def _everything(path: Path, segment: Segment, from_s: float) -> Iterator[Timed]:
             for frame in frames:
                 if frame.time is not None:
                     yield frame.time - segment.zero_s - segment.start_s, frame
-        if bad > BAD_SHARE * packets:
-            raise RejectedClip("unreadable", f"{bad} of {packets} pictures do not decode")
+        if bad > MAX_BAD_FRACTION * packets:
+            raise RejectedClip("unreadable", f"{bad} of {packets} video packets do not decode")

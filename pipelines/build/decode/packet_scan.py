@@ -1,6 +1,6 @@
-"""One pass over the packets of a segment: the sound is decoded on the way, of the pictures only the times are noted.
+"""Reads the packets of a segment once: decodes the audio, and records the presentation times of the video frames.
 
-From the times follows which pictures are wanted, before a single one is decoded (`frame_selection.py`).
+These times determine which frames are selected, before any of them is decoded (frame_selection.py).
 """
 
 from __future__ import annotations
@@ -9,28 +9,32 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipelines.build.decode.audio_track import AudioTrack
-from pipelines.build.decode.container import PREROLL_S, Segment, open_media, picture_stream, seek
+from pipelines.build.decode.container import PREROLL_S, Segment, open_media, seek, time_base_s, video_stream
 from pipelines.manifest import RejectedClip
 
+if TYPE_CHECKING:
+    from av import AudioStream, Packet, VideoStream
+    from av.container import InputContainer
+
 _MAX_PACKET_S = 1.0
-_INTERLEAVING_S = 10.0  # how far apart in the file sound and picture of one moment may lie
-BAD_SHARE = 0.1  # of the packets; fewer that do not decode leave a gap, as in any player
+_INTERLEAVING_S = 10.0  # how far apart in the file audio and video of one moment may be
+MAX_BAD_FRACTION = 0.1  # of the packets; fewer packets that do not decode leave a gap, as in any player
 
 
 @dataclass
 class FrameTimes:
-    """What the packets of a picture stream say of their pictures, in the order of decoding, from a key picture on.
+    """Presentation times of the video packets of a segment, in decoding order, starting with a keyframe.
 
     Attributes:
-        stamps: presentation times in units of the stream; empty when a packet states none, or two the same.
+        from_s: time of the file from which packets were read.
+        stamps: presentation times in units of the stream; empty if a packet has none, or two the same.
         times_s: the same in seconds from the start of the clip.
-        keys: which are key pictures.
-        shown: which are shown; an edit list can hide some that others need.
-        end_s: where the last picture of the segment comes on screen; its end where no times are stated.
-        from_s: from which time of the file on they were read.
+        keys: which packets are keyframes.
+        shown: which frames are shown; an edit list may hide frames that others need.
+        end_s: presentation time of the last frame of the segment; its end if times are missing.
     """
 
     from_s: float
@@ -41,7 +45,8 @@ class FrameTimes:
     end_s: float = 0.0
     _all_stated: bool = True
 
-    def add(self, packet: Any, segment: Segment, unit_s: float) -> None:
+    def add(self, packet: Packet[Any], segment: Segment, unit_s: float) -> None:
+        """Record a packet of a stream with time base `unit_s`."""
         if packet.pts is None:
             self._all_stated = False
         elif self.keys or packet.is_keyframe:
@@ -51,12 +56,9 @@ class FrameTimes:
             self.shown.append(not packet.is_discard)
 
     def close(self, segment: Segment) -> None:
-        """To be called after the last packet."""
-        inside = [
-            time_s
-            for time_s, shown in zip(self.times_s, self.shown, strict=True)
-            if shown and time_s < segment.duration_s
-        ]
+        """Set `end_s`, and discard times that cannot be used; call it after the last packet."""
+        shown = zip(self.times_s, self.shown, strict=True)
+        inside = [time_s for time_s, is_shown in shown if is_shown and time_s < segment.duration_s]
         self.end_s = max(inside, default=0.0) if self._all_stated else segment.duration_s
         if not self._all_stated or not inside or len(set(self.stamps)) < len(self.stamps):
             self.stamps.clear()
@@ -64,77 +66,81 @@ class FrameTimes:
 
 @dataclass
 class Scan:
-    """What one pass found: the sound, the pictures' times, and where the file ends when that was reached (seconds from the start of the clip)."""
+    """The result of a scan: the audio, the times of the frames, and the end of the file, if it was reached.
 
-    sound: AudioTrack
-    pictures: FrameTimes
+    Attributes:
+        audio: the decoded audio.
+        frames: the presentation times of the frames.
+        file_end_s: end of the file in seconds from the start of the clip; infinite if it was not reached.
+    """
+
+    audio: AudioTrack
+    frames: FrameTimes
     file_end_s: float
 
 
-def scan(path: Path, container: Any, segment: Segment, with_pictures: bool) -> Scan:
-    """Read a segment once; more often, each time from further ahead, where a seek lands behind its target.
+def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool) -> Scan:
+    """Read a segment once; again from further ahead if the seek lands after its target.
 
     Args:
-        path: the file.
-        container: the same, open, at its start.
-        segment: the stretch.
-        with_pictures: whether the times of its pictures are wanted.
+        path: the media file.
+        container: the same file, open, at its start.
+        segment: the segment.
+        with_frames: whether to record the times of the frames.
 
     Raises:
-        RejectedClip: much of the sound does not decode.
+        RejectedClip: many of the audio packets do not decode.
         av.error.FFmpegError: the container is broken.
     """
-    for ahead_s in PREROLL_S:
-        from_s = segment.start_s - ahead_s
-        with contextlib.nullcontext(container) if ahead_s == PREROLL_S[0] else open_media(path) as opened:
+    for preroll_s in PREROLL_S:
+        from_s = segment.start_s - preroll_s
+        with contextlib.nullcontext(container) if preroll_s == PREROLL_S[0] else open_media(path) as opened:
             seek(opened, segment, from_s)
-            found = _scan_from_here(
-                opened, segment, FrameTimes(from_s), picture_stream(opened) if with_pictures else None
-            )
-        if from_s <= 0 or not with_pictures or min(found.pictures.times_s, default=1.0) <= 0:
+            video = video_stream(opened) if with_frames else None
+            result = _scan_from_here(opened, segment, FrameTimes(from_s), video)
+        if from_s <= 0 or not with_frames or min(result.frames.times_s, default=1.0) <= 0:
             break
-    return found
+    return result
 
 
-def _scan_from_here(container: Any, segment: Segment, pictures: FrameTimes, video: Any | None) -> Scan:
-    audio = container.streams.audio[0]
-    streams = [stream for stream in (audio, video) if stream]
-    units_s = {stream.index: float(stream.time_base) for stream in streams}
-    sound = AudioTrack(segment, units_s[audio.index])
+def _scan_from_here(container: InputContainer, segment: Segment, frames: FrameTimes, video: VideoStream | None) -> Scan:
+    audio_stream = container.streams.audio[0]
+    streams = [stream for stream in (audio_stream, video) if stream]
+    units_s = {stream.index: time_base_s(stream) for stream in streams}
+    audio = AudioTrack(segment, time_base_s(audio_stream))
     packets = bad = 0
-    last_s, file_end_s, pictures_done = 0.0, math.inf, video is None
+    last_s, file_end_s, is_video_done = 0.0, math.inf, video is None
     for packet in container.demux(streams):
         unit_s = units_s[packet.stream_index]
         stamp = packet.pts if packet.dts is None else packet.dts
-        time_s = (
-            math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
-        )  # no comparison holds for an unknown time
-        is_behind = time_s >= segment.duration_s
+        # comparisons with nan are false
+        time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
+        is_after = time_s >= segment.duration_s
         if packet.stream is video:
-            pictures_done = is_behind
-            if packet.size and not is_behind:
-                pictures.add(packet, segment, unit_s)
-        elif not (sound.is_full or is_behind or time_s < -PREROLL_S[0] - _MAX_PACKET_S):
+            is_video_done = is_after
+            if packet.size and not is_after:
+                frames.add(packet, segment, unit_s)
+        elif not (audio.is_full or is_after or time_s < -PREROLL_S[0] - _MAX_PACKET_S):
             packets += 1
-            bad += not _decode_into(sound, packet)
-        if (sound.is_full and pictures_done) or time_s > segment.duration_s + _INTERLEAVING_S:
+            bad += not _decode_into(audio, audio_stream, packet)
+        if (audio.is_full and is_video_done) or time_s > segment.duration_s + _INTERLEAVING_S:
             break
         last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
     else:
         file_end_s = last_s
-    if bad > BAD_SHARE * packets:
-        raise RejectedClip("unreadable", f"{bad} of {packets} sound packets do not decode")
-    pictures.close(segment)
-    return Scan(sound, pictures, file_end_s)
+    if bad > MAX_BAD_FRACTION * packets:
+        raise RejectedClip("unreadable", f"{bad} of {packets} audio packets do not decode")
+    frames.close(segment)
+    return Scan(audio, frames, file_end_s)
 
 
-def _decode_into(sound: AudioTrack, packet: Any) -> bool:
-    """Whether a packet decodes."""
+def _decode_into(audio: AudioTrack, stream: AudioStream, packet: Packet[Any]) -> bool:
+    """Decode a packet and add its frames; returns whether it decodes."""
     import av
 
     try:
-        for frame in packet.decode():
-            sound.add(frame)
+        for frame in stream.decode(packet):
+            audio.add(frame)
     except av.error.FFmpegError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What holds for every layout: odd ids, tables that other programs saved, folders and pipes in their place; and a plain folder of videos."""
+"""All layouts: invalid ids, encodings of tables, folders and pipes in place of tables; and a plain folder of videos."""
 
 import os
 
@@ -11,7 +11,7 @@ from pipelines.manifest import Clip, Rejected, check
 from pipelines.sources import audioset, folder, places_audio, vggsound
 
 
-def test_a_folder_gives_its_videos_in_order_with_ids_of_their_own(tmp_path):
+def test_folder_yields_its_videos_in_order_with_unique_ids(tmp_path):
     for name in (
         "b.mp4",
         "a/x y.mkv",
@@ -41,25 +41,25 @@ def test_a_folder_gives_its_videos_in_order_with_ids_of_their_own(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({}, r"there is no video below it \(\.3gp \.avi"),
+        ({}, r"no video found below it \(\.3gp \.avi"),
         ({"segments": "x.csv"}, "source.segments=x.csv is for layouts"),
     ],
 )
-def test_a_folder_without_videos_and_one_with_a_table_are_refused(tmp_path, changes, told):
+def test_folder_without_videos_or_with_a_table_setting_is_an_error(tmp_path, changes, message):
     (tmp_path / "notes.txt").write_text("x")
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         list(folder.rows(SourceConfig(root=str(tmp_path), **changes)))
 
 
-def test_a_folder_that_is_not_there_is_one_clear_line(tmp_path):
-    with pytest.raises(UsageError, match=r"is not a folder; source.kind=folder wants one with videos in it"):
+def test_missing_folder_is_a_one_line_error(tmp_path):
+    with pytest.raises(UsageError, match=r"is not a folder; source.kind=folder reads videos"):
         list(folder.rows(SourceConfig(root=str(tmp_path / "none"))))
 
 
 def _one_row(root, kind, row_id):
-    """A source with one row, whose id (and so its media's name) is given."""
+    """The rows of a source with one row of a given id."""
     if kind == "places_audio":
         item = {"uttid": row_id, "wav": f"{row_id}.wav", "image": "a.jpg"}
         return places_audio.rows(places_audio_source(root, data=[item]))
@@ -71,7 +71,7 @@ def _one_row(root, kind, row_id):
 
 @pytest.mark.parametrize("kind", ["audioset", "vggsound", "places_audio"])
 @pytest.mark.parametrize("row_id", ["a.b", "a/b", "../../etc/passwd", "/etc/passwd", "a\0b", "a b", "ä", "x" * 500])
-def test_an_id_that_is_none_is_turned_away_by_every_source(tmp_path, kind, row_id):
+def test_invalid_id_is_rejected_for_every_source(tmp_path, kind, row_id):
     (row,) = _one_row(tmp_path, kind, row_id)
     assert check(row).reason == "bad_id"
 
@@ -83,7 +83,7 @@ def test_an_id_that_is_none_is_turned_away_by_every_source(tmp_path, kind, row_i
         ("places_audio", "\ud800"),
     ],
 )
-def test_an_id_with_a_line_end_or_half_a_letter_never_becomes_a_clip(tmp_path, kind, row_id):
+def test_id_with_a_line_end_or_a_surrogate_never_becomes_a_clip(tmp_path, kind, row_id):
     rows = [check(row) if isinstance(row, Clip) else row for row in _one_row(tmp_path, kind, row_id)]
     assert rows and all(isinstance(row, Rejected) for row in rows if row.id != "b_0")
 
@@ -109,39 +109,37 @@ def _table(root, kind, content):
 
 
 @pytest.mark.parametrize("kind", TABLES)
-@pytest.mark.parametrize(
-    "saved", ["as it is", "with a byte-order mark", "with line ends of Windows", "with line ends of an old Mac"]
-)
-def test_a_table_saved_by_another_program_gives_the_same_rows(tmp_path, kind, saved):
+@pytest.mark.parametrize("form", ["unchanged", "byte-order mark", "CRLF line ends", "CR line ends"])
+def test_line_ends_and_byte_order_mark_do_not_change_the_rows(tmp_path, kind, form):
     text = TABLES[kind][3]
     plain = list(_table(tmp_path, kind, text.encode()))
-    ends = {"with line ends of Windows": "\r\n", "with line ends of an old Mac": "\r"}.get(saved, "\n")
-    encoded = text.replace("\n", ends).encode("utf-8-sig" if saved == "with a byte-order mark" else "utf-8")
+    ends = {"CRLF line ends": "\r\n", "CR line ends": "\r"}.get(form, "\n")
+    encoded = text.replace("\n", ends).encode("utf-8-sig" if form == "byte-order mark" else "utf-8")
     assert list(_table(tmp_path, kind, encoded)) == plain
     assert len(plain) == TABLES[kind][4] and all(isinstance(row, Clip) for row in plain)
 
 
 @pytest.mark.parametrize("kind", TABLES)
-def test_a_table_in_another_encoding_is_one_clear_line(tmp_path, kind):
-    with pytest.raises(UsageError, match="the table is in UTF-16; wanted UTF-8"):
+def test_table_in_utf16_is_a_one_line_error(tmp_path, kind):
+    with pytest.raises(UsageError, match="the table is encoded in UTF-16; convert it to UTF-8"):
         list(_table(tmp_path, kind, TABLES[kind][3].encode("utf-16")))
 
 
 @pytest.mark.parametrize(("kind", "line"), [("audioset", 'x, 0, 10, "/m/é"\n'), ("vggsound", "x,0,café,train\n")])
-def test_a_line_that_is_not_utf8_becomes_one_ledger_entry(tmp_path, kind, line):
+def test_line_that_is_not_utf8_is_one_rejected_row(tmp_path, kind, line):
     rows = list(_table(tmp_path, kind, line.encode("latin-1") + TABLES[kind][3].encode()))
     assert rows[0].reason == "bad_row" and all(isinstance(row, Clip) for row in rows[1:]) and len(rows) == 4
 
 
 @pytest.mark.parametrize("kind", ["audioset", "vggsound"])
-def test_an_empty_table_has_no_rows(tmp_path, kind):
+def test_empty_table_has_no_rows(tmp_path, kind):
     assert not list(_table(tmp_path, kind, b""))
     assert not list(_table(tmp_path, kind, b"\n# nothing here\n"))
 
 
 @pytest.mark.parametrize("kind", TABLES)
 @pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
-def test_a_folder_or_a_pipe_in_place_of_a_table_is_one_clear_line(tmp_path, kind, make):
+def test_folder_or_pipe_in_place_of_a_table_is_a_one_line_error(tmp_path, kind, make):
     rows, split, name, _, _ = TABLES[kind]
     (tmp_path / name).parent.mkdir(exist_ok=True)
     make(tmp_path / name)
@@ -149,7 +147,7 @@ def test_a_folder_or_a_pipe_in_place_of_a_table_is_one_clear_line(tmp_path, kind
         next(rows(SourceConfig(kind=kind, root=str(tmp_path), split=split)))
 
 
-def test_a_folder_takes_names_of_any_bytes_and_leaves_links_to_folders_alone(tmp_path):
+def test_folder_accepts_names_of_arbitrary_bytes_and_skips_links_to_folders(tmp_path):
     for name in ("a\nb.mp4", "-rf.mp4", "..a.mp4", os.fsdecode(b"\xff.mp4")):
         (tmp_path / name).touch()
     (tmp_path / "loop").symlink_to(tmp_path)

@@ -1,4 +1,4 @@
-"""VGGSound: rows become clips of their split, broken lines ledger entries, wrong settings one clear line."""
+"""VGGSound: rows become clips of their split, malformed lines rejected rows, invalid settings a one-line error."""
 
 import pytest
 from tiny_sources import VGGSOUND, vggsound_source
@@ -25,14 +25,14 @@ def test_published_vggsound_rows_become_clips_of_one_split(tmp_path):
     assert [clip.id for clip in vggsound.rows(vggsound_source(tmp_path, split="test"))] == ["---g-f_I2yQ_1000"]
 
 
-def test_a_vggsound_label_keeps_its_commas_and_quotes(tmp_path):
+def test_vggsound_label_keeps_its_commas_and_quotes(tmp_path):
     assert [clip.labels for clip in vggsound.rows(vggsound_source(tmp_path))][1:] == [
         ("dog barking, far away",),
         ('people "eating" soup',),
     ]
 
 
-def test_vggsound_media_that_are_cut_start_at_zero_and_whole_ones_at_their_time(tmp_path):
+def test_vggsound_clips_of_cut_media_start_at_zero_and_of_full_videos_at_their_time(tmp_path):
     cut, whole = (
         next(vggsound.rows(vggsound_source(tmp_path, media="", media_is_cut=is_cut))) for is_cut in (True, False)
     )
@@ -53,13 +53,13 @@ def test_vggsound_media_that_are_cut_start_at_zero_and_whole_ones_at_their_time(
         "x,1,a,b,train",
     ],
 )
-def test_a_broken_vggsound_line_becomes_one_ledger_entry_and_costs_no_other_row(tmp_path, line):
+def test_malformed_vggsound_line_is_one_rejected_row(tmp_path, line):
     rows = list(vggsound.rows(vggsound_source(tmp_path, line + "\n" + VGGSOUND)))
     assert rows[0].id == "x"
     assert [isinstance(row, Rejected) and row.reason for row in rows] == ["bad_row", False, False, False]
 
 
-def test_a_start_that_the_template_cannot_take_is_told_as_that(tmp_path):
+def test_start_time_that_does_not_fit_the_template_is_rejected_with_that_detail(tmp_path):
     rows = list(vggsound.rows(vggsound_source(tmp_path, media="{ytid}_{start_s:06d}.mp4")))
     assert [isinstance(row, Clip) for row in rows] == [True, False, True]
     assert rows[1].reason == "bad_row" and rows[1].detail.startswith(
@@ -67,27 +67,27 @@ def test_a_start_that_the_template_cannot_take_is_told_as_that(tmp_path):
     )
 
 
-def test_a_vggsound_row_that_begins_before_zero_is_turned_away_in_its_own_split_only(tmp_path):
+def test_negative_vggsound_start_is_rejected_in_its_split_only(tmp_path):
     text = "x,-5,label,train\n"
     assert [row.reason for row in vggsound.rows(vggsound_source(tmp_path, text))] == ["bad_times"]
     assert not list(vggsound.rows(vggsound_source(tmp_path, text, split="test")))
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         (
             {"root": "/nowhere"},
-            r"source.root='/nowhere' is not a folder; source.kind=vggsound wants one with vggsound.csv and videos/ in it",
+            r"source.root='/nowhere' is not a folder; source.kind=vggsound expects vggsound.csv and videos/ in it",
         ),
-        ({"split": "val"}, r"source.split='val' is none of train, test"),
+        ({"split": "val"}, r"source.split='val' is not one of train, test"),
         ({"segments": "mine.csv"}, r"mine.csv: no such table; put the published vggsound.csv there"),
         ({"media": "{name}.mp4"}, r"source.media='\{name\}.mp4' cannot be filled in"),
         ({"media": "{start_s[0]}.mp4"}, r"cannot be filled in"),
         ({"media": "{}.mp4"}, r"cannot be filled in"),
     ],
 )
-def test_a_wrong_vggsound_setting_is_one_line_that_says_what_is_wanted(tmp_path, changes, said):
-    with pytest.raises(UsageError, match=said) as raised:
+def test_invalid_vggsound_setting_is_a_one_line_error(tmp_path, changes, message):
+    with pytest.raises(UsageError, match=message) as raised:
         list(vggsound.rows(vggsound_source(tmp_path, **changes)))
     assert len(str(raised.value).splitlines()) == 1

@@ -65,7 +65,7 @@ def test_tar_that_changed_after_indexing_is_detected(tmp_path, capsys):
     tar.write_bytes(data)
     assert verify_main(VerifyConfig(), str(folder)) == 1
     out = capsys.readouterr().out
-    assert "00000.tar has another SHA-256" in out and "python -m pipelines.stream.index DIR" in out
+    assert "the SHA-256 of 00000.tar does not match" in out and "python -m pipelines.stream.index DIR" in out
     tar.write_bytes(bytes(data) + bytes(10240))
     with pytest.raises(UsageError, match=r"00000\.tar has \d+ bytes, manifest\.json states"):
         DatasetIndex.open(folder)
@@ -168,17 +168,17 @@ DAMAGES = {
     ),
     "id outside the folder": (
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="../a")),
-        "'../a' is no id",
+        "'../a' is not a valid id",
     ),
     "id of two lines": (
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="a\nb")),
-        "'a\\nb' is no id",
+        "'a\\nb' is not a valid id",
     ),
     "member lost": (lambda folder: _rewrite(folder, GOOD[:1]), "0.tar lacks a.flac"),
     "member twice": (lambda folder: _rewrite(folder, [*GOOD, ("a.jpg", b"x")]), "0.tar has a.jpg twice"),
     "link": (
         lambda folder: _rewrite(folder, [*GOOD, (special("b.jpg", tarfile.SYMTYPE, "x"), b"")]),
-        "0.tar has b.jpg, which is no plain file",
+        "0.tar contains b.jpg, which is not a regular file",
     ),
     "truncated": (lambda folder: os.truncate(folder / "0.tar", 2000), "0.tar has 2000 bytes, manifest.json says 10240"),
     "index gone": (lambda folder: (folder / "0.json").unlink(), "0.json cannot be read"),

@@ -17,8 +17,7 @@ from tiny_shards import write_data_set
 from tiny_stream import assert_same_bits, stream_config
 
 from configs.errors import CommandFailed, UsageError
-from pipelines import storage
-from pipelines.storage import open_folder
+from pipelines.storage import open_folder, remote_folder
 from pipelines.stream import cache, retry
 from pipelines.stream.loader import open_stream
 
@@ -203,7 +202,7 @@ def test_fatal_error_in_a_worker_ends_the_run_in_one_line_without_a_stack_trace(
 
 @pytest.mark.usefixtures("s3")
 def test_unreachable_data_set_gives_a_one_line_error(server, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "HTTP_SILENCE_S", 0.5)
+    monkeypatch.setattr(remote_folder, "HTTP_TIMEOUT_S", 0.5)
     server.plan({})
     for address, kind, message in (
         (f"{server.address}/nothing", UsageError, "nothing has no manifest.json"),
@@ -247,7 +246,7 @@ def test_cache_too_small_for_the_current_windows_is_rejected_with_sizes(server, 
 
 
 def test_stalled_or_slow_connection_times_out(server, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "HTTP_SILENCE_S", 0.3)
+    monkeypatch.setattr(remote_folder, "HTTP_TIMEOUT_S", 0.3)
     monkeypatch.setattr(cache, "_GRACE_S", 0.0)
     server.plan({SHARDS[0]: ["hang"], SHARDS[1]: ["drip"], "train-000001.json": ["hang"]})
     _assert_same_batches(_batches(server.address, tmp_path), expected)
