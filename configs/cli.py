@@ -26,7 +26,8 @@ def run(
         doc: the module docstring, shown by `--help`.
         body: the command; its return value is the exit code (None: 0).
         argv: arguments without the program name; None: sys.argv[1:].
-        positional: names of required arguments given without `key=`, passed to body in order.
+        positional: names of required arguments given without `key=`, passed to body in order; one or more
+            values for a last name that ends with `...`.
 
     Returns:
         0, 1 or 2. A UsageError prints one line on stderr and gives 2, a CommandFailed 1; Ctrl-C gives 130; a closed pipe 141.
@@ -45,7 +46,8 @@ def run(
         # A file may be called lr=1e-4.
         bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
         named = [a for a in argv if a not in bare]
-        if len(bare) != len(positional):
+        variadic = bool(positional) and positional[-1].endswith("...")
+        if len(bare) < len(positional) or (len(bare) > len(positional) and not variadic):
             wanted = " ".join(p.upper() for p in positional) or "only key=value arguments"
             raise UsageError(
                 f"got {' '.join(map(repr, bare)) or 'nothing'}, wanted {wanted}, on the command line (--help lists the keys)"

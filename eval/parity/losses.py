@@ -1,0 +1,52 @@
+"""Golden cases of the loss: each term, the weighted sum, and the gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eval.parity.similarity import split_heads
+from model.denseav import SimilarityConfig
+from model.losses.contrastive import ContrastiveConfig, LogitScale
+from model.losses.objective import LossInputs, compute_loss_terms, weighted_sum
+
+# The reference's name of a term's weight -> our name of the term.
+TERMS = {
+    "cal_balance_weight": "logit_scale_floor",
+    "mixup_weight": "image_mixup",
+    "neg_audio_weight": "negative_audio",
+    "specialization_weight": "head_specialization",
+    "tv_weight": "tv",
+    "disentangle_weight": "disentangle",
+}
+
+
+def loss_terms(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """`term`: the regularizers alone, or InfoNCE when the case has no other term; `total`: the weighted sum."""
+    audio, image = split_heads(params, tensors)
+    log_scale = tensors["log_scale"].squeeze().requires_grad_()
+    inputs = LossInputs(
+        audio,
+        image,
+        tensors["audio_mask"],
+        tensors["audio_positive_mask"],
+        tensors["image_mask"][:, 0],
+        tensors["source"],
+        LogitScale(log_scale),
+    )
+    weights = {TERMS[name]: weight for name, weight in params["weights"].items()}
+    terms = compute_loss_terms(
+        inputs, SimilarityConfig(), ContrastiveConfig(), weights, num_sampled_positions=250, generator=torch.Generator()
+    ).terms
+    loss = weighted_sum(terms, weights)
+    grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio, image, log_scale))
+    yield {
+        "term": loss - terms["info_nce"] if weights else loss,
+        "total": loss,
+        "grad_audio_features": grad_audio,
+        "grad_image_features": grad_image,
+        "grad_log_scale": grad_log_scale,
+    }
