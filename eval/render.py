@@ -169,16 +169,14 @@ def _whole_pictures(model: DenseAV, frames: list[np.ndarray]) -> Iterator[Any]:
     import torch
     from torchvision.transforms.v2 import functional
 
-    from pipelines.stream.batch import imagenet_normalize
-
     height_px, width_px = frames[0].shape[:2]
-    patch_px, scale = model.image_encoder.patch_size_px, model.inputs.image_size_px / min(height_px, width_px)
+    patch_px, scale = model.image_encoder.stride, model.inputs.image_size_px / min(height_px, width_px)
     size = [max(1, round(side * scale / patch_px)) * patch_px for side in (height_px, width_px)]
     for start in range(0, len(frames), FRAMES_AT_ONCE):
         pictures = torch.stack(
             [torch.from_numpy(frame.copy()).permute(2, 0, 1) for frame in frames[start : start + FRAMES_AT_ONCE]]
         )
-        yield imagenet_normalize(functional.resize(pictures, size, antialias=True))
+        yield functional.resize(pictures, size, antialias=True)
 
 
 def _audio_steps(model: DenseAV, waveform: np.ndarray, device: Any) -> tuple[Any, float]:

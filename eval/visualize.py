@@ -14,7 +14,8 @@ from eval.benchmarks.retrieval.examples import clip_caption
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.report.figures import caption_strip, heatmap_sheet
 from eval.results import Example
-from model.denseav import DenseAV, each
+from model.denseav import DenseAV
+from model.features import map_tensors
 from model.training.tracking import Media, Table
 from pipelines.stream.reader import ClipReader
 
@@ -87,4 +88,4 @@ def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
 def _scores(model: DenseAV, gallery: Gallery, pictures: int) -> Float[Tensor, "A V"]:
     """Of all sounds against the first pictures, summed over heads as retrieval is measured."""
     image, audio = gallery.encode(model)
-    return model.similarity_per_head(each(image, lambda tensor: tensor[:pictures]), audio).sum(dim=-1)
+    return model.similarity_per_head(map_tensors(image, lambda tensor: tensor[:pictures]), audio).sum(dim=-1)

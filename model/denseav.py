@@ -1,102 +1,54 @@
-"""DenseAV: an image branch and an audio branch compared densely, patch by audio step, in K heads. Parts are built outside and passed in.
+"""DenseAV: an image branch and an audio branch compared densely, every patch with every audio step, in K heads.
 
-Source: reference 1.1.
+The parts are built outside (model.build) and passed in. Source: reference 1.1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from model.audio_mask import downsample_mask
 from model.dtypes import upcast_half
+from model.encoders.encoder import Encoder
+from model.features import AudioFeatures, ImageFeatures, concat_features, map_tensors
+from model.heatmap import pool_volume
+from model.inputs import InputSpec as InputSpec
 from model.losses.contrastive import LogitScale
 from model.similarity import dense, fused
-from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS
-
-
-class ImageFeatures(NamedTuple):
-    """Projected image features, split into heads. `cls` is None without class tokens."""
-
-    dense: Float[Tensor, "V K C H W"]
-    cls: Float[Tensor, "V K C"] | None
-
-
-class AudioFeatures(NamedTuple):
-    """Projected audio features, split into heads; `mask` is True at valid steps. `cls` is None without class tokens."""
-
-    dense: Float[Tensor, "A K C T"]
-    mask: Bool[Tensor, "A T"]
-    cls: Float[Tensor, "A K C"] | None
-
-
-Features = TypeVar("Features", ImageFeatures, AudioFeatures)
-
-
-def each(features: Features, function: Callable[[Tensor], Tensor]) -> Features:
-    """The same features with every tensor changed: some rows, another device."""
-    return type(features)(*[None if tensor is None else function(tensor) for tensor in features])
-
-
-def concat_features(parts: Sequence[Features]) -> Features:
-    """Features of several batches one after the other."""
-    return type(parts[0])(*[None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True)])
-
-
-class InputSpec(NamedTuple):
-    """What the model was built to see and hear: side of the square image, length and rate of the waveform."""
-
-    image_size_px: int
-    clip_duration_s: float
-    sample_rate_hz: int
-
-
-class SimilarityConfig(NamedTuple):
-    """How a similarity volume becomes one score (model.similarity.dense)."""
-
-    aggregation: str = "misa"
-    head_aggregation: str = "max_elementwise"
-    nonneg: bool = False
-    use_cls: bool = False
-
-    @property
-    def needs_cls(self) -> bool:
-        """Whether scores take class tokens at all."""
-        return self.use_cls or self.aggregation in CLASS_TOKEN_AGGREGATIONS
+from model.similarity.config import SimilarityConfig as SimilarityConfig
+from model.upsamplers import UPSAMPLERS, Upsampler
 
 
 class DenseAV(nn.Module):
     """The model of the paper around any two encoders.
 
     Args:
-        image_encoder, audio_encoder: see model.encoders.tiny for the interface.
+        image_encoder, audio_encoder: see model.encoders.encoder.
         image_projection, audio_projection: see model.projection.
         num_heads: K; divides the channels of both projections.
         image_pool_size: side of the average pooling of the image grid, in training only.
-        inputs: sizes of the inputs, kept with the weights.
-        scores: how scores are computed, kept with the weights.
-        image_pooling, audio_pooling: model.similarity.simpool, whose vectors take the place of class tokens; None: the encoders' own.
-        bias: where the learned bias of the logits starts; None: there is none.
+        inputs: sizes of the inputs, stored with the weights.
+        similarity_config: how scores are computed, stored with the weights.
+        image_pooling, audio_pooling: model.similarity.simpool, whose vectors replace the class tokens; None: the encoders' own.
+        bias: initial value of the learned bias of the logits; None: no bias.
 
     Source: reference 1.1.
     """
 
     def __init__(
         self,
-        image_encoder: nn.Module,
-        audio_encoder: nn.Module,
+        image_encoder: Encoder,
+        audio_encoder: Encoder,
         image_projection: nn.Module,
         audio_projection: nn.Module,
         num_heads: int,
         image_pool_size: int,
         inputs: InputSpec,
-        scores: SimilarityConfig,
+        similarity_config: SimilarityConfig,
         image_pooling: nn.Module | None = None,
         audio_pooling: nn.Module | None = None,
         bias: float | None = None,
@@ -104,24 +56,26 @@ class DenseAV(nn.Module):
         super().__init__()
         self.image_encoder, self.audio_encoder = image_encoder, audio_encoder
         self.image_projection, self.audio_projection = image_projection, audio_projection
-        self.num_heads, self.image_pool_size, self.inputs, self.similarity_config = (
-            num_heads,
-            image_pool_size,
-            inputs,
-            scores,
-        )
+        self.num_heads, self.image_pool_size = num_heads, image_pool_size
+        self.inputs, self.similarity_config = inputs, similarity_config
         self.image_pooling, self.audio_pooling = image_pooling, audio_pooling
         self.log_scale = nn.Parameter(torch.zeros(()))
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
-    def encode_image(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> ImageFeatures:
-        """Features of ImageNet-normalised frames, one cell for each patch (for `image_pool_size` x `image_pool_size` patches in training)."""
-        dense, cls = self.image_projection(*self.image_encoder(frames))
+    def encode_image(self, frames: UInt8[Tensor, "V 3 H_px W_px"]) -> ImageFeatures:
+        """Encode RGB frames, 0 to 255; one cell for each patch (`image_pool_size` x `image_pool_size` patches in training)."""
+        return self.project_image(*self.image_encoder(frames))
+
+    def project_image(
+        self, features: Float[Tensor, "V C_enc H_enc W_enc"], cls: Float[Tensor, "V C_enc"] | None
+    ) -> ImageFeatures:
+        """Project what the image encoder gives, and split it into heads."""
+        features, cls = self.image_projection(features, cls)
         if self.training and self.image_pool_size > 1:
-            dense = functional.avg_pool2d(dense, self.image_pool_size)
+            features = functional.avg_pool2d(features, self.image_pool_size)
         if self.image_pooling is not None:
-            cls = self.image_pooling(dense.flatten(2).transpose(1, 2))
-        return ImageFeatures(self._split(dense), None if cls is None else self._split(cls))
+            cls = self.image_pooling(features.flatten(2).transpose(1, 2))
+        return ImageFeatures(self._split(features), None if cls is None else self._split(cls))
 
     def encode_audio(
         self,
@@ -129,43 +83,44 @@ class DenseAV(nn.Module):
         audio_mask: Bool[Tensor, "A S"],
         fallback_step: Float[Tensor, "A"] | None = None,
     ) -> AudioFeatures:
-        """Features of waveforms in -1..1; a step is valid where `audio_mask` (True = sound) covers it.
+        """Encode waveforms in -1 to 1; an audio step is valid where `audio_mask` (True = valid sample) covers it.
 
         Args:
-            fallback_step: 0 to 1, where the one step lies that stays valid in a row without any sound; None: in the middle.
+            fallback_step: 0 to 1, position of the one step that stays valid in a row without valid samples; None: the middle.
         """
-        dense, cls = self.audio_projection(*self.audio_encoder(waveform))
-        mask = downsample_mask(audio_mask, dense.shape[-1], fallback_step)
+        features, cls = self.audio_projection(*self.audio_encoder(waveform))
+        mask = downsample_mask(audio_mask, features.shape[-1], fallback_step)
         if self.audio_pooling is not None:
-            cls = self.audio_pooling(dense.transpose(1, 2), mask)
-        return AudioFeatures(self._split(dense), mask, None if cls is None else self._split(cls))
+            cls = self.audio_pooling(features.transpose(1, 2), mask)
+        return AudioFeatures(self._split(features), mask, None if cls is None else self._split(cls))
 
     def forward(
         self,
-        frames: Float[Tensor, "B 3 H_px W_px"],
+        frames: UInt8[Tensor, "B 3 H_px W_px"],
         waveform: Float[Tensor, "B S"],
         audio_mask: Bool[Tensor, "B S"],
         fallback_step: Float[Tensor, "B"] | None = None,
         grad_cache_chunk_size: int = 0,
     ) -> tuple[ImageFeatures, AudioFeatures, LogitScale]:
-        """Both branches and the calibration: all the objective needs.
+        """Encode both sides of a batch: everything the loss needs.
 
         Args:
             fallback_step: see encode_audio.
-            grad_cache_chunk_size: pairs encoded at once. Of the others only the features are kept; the backward pass encodes them again, chunk after chunk,
-                with the same random numbers (a gradient cache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
-                2021), so that memory does not grow with the batch. 0: all pairs at once, nothing is computed twice.
+            grad_cache_chunk_size: pairs encoded at once; 0: all, nothing is computed twice. Of the other chunks only the
+                features are kept, and the backward pass encodes them again, chunk by chunk, with the same random numbers
+                (a gradient cache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
+                2021), so that memory does not grow with the batch.
         """
-        calibration = LogitScale(self.log_scale, self.bias)
+        logit_scale = LogitScale(self.log_scale, self.bias)
         if not grad_cache_chunk_size or grad_cache_chunk_size >= len(frames):
-            return *self._encode(frames, waveform, audio_mask, fallback_step), calibration
-        parts = [part.split(grad_cache_chunk_size) for part in (frames, waveform, audio_mask)]
-        lone_steps = [None] * len(parts[0]) if fallback_step is None else fallback_step.split(grad_cache_chunk_size)
+            return *self._encode(frames, waveform, audio_mask, fallback_step), logit_scale
+        inputs = [part.split(grad_cache_chunk_size) for part in (frames, waveform, audio_mask)]
+        fallback = [None] * len(inputs[0]) if fallback_step is None else fallback_step.split(grad_cache_chunk_size)
         encoded = [
-            checkpoint(self._encode, *chunk, use_reentrant=False) for chunk in zip(*parts, lone_steps, strict=True)
+            checkpoint(self._encode, *chunk, use_reentrant=False) for chunk in zip(*inputs, fallback, strict=True)
         ]
-        image, audio = map(concat_features, zip(*encoded, strict=True))
-        return image, audio, calibration
+        image, audio = zip(*encoded, strict=True)
+        return concat_features(image), concat_features(audio), logit_scale
 
     def _encode(
         self, frames: Tensor, waveform: Tensor, audio_mask: Tensor, fallback_step: Tensor | None
@@ -176,26 +131,49 @@ class DenseAV(nn.Module):
         return features.unflatten(1, (self.num_heads, -1))
 
     def paired_similarity(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "B K H W T"]:
-        """Similarities of matching pairs, as this model scores them; 0 at masked-out steps."""
-        image, audio, settings = (
-            each(image, upcast_half),
-            audio._replace(dense=upcast_half(audio.dense)),
-            self.similarity_config,
-        )
-        cls = (upcast_half(audio.cls), image.cls) if settings.use_cls else (None, None)
-        return dense.paired_similarity(audio.dense, image.dense, audio.mask, settings.nonneg, *cls)
+        """Similarities of matching pairs in float32 or better, as this model scores them; 0 at masked-out steps."""
+        config = self.similarity_config
+        audio, image = map_tensors(audio, upcast_half), map_tensors(image, upcast_half)
+        return dense.paired_similarity(audio, image, config.nonneg, config.use_cls)
 
     def similarity_per_head(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "A V K"]:
-        """Score of every audio against every image for each head alone, as this model scores them."""
-        settings = self.similarity_config
-        cls = (audio.cls, image.cls) if settings.needs_cls else (None, None)
-        return fused.similarity_per_head(
-            audio.dense, image.dense, audio.mask, settings.aggregation, settings.nonneg, *cls
-        )
+        """Score of every audio against every image, each head alone, as this model scores them."""
+        return fused.similarity_per_head(audio, image, self.similarity_config)
+
+    def heatmap(
+        self,
+        image: ImageFeatures,
+        audio: AudioFeatures,
+        size: tuple[int, int] | None = None,
+        per_head: bool = False,
+        step_weight: Bool[Tensor, "B T"] | Float[Tensor, "B T"] | None = None,
+        upsampler: Upsampler | None = None,
+        frames: UInt8[Tensor, "B 3 H_px W_px"] | None = None,
+    ) -> Float[Tensor, "B H_out W_out"] | Float[Tensor, "B K H_out W_out"]:
+        """Where in each image the audio of the same row comes from: maximum over heads, mean over audio steps.
+
+        Args:
+            image, audio: features of B matching pairs.
+            size: height and width of the maps; None: those of the grid.
+            per_head: one map for each head instead of their maximum.
+            step_weight: weight of each audio step in the mean, 0 or more; None: the valid steps alike.
+            upsampler: brings maps to `size`; None: bilinear.
+            frames: the images, for upsamplers that are guided by them.
+
+        Returns:
+            Any range; 0 for a row whose weights are all 0.
+
+        Source: reference 1.6.
+        """
+        volume = self.paired_similarity(image, audio)
+        weight = (audio.mask if step_weight is None else step_weight).to(volume.device)
+        maps = pool_volume(volume, weight, per_head)
+        if size is None:
+            return maps
+        weights = (upsampler or UPSAMPLERS["bilinear"]()).weights(frames, (maps.shape[-2], maps.shape[-1]), size)
+        return weights.apply(maps) if per_head else weights.apply(maps[:, None])[:, 0]
 
     def projection_parameters(self) -> list[nn.Parameter]:
-        """What learns in the first phase: all but the encoders."""
-        encoders = {
-            id(parameter) for encoder in (self.image_encoder, self.audio_encoder) for parameter in encoder.parameters()
-        }
+        """The parameters that learn in the first phase: all but the encoders'."""
+        encoders = {id(p) for encoder in (self.image_encoder, self.audio_encoder) for p in encoder.parameters()}
         return [parameter for parameter in self.parameters() if id(parameter) not in encoders]

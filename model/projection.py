@@ -1,7 +1,7 @@
-"""From an encoder's channels to the shared space: one projection for each branch.
+"""From the channels of an encoder to the shared space: one projection for each branch.
 
-A projection maps (dense features, class tokens or None) to the same pair with `out_channels` channels; the names of the published ones are
-those of reference 1.1. `reference_state` translates weights stored under the reference's names. Source: reference 1.1.
+A projection maps (features, class tokens or None) to the same pair with `out_channels` channels. `reference_state` converts
+weights with the reference's names. Source: reference 1.1.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ EPS = 1e-4
 
 
 class ChannelNorm(nn.LayerNorm):
-    """Layer normalisation over axis 1 of features of any number of axes."""
+    """Layer normalization over axis 1 of features with any number of axes."""
 
     def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
-        """Normalise each cell over its channels."""
+        """Normalize each cell over its channels."""
         return super().forward(x.movedim(1, -1)).movedim(-1, 1)
 
 
 class ImageLinear(nn.Module):
-    """`image_linear`: normalise the channels, then one linear map for every patch; class tokens have a map of their own, without the norm.
+    """Channel norm and one linear map for every patch (`image_linear`); class tokens have their own map, without the norm.
 
     Args:
         in_channels: of the encoder.
         out_channels: of the shared space, all heads together.
         use_cls: class tokens enter the scores; otherwise their map gets no gradient, so it is frozen.
-        gain: factor on the initial map.
+        gain: factor on the initial weights.
 
     Source: reference 1.1.
     """
@@ -48,10 +48,10 @@ class ImageLinear(nn.Module):
 
 
 class AudioLinear(nn.Module):
-    """`linear`: normalise the channels, then one linear map for every step. For small encoders; class tokens are dropped.
+    """Channel norm and one linear map for every step (`linear`). For small encoders; class tokens are dropped.
 
     Args:
-        in_channels, out_channels, gain: as of ImageLinear.
+        in_channels, out_channels, gain: see ImageLinear.
     """
 
     def __init__(self, in_channels: int, out_channels: int, gain: float = 1.0) -> None:
@@ -61,22 +61,24 @@ class AudioLinear(nn.Module):
         _scale(self.layer, gain)
 
     def forward(
-        self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None
+        self,
+        dense: Float[Tensor, "A C T"],
+        cls: Float[Tensor, "A C"] | None = None,  # noqa: ARG002
     ) -> tuple[Float[Tensor, "A D T"], None]:
-        """Project every step; T stays."""
+        """Project every step; T does not change."""
         return self.layer(self.norm(dense)), None
 
 
 class AudioSelfAttentionPool(nn.Module):
-    """`conv_attention`: normalise, two convolutions that each take three steps into one, one pre-norm transformer block.
+    """Norm, two convolutions of stride 3, one pre-norm transformer block (`conv_attention`, in the paper `audio_sa_3_3_pool_2`).
 
-    The encoder's class token, or else a learned class vector, goes along as an extra token. It takes part in the block's attention, so it shapes the
-    dense features and learns even where scores use no class tokens.
+    The encoder's class token, or else a learned one, is an extra token of the block. It takes part in the attention, so it
+    shapes the dense features and learns even where scores use no class tokens.
 
     Args:
         in_channels: of the encoder.
-        out_channels: of the shared space, all heads together; a multiple of 6, the block's attention heads.
-        has_cls: the encoder gives class tokens; a learned vector beside them would get no gradient, so there is none.
+        out_channels: of the shared space, all heads together; a multiple of 6, the attention heads of the block.
+        has_cls: the encoder has class tokens; a learned one beside them would get no gradient, so there is none.
 
     Source: reference 1.1.
     """
@@ -102,13 +104,15 @@ class AudioSelfAttentionPool(nn.Module):
     def forward(
         self, dense: Float[Tensor, "A C T"], cls: Float[Tensor, "A C"] | None = None
     ) -> tuple[Float[Tensor, "A D T_out"], Float[Tensor, "A D"]]:
-        """Project; T_out = floor(floor(T / 3) / 3), so at least 9 steps are needed (512 give 56).
+        """Project; T_out = floor(floor(T / 3) / 3), so T must be 9 or more (512 steps give 56).
 
         Args:
-            dense: features of the encoder, their frequency axis averaged away.
-            cls: class tokens of the encoder; None: the learned class vector.
+            dense: features of the encoder, frequency axis averaged away.
+            cls: class tokens of the encoder; None: the learned one.
         """
-        cls = self.cls_token.expand(len(dense), -1) if cls is None else cls
+        if cls is None:
+            assert self.cls_token is not None, "an encoder without class tokens"
+            cls = self.cls_token.expand(len(dense), -1)
         token = self.cls_proj(self.norm(cls))
         steps = self.conv2(self.conv1(self.norm(dense)))
         mixed = self.block(torch.cat([token[:, None], steps.transpose(1, 2)], dim=1))
@@ -121,7 +125,7 @@ def _scale(layer: nn.Module, gain: float) -> None:
         parameter.mul_(gain)
 
 
-# Our name of a part -> the reference's, inside its "aligner". The class vector is `audio_cls` beside the aligner there.
+# Our prefix -> the reference's, inside its "aligner". The class token is stored as `audio_cls` beside the aligner there.
 REFERENCE_NAMES: dict[type[nn.Module], dict[str, str]] = {
     ImageLinear: {"norm.": "norm.norm.", "patch_proj.": "layer.", "cls_proj.": "cls_layer."},
     AudioSelfAttentionPool: {
@@ -140,14 +144,14 @@ REFERENCE_NAMES: dict[type[nn.Module], dict[str, str]] = {
 
 
 def reference_state(projection: nn.Module, stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under the reference's names as a state dict of `projection`.
+    """Convert weights with the reference's names to a state dict of `projection`.
 
     Args:
         projection: an ImageLinear or AudioSelfAttentionPool.
-        stored: the aligner's weights; a class vector may be among them as `audio_cls`.
+        stored: the aligner's weights, and the class token as `audio_cls` if there is one.
 
     Returns:
-        What `load_state_dict` takes; where the class vector is not stored, the projection's own is kept.
+        A state dict for `load_state_dict`; where no class token is stored, the projection's own.
 
     Raises:
         KeyError: a weight is not stored.

@@ -8,7 +8,8 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn import functional
+
+from model.upsamplers.bilinear import resize_maps
 
 SIDE_PX = 224
 SUCCESS_AT = 0.5
@@ -16,12 +17,8 @@ AUC_THRESHOLDS = 21
 
 
 def resize_to_224(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H_px W_px"]:
-    """Resize maps bilinearly to 224 x 224, where all regions are annotated. Source: reference 2."""
-    return (
-        maps
-        if maps.shape[1:] == (SIDE_PX, SIDE_PX)
-        else functional.interpolate(maps[:, None], size=(SIDE_PX, SIDE_PX), mode="bilinear")[:, 0]
-    )
+    """Resize maps bilinearly to 224 x 224, the size of all annotations. Source: reference 2."""
+    return resize_maps(maps, (SIDE_PX, SIDE_PX))
 
 
 def min_max_normalize(maps: Float[Tensor, "N H W"]) -> Float[Tensor, "N H W"]:

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
-from torch.nn import functional
 
 from model.dtypes import upcast_half
+from model.upsamplers.bilinear import resize_maps
 
 WINDOW_MARGIN_S = 0.2
 THRESHOLDS = 20
@@ -39,26 +39,6 @@ def word_window(timing_s: Float[Tensor, "B 2"], steps: int, duration_s: Float[Te
     return (position >= first[:, None]) & (position < torch.maximum(end, first + 1)[:, None])
 
 
-def heatmaps(volume: Float[Tensor, "B K H W T"], steps: Bool[Tensor, "B T"]) -> Float[Tensor, "B H W"]:
-    """Maximum over heads, mean over some of the steps.
-
-    Args:
-        volume: paired similarities, zeroed outside the audio mask.
-        steps: True at the steps that count: the audio mask (basic) or the window of a word (advanced; masked steps in it count as 0).
-
-    Returns:
-        Any range; 0 for a clip without such a step.
-
-    Source: reference 1.6.
-    """
-    return _mean_over(volume.max(dim=1).values, steps[:, None, None, :])
-
-
-def heatmaps_by_head(volume: Float[Tensor, "B K H W T"], steps: Bool[Tensor, "B T"]) -> Float[Tensor, "B K H W"]:
-    """As `heatmaps`, each head alone."""
-    return _mean_over(volume, steps[:, None, None, None, :])
-
-
 def normalize_and_upsample(
     maps: Float[Tensor, "B H W"], low: float, high: float, height_px: int, width_px: int
 ) -> Float[Tensor, "B H_px W_px"]:
@@ -72,7 +52,7 @@ def normalize_and_upsample(
     Source: reference 1.6.
     """
     scaled = (maps - low) / (high - low) if high > low else torch.zeros_like(maps)
-    return functional.interpolate(scaled[:, None], size=(height_px, width_px), mode="bilinear")[:, 0]
+    return resize_maps(scaled, (height_px, width_px))
 
 
 def average_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -> float:
@@ -140,7 +120,3 @@ def iou_of_counts(
 
 def _sorted(scores: Float[Tensor, "N"]) -> Shaped[np.ndarray, "N"]:
     return np.sort(upcast_half(scores).cpu().numpy())
-
-
-def _mean_over(values: Float[Tensor, "... T"], steps: Bool[Tensor, "... T"]) -> Float[Tensor, "..."]:
-    return (values * steps).sum(dim=-1) / steps.sum(dim=-1).clamp(min=1)

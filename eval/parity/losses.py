@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.parity.similarity import split_heads
-from model.denseav import SimilarityConfig
+from eval.parity.similarity import stored_features
 from model.losses.contrastive import ContrastiveConfig, LogitScale
-from model.losses.objective import LossInputs, compute_loss_terms, weighted_sum
+from model.losses.inputs import LossInputs
+from model.losses.objective import compute_loss_terms, weighted_sum
 
 # The reference's name of a term's weight -> our name of the term.
 TERMS = {
@@ -26,23 +26,20 @@ TERMS = {
 
 def loss_terms(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """`term`: the regularizers alone, or InfoNCE when the case has no other term; `total`: the weighted sum."""
-    audio, image = split_heads(params, tensors)
+    audio, image = stored_features(params, tensors)
     log_scale = tensors["log_scale"].squeeze().requires_grad_()
     inputs = LossInputs(
-        audio,
-        image,
-        tensors["audio_mask"],
-        tensors["audio_positive_mask"],
-        tensors["image_mask"][:, 0],
-        tensors["source"],
-        LogitScale(log_scale),
+        image=image,
+        audio=audio,
+        logit_scale=LogitScale(log_scale),
+        audio_positive_weight=tensors["audio_positive_mask"],
+        image_weight=tensors["image_mask"][:, 0],
+        source=tensors["source"],
     )
     weights = {TERMS[name]: weight for name, weight in params["weights"].items()}
-    terms = compute_loss_terms(
-        inputs, SimilarityConfig(), ContrastiveConfig(), weights, num_sampled_positions=250, generator=torch.Generator()
-    ).terms
+    terms = compute_loss_terms(inputs, ContrastiveConfig(), weights).terms
     loss = weighted_sum(terms, weights)
-    grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio, image, log_scale))
+    grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio.dense, image.dense, log_scale))
     yield {
         "term": loss - terms["info_nce"] if weights else loss,
         "total": loss,

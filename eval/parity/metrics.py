@@ -11,20 +11,22 @@ from torch import Tensor
 from eval.metrics import disentanglement as heads
 from eval.metrics import localization as regions
 from eval.metrics.retrieval import recall_at_k
-from eval.metrics.segmentation import average_precision, best_iou, heatmaps, normalize_and_upsample, word_window
-from eval.parity.similarity import split_heads
+from eval.metrics.segmentation import average_precision, best_iou, normalize_and_upsample, word_window
+from eval.parity.similarity import stored_features
+from model.features import map_tensors
+from model.heatmap import pool_volume
 from model.similarity.dense import paired_similarity
 
 
 def prompted_segmentation(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """AP and IoU of each class, over the whole clip (basic) and over the window of the word (advanced)."""
-    audio, image = (features.detach() for features in split_heads(params, tensors))
+    audio, image = (map_tensors(features, Tensor.detach) for features in stored_features(params, tensors))
     mask, labels = tensors["audio_mask"], tensors["labels"]
-    volume = paired_similarity(audio, image, mask)
+    volume = paired_similarity(audio, image)
     window = word_window(tensors["word_timing_s"], mask.shape[1], tensors["total_samples"] / params["sample_rate_hz"])
     outputs = {}
     for variant, steps in (("basic", mask), ("advanced", window)):
-        maps = heatmaps(volume, steps)
+        maps = pool_volume(volume, steps)
         maps = normalize_and_upsample(maps, maps.min().item(), maps.max().item(), *labels.shape[-2:])
         rows = [(number, tensors["prompt_class"] == number) for number in params["classes"]]
         pixels = [(maps[row].flatten(), (labels[row] == number).flatten()) for number, row in rows]

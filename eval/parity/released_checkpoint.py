@@ -13,6 +13,7 @@ from torch import Tensor
 from model.build import build_denseav
 from model.convert.denseav import convert_state_dict, infer_model_config
 from model.denseav import InputSpec
+from model.similarity.config import SimilarityConfig
 from model.similarity.dense import pairwise_similarity, similarity_per_head
 
 SAMPLES = 164_200
@@ -30,15 +31,14 @@ def released_checkpoint(params: dict[str, Any], _tensors: dict[str, Tensor]) -> 
     state, unused, missing = convert_state_dict(stored, model.state_dict())
     assert not unused and not missing, (unused, missing)
     model.load_state_dict(state, assign=True)
-    model.image_encoder.reset_normalisation()
     random = np.random.RandomState(params["input_seed"])
     frames = torch.from_numpy(random.standard_normal((1, 3, 224, 224)).astype(np.float32))
     waveform = torch.from_numpy((0.1 * random.standard_normal(SAMPLES)).astype(np.float32))[None]
     with torch.no_grad():
-        image = model.encode_image(frames)
+        image = model.project_image(*model.image_encoder.encode_normalized(frames))
         audio = model.encode_audio(waveform, torch.ones_like(waveform, dtype=torch.bool))
-        scores = pairwise_similarity(audio.dense, image.dense, audio.mask)
-        by_head = similarity_per_head(audio.dense, image.dense, audio.mask)
+        scores = pairwise_similarity(audio, image, SimilarityConfig())
+        by_head = similarity_per_head(audio, image, SimilarityConfig())
     assert image.cls is not None and audio.cls is not None, "both encoders of the published models have a class token"
     yield {
         "image_features": image.dense.flatten(1, 2)[:, :, ::4, ::4],

@@ -1,33 +1,33 @@
 """Any timm vision transformer as an image encoder: DINO, DINOv2, DINOv3, CLIP, by timm's own names (vit_small_patch8_224.dino).
 
-Interface as in tiny.py: ImageNet-normalised frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C]), one cell for each patch.
-Limits: those of timm_vit.py, and square patches; sides that are whole patches.
+One cell for each patch. Limits: those of timm_vit.py, and square patches; sides must be multiples of the patch.
 """
 
 from __future__ import annotations
 
-import torch
+from collections.abc import Sequence
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from configs.schema import ModelConfig
+from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, EncoderBuilder, ImageEncoder
 from model.encoders.lora import LoraSettings, add_lora
 from model.encoders.pretrained import PRETRAINED
 from model.encoders.timm_vit import create_vit
-
-# Frames come normalised by these; an encoder that was trained with others is given its own.
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+from model.inputs import InputSpec
 
 
-class TimmImageEncoder(nn.Module):
+class TimmImageEncoder(ImageEncoder):
     """A timm vision transformer without its classifier.
 
     Args:
-        name, weights, norm_eps, gradient_checkpointing: see vit.create_vit. The published models have a norm_eps of 1e-4.
+        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
         lora: adapters beside frozen weights; None: all weights learn.
 
     Raises:
-        ValueError: as create_vit, or a side that is not whole patches.
+        ValueError: as create_vit, or a side that is not a multiple of the patch.
 
     Source: reference 1.1.
     """
@@ -44,42 +44,54 @@ class TimmImageEncoder(nn.Module):
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
-        self.model = create_vit(
-            name, (image_size_px, image_size_px), 3, weights, "model.image_encoder=", norm_eps, gradient_checkpointing
-        )
-        self.patch_size_px = _patch_size_px(self.model, name)
-        if image_size_px % self.patch_size_px:
+        size_px = (image_size_px, image_size_px)
+        self.model = create_vit(name, size_px, 3, weights, "model.image_encoder=", norm_eps, gradient_checkpointing)
+        self.stride = _patch_size_px(self.model, name)
+        if image_size_px % self.stride:
             raise ValueError(
-                f"stream.image_size_px={image_size_px} must be a multiple of {self.patch_size_px}, the patches of {name}"
+                f"stream.image_size_px={image_size_px} must be a multiple of {self.stride}, the patch size of {name}"
             )
-        self.channels: int = self.model.num_features
+        self.channels = self.model.num_features
+        # Weights that were trained with a normalization of their own keep it.
+        self.mean = self.model.pretrained_cfg.get("mean") or IMAGENET_MEAN
+        self.std = self.model.pretrained_cfg.get("std") or IMAGENET_STD
         if lora:
             add_lora(self.model, lora)
-        self.register_buffer("_factor", torch.empty(3, 1, 1), persistent=False)
-        self.register_buffer("_shift", torch.empty(3, 1, 1), persistent=False)
-        self.reset_normalisation()
 
-    def reset_normalisation(self) -> None:
-        """Work out what brings ImageNet-normalised frames to the encoder's own mean and deviation; again after building on the meta device."""
-        device = "cpu" if next(self.parameters()).device.type != "meta" else "meta"
-        own = self.model.pretrained_cfg
-        mean, std = (
-            torch.tensor(own.get(key) or default, device=device)
-            for key, default in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-        )
-        imagenet_mean, imagenet_std = (torch.tensor(values, device=device) for values in (IMAGENET_MEAN, IMAGENET_STD))
-        self._factor, self._shift = (imagenet_std / std).view(3, 1, 1), ((imagenet_mean - mean) / std).view(3, 1, 1)
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.model.blocks)
 
-    def forward(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], Float[Tensor, "V C"]]:
-        """Encode ImageNet-normalised frames; features are taken after the final layer norm."""
-        rows, columns = (side // self.patch_size_px for side in frames.shape[-2:])
-        tokens = self.model.forward_features(frames * self._factor + self._shift)
-        dense = tokens[:, self.model.num_prefix_tokens :].transpose(1, 2).unflatten(2, (rows, columns))
-        return dense, tokens[:, 0]
+    def encode_normalized(
+        self, frames: Float[Tensor, "V 3 H_px W_px"]
+    ) -> tuple[Float[Tensor, "V C H W"], Float[Tensor, "V C"]]:
+        """Features and class tokens after the final layer norm."""
+        rows, columns = (side // self.stride for side in frames.shape[-2:])
+        tokens = self.model.forward_features(frames)
+        features = tokens[:, self.model.num_prefix_tokens :].transpose(1, 2).unflatten(2, (rows, columns))
+        return features, tokens[:, 0]
 
 
 def _patch_size_px(model: nn.Module, name: str) -> int:
     height, width = model.patch_embed.patch_size
     if height != width:
-        raise ValueError(f"model.image_encoder={name} has patches of {height} x {width} px; square ones are needed")
+        raise ValueError(
+            f"model.image_encoder={name} has patches of {height} x {width} px; only square patches are supported"
+        )
     return height
+
+
+def _build(name: str, config: ModelConfig, inputs: InputSpec) -> TimmImageEncoder:
+    lora = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout) if config.lora_rank else None
+    return TimmImageEncoder(
+        name,
+        inputs.image_size_px,
+        config.image_weights,
+        lora,
+        config.norm_eps or None,
+        config.gradient_checkpointing,
+    )
+
+
+TIMM = EncoderBuilder(_build, frozenset({"image_weights", "lora_rank", "norm_eps", "gradient_checkpointing"}))

@@ -1,32 +1,38 @@
-"""A vision transformer of timm on the picture that log-mel makes of a waveform, as AudioMAE, CAV-MAE and ImageBind hear.
+"""A timm vision transformer on the log-mel spectrogram of a waveform, as in AudioMAE, CAV-MAE and ImageBind.
 
-Interface as in tiny.py: waveforms [A S] in -1..1 to (dense features [A C T], class tokens [A C]), frequency averaged away, one step for each
-column of patches: 160 ms with patches of 16. Limits: those of timm_vit.py, and patches that divide 128 bins.
+Frequency is averaged away, so there is one step for each column of patches: 160 ms with patches of 16. Limits: those of
+timm_vit.py, and patches that divide 128 bins.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from configs.schema import ModelConfig
+from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED
 from model.encoders.timm_vit import create_vit
+from model.inputs import InputSpec
 
 MEL_BINS = 128
 HOP_MS, WINDOW_MS = 10, 25
 DEFAULT_PATCH_SIZE = 16
-# Of AudioMAE's log-mel. The encoder learns, so other families do with them too (CAV-MAE has -5.081 and 4.4849, ImageBind -4.268 and 9.138).
+# AudioMAE's. The encoder is trained, so they serve for other families too (CAV-MAE -5.081, 4.4849; ImageBind -4.268, 9.138).
 MEAN, STD = -6.6268077, 5.358466
 
 
-class MelEncoder(nn.Module):
-    """A timm vision transformer with one input channel, on log-mel of [frames 128].
+class MelEncoder(Encoder):
+    """A timm vision transformer with one input channel, on log-mel spectrograms [frames 128].
 
     Args:
-        name, weights, norm_eps, gradient_checkpointing: see vit.create_vit; vit_base_patch16_224.mae, for one.
-        samples: usual length of the waveforms, to which position embeddings are resampled; for other lengths that happens in every step.
+        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit; for example vit_base_patch16_224.mae.
+        samples: usual length of the waveforms, to which position embeddings are resampled; at other lengths this happens
+            in every step.
         sample_rate_hz: of the waveforms.
 
     Raises:
@@ -48,26 +54,35 @@ class MelEncoder(nn.Module):
     ) -> None:
         super().__init__()
         self.log_mel = KaldiFbank(sample_rate_hz)
-        picture = (DEFAULT_PATCH_SIZE * self.log_mel.steps(samples, DEFAULT_PATCH_SIZE), MEL_BINS)
-        self.model = create_vit(name, picture, 1, weights, "model.audio_encoder=mel:", norm_eps, gradient_checkpointing)
-        self.channels: int = self.model.num_features
+        spectrogram = (DEFAULT_PATCH_SIZE * self.log_mel.steps(samples, DEFAULT_PATCH_SIZE), MEL_BINS)
+        self.model = create_vit(
+            name, spectrogram, 1, weights, "model.audio_encoder=mel:", norm_eps, gradient_checkpointing
+        )
+        self.channels = self.model.num_features
         self._patch_frames, self._patch_bins = self.model.patch_embed.patch_size
+        self.stride = self._patch_frames * self.log_mel.hop
         if MEL_BINS % self._patch_bins:
             raise ValueError(
-                f"model.audio_encoder=mel:{name} has patches of {self._patch_bins} px, which do not divide the {MEL_BINS} mel bins"
+                f"model.audio_encoder=mel:{name} has patches of {self._patch_bins} px, "
+                f"which do not divide the {MEL_BINS} mel bins"
             )
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's blocks."""
+        return list(self.model.blocks)
+
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], Float[Tensor, "A C"]]:
-        """Encode waveforms, the picture padded with silence or cut to whole patches; 164,200 samples give 1,024 frames, which are 64 steps."""
+        """Encode waveforms, the spectrogram padded or cropped to whole patches; 164,200 samples give 1,024 frames, 64 steps."""
         steps = self.log_mel.steps(waveform.shape[1], self._patch_frames)
-        picture = (self.log_mel(waveform, steps * self._patch_frames) - MEAN) / STD
-        tokens = self.model.forward_features(picture[:, None])
+        spectrogram = (self.log_mel(waveform, steps * self._patch_frames) - MEAN) / STD
+        tokens = self.model.forward_features(spectrogram[:, None])
         dense = tokens[:, self.model.num_prefix_tokens :].unflatten(1, (steps, MEL_BINS // self._patch_bins))
         return dense.mean(dim=2).transpose(1, 2), tokens[:, 0]
 
 
 class KaldiFbank(nn.Module):
-    """Kaldi's log-mel in batches, on any device: the numbers of pipelines.build.log_mel.log_mel.
+    """Kaldi's log-mel filter bank in batches, on any device; values as the stored log-mel of the build pipeline.
 
     Args:
         sample_rate_hz: of the waveforms.
@@ -82,25 +97,23 @@ class KaldiFbank(nn.Module):
         self.hop, self.window = sample_rate_hz * HOP_MS // 1000, sample_rate_hz * WINDOW_MS // 1000
         self.fft_size = 1 << (self.window - 1).bit_length()
         bank, _ = get_mel_banks(MEL_BINS, self.fft_size, sample_rate_hz, 20.0, 0.0, 100.0, -500.0, 1.0)
-        self.register_buffer(
-            "_bank", functional.pad(bank, (0, 1)).T, persistent=False
-        )  # no filter reaches the highest frequency
+        # No filter reaches the highest frequency.
+        self.register_buffer("_bank", functional.pad(bank, (0, 1)).T, persistent=False)
         self.register_buffer("_window", torch.hann_window(self.window, periodic=False), persistent=False)
 
     def steps(self, samples: int, frames: int) -> int:
-        """How many stretches of so many frames are nearest to the length of a waveform, one at least: step t of T lies at t / T of it, as masks do."""
+        """Number of steps of so many frames closest to the length of a waveform, at least one; step t of T starts at t / T of it."""
         return max(1, round(samples / (self.hop * frames)))
 
     def forward(self, waveform: Float[Tensor, "A S"], frames: int) -> Float[Tensor, "A N F"]:
         """Natural logarithm of the energy in 128 bins.
 
         Args:
-            waveform: -1..1; its mean is taken off.
-            frames: N; silence follows a waveform that is too short, samples that are too many are not heard.
+            waveform: -1 to 1; its mean is subtracted.
+            frames: N; shorter waveforms are padded with silence, longer ones cropped.
         """
-        with torch.autocast(
-            waveform.device.type, enabled=False
-        ):  # squares of half-precision numbers have no room for silence
+        # Squares in half precision would underflow for quiet audio.
+        with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float() - waveform.float().mean(dim=1, keepdim=True)
             samples = self.window + self.hop * (frames - 1)
             windows = functional.pad(waveform, (0, max(0, samples - waveform.shape[1])))[:, :samples].unfold(
@@ -110,3 +123,17 @@ class KaldiFbank(nn.Module):
             windows = windows - 0.97 * torch.cat([windows[..., :1], windows[..., :-1]], dim=2)  # pre-emphasis
             energy = torch.fft.rfft(windows * self._window, self.fft_size).abs().square() @ self._bank
             return energy.clamp(min=torch.finfo(torch.float32).eps).log()
+
+
+def _build(name: str, config: ModelConfig, inputs: InputSpec) -> MelEncoder:
+    return MelEncoder(
+        name,
+        inputs.samples,
+        inputs.sample_rate_hz,
+        config.audio_weights,
+        config.norm_eps or None,
+        config.gradient_checkpointing,
+    )
+
+
+MEL = EncoderBuilder(_build, frozenset({"audio_weights", "norm_eps", "gradient_checkpointing"}))

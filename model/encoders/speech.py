@@ -1,18 +1,23 @@
 """torchaudio's speech transformers as audio encoders, on raw waveforms: HuBERT, wav2vec 2.0, WavLM, base and large.
 
-Interface as in tiny.py: waveforms [A S] in -1..1 to (dense features [A C T], None), 50 steps a second. Limits: 16 kHz.
+50 steps per second, no class token. Limits: 16 kHz.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from configs.schema import ModelConfig
+from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
+from model.inputs import InputSpec
 
 SAMPLE_RATE_HZ = 16_000
-# Our name -> torchaudio's bundle, whose weights its own loader keeps in torch's cache.
+# Our name -> torchaudio's bundle; its own loader caches the weights in torch's cache.
 BUNDLES = {
     "hubert_base": "HUBERT_BASE",
     "hubert_large": "HUBERT_LARGE",
@@ -24,25 +29,25 @@ BUNDLES = {
 }
 
 
-class SpeechTransformerEncoder(nn.Module):
+class SpeechTransformerEncoder(Encoder):
     """The last layer of a speech transformer.
 
     Args:
         name: a key of BUNDLES.
         sample_rate_hz: of the waveforms.
         weights: `pretrained` (torchaudio's own loader: its cache, or the network), `random`, or a file.
-        norm_eps: of the layer norms of feature projection and transformer; None: the model's own. The published models have 1e-4; the seven
-            convolution layers always keep 1e-5.
-        conv_bias: the seven convolutions have a bias, as those of the published models do; torchaudio's pre-trained weights have none.
-        gradient_checkpointing: layers are computed again in the backward pass instead of kept.
+        norm_eps: epsilon of the layer norms of feature projection and transformer; None: the model's own. The published
+            models have 1e-4; the seven convolution layers always keep 1e-5.
+        conv_bias: add a bias to the seven convolutions, as in the published models; torchaudio's pre-trained weights have none.
+        gradient_checkpointing: recompute layers in the backward pass instead of storing their activations.
 
     Raises:
-        ValueError: no such model, another sample rate, or weights that are not there or do not fit.
+        ValueError: no such model, another sample rate, or weights that are missing or do not fit.
 
     Source: reference 1.1.
     """
 
-    has_cls = False
+    stride = 320
 
     def __init__(
         self,
@@ -56,21 +61,26 @@ class SpeechTransformerEncoder(nn.Module):
         super().__init__()
         if sample_rate_hz != SAMPLE_RATE_HZ:
             raise ValueError(
-                f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} hears {SAMPLE_RATE_HZ} Hz"
+                f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} expects {SAMPLE_RATE_HZ} Hz"
             )
         self.model = _create(name, weights, conv_bias)
-        # Most of torchaudio's recipes leave out 5 to 20 % of the layers in a step. Their parameters get no gradient then, and several processes, each
-        # leaving out others, stop with an error or wait for one another for ever. The other dropouts stay.
+        # Most of torchaudio's recipes drop 5 to 20 % of the layers in a step. Their parameters then get no gradient, and
+        # processes that drop different layers stop with an error or deadlock. The other dropouts stay.
         self.model.encoder.transformer.layer_drop = 0.0
-        self.channels: int = self.model.encoder.feature_projection.projection.out_features
+        self.channels = self.model.encoder.feature_projection.projection.out_features
         if norm_eps is not None:
             for module in self.model.encoder.modules():
                 if isinstance(module, nn.LayerNorm):
                     module.eps = norm_eps
         self._gradient_checkpointing = gradient_checkpointing
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer's layers."""
+        return list(self.model.encoder.transformer.layers)
+
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
-        """Encode waveforms, each brought to zero mean and unit variance over all its samples, padding too; 164,200 samples give 512 steps."""
+        """Encode waveforms, each normalized to zero mean and unit variance, padding included; 164,200 samples give 512 steps."""
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
         waveform = waveform / torch.sqrt(waveform.var(dim=1, keepdim=True, correction=0) + 1e-7)
         features, _ = self.model.feature_extractor(waveform, None)
@@ -79,7 +89,7 @@ class SpeechTransformerEncoder(nn.Module):
         return self._checkpointed(features).transpose(1, 2), None
 
     def _checkpointed(self, features: Float[Tensor, "A T F"]) -> Float[Tensor, "A T C"]:
-        """What `self.model.encoder` computes, keeping only what goes from layer to layer."""
+        """The same as `self.model.encoder`, storing only the inputs of each layer."""
         from torch.utils.checkpoint import checkpoint
 
         transformer = self.model.encoder.transformer
@@ -94,7 +104,9 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
     import torchaudio
 
     if name not in BUNDLES:
-        raise ValueError(f"model.audio_encoder={name}: allowed are {', '.join(BUNDLES)}")
+        raise ValueError(
+            f"model.audio_encoder={name}: allowed are tiny, mel:NAME of a timm model, {', '.join(BUNDLES)}"
+        )
     bundle = getattr(torchaudio.pipelines, BUNDLES[name])
     settings = {key: value for key, value in bundle._params.items() if key != "aux_num_out"}
     if weights == PRETRAINED:
@@ -107,12 +119,12 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
             model = bundle.get_model()
         except Exception as error:  # URLError, HTTPError, RuntimeError of a broken cache
             raise ValueError(
-                f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched ({summarize_error(error)}); "
-                f"give a file as model.audio_weights, or model.audio_weights={RANDOM}"
+                f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched "
+                f"({summarize_error(error)}); give a file as model.audio_weights, or model.audio_weights={RANDOM}"
             ) from None
         model = getattr(
             model, "model", model
-        )  # WavLM and the large ones come in a wrapper that normalises the waveform
+        )  # WavLM and the large ones come in a wrapper that normalizes the waveform
         model.aux = None
         return model
     build = torchaudio.models.wavlm_model if name.startswith("wavlm") else torchaudio.models.wav2vec2_model
@@ -124,3 +136,17 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
         except RuntimeError as error:
             raise mismatched_weights_error(origin, error) from None
     return model
+
+
+def _build(name: str, config: ModelConfig, inputs: InputSpec) -> SpeechTransformerEncoder:
+    return SpeechTransformerEncoder(
+        name,
+        inputs.sample_rate_hz,
+        config.audio_weights,
+        config.norm_eps or None,
+        config.audio_conv_bias,
+        config.gradient_checkpointing,
+    )
+
+
+SPEECH = EncoderBuilder(_build, frozenset({"audio_weights", "norm_eps", "audio_conv_bias", "gradient_checkpointing"}))

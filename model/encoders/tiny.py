@@ -1,36 +1,39 @@
-"""Small encoders with random weights: the demo and the tests train them in minutes on a laptop. Same interface as the full-size ones.
+"""Small encoders with random weights, which the demo and the tests train in minutes on a laptop.
 
-An image encoder maps frames [V 3 H_px W_px] to (dense features [V C H W], class tokens [V C] or None); an audio encoder maps waveforms [A S]
-to (dense features [A C T], class tokens [A C] or None). Both state `channels` and `has_cls`. Limits here: no pre-trained weights, no class token.
+Limits: no pre-trained weights, no class token.
 
-Batch normalisation, also of the features themselves, and filters of mean 0: what all clips have in common would otherwise decide which patch and
-which head wins, and the gradient, which flows through winners only, hardly moves it. On an early toy world, mAP of words and sounds after 200 steps:
-0.61 and 0.63; without the filters' standardisation 0.44 and 0.51; with group normalisation 0.27 and 0.40; with instance normalisation nothing is learnt.
+Batch normalization, of the features too, and zero-mean filters: otherwise what all clips have in common decides which patch
+and which head has the maximum, and the gradient, which flows through maxima only, hardly changes it. On an early toy world,
+mAP of words and sounds after 200 steps: 0.61 and 0.63; without standardized filters 0.44 and 0.51; with group normalization
+0.27 and 0.40; with instance normalization the model does not learn.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.dtypes import upcast_half
+from model.encoders.encoder import Encoder, EncoderBuilder, ImageEncoder
 from model.encoders.sync_batch_norm import SyncBatchNorm
 
 
-class TinyImageEncoder(nn.Module):
-    """A convolutional network with a cell for every 8 x 8 pixels and a view of about 80 pixels around it.
+class TinyImageEncoder(ImageEncoder):
+    """A convolutional network with one cell for every 8 x 8 pixels and a receptive field of about 80 pixels.
 
-    Features are averaged over 3 x 3 cells at the end: what tells a shape is in a cell or two, and the whole of it should answer. A model trained
-    without (1,500 steps of make findings) had mAP 0.75 and 0.74, and 0.82 and 0.81 with its finished maps averaged so.
+    Features are averaged over 3 x 3 cells at the end, because what identifies a shape lies in one or two cells and the whole
+    shape should respond. A model trained without it (1,500 steps of make findings) had mAP 0.75 and 0.74, and 0.82 and 0.81
+    with its finished maps averaged that way.
 
     Args:
         channels: channels of the features.
         width: channels of the first layer, doubled twice.
     """
 
-    patch_size_px = 8
-    has_cls = False
+    stride = 8
 
     def __init__(self, channels: int = 128, width: int = 32) -> None:
         super().__init__()
@@ -47,31 +50,33 @@ class TinyImageEncoder(nn.Module):
             nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
         )
 
-    def forward(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], None]:
-        """Encode ImageNet-normalised frames. H = H_px / 8, W = W_px / 8."""
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers with parameters."""
+        return _with_parameters(self.layers)
+
+    def encode_normalized(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], None]:
+        """Features with H = H_px / 8, W = W_px / 8."""
         return self.layers(frames.contiguous(memory_format=torch.channels_last)), None
 
 
-class TinyAudioEncoder(nn.Module):
-    """Log-mel bins as channels, then one-dimensional convolutions; one step for every 80 ms of sound.
+class TinyAudioEncoder(Encoder):
+    """Log-mel bins as channels, then one-dimensional convolutions; one step for every 80 ms of audio.
 
     Args:
         channels: channels of the features.
-        width: channels inside.
+        width: channels of the layers.
         sample_rate_hz: of the waveform.
         mel_bins: F.
     """
-
-    has_cls = False
 
     def __init__(self, channels: int = 128, width: int = 128, sample_rate_hz: int = 16000, mel_bins: int = 64) -> None:
         super().__init__()
         from torchaudio.transforms import MelSpectrogram
 
-        self.channels = channels
-        self.mel = MelSpectrogram(
-            sample_rate_hz, n_fft=400, hop_length=sample_rate_hz // 100, n_mels=mel_bins, f_min=60.0, center=True
-        )
+        hop = sample_rate_hz // 100
+        self.channels, self.stride = channels, 8 * hop
+        self.mel = MelSpectrogram(sample_rate_hz, n_fft=400, hop_length=hop, n_mels=mel_bins, f_min=60.0, center=True)
         self.layers = nn.Sequential(
             _conv1d(mel_bins, width, stride=2),
             _conv1d(width, width, stride=2),
@@ -82,8 +87,13 @@ class TinyAudioEncoder(nn.Module):
             SyncBatchNorm(channels),
         )
 
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """The layers with parameters."""
+        return _with_parameters(self.layers)
+
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
-        """Encode waveforms in -1..1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
+        """Encode waveforms in -1 to 1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
         with torch.autocast(waveform.device.type, enabled=False):
             mel = torch.log(self.mel(upcast_half(waveform)) + 1e-4)[..., : waveform.shape[-1] // self.mel.hop_length]
         mel = (mel - mel.mean(dim=(1, 2), keepdim=True)) / 2.0
@@ -91,7 +101,7 @@ class TinyAudioEncoder(nn.Module):
 
 
 def standardize_weight(weight: Float[Tensor, "O I *kernel"]) -> Float[Tensor, "O I *kernel"]:
-    """Each filter with mean 0 and variance 1 / fan-in. Source: Qiao et al., Weight Standardization, 2019."""
+    """Scale each filter to mean 0 and variance 1 / fan-in. Source: Qiao et al., Weight Standardization, 2019."""
     rows = weight.flatten(1)
     variance, mean = torch.var_mean(rows, dim=1, keepdim=True)
     return ((rows - mean) * (variance * rows.shape[1] + 1e-10).rsqrt()).view_as(weight)
@@ -123,7 +133,7 @@ class _Residual(nn.Module):
 
 
 def _conv2d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
-    # With stride 2 and an even width, cell i sees its own pixels and as many on both sides; an odd one would look half a cell up and to the left.
+    # With stride 2, even kernels are centered on their cell; odd ones would shift the feature map by half a cell.
     kernel, padding = (4, 1) if stride == 2 else (3, 1)
     return nn.Sequential(
         StandardizedConv2d(inputs, outputs, kernel, stride, padding, bias=False), SyncBatchNorm(outputs), nn.ReLU()
@@ -135,3 +145,13 @@ def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         StandardizedConv1d(inputs, outputs, kernel, stride, padding, bias=False), SyncBatchNorm(outputs), nn.ReLU()
     )
+
+
+def _with_parameters(layers: nn.Sequential) -> list[nn.Module]:
+    return [layer for layer in layers if any(True for _ in layer.parameters())]
+
+
+IMAGE = EncoderBuilder(lambda _name, _config, _inputs: TinyImageEncoder(), frozenset())
+AUDIO = EncoderBuilder(
+    lambda _name, _config, inputs: TinyAudioEncoder(sample_rate_hz=inputs.sample_rate_hz), frozenset()
+)

@@ -1,31 +1,34 @@
-"""The terms added to the contrastive objective, each a pure function over the pairs of one process.
+"""The terms added to the contrastive loss, each a function of the LossInputs of one process.
 
-P is the paired volume [B K H W T], zeroed outside the audio mask. Every term is a mean; it comes as numerator and denominator, because over several
-processes both have to be summed before they are divided (objective.py does). Names are those of configs.schema.LossConfig. Source: reference 1.3.
+Every term is a mean, returned as numerator and denominator: over several processes both are summed before they are divided
+(objective.py). P is the paired volume [B K H W T], 0 outside the audio mask. Adding a term: a function, its line in
+REGULARIZERS, its weight in configs.schema.LossConfig. Source: reference 1.3.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from model.losses.contrastive import logit_scale
+from model.losses.inputs import LossInputs
 
 
 class PartialMean(NamedTuple):
-    """A mean before its division. A denominator of 0, nothing to average, gives 0."""
+    """A mean before its division. A denominator of 0 (nothing to average) gives 0."""
 
     numerator: Float[Tensor, ""]
     denominator: Float[Tensor, ""]
 
     @property
     def value(self) -> Float[Tensor, ""]:
-        """The mean of this process alone."""
+        """The mean over this process alone."""
         return safe_divide(*self)
 
 
@@ -34,55 +37,60 @@ def safe_divide(numerator: Float[Tensor, "*n"], denominator: Float[Tensor, "*n"]
     return numerator / denominator.clamp(min=math.ulp(1.0))
 
 
-def nonneg_pressure(steps: Float[Tensor, "N K C"], cells: Float[Tensor, "M K C"]) -> PartialMean:
-    """min(s, 0)^2 over random audio steps times random image cells of the batch, per head."""
+def nonneg_pressure(inputs: LossInputs) -> PartialMean:
+    """min(s, 0)^2 over sampled audio steps times sampled image cells of the global batch, per head."""
+    steps, cells = inputs.sample_positions()
     return _mean(torch.einsum("nkc,mkc->knm", steps, cells).clamp(max=0).square())
 
 
-def silence(steps: Float[Tensor, "N K C"], image: Float[Tensor, "V K C H W"]) -> PartialMean:
-    """Absolute similarity of random masked-out audio steps of the batch with every cell of every image, per head; no step gives 0."""
-    return _mean(torch.einsum("nkc,vkchw->nkvhw", steps, image).abs())
+def silence(inputs: LossInputs) -> PartialMean:
+    """Absolute similarity of sampled masked-out audio steps with every cell of every image, per head; 0 without such steps."""
+    return _mean(torch.einsum("nkc,vkchw->nkvhw", inputs.sample_silent_steps(), inputs.image.dense).abs())
 
 
-def negative_audio(
-    volume: Float[Tensor, "B K H W T"], mask: Bool[Tensor, "B T"], positive_weight: Float[Tensor, "B T"]
-) -> PartialMean:
-    """P^2 weighted by (1 - positive weight) on valid steps: where another clip was spliced in, nothing should light up.
-
-    Args:
-        mask: True at valid steps.
-        positive_weight: 1 on the clip's own sound, 0 inside a splice.
-    """
-    return _weighted(volume.square(), ((1 - positive_weight) * mask)[:, None, None, None, :])
+def negative_audio(inputs: LossInputs) -> PartialMean:
+    """P^2 weighted by (1 - positive weight) on valid steps: nothing should respond where another clip was spliced in."""
+    weight = ((1 - inputs.audio_positive_weight) * inputs.audio.mask)[:, None, None, None, :]
+    return _weighted(inputs.volume.square(), weight)
 
 
-def tv(volume: Float[Tensor, "B K H W T"]) -> PartialMean:
-    """(P[t+1] - P[t])^2, temporal smoothness; one step alone gives 0."""
-    return _mean(volume.diff(dim=-1).square())
+def tv(inputs: LossInputs) -> PartialMean:
+    """(P[t+1] - P[t])^2, temporal smoothness; a single step gives 0."""
+    return _mean(inputs.volume.diff(dim=-1).square())
 
 
-def head_specialization(volume: Float[Tensor, "B K H W T"]) -> PartialMean:
-    """|P_i| |P_j| over all pairs of heads: two heads should not be active in one place. One head gives 0."""
-    heads = volume.abs().unbind(dim=1)
+def logit_scale_floor(inputs: LossInputs) -> PartialMean:
+    """max(0, -log scale)^2: the logit scale should not fall below its initial value, 1."""
+    value = (-logit_scale(inputs.logit_scale.log_scale).log()).clamp(min=0).square()
+    return PartialMean(value, torch.ones_like(value))
+
+
+def head_specialization(inputs: LossInputs) -> PartialMean | None:
+    """|P_i| |P_j| over all pairs of heads: two heads should not be active at one place. None with one head."""
+    heads = inputs.volume.abs().unbind(dim=1)
+    if len(heads) == 1:
+        return None
     products = [(one * other).sum() for one, other in itertools.combinations(heads, 2)]
-    return PartialMean(sum(products, volume.new_zeros(())), volume.new_tensor(len(products) * heads[0].numel()))
+    total = sum(products, inputs.volume.new_zeros(()))
+    return PartialMean(total, inputs.volume.new_tensor(len(products) * heads[0].numel()))
 
 
-def image_mixup(volume: Float[Tensor, "B K H W T"], image_weight: Float[Tensor, "B H W"]) -> PartialMean:
-    """sum of (P m)^2 / sum of m with m = 1 - image weight: cells that show another clip's image should stay dark."""
-    others = (1 - image_weight.to(volume.dtype))[:, None, :, :, None]
-    return _weighted(volume.square() * others, others)
+def image_mixup(inputs: LossInputs) -> PartialMean:
+    """sum of (P m)^2 / sum of m with m = 1 - image weight: cells that show another clip's image should not respond."""
+    others = (1 - inputs.image_weight.to(inputs.volume.dtype))[:, None, :, :, None]
+    return _weighted(inputs.volume.square() * others, others)
 
 
-def disentangle(volume: Float[Tensor, "B K H W T"], source: Int[Tensor, "B"]) -> PartialMean:
-    """Square of P summed over the heads of the other source: the first half of the heads belongs to source 0, the second to source 1."""
-    first, second = volume.unflatten(1, (2, -1)).sum(dim=2).unbind(dim=1)
-    return _mean(torch.where(source[:, None, None, None] == 0, second, first).square())
+def disentangle(inputs: LossInputs) -> PartialMean:
+    """Square of P summed over the heads of the other source: the first half of the heads belongs to source 0, the other to 1.
 
-
-def logit_scale_floor(log_scale: Float[Tensor, ""]) -> Float[Tensor, ""]:
-    """max(0, -log scale)^2: the logit scale should not sink below its initial value, 1."""
-    return (-logit_scale(log_scale).log()).clamp(min=0).square()
+    Raises:
+        ValueError: an odd number of heads.
+    """
+    if inputs.volume.shape[1] % 2:
+        raise ValueError(f"loss.disentangle needs an even number of heads, model.num_heads={inputs.volume.shape[1]}")
+    first, second = inputs.volume.unflatten(1, (2, -1)).sum(dim=2).unbind(dim=1)
+    return _mean(torch.where(inputs.source[:, None, None, None] == 0, second, first).square())
 
 
 def _mean(values: Float[Tensor, "*n"]) -> PartialMean:
@@ -92,3 +100,16 @@ def _mean(values: Float[Tensor, "*n"]) -> PartialMean:
 def _weighted(values: Float[Tensor, "B K H W T"], weight: Float[Tensor, "B #K #H #W #T"]) -> PartialMean:
     weight = weight.to(values.dtype)
     return PartialMean((values * weight).sum(), weight.sum() * (values.numel() // weight.numel()))
+
+
+# In the order in which they are computed: the sampled ones draw from one generator.
+REGULARIZERS: dict[str, Callable[[LossInputs], PartialMean | None]] = {
+    "nonneg_pressure": nonneg_pressure,
+    "silence": silence,
+    "negative_audio": negative_audio,
+    "tv": tv,
+    "logit_scale_floor": logit_scale_floor,
+    "head_specialization": head_specialization,
+    "image_mixup": image_mixup,
+    "disentangle": disentangle,
+}

@@ -1,5 +1,7 @@
-"""Scores of every audio against every image, written plainly: the volume of all similarities is held in memory. fused gives the same numbers
-without it. Limits: A * V * K * H * W * T numbers, 10.7 GiB for each head at batch 512. Source: reference 1.2.
+"""Exact scores of every audio against every image, with the whole similarity volume in memory.
+
+fused/ gives the same values without it. Limits: A * V * K * H * W * T numbers, 10.7 GiB for each head at batch 512.
+Source: reference 1.2.
 """
 
 from __future__ import annotations
@@ -10,62 +12,61 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from model.features import AudioFeatures, ImageFeatures
 from model.similarity import global_pooling
+from model.similarity.config import SimilarityConfig
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
-# Subtracted from steps that must not win a maximum over time (reference 1.2).
+# Subtracted from masked-out steps, so that they never are the maximum over time (reference 1.2).
 MASKED_OUT = 1e7
 
 
 def similarity_volume(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    audio_cls: Float[Tensor, "A K C"] | None = None,
-    image_cls: Float[Tensor, "V K C"] | None = None,
+    audio: AudioFeatures, image: ImageFeatures, nonneg: bool = False, use_cls: bool = False
 ) -> Float[Tensor, "A V K H W T"]:
-    """Dot product of every audio step with every image cell, head by head.
+    """Dot product of every audio step with every image cell, per head.
 
     Args:
-        audio, image: projected features, not normalised.
-        audio_cls, image_cls: class tokens; the dot product of the two is added to every cell of its head. None: nothing is added.
+        audio, image: projected features, not normalized.
+        nonneg: clamp similarities at 0.
+        use_cls: add the dot product of the class tokens to every cell of its head.
 
     Source: reference 1.2.
     """
-    volume = torch.einsum("akct,vkchw->avkhwt", audio, image)
-    return volume if audio_cls is None else volume + cls_similarity(audio_cls, image_cls)[..., None, None, None]
+    volume = torch.einsum("akct,vkchw->avkhwt", audio.dense, image.dense)
+    if use_cls:
+        volume = volume + cls_similarity(audio, image)[..., None, None, None]
+    return volume.clamp(min=0) if nonneg else volume
 
 
-def cls_similarity(audio_cls: Float[Tensor, "A K C"], image_cls: Float[Tensor, "V K C"]) -> Float[Tensor, "A V K"]:
-    """Dot product of every audio class token with every image class token, head by head."""
-    return torch.einsum("akc,vkc->avk", audio_cls, image_cls)
+def cls_similarity(audio: AudioFeatures, image: ImageFeatures) -> Float[Tensor, "A V K"]:
+    """Dot product of every audio class token with every image class token, per head."""
+    assert audio.cls is not None and image.cls is not None, "features without class tokens"
+    return torch.einsum("akc,vkc->avk", audio.cls, image.cls)
 
 
 def paired_similarity(
-    audio: Float[Tensor, "B K C T"],
-    image: Float[Tensor, "B K C H W"],
-    mask: Bool[Tensor, "B T"],
-    nonneg: bool = False,
-    audio_cls: Float[Tensor, "B K C"] | None = None,
-    image_cls: Float[Tensor, "B K C"] | None = None,
+    audio: AudioFeatures, image: ImageFeatures, nonneg: bool = False, use_cls: bool = False
 ) -> Float[Tensor, "B K H W T"]:
-    """Similarities of matching pairs only, 0 at masked-out steps: what heatmaps and most loss terms are made of.
+    """Similarities of matching pairs only, 0 at masked-out steps: the input of heatmaps and of most loss terms.
 
     Args:
-        mask: True at valid steps; a fully masked pair gives zeros.
-        nonneg: clamp similarities at 0.
+        audio, image: features of B pairs; a fully masked pair gives zeros.
+        nonneg, use_cls: see `similarity_volume`.
 
     Source: reference 1.2.
     """
-    volume = torch.einsum("bkct,bkchw->bkhwt", audio, image)
-    if audio_cls is not None:
-        volume = volume + torch.einsum("bkc,bkc->bk", audio_cls, image_cls)[..., None, None, None]
+    volume = torch.einsum("bkct,bkchw->bkhwt", audio.dense, image.dense)
+    if use_cls:
+        assert audio.cls is not None and image.cls is not None, "features without class tokens"
+        volume = volume + torch.einsum("bkc,bkc->bk", audio.cls, image.cls)[..., None, None, None]
     if nonneg:
         volume = volume.clamp(min=0)
-    return volume * mask[:, None, None, None, :]
+    return volume * audio.mask[:, None, None, None, :]
 
 
 def masked_mean(values: Float[Tensor, "A V K T"], mask: Bool[Tensor, "A T"]) -> Float[Tensor, "A V K"]:
-    """Mean over the valid steps; the sum is divided by max(number of valid steps, 0.001), so a fully masked audio gives 0."""
+    """Mean over the valid steps: the sum divided by max(number of valid steps, 0.001), so a fully masked audio gives 0."""
     weight = mask[:, None, None, :].to(values.dtype)
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=0.001)
 
@@ -92,11 +93,16 @@ def _paired(volume: Float[Tensor, "A V K H W T"], mask: Bool[Tensor, "A T"]) -> 
     return 0.5 * _misa(volume, mask) + 0.5 * masked_max(volume, mask).mean(dim=(3, 4))
 
 
-# From a volume to one score for each head: i = over the image, a = over the audio, m = maximum, s = mean. `paired` averages misa and its mirror.
-AGGREGATIONS: dict[str, Callable[..., Tensor]] = {"misa": _misa, "mima": _mima, "sisa": _sisa, "paired": _paired}
+# From a volume to one score per head: i = image, a = audio, m = maximum, s = mean. `paired` averages misa and its mirror image.
+AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "misa": _misa,
+    "mima": _mima,
+    "sisa": _sisa,
+    "paired": _paired,
+}
 
-# From one score for each head to one score. `max_elementwise` has taken its maximum before, cell by cell, and comes with one head; vectors of whole images
-# and sounds have no cells, so their heads are still apart.
+# From one score per head to one score. `max_elementwise` takes its maximum before, cell by cell, and arrives with one
+# head; global vectors have no cells, so their heads are still apart.
 HEAD_AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "max_elementwise": lambda scores: scores.max(dim=-1).values,
     "sum": lambda scores: scores.sum(dim=-1),
@@ -104,62 +110,34 @@ HEAD_AGGREGATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-def similarity_per_head(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str = "misa",
-    nonneg: bool = False,
-    audio_cls: Float[Tensor, "A K C"] | None = None,
-    image_cls: Float[Tensor, "V K C"] | None = None,
-) -> Float[Tensor, "A V K"]:
-    """Score of every audio against every image, for each head alone.
+def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V K"]:
+    """Score of every audio against every image, each head alone.
 
     Args:
-        mask: True at valid steps.
-        aggregation: a key of AGGREGATIONS, or one of GLOBAL_AGGREGATIONS.
-        nonneg: clamp similarities at 0.
+        config: its `head_aggregation` is not used.
 
     Returns:
-        Any range; a fully masked audio gives 0 (misa, sisa, mean_pool), about -1e7 (mima) or half of it (paired).
+        Any range; a fully masked audio gives 0 (misa, sisa, mean_pool), about -1e7 (mima) or half of that (paired).
 
     Source: reference 1.2.
     """
-    if aggregation in GLOBAL_AGGREGATIONS:
-        return global_pooling.similarity_per_head(audio, image, mask, aggregation, audio_cls, image_cls)
-    volume = similarity_volume(audio, image, audio_cls, image_cls)
-    return AGGREGATIONS[aggregation](volume.clamp(min=0) if nonneg else volume, mask)
+    if config.aggregation in GLOBAL_AGGREGATIONS:
+        return global_pooling.similarity_per_head(audio, image, config.aggregation)
+    return AGGREGATIONS[config.aggregation](similarity_volume(audio, image, config.nonneg, config.use_cls), audio.mask)
 
 
-def pairwise_similarity(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str = "misa",
-    head_aggregation: str = "max_elementwise",
-    nonneg: bool = False,
-    audio_cls: Float[Tensor, "A K C"] | None = None,
-    image_cls: Float[Tensor, "V K C"] | None = None,
-) -> Float[Tensor, "A V"]:
+def pairwise_similarity(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V"]:
     """Score of every audio against every image.
-
-    Args:
-        mask: True at valid steps.
-        aggregation: a key of AGGREGATIONS, or one of GLOBAL_AGGREGATIONS.
-        head_aggregation: a key of HEAD_AGGREGATIONS.
-        nonneg: clamp similarities at 0.
 
     Returns:
         Any range; a fully masked audio as in `similarity_per_head`.
 
     Source: reference 1.2.
     """
-    if aggregation in GLOBAL_AGGREGATIONS:
-        return HEAD_AGGREGATIONS[head_aggregation](
-            global_pooling.similarity_per_head(audio, image, mask, aggregation, audio_cls, image_cls)
-        )
-    volume = similarity_volume(audio, image, audio_cls, image_cls)
-    volume = volume.clamp(min=0) if nonneg else volume
-    if head_aggregation == "max_elementwise":
+    aggregate_heads = HEAD_AGGREGATIONS[config.head_aggregation]
+    if config.aggregation in GLOBAL_AGGREGATIONS:
+        return aggregate_heads(global_pooling.similarity_per_head(audio, image, config.aggregation))
+    volume = similarity_volume(audio, image, config.nonneg, config.use_cls)
+    if config.head_aggregation == "max_elementwise":
         volume = volume.max(dim=2, keepdim=True).values
-    return HEAD_AGGREGATIONS[head_aggregation](AGGREGATIONS[aggregation](volume, mask))
+    return aggregate_heads(AGGREGATIONS[config.aggregation](volume, audio.mask))

@@ -1,49 +1,37 @@
-"""Baselines that compare one vector with one vector: what dense comparison is measured against. Names are the reference's.
+"""Baselines that compare one vector per image with one vector per audio, to measure what dense comparison gains.
 
-`mean_pool` compares means of all valid steps and of all cells, each brought to length 1; `cls_token` the class tokens of the encoders; `simpool` the vectors
-that model.similarity.simpool puts in the class tokens' place. There is no cell, so nothing is clamped. Source: reference 1.2.
+`mean_pool` (CAV-MAE) compares L2-normalized means over cells and over valid steps, `cls_token` (ImageBind) the class tokens
+of the encoders, `simpool` the vectors of model.similarity.simpool in their place. Nothing is clamped. Source: reference 1.2.
 """
 
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-
-def mean_pool(
-    audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C H W"], mask: Bool[Tensor, "A T"]
-) -> tuple[Float[Tensor, "A K C"], Float[Tensor, "V K C"]]:
-    """Means over valid steps and over cells, each head's vector of length 1; a fully masked audio gives zeros.
-
-    Source: reference 1.2. Differs from the reference, where masked steps count: the length of the padding would be part of every sound.
-    """
-    steps = (audio * mask[:, None, None]).sum(dim=-1) / mask.sum(dim=1).clamp(min=1)[:, None, None]
-    return functional.normalize(steps, dim=2), functional.normalize(image.mean(dim=(3, 4)), dim=2)
-
-
-def similarity_per_head(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str,
-    audio_cls: Float[Tensor, "A K C"] | None,
-    image_cls: Float[Tensor, "V K C"] | None,
-) -> Float[Tensor, "A V K"]:
-    """Dot product of every audio's vector with every image's, head by head.
-
-    Args:
-        mask: True at valid steps.
-        aggregation: one of GLOBAL_AGGREGATIONS.
-        audio_cls, image_cls: the vectors of `cls_token` and `simpool`.
-    """
-    assert aggregation == "mean_pool" or (audio_cls is not None and image_cls is not None), (
-        f"{aggregation} without class tokens"
-    )
-    audio_vector, image_vector = mean_pool(audio, image, mask) if aggregation == "mean_pool" else (audio_cls, image_cls)
-    return torch.einsum("akc,vkc->avk", audio_vector, image_vector)
-
+from model.features import AudioFeatures, ImageFeatures
 
 CLASS_TOKEN_AGGREGATIONS = ("cls_token", "simpool")
 GLOBAL_AGGREGATIONS = ("mean_pool", *CLASS_TOKEN_AGGREGATIONS)
+
+
+def mean_pool(audio: AudioFeatures, image: ImageFeatures) -> tuple[Float[Tensor, "A K C"], Float[Tensor, "V K C"]]:
+    """Means over valid steps and over cells, the vector of each head scaled to length 1; a fully masked audio gives zeros.
+
+    Source: reference 1.2. Differs from the reference, which includes masked steps: the mean would depend on the padding.
+    """
+    steps = (audio.dense * audio.mask[:, None, None]).sum(dim=-1) / audio.mask.sum(dim=1).clamp(min=1)[:, None, None]
+    return functional.normalize(steps, dim=2), functional.normalize(image.dense.mean(dim=(3, 4)), dim=2)
+
+
+def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, aggregation: str) -> Float[Tensor, "A V K"]:
+    """Dot product of every audio vector with every image vector, per head.
+
+    Args:
+        aggregation: one of GLOBAL_AGGREGATIONS; `cls_token` and `simpool` need features with class tokens.
+    """
+    audio_vector, image_vector = mean_pool(audio, image) if aggregation == "mean_pool" else (audio.cls, image.cls)
+    assert audio_vector is not None and image_vector is not None, f"{aggregation} without class tokens"
+    return torch.einsum("akc,vkc->avk", audio_vector, image_vector)

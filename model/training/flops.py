@@ -83,7 +83,7 @@ def clip_flops(model: DenseAV) -> float:
         sdpa_kernel(SDPBackend.MATH),
     ):  # fused attention computes its scores twice
         shape = _as_fake_tensors(model)
-        frames = torch.zeros(1, 3, model.inputs.image_size_px, model.inputs.image_size_px)
+        frames = torch.zeros(1, 3, model.inputs.image_size_px, model.inputs.image_size_px, dtype=torch.uint8)
         waveform, mask = torch.zeros(1, samples), torch.ones(1, samples, dtype=torch.bool)
         (shape.encode_image(frames).dense.sum() + shape.encode_audio(waveform, mask).dense.sum()).backward()
     return float(counter.get_total_flops())

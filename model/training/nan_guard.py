@@ -79,7 +79,7 @@ class NonfiniteGuard:
         from accelerate import PartialState
         from accelerate.utils import gather_object
 
-        features = {"image": _extent(output.inputs.image), "audio": _extent(output.inputs.audio)}
+        features = {"image": _extent(output.inputs.image.dense), "audio": _extent(output.inputs.audio.dense)}
         ranks = gather_object([{"clips": list(ids), "features": features}])
         path = self.folder / f"nonfinite_step_{step:08d}.json"
         if PartialState().is_main_process:
@@ -87,7 +87,7 @@ class NonfiniteGuard:
                 "step": step,
                 "loss": _json_float(output.loss.item()),
                 "terms": {name: _json_float(term.item()) for name, term in output.terms.items()},
-                "logit_scale": _json_float(logit_scale(output.inputs.calibration.log_scale).item()),
+                "logit_scale": _json_float(logit_scale(output.inputs.logit_scale.log_scale).item()),
                 "lr": lr,
                 "ranks": ranks,
             }

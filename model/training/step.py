@@ -1,11 +1,12 @@
-"""One forward pass on every rank: features of the local pairs, then the objective of the global batch (model.losses.objective).
+"""One forward pass on every rank: features of the local pairs, then the loss of the global batch (model.losses).
 
-Every rank ends up with the same loss, the collectives' backward passes sum what all ranks send, and DDP averages the parameters' gradients over ranks: N
-processes give exactly the gradient of one process with the whole batch.
+Every rank gets the same loss, the backward passes of the collectives sum what all ranks send, and DDP averages the gradients
+of the parameters over ranks: N processes give exactly the gradient of one process with the whole batch.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
@@ -15,17 +16,19 @@ from torch.nn import functional
 
 from configs.schema import LossConfig
 from model.audio_mask import downsample_weight
-from model.denseav import SimilarityConfig
 from model.distributed import all_reduce_sum, world_size
 from model.dtypes import upcast_half
-from model.losses.contrastive import ContrastiveConfig, logit_scale
-from model.losses.objective import REGULARIZERS, LossInputs, compute_loss_terms, weighted_sum
-from model.similarity.dense import paired_similarity
+from model.features import Features, map_tensors
+from model.losses.contrastive import ContrastiveConfig, LogitScale, logit_scale
+from model.losses.inputs import LossInputs
+from model.losses.objective import compute_loss_terms, weighted_sum
+from model.losses.regularizers import REGULARIZERS
+from model.similarity.config import SimilarityConfig
 
 
 @runtime_checkable
 class Batch(Protocol):
-    """What is read of a batch: pipelines.stream.batch.Batch has it all."""
+    """The fields of a batch that training reads; pipelines.stream.batch.Batch has them."""
 
     frames: Tensor
     waveform: Tensor
@@ -36,64 +39,56 @@ class Batch(Protocol):
 
 
 class StepOutput(NamedTuple):
-    """The loss to call backward on, its unweighted terms, and what statistics are made of (detached; see `values`); `settings`: how it was scored."""
+    """The loss to call backward on, its unweighted terms, the scores of the global batch, and detached inputs for `values`."""
 
     loss: Tensor
     terms: dict[str, Tensor]
     scores: Tensor
     inputs: LossInputs
-    settings: SimilarityConfig
 
     @torch.no_grad()
     def values(self) -> dict[str, float]:
-        """Everything worth a line as numbers by key; every rank has to call it.
+        """Everything worth logging, by key; every rank must call it.
 
-        `loss/total`, `loss/TERM` (unweighted); `scale`; `scores/positive` and `scores/negative`, means over matching and other pairs; `heads/win_rate_K`, the
-        share of the valid audio steps whose most similar cell of their own image is one of head K's (they add up to 1).
+        `loss/total`, `loss/TERM` (unweighted); `logit_scale`; `scores/positive` and `scores/negative`, means over matching and
+        other pairs; `heads/win_rate_K`, the fraction of the valid audio steps whose most similar cell of their own image
+        belongs to head K (they sum to 1).
         """
-        count, own = len(self.scores), self.scores.diagonal().sum()
-        found = {
+        count, positive = len(self.scores), self.scores.diagonal().sum()
+        volume, mask = self.inputs.volume, self.inputs.audio.mask
+        best_head = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[mask]
+        wins = all_reduce_sum(torch.bincount(best_head, minlength=volume.shape[1]).double())
+        values = {
             "loss/total": self.loss,
             **{f"loss/{name}": term for name, term in self.terms.items()},
-            "logit_scale": logit_scale(self.inputs.calibration.log_scale),
+            "logit_scale": logit_scale(self.inputs.logit_scale.log_scale),
+            "scores/positive": positive / count,
+            "scores/negative": (self.scores.sum() - positive) / max(1, count * (count - 1)),
+            **{f"heads/win_rate_{head}": rate for head, rate in enumerate(wins / wins.sum())},
         }
-        found |= {
-            "scores/positive": own / count,
-            "scores/negative": (self.scores.sum() - own) / max(1, count * (count - 1)),
-        }
-        cls = (
-            (upcast_half(self.inputs.audio_cls), upcast_half(self.inputs.image_cls))
-            if self.settings.use_cls
-            else (None, None)
-        )
-        dense = upcast_half(self.inputs.audio), upcast_half(self.inputs.image)
-        volume = paired_similarity(*dense, self.inputs.audio_mask, self.settings.nonneg, *cls)
-        winner = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[self.inputs.audio_mask]
-        wins = all_reduce_sum(torch.bincount(winner, minlength=volume.shape[1]).double())
-        found |= {f"heads/win_rate_{k}": share for k, share in enumerate(wins / wins.sum())}
-        return {name: value.item() for name, value in found.items()}
+        return {name: value.item() for name, value in values.items()}
 
 
 def forward_loss(
     model: nn.Module,
     batch: Batch,
-    scores: SimilarityConfig,
+    similarity: SimilarityConfig,
     config: LossConfig,
     seed: int,
     grad_cache_chunk_size: int = 0,
     score_dtype: torch.dtype | None = None,
 ) -> StepOutput:
-    """Encode this rank's pairs and compute the objective of the global batch.
+    """Encode this rank's pairs and compute the loss of the global batch.
 
     Args:
-        model: a DenseAV or what wraps it for several processes.
-        batch: this rank's part of the global batch, row p of which lives on rank p mod R: `frames`, `waveform`, `audio_mask`,
-            `audio_positive_weight`, `image_weight`, `source`.
-        scores: how similarities become scores.
-        config: the objective and the weights of the added terms.
-        seed: of the random positions; the same on every rank, another one at every step.
+        model: a DenseAV or its wrapper for several processes.
+        batch: this rank's part of the global batch; row p of that is on rank p mod R. A `group` [B] in it says which pairs
+            match each other too.
+        similarity: how scores are computed.
+        config: the contrastive objective and the weights of the regularizers.
+        seed: of the sampled positions; the same on every rank, different at every step.
         grad_cache_chunk_size: pairs encoded at once, see DenseAV.forward; 0: all.
-        score_dtype: features are rounded to it before they are compared; None: compared as they come.
+        score_dtype: dtype that features are rounded to before they are compared; None: as they are.
 
     Returns:
         The same loss on every rank.
@@ -101,32 +96,37 @@ def forward_loss(
     fallback_step = _local_rows(
         torch.rand(len(batch.frames) * world_size(), generator=torch.Generator().manual_seed(derive_seed(seed, 1)))
     )
-    image, audio, calibration = model(
+    image, audio, parameters = model(
         batch.frames, batch.waveform, batch.audio_mask, fallback_step, grad_cache_chunk_size
     )
-    image, audio = (
-        [x.to(score_dtype) if score_dtype and x is not None and x.is_floating_point() else x for x in features]
-        for features in (image, audio)
-    )
-    (image_dense, image_cls), (audio_dense, mask, audio_cls) = image, audio
-    positive_weight = downsample_weight(batch.audio_positive_weight, mask.shape[1])
-    image_weight = functional.adaptive_avg_pool2d(batch.image_weight[:, None], image_dense.shape[-2:])[:, 0]
-    calibration = calibration._replace(log_scale=upcast_half(calibration.log_scale))
+    image, audio = _round(image, score_dtype), _round(audio, score_dtype)
+    grid = (image.dense.shape[-2], image.dense.shape[-1])
     inputs = LossInputs(
-        audio_dense, image_dense, mask, positive_weight, image_weight, batch.source, calibration, audio_cls, image_cls
+        image=image,
+        audio=audio,
+        logit_scale=LogitScale(upcast_half(parameters.log_scale), parameters.bias),
+        audio_positive_weight=downsample_weight(batch.audio_positive_weight, audio.mask.shape[1]),
+        image_weight=functional.adaptive_avg_pool2d(batch.image_weight[:, None], grid)[:, 0],
+        source=batch.source,
+        similarity=similarity,
+        group=getattr(batch, "group", None),
+        num_sampled_positions=config.num_sampled_positions,
+        generator=torch.Generator(device=audio.mask.device).manual_seed(seed),
     )
-
     weights = {name: getattr(config, name) for name in REGULARIZERS}
-    contrast = ContrastiveConfig(config.objective, config.label_smoothing, config.margin)
-    generator = torch.Generator(device=mask.device).manual_seed(seed)
-    terms, pairs = compute_loss_terms(inputs, scores, contrast, weights, config.num_sampled_positions, generator)
-    return StepOutput(
-        weighted_sum(terms, weights),
-        terms,
-        pairs.detach(),
-        inputs._replace(audio=audio_dense.detach(), image=image_dense.detach()),
-        scores,
+    contrastive = ContrastiveConfig(config.objective, config.label_smoothing, config.margin)
+    terms, scores = compute_loss_terms(inputs, contrastive, weights)
+    detached = dataclasses.replace(
+        inputs, image=map_tensors(image, Tensor.detach), audio=map_tensors(audio, Tensor.detach)
     )
+    return StepOutput(weighted_sum(terms, weights), terms, scores.detach(), detached)
+
+
+def _round(features: Features, dtype: torch.dtype | None) -> Features:
+    """Autocast returns float32 features; scores are computed in its own dtype."""
+    if dtype is None:
+        return features
+    return map_tensors(features, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
 
 
 def _local_rows(rows: Tensor) -> Tensor:
@@ -134,6 +134,6 @@ def _local_rows(rows: Tensor) -> Tensor:
 
 
 def derive_seed(*parts: int) -> int:
-    """A 63-bit seed from whole numbers such as (seed, step, rank); neighbours give unrelated streams."""
+    """A 63-bit seed from integers such as (seed, step, rank); neighbors give unrelated streams."""
     digest = hashlib.blake2b(",".join(map(str, parts)).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1

@@ -11,9 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-
 
 class Example(NamedTuple):
     """One clip, as in Batch but with the picture as uint8 [3, H_px, W_px]."""
@@ -33,7 +30,7 @@ class Batch:
     """Matching pairs of a frame and a waveform; row b of every field belongs to the same clip.
 
     Attributes:
-        frames: [B, 3, H_px, W_px], ImageNet-normalised.
+        frames: uint8 [B, 3, H_px, W_px], RGB.
         waveform: [B, S], -1 to 1, not normalised.
         audio_mask: [B, S] bool, True = sound of this clip or spliced into it, False = padding or masked out (the waveform is 0 there).
         audio_positive_weight: [B, S], 1 = this clip's own sound, 0 = another's, a cosine between.
@@ -64,9 +61,9 @@ class Batch:
 
 
 def collate(items: Sequence[Example], rejected: Counter[str] | None = None) -> Batch:
-    """Stack at least one item; pictures become float and ImageNet-normalised."""
+    """Stack at least one item."""
     return Batch(
-        frames=imagenet_normalize(torch.stack([item.frame for item in items])),
+        frames=torch.stack([item.frame for item in items]),
         waveform=torch.from_numpy(np.stack([item.waveform for item in items])),
         audio_mask=torch.from_numpy(np.stack([item.audio_mask for item in items])),
         audio_positive_weight=torch.from_numpy(np.stack([item.audio_positive_weight for item in items])),
@@ -76,9 +73,3 @@ def collate(items: Sequence[Example], rejected: Counter[str] | None = None) -> B
         position=[item.position for item in items],
         rejected=Counter() if rejected is None else rejected,
     )
-
-
-def imagenet_normalize(frames: torch.Tensor) -> torch.Tensor:
-    """uint8 [..., 3, H_px, W_px] to float32, ImageNet-normalised."""
-    mean, std = (255 * torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    return frames.float().sub_(mean).div_(std)

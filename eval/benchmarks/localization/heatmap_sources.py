@@ -15,11 +15,12 @@ from configs.errors import UsageError
 from eval.benchmarks.localization.dataset import LocalizationExample, read_picture
 from eval.benchmarks.sounds import read_waveform
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
-from eval.metrics.segmentation import heatmaps, heatmaps_by_head
-from model.denseav import DenseAV, InputSpec, each
+from model.denseav import DenseAV
+from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, normalize
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
+from model.features import AudioFeatures, ImageFeatures, map_tensors
+from model.inputs import InputSpec
 from pipelines.stream.augment import pad_or_crop
-from pipelines.stream.batch import imagenet_normalize
 
 MapSource = Callable[[Sequence[LocalizationExample]], Tensor]
 
@@ -38,15 +39,17 @@ class ModelMaps:
 
     def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
         """Any range."""
-        return heatmaps(*self._volume(items))
+        image, audio, steps = self._encode(items)
+        return self.model.heatmap(image, audio, step_weight=steps)
 
     def by_head(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B K H W"]:
         """Each head alone."""
-        return heatmaps_by_head(*self._volume(items))
+        image, audio, steps = self._encode(items)
+        return self.model.heatmap(image, audio, per_head=True, step_weight=steps)
 
     @torch.inference_mode()
-    def _volume(self, items: Sequence[LocalizationExample]) -> tuple[Float[Tensor, "B K H W T"], Bool[Tensor, "B T"]]:
-        """Similarities, and True at the steps that count."""
+    def _encode(self, items: Sequence[LocalizationExample]) -> tuple[ImageFeatures, AudioFeatures, Bool[Tensor, "B T"]]:
+        """Features of the items, and True at the audio steps that count."""
         inputs = self.model.inputs
         heard = [crop_audio(item, inputs) for item in items]
         # Frames of one video that hear the same stretch share its features.
@@ -58,12 +61,10 @@ class ModelMaps:
             for column in list(zip(*distinct.values(), strict=True))[:2]
         )
         audio = self.model.encode_audio(waveform, mask)
-        audio = each(audio, lambda tensor: tensor[rows])
+        audio = map_tensors(audio, lambda tensor: tensor[rows])
         pictures = torch.stack([read_picture(item.picture, inputs.image_size_px) for item in items])
-        volume = self.model.paired_similarity(
-            self.model.encode_image(imagenet_normalize(pictures).to(self.device)), audio
-        )
-        return volume, frame_mask(items, [sound.start_s for sound in heard], audio.mask, inputs.clip_duration_s)
+        steps = frame_mask(items, [sound.start_s for sound in heard], audio.mask, inputs.clip_duration_s)
+        return self.model.encode_image(pictures.to(self.device)), audio, steps
 
 
 class AudioWindow(NamedTuple):
@@ -175,7 +176,7 @@ class ObjectPrior:
     def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
         """0 or more."""
         pictures = torch.stack([read_picture(item.picture, SIDE_PX) for item in items])
-        return self.model.forward_features(imagenet_normalize(pictures).to(self.device)).mean(dim=1)
+        return self.model.forward_features(normalize(pictures, IMAGENET_MEAN, IMAGENET_STD).to(self.device)).mean(dim=1)
 
 
 class ObjectGuided:

@@ -26,11 +26,12 @@ from eval.benchmarks.prompted_ade20k.dataset import (
 from eval.benchmarks.prompted_ade20k.metrics import measure
 from eval.benchmarks.sounds import read_waveform
 from eval.distributed import distributed_map
-from eval.metrics.segmentation import heatmaps, heatmaps_by_head, normalize_and_upsample, word_window
+from eval.metrics.segmentation import normalize_and_upsample, word_window
 from eval.results import BenchmarkResult, Example
-from model.denseav import AudioFeatures, DenseAV, InputSpec, each
+from model.denseav import DenseAV
+from model.features import AudioFeatures, map_tensors
+from model.inputs import InputSpec
 from pipelines.stream.augment import pad_or_crop
-from pipelines.stream.batch import imagenet_normalize
 
 # Odd: the one in the middle is the median.
 EXAMPLES = 5
@@ -113,11 +114,11 @@ class PromptedADE20K:
 
         def maps_of(rows: range) -> list[Tensor]:
             frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
-            image = each(model.encode_image(imagenet_normalize(frames).to(device)), Tensor.cpu)
-            volume = model.paired_similarity(image, each(audio, lambda tensor: tensor[order[rows]]))
+            image = map_tensors(model.encode_image(frames.to(device)), Tensor.cpu)
+            prompts = map_tensors(audio, lambda tensor: tensor[order[rows]])
             return [
-                *(heatmaps(volume, steps[variant][rows]) for variant in self.variants),
-                heatmaps_by_head(volume, steps["basic"][rows]),
+                *(model.heatmap(image, prompts, step_weight=steps[variant][rows]) for variant in self.variants),
+                model.heatmap(image, prompts, per_head=True, step_weight=steps["basic"][rows]),
             ]
 
         *found, by_head = distributed_map(len(self.items), self.batch_size, maps_of, self.name)
@@ -134,7 +135,7 @@ class PromptedADE20K:
                 pad_or_crop(read_waveform(self.items[row].audio, model.inputs.sample_rate_hz), samples) for row in rows
             ]
             waveform, mask = (torch.from_numpy(np.stack(column)).to(device) for column in zip(*sounds, strict=True))
-            return each(model.encode_audio(waveform, mask), Tensor.cpu)
+            return map_tensors(model.encode_audio(waveform, mask), Tensor.cpu)
 
         return AudioFeatures(*distributed_map(len(self.items), self.batch_size, features_of, self.name))
 

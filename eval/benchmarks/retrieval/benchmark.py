@@ -16,7 +16,8 @@ from eval.distributed import distributed_map
 from eval.metrics.bootstrap import mean_interval
 from eval.metrics.retrieval import ranks
 from eval.results import BenchmarkResult
-from model.denseav import DenseAV, each
+from model.denseav import DenseAV
+from model.features import map_tensors
 
 RECALL_AT = (1, 5, 10)
 # The gallery's sounds are scored in so many parts, dealt to the ranks, or in more, of at most so many scores by head (64 MB).
@@ -70,7 +71,9 @@ def all_scores(features: PairFeatures, model: DenseAV, name: str = "") -> Float[
 
     def some(rows: range) -> list[Tensor]:
         return [
-            model.similarity_per_head(image, each(audio, lambda tensor: tensor[rows.start : rows.stop])).sum(dim=-1)
+            model.similarity_per_head(image, map_tensors(audio, lambda tensor: tensor[rows.start : rows.stop])).sum(
+                dim=-1
+            )
         ]
 
     (scores,) = distributed_map(

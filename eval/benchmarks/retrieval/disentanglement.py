@@ -15,7 +15,8 @@ from eval.distributed import distributed_map, rank
 from eval.metrics.bootstrap import bootstrap_counts, percentile_interval
 from eval.metrics.disentanglement import disentanglement, disentanglement_intervals
 from eval.results import BenchmarkResult
-from model.denseav import DenseAV, each
+from model.denseav import DenseAV
+from model.features import map_tensors
 
 
 class HeadDisentanglement:
@@ -74,11 +75,11 @@ def _by_head(gallery: Gallery, model: DenseAV, name: str) -> tuple[Float[Tensor,
     features = gallery.encode(model)
 
     def some(rows: range) -> list[Tensor]:
-        image, audio = (each(part, lambda tensor: tensor[rows.start : rows.stop]) for part in features)
+        image, audio = (map_tensors(part, lambda tensor: tensor[rows.start : rows.stop]) for part in features)
         scores = [
-            model.similarity_per_head(*(each(part, lambda tensor, b=b: tensor[b : b + 1]) for part in (image, audio)))[
-                0
-            ]
+            model.similarity_per_head(
+                *(map_tensors(part, lambda tensor, b=b: tensor[b : b + 1]) for part in (image, audio))
+            )[0]
             for b in range(len(rows))
         ]
         winner = model.paired_similarity(image, audio).flatten(2, 3).amax(dim=2).argmax(dim=1)

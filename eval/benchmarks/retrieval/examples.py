@@ -9,9 +9,10 @@ from torch import Tensor
 
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.metrics.localization import min_max_normalize
-from eval.metrics.segmentation import heatmaps, heatmaps_by_head, normalize_and_upsample
+from eval.metrics.segmentation import normalize_and_upsample
 from eval.results import Example
-from model.denseav import DenseAV, each
+from model.denseav import DenseAV
+from model.features import map_tensors
 from pipelines.stream.reader import ClipReader, UnreadableClip
 
 # Odd: the one in the middle is the median.
@@ -29,9 +30,8 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, places: Int[
     reader = ClipReader(gallery.index, *model.inputs)
     ranked = places.argsort(stable=True)
     rows = ranked[sorted({round(place) for place in np.linspace(0, len(ranked) - 1, EXAMPLES)})]
-    image, audio = (each(part, lambda tensor: tensor[rows.to(tensor.device)]) for part in gallery.encode(model))
-    volume = model.paired_similarity(image, audio)
-    maps, by_head = (make(volume, audio.mask.to(volume.device)).float().cpu() for make in (heatmaps, heatmaps_by_head))
+    image, audio = (map_tensors(part, lambda tensor: tensor[rows.to(tensor.device)]) for part in gallery.encode(model))
+    maps, by_head = (model.heatmap(image, audio, per_head=heads).float().cpu() for heads in (False, True))
     side_px, examples = model.inputs.image_size_px, []
     for row, own_map, own_heads in zip(rows.tolist(), maps, by_head, strict=True):
         item = gallery.item(reader, gallery.clips[row])

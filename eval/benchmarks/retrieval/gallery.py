@@ -14,7 +14,9 @@ from torch import Tensor
 from configs.errors import UsageError
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.distributed import Columns, distributed_map
-from model.denseav import AudioFeatures, DenseAV, ImageFeatures, InputSpec
+from model.denseav import DenseAV
+from model.features import AudioFeatures, ImageFeatures
+from model.inputs import InputSpec
 from pipelines.stream.augment import pad_or_crop
 from pipelines.stream.batch import Example, collate
 from pipelines.stream.index import DatasetIndex

@@ -1,24 +1,27 @@
-"""The scores of dense.py, same numbers and same gradients, without the volume `A V K H W T`.
+"""The scores of dense.py with the same values and gradients, but without the volume `A V K H W T` in memory.
 
-`misa`, `mima` and `paired` take maxima first, over candidates and over heads alike: the product is made piece by piece, of each maximum only the winner is
-kept (of equal ones the first), and the backward pass moves gradient between winners alone. triton_search.py does both on a GPU, tiled.py anywhere;
-inference_cpu.py only scores, on a CPU. `sisa` takes means, see mean.py.
+`misa`, `mima` and `paired` take maxima first, over candidates and over heads: the product is computed tile by tile, only the
+arg-max of each maximum is stored (of equal values the first), and the backward pass moves gradients between arg-max
+positions alone. triton_search.py does both on a GPU, tiled.py on any device; inference_cpu.py computes scores without
+gradients on a CPU. `sisa` takes means, see mean.py.
 
-Memory beside features: their copies head by head, gradients in fp32 and in their own dtype, buffers of fixed size, and the winners, 2 bytes x B^2 x T (for
-`paired` x (T + HW)), twice or more where heads do not compete. On a GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
+Memory beside the features: copies per head, gradients in fp32 and in the dtype of the features, buffers of fixed size, and
+the arg-max indices, 2 bytes x B^2 x T (`paired`: x (T + HW)), twice that or more where heads do not compete. On a GPU with
+B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
 
-    GB                 features   copies   gradients   winners   buffers   all
+    GB                 features   copies   gradients   arg-max   buffers   total
     misa, mima              0.8      0.8         2.4       1.9       0.5     6.4
-    misa by head            0.8      0.8         2.4       3.8       0.5     8.3
+    misa per head           0.8      0.8         2.4       3.8       0.5     8.3
     paired                  0.8      0.8         4.0       8.5       0.5    14.6
-    paired by head          0.8      0.8         4.0      16.9       0.5    23.0
+    paired per head         0.8      0.8         4.0      16.9       0.5    23.0
 
-Limits: `sisa` has no kernel; no second derivative. Source: reference 1.2 (what is computed; how is our own).
+Limits: no kernel for `sisa`; no second derivative. Source: reference 1.2 (the scores; the algorithm is our own).
 """
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,7 +29,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.dtypes import upcast_half
+from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.similarity import dense, global_pooling
+from model.similarity.config import SimilarityConfig
 from model.similarity.dense import HEAD_AGGREGATIONS, MASKED_OUT, cls_similarity
 from model.similarity.fused import inference_cpu, tiled
 from model.similarity.fused.mean import MeanOfMaxima, mean_of_products, mean_weight
@@ -34,68 +39,45 @@ from model.similarity.fused.tiled import TILE_NUMBERS, ArgmaxRouting, MaxResult,
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
 
-def pairwise_similarity(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str = "misa",
-    head_aggregation: str = "max_elementwise",
-    nonneg: bool = False,
-    audio_cls: Float[Tensor, "A K C"] | None = None,
-    image_cls: Float[Tensor, "V K C"] | None = None,
-) -> Float[Tensor, "A V"]:
-    """Score of every audio against every image; arguments and values as `similarity.pairwise_similarity`.
+def pairwise_similarity(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V"]:
+    """Score of every audio against every image; values as `dense.pairwise_similarity`.
 
-    Each audio needs one valid step at least (masks.step_mask sees to it).
+    Args:
+        audio: at least one valid step each (audio_mask.downsample_mask guarantees it).
     """
-    elementwise = head_aggregation == "max_elementwise"
-    return HEAD_AGGREGATIONS[head_aggregation](
-        _pooled(audio, image, mask, aggregation, elementwise, nonneg, audio_cls, image_cls)
-    )
+    per_cell = config.head_aggregation == "max_elementwise"
+    return HEAD_AGGREGATIONS[config.head_aggregation](_scores(audio, image, config, max_over_heads=per_cell))
 
 
-def similarity_per_head(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str = "misa",
-    nonneg: bool = False,
-    audio_cls: Float[Tensor, "A K C"] | None = None,
-    image_cls: Float[Tensor, "V K C"] | None = None,
-) -> Float[Tensor, "A V K"]:
-    """Score of every audio against every image for each head alone; arguments and values as `similarity.similarity_per_head`."""
-    return _pooled(audio, image, mask, aggregation, False, nonneg, audio_cls, image_cls)
+def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V K"]:
+    """Score of every audio against every image, each head alone; values as `dense.similarity_per_head`."""
+    return _scores(audio, image, config, max_over_heads=False)
 
 
-def _pooled(
-    audio: Float[Tensor, "A K C T"],
-    image: Float[Tensor, "V K C H W"],
-    mask: Bool[Tensor, "A T"],
-    aggregation: str,
-    elementwise: bool,
-    nonneg: bool,
-    audio_cls: Float[Tensor, "A K C"] | None,
-    image_cls: Float[Tensor, "V K C"] | None,
+def _scores(
+    audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig, max_over_heads: bool
 ) -> Float[Tensor, "A V K_out"]:
-    """Scores for each head, or (`elementwise`) of the best head in every cell: then K_out is 1."""
-    if aggregation in GLOBAL_AGGREGATIONS:
-        return global_pooling.similarity_per_head(audio, image, mask, aggregation, audio_cls, image_cls)
-    assert aggregation in dense.AGGREGATIONS, f"aggregation {aggregation}"
-    heads_per_group = audio.shape[1] if elementwise else 1
-    with torch.autocast(audio.device.type, enabled=False):
-        pair_bias = None if audio_cls is None else cls_similarity(upcast_half(audio_cls), upcast_half(image_cls))
-        cells = image.flatten(3)
-        if inference_cpu.is_applicable(audio, cells, pair_bias, aggregation):
-            return inference_cpu.scores(audio, cells, mask, pair_bias, aggregation, heads_per_group, nonneg)
-        if aggregation != "sisa":
-            return _PooledMaximum.apply(audio, cells, mask, pair_bias, aggregation, heads_per_group, nonneg)
+    """Scores per head, or with the maximum over heads taken in every cell: then K_out is 1."""
+    if config.aggregation in GLOBAL_AGGREGATIONS:
+        return global_pooling.similarity_per_head(audio, image, config.aggregation)
+    assert config.aggregation in dense.AGGREGATIONS, f"aggregation {config.aggregation}"
+    steps, cells, mask, nonneg = audio.dense, image.dense.flatten(3), audio.mask, config.nonneg
+    heads_per_group = steps.shape[1] if max_over_heads else 1
+    with torch.autocast(steps.device.type, enabled=False):
+        bias = None
+        if config.use_cls:
+            bias = cls_similarity(map_tensors(audio, upcast_half), map_tensors(image, upcast_half))
+        if inference_cpu.is_applicable(steps, cells, bias, config.aggregation):
+            return inference_cpu.scores(steps, cells, mask, bias, config.aggregation, heads_per_group, nonneg)
+        if config.aggregation != "sisa":
+            return _PooledMaximum.apply(steps, cells, mask, bias, config.aggregation, heads_per_group, nonneg)
         if nonneg or heads_per_group > 1:
-            return MeanOfMaxima.apply(audio, cells, mask, pair_bias, heads_per_group, nonneg)
-        return mean_of_products(audio, cells, mask, pair_bias)
+            return MeanOfMaxima.apply(steps, cells, mask, bias, heads_per_group, nonneg)
+        return mean_of_products(steps, cells, mask, bias)
 
 
 def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -> ModuleType:
-    """fused_triton for what it can compute, else tiled."""
+    """triton_search where it supports the inputs, else tiled."""
     if (
         not audio.is_cuda
         or audio.dtype not in (torch.float32, torch.float16, torch.bfloat16)
@@ -104,7 +86,7 @@ def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -
         return tiled
     try:
         from model.similarity.fused import triton_search
-    except ImportError:  # torch brings triton to Linux alone
+    except ImportError:  # torch installs triton on Linux only
         return tiled
     return triton_search if triton_search.fits(audio, image) else tiled
 
