@@ -157,7 +157,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
             wrapped, optimizer = prepare(accelerator, model, state.optimizer)
             wrapped.train()
             if evaluation:  # one that the run was stopped in is made up for
-                made_up = evaluation.after(phase.start, model, EvalWeights(ema), log)
+                made_up = evaluation.maybe_evaluate(phase.start, model, EvalWeights(ema), log)
                 if made_up and on_main:
                     shelf.add_metrics(made_up)
             meter.restart()
@@ -191,7 +191,7 @@ def train(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: Pre
                     )
                     values |= {f"lr/{group.prefix}": lr * group.lr_mult for group in config.optim.groups}
                     log.add(done, values | ({"grad_norm": float(grad_norm)} if outputs else {}))
-                metrics = evaluation.after(done, model, EvalWeights(ema), log) if evaluation else {}
+                metrics = evaluation.maybe_evaluate(done, model, EvalWeights(ema), log) if evaluation else {}
                 if metrics:
                     meter.restart()
                 if done % config.checkpoint.every_steps == 0 or done == config.steps:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
-import html
 import io
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
@@ -105,49 +107,60 @@ def caption_strip(text: str, width_px: int) -> np.ndarray:
     return np.asarray(strip)
 
 
-def image_tag(image: np.ndarray, description: str) -> str:
-    """An <img> that carries its own data."""
+def jpeg_bytes(image: np.ndarray) -> bytes:
+    """A JPEG file of an image, uint8 [H_px, W_px, 3]."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=88)
-    height_px, width_px = image.shape[:2]
-    return f'<img src="{data_uri("image/jpeg", buffer.getvalue())}" width="{width_px}" height="{height_px}" alt="{html.escape(description)}">'
+    return buffer.getvalue()
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """A `data:` address."""
+    """A `data:` URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def line_chart_svg(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> str:
-    """A small line chart as inline SVG, with its smallest and largest value, and the last one in words; points that are no numbers leave a gap."""
-    width, height, left, right, top, bottom = 300, 130, 44, 8, 8, 20
+@dataclass(frozen=True)
+class LineChart:
+    """A small line chart, in pixels of the area that the constants describe.
+
+    Attributes:
+        lines: points of each unbroken line, `x,y x,y`; empty without a finite value.
+        low, high: smallest and largest finite value.
+        first_value, last_value: first and last finite value.
+        first_step, last_step: ends of the horizontal axis.
+    """
+
+    WIDTH: ClassVar[int] = 300
+    HEIGHT: ClassVar[int] = 130
+    LEFT: ClassVar[int] = 44
+    RIGHT: ClassVar[int] = 292
+    TOP: ClassVar[int] = 8
+    BOTTOM: ClassVar[int] = 110
+
+    title: str
+    lines: list[str]
+    low: float = math.nan
+    high: float = math.nan
+    first_value: float = math.nan
+    last_value: float = math.nan
+    first_step: float = math.nan
+    last_step: float = math.nan
+
+
+def line_chart(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> LineChart:
+    """Lay out a line chart of at least one value; values that are not finite leave a gap."""
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    known = np.isfinite(y)
-    title = html.escape(title)
-    if not known.any():
-        return f"<figure class=curve><figcaption>{title}</figcaption><p>no finite value</p></figure>"
-    low, high = float(y[known].min()), float(y[known].max())
-    span_x, span_y = max(x[-1] - x[0], 1e-12), (high - low) or 1.0
-    px = left + (x - x[0]) / span_x * (width - left - right)
-    py = top + (high - y) / span_y * (height - top - bottom)
-    runs = np.split(np.arange(len(x)), np.flatnonzero(~known))
-    lines = "".join(
-        f'<polyline points="{" ".join(f"{px[i]:.1f},{py[i]:.1f}" for i in run if known[i])}"/>'
-        for run in runs
-        if known[run].any()
-    )
-    axis = (
-        f'<path d="M{left} {top}V{height - bottom}H{width - right}"/>'
-        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{high:.3g}</text><text x="{left - 4}" y="{height - bottom}" text-anchor="end">{low:.3g}</text>'
-        f'<text x="{left}" y="{height - 5}">{x[0]:.0f}</text><text x="{width - right}" y="{height - 5}" text-anchor="end">step {x[-1]:.0f}</text>'
-    )
-    described = f"{title}: from {y[known][0]:.4g} to {y[known][-1]:.4g}"
-    return (
-        f"<figure class=curve><figcaption>{title} <span>{y[known][-1]:.4g}</span></figcaption>"
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{described}">{axis}{lines}</svg></figure>'
-    )
+    finite = np.isfinite(y)
+    if not finite.any():
+        return LineChart(title, [])
+    low, high = float(y[finite].min()), float(y[finite].max())
+    px = LineChart.LEFT + (x - x[0]) / max(x[-1] - x[0], 1e-12) * (LineChart.RIGHT - LineChart.LEFT)
+    py = LineChart.TOP + (high - y) / ((high - low) or 1.0) * (LineChart.BOTTOM - LineChart.TOP)
+    runs = np.split(np.arange(len(x)), np.flatnonzero(~finite))
+    lines = [" ".join(f"{px[i]:.1f},{py[i]:.1f}" for i in run if finite[i]) for run in runs if finite[run].any()]
+    return LineChart(title, lines, low, high, y[finite][0], y[finite][-1], x[0], x[-1])
 
 
 @cache
