@@ -1,5 +1,6 @@
 """Evaluation.
 
-metrics/ (pure functions), benchmarks/ (a data set with its metrics), run.py (all benchmarks and their baselines), results.py,
-report/ (HTML, Markdown, comparisons), render.py (heatmap videos), ablate.py, parity/ (golden cases of the reference).
+metrics/ (pure functions), benchmarks/ (a data set with its metrics), run.py (all benchmarks and their baselines),
+results.py, report/ (HTML, Markdown, comparisons), render.py (heatmap videos), ablate.py, parity/ (golden cases of the
+reference).
 """

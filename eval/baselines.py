@@ -5,8 +5,10 @@ untrained         the same architecture with random weights, also in encoders th
 shuffled_prompts  the model, each image with the prompt of another one; a map that ignores the prompt scores the same
 center_prior      heatmaps: a bump in the middle of every image
 global_pooling    retrieval: the model, with features averaged over cells and audio frames before they are compared (for
-                  heatmaps this would change nothing: the mean over frames of a head's products is the product with the mean)
-object_prior      localization: where objects are, whatever the audio (ImageNet features). With it comes `ogl`, object-guided
+                  heatmaps this would change nothing: the mean over frames of a head's products is the product with the
+                      mean)
+object_prior      localization: where objects are, whatever the audio (ImageNet features). With it comes `ogl`,
+object-guided
                   localization (EZ-VSL), which this field reports: 0.4 of the model's own map and 0.6 of that prior
 """
 
@@ -27,12 +29,12 @@ if TYPE_CHECKING:
 BASELINES = ("chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling", "object_prior")
 # Prefixes of keys in metrics.json, and their names in reports.
 PREFIXES = {
-    "shuffled_prompts": "prompts shuffled",
+    "shuffled_prompts": "shuffled prompts",
     "untrained": "untrained",
-    "global_pooling": "global features",
-    "center_prior": "centre prior",
+    "global_pooling": "global pooling",
+    "center_prior": "center prior",
     "object_prior": "object prior",
-    "ogl": "with object prior",
+    "ogl": "object-guided",
     "chance": "chance",
 }
 
@@ -96,10 +98,10 @@ class Baselines:
         if self.prior and isinstance(benchmark, Localization):
             metrics["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
             metrics["ogl"] = benchmark.evaluate(model, maps=ObjectGuided(ModelMaps(model), self.prior)).metrics
-        if isinstance(benchmark, Retrieval) and "global_pooling" in self.names:
-            if model.similarity_config.aggregation not in GLOBAL_AGGREGATIONS:
-                with globally_pooled(model):
-                    metrics["global_pooling"] = benchmark.evaluate(model).metrics
+        is_global = model.similarity_config.aggregation in GLOBAL_AGGREGATIONS
+        if "global_pooling" in self.names and isinstance(benchmark, Retrieval) and not is_global:
+            with globally_pooled(model):
+                metrics["global_pooling"] = benchmark.evaluate(model).metrics
         return {f"{baseline}/{name}/{key}": value for baseline, of in metrics.items() for key, value in of.items()}
 
 

@@ -1,7 +1,8 @@
 """Distribute the items of an evaluation over the ranks of a run, batch by batch, and gather the results in order.
 
-Every rank gets all results. Batch i belongs to rank i mod R, so the batches, and with them the last bits of every number,
-are the same for any number of ranks. Metrics are computed on every rank alike. A single process needs no process group.
+Every rank gets all results. Batch i belongs to rank i mod R, so the batches, and with them the last bits of every
+number, are the same for any number of ranks. Metrics are computed on every rank alike. A single process needs no
+process group.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def interruptible(stop_reason: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def init_distributed() -> Iterator[None]:
-    """Inside this block the processes started by `accelerate launch` form one process group; does nothing for a single process.
+    """Inside this block the processes started by `accelerate launch` form a process group; no effect on a single process.
 
     Raises:
         CommandFailed: another process has ended or does not answer.
@@ -127,7 +128,10 @@ def _run_or_abort(function: Callable[[range], Columns], rows: range) -> Columns:
 
 
 def _gather(column: Shaped[Tensor, "b ..."], lengths: Sequence[int]) -> list[Tensor]:
-    """The batches of the first ranks, with these lengths. All are padded to the longest: those of the last round differ."""
+    """The batches of the first ranks, with these lengths.
+
+    All are padded to the longest: those of the last round differ.
+    """
     if world_size() == 1:
         return [column]
     device = "cpu" if distributed.get_backend() == "gloo" else torch.accelerator.current_accelerator()

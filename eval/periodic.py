@@ -1,8 +1,8 @@
 """Evaluation during training: the benchmarks of `python -m eval.run`, on all ranks, every `evaluate.every_steps` steps.
 
-The metrics equal those of `eval.run` on the checkpoint of that step: computed in float32, with the averaged weights where
-the run has them. Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured once in a
-run, in its first evaluation.
+The metrics equal those of `eval.run` on the checkpoint of that step: computed in float32, with the averaged weights
+where the run has them. Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured
+once in a run, in its first evaluation.
 """
 
 from __future__ import annotations
@@ -73,9 +73,10 @@ class PeriodicEvaluation:
         self.baselines = Baselines(self.config, self.benchmarks)
 
     def maybe_evaluate(self, step: int, model: DenseAV, weights: EvalWeights, log: RunLogger) -> dict[str, float]:
-        """Evaluate if this step is due and not evaluated yet; log the metrics and print the model's own. Every rank must call it.
+        """Evaluate if this step is due and not evaluated yet, log and print the metrics. Every rank must call it.
 
-        An evaluation that fails (a clip that cannot be read, scores that are not finite) is a warning; training continues.
+        An evaluation that fails (a clip that cannot be read, scores that are not finite) is a warning; training
+        continues.
 
         Args:
             step: number of finished steps.
@@ -83,7 +84,8 @@ class PeriodicEvaluation:
             weights: the weights to evaluate.
 
         Returns:
-            The metrics by `task/variant/metric`; {} if the step is not due, a rank should stop, or the evaluation failed.
+            The metrics by `task/variant/metric`; {} if the step is not due, a rank should stop, or the evaluation
+            failed.
         """
         due = step > 0 and (step % self.run.evaluate.every_steps == 0 or step == self.run.steps)
         if not due or step in self.evaluated_steps:

@@ -1,4 +1,4 @@
-"""What the numbers of an evaluation depend on: settings, weights, data, code and package versions, as texts that compare.
+"""Provenance of an evaluation: settings, and hashes of weights, data and code, as strings that can be compared.
 
 Stored under `about` in metrics.json, so that an evaluation with nothing to do is recognized. Imports no torch.
 """
@@ -66,7 +66,7 @@ def describe_run(processes: int) -> dict[str, str]:
 
 
 def find_current_results(config: EvalConfig, reports: tuple[str, ...]) -> Results | None:
-    """The stored results in `config.out`, if a new evaluation would give the same; None if anything differs or is missing.
+    """The results stored in `config.out`, if a new evaluation would give the same; None if anything has changed.
 
     Args:
         reports: files that belong to metrics.json and are written before it.

@@ -1,4 +1,7 @@
-"""The results of an evaluation, and metrics.json, the file that holds them. Metric keys are `task/variant/metric`, values 0 to 1."""
+"""The results of an evaluation, and metrics.json, the file that holds them.
+
+Metric keys are `task/variant/metric`, values 0 to 1.
+"""
 
 from __future__ import annotations
 

@@ -153,7 +153,7 @@ def check_requirement(required: RequirementConfig, metrics: Mapping[str, float])
 
 
 def print_results(results: Results, out: Path) -> int:
-    """Print each metric with its 95 % interval and baselines, then the requirements and the files; returns the exit code."""
+    """Print metrics with 95 % intervals and baselines, requirements, and file names; returns the exit code."""
     keys = [key for key in results.metrics if is_model_metric(key)]
     prefixes = [prefix for prefix in PREFIXES if any(key.startswith(f"{prefix}/") for key in results.metrics)]
     width = max(map(len, keys), default=0)

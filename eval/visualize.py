@@ -1,4 +1,7 @@
-"""Images and tables for experiment trackers: heatmaps, similarity matrices, retrieval results. Images are uint8 [H_px, W_px, 3]."""
+"""Images and tables for experiment trackers: heatmaps, similarity matrices, retrieval results.
+
+Images are uint8 [H_px, W_px, 3].
+"""
 
 from __future__ import annotations
 
@@ -58,7 +61,7 @@ def similarity_matrix(scores: Float[Tensor, "A V"]) -> UInt8[np.ndarray, "H_px W
 
 
 def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
-    """Image-to-audio retrieval for the first images of the gallery: the rank of the matching audio, and the best ones; `*` marks a match."""
+    """Image-to-audio retrieval of the first gallery images: rank of the matching audio, best results; `*` marks a match."""
     reader = ClipReader(gallery.index, *model.inputs)
     rows = []
     for row, scores in enumerate(_scores(model, gallery, TABLE_ROWS).T):

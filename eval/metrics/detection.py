@@ -1,11 +1,12 @@
-"""Detection of visible sources: average precision and F1 of a confidence, for test sets in which some sources are off-screen.
+"""Detection of visible sources: average precision and F1 of a confidence, for test sets with off-screen sources.
 
-An image whose confidence reaches a threshold is a detection: correct if a source is in view and the heatmap points at it.
-Precision is the fraction of correct detections. Recall is correct / (correct + visible sources below the threshold), so a
-detection in the wrong place lowers precision only.
+An image whose confidence reaches a threshold is a detection: correct if a source is in view and the heatmap points at
+it. Precision is the fraction of correct detections. Recall is correct / (correct + visible sources below the
+threshold), so a detection in the wrong place lowers precision only.
 
-Source: Mo and Morgado, A Closer Look at Weakly-Supervised Audio-Visual Source Localization, NeurIPS 2022 (SLAVC), whose extended test sets these are.
-Differs from the reference: AP uses every confidence as a threshold; the reference uses about 200 of them, without the highest.
+Source: Mo and Morgado, A Closer Look at Weakly-Supervised Audio-Visual Source Localization, NeurIPS 2022 (SLAVC), whose
+extended test sets these are. Differs from the reference: AP uses every confidence as a threshold; the reference uses
+about 200 of them, without the highest.
 """
 
 from __future__ import annotations

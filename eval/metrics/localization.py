@@ -1,4 +1,4 @@
-"""Sound source localization: cIoU of heatmaps with annotated regions, its success rate at 0.5, and the area under the curve.
+"""Sound source localization: cIoU of heatmaps with annotated regions, success rate at 0.5, area under the curve.
 
 Source: reference 2.
 """
@@ -36,10 +36,10 @@ def threshold_at_median(maps: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H
 def threshold_at_area(
     maps: Float[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"]
 ) -> Bool[Tensor, "N H_px W_px"]:
-    """The pixels of each map strictly above a threshold that selects about as many as are annotated; without annotation, half.
+    """The pixels of each map strictly above a threshold that selects about as many as are annotated, or half if none is.
 
-    Source: reference 2 (adaptive); half as in the code of the sets' authors. Selecting nothing would credit every map with
-    recognizing that nothing sounds.
+    Source: reference 2 (adaptive); half as in the code of the sets' authors. Selecting nothing would credit every map
+    with recognizing that nothing sounds.
     """
     ordered = maps.flatten(1).sort(dim=1).values
     pixels = ordered.shape[1]

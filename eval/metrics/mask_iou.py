@@ -1,4 +1,4 @@
-"""Overlap of a heatmap with an exact mask: intersection over union and F-score of each image, also at 255 thresholds at once.
+"""Overlap of a heatmap with an exact mask: IoU and F-score of each image, at one or at 255 thresholds.
 
 Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022 (AVSBench).
 """
@@ -18,7 +18,10 @@ HALF = LEVELS // 2
 
 
 class Overlap(NamedTuple):
-    """Both 0 to 1. For an image without an annotated pixel, `iou` is the fraction of pixels not selected and `f_score` is NaN."""
+    """Both 0 to 1.
+
+    For an image without an annotated pixel, `iou` is the fraction of pixels not selected and `f_score` is NaN.
+    """
 
     iou: Float[Tensor, "*items"]
     f_score: Float[Tensor, "*items"]
@@ -46,7 +49,8 @@ def overlap_curves(maps: Float[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_
         Both [N, 255].
     """
     thresholds = torch.linspace(0, 1, LEVELS, device=maps.device, dtype=maps.dtype)
-    # The bucket of a pixel is the number of thresholds it reaches; a cumulative sum from the top counts pixels at or above each.
+    # The bucket of a pixel is the number of thresholds it reaches; a cumulative sum from the top counts pixels at or
+    # above each.
     image = torch.arange(len(maps), device=maps.device)[:, None]
     bucket = torch.bucketize(maps.flatten(1), thresholds, right=True) + (LEVELS + 1) * image
     predicted, hit = (_counts_at_levels(buckets, len(maps)) for buckets in (bucket.flatten(), bucket[truth.flatten(1)]))

@@ -18,7 +18,8 @@ def recall_at_k(scores: Float[Tensor, "Q G"], k: int) -> float:
         k: at least 1.
 
     Returns:
-        0 to 1. An item with the score of the match counts as better, so a constant matrix gives 0 (1 if k is the gallery size).
+        0 to 1. An item with the score of the match counts as better, so a constant matrix gives 0 (1 if k is the
+        gallery size).
 
     Raises:
         ValueError: an empty or non-square matrix, or NaN scores.
@@ -29,7 +30,10 @@ def recall_at_k(scores: Float[Tensor, "Q G"], k: int) -> float:
 
 
 def ranks(scores: Float[Tensor, "Q G"]) -> Int[Tensor, "Q"]:
-    """The rank of each query's match in its row, 1 is best. Args, ties and Raises as `recall_at_k`. Source: reference 1.6."""
+    """The rank of each query's match in its row, 1 is best.
+
+    Args, ties and Raises as `recall_at_k`. Source: reference 1.6.
+    """
     if not len(scores) or scores.shape[0] != scores.shape[1]:
         raise ValueError(f"recall@k needs a square matrix of scores, got shape {tuple(scores.shape)}")
     rows = max(1, CHUNK_SCORES // len(scores))

@@ -30,7 +30,8 @@ def word_window(timing_s: Float[Tensor, "B 2"], steps: int, duration_s: Float[Te
     Returns:
         True inside the window, which is clipped to the audio and contains at least one step.
 
-    Source: reference 1.6. Differs from the reference: a window may start before 0 and may reach the end of the clip (fault 4).
+    Source: reference 1.6. Differs from the reference: a window may start before 0 and may reach the end of the clip
+    (fault 4).
     """
     steps_per_s = steps / duration_s
     first = ((timing_s[:, 0] - WINDOW_MARGIN_S) * steps_per_s).floor().clamp(0, steps - 1)
@@ -76,7 +77,8 @@ def average_precision(scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"]) -
 def precision_of_sorted(scores: Shaped[np.ndarray, "N"], positive: Shaped[np.ndarray, "M"]) -> float:
     """Average precision from sorted scores: the mean of the precision at each positive score.
 
-    Sorting values alone is faster than sorting with indices: 250 million pixels of 150 classes take 8 instead of 26 s on one core.
+    Sorting values alone is faster than sorting with indices: 250 million pixels of 150 classes take 8 instead of 26 s
+    on one core.
 
     Args:
         scores: of all items, ascending.

@@ -1,4 +1,4 @@
-"""Select a threshold on one half of a test set and evaluate it on the other, so that it is not fitted to the items it is judged by.
+"""Select a threshold on one half of a test set and evaluate it on the other half.
 
 Source: our own; the field selects thresholds on the whole test set (reference 1.6).
 """
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def validation_mask(names: Sequence[str]) -> Bool[Tensor, "N"]:
-    """Items on which thresholds are selected: about half of the names, by a hash of the name, so that the split never changes.
+    """The validation half of a test set: about half of the names, by a hash of the name, so that it never changes.
 
     Args:
         names: items that belong together (frames of a video) have the same name.
@@ -28,5 +28,5 @@ def validation_mask(names: Sequence[str]) -> Bool[Tensor, "N"]:
 
 
 def best_threshold(curves: Float[Tensor, "N Q"]) -> int:
-    """Index of the threshold with the largest mean over items, ignoring NaN; the first of equal ones, 0 if all are NaN."""
+    """Index of the threshold with the largest mean over items, ignoring NaN; the first of equal ones, else 0."""
     return int(curves.nanmean(dim=0).nan_to_num(nan=0).argmax())

@@ -1,8 +1,9 @@
 """Compare with the reference on its golden cases: `python -m eval.parity DIR [DIR ...]`
 
-A folder holds cases as NAME.safetensors: inputs `in.*`, weights `state.*`, expected outputs `out.*`, and the metadata entry `case`, JSON with
-"kind" and "params". Prints the largest absolute difference of each case with the tolerance of its kind; exit 1 when one exceeds it. The case of the
-released model needs released_checkpoint_keys.json in the same folder, 3 GB of memory and 15 s.
+A folder holds cases as NAME.safetensors: inputs `in.*`, weights `state.*`, expected outputs `out.*`, and the metadata
+entry `case`, JSON with "kind" and "params". Prints the largest absolute difference of each case with the tolerance of
+its kind; exit 1 when one exceeds it. The case of the released model needs released_checkpoint_keys.json in the same
+folder, 3 GB of memory and 15 s.
 """
 
 from __future__ import annotations

@@ -16,9 +16,11 @@ class Kind(NamedTuple):
     """How a kind of case is computed and compared.
 
     Attributes:
-        compute: (params, tensors) -> the outputs by name, once for each implementation that must agree. Tensors `in.NAME` arrive as `NAME`.
+        compute: (params, tensors) -> the outputs by name, once for each implementation that must agree. Tensors
+            `in.NAME` arrive as `NAME`.
         tolerance: largest absolute difference in float32 (tests/golden/README.md).
-        output_tolerances: of outputs with another tolerance; their differences are reported on the scale of `tolerance`.
+        output_tolerances: of outputs with another tolerance; their differences are reported on the scale of
+            `tolerance`.
         companion: a JSON file in the folder of the case, passed on as `params["keys"]`.
     """
 

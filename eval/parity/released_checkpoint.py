@@ -1,4 +1,4 @@
-"""The golden case of the full-size model: features and scores of one image and one waveform under weights made from their names."""
+"""The golden case of the full-size model: features and scores of one image and one waveform, with generated weights."""
 
 from __future__ import annotations
 
@@ -20,7 +20,10 @@ SAMPLES = 164_200
 
 
 def released_checkpoint(params: dict[str, Any], _tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
-    """Convert the weights and run the model; `params`: `num_heads`, `input_seed`, and `keys`, the shape of every weight by name.
+    """Convert the weights and run the model.
+
+    Args:
+        params: `num_heads`, `input_seed`, and `keys`, the shape of every weight by name.
 
     Source: tests/golden/README.md.
     """

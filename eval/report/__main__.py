@@ -1,4 +1,6 @@
-"""Compare two evaluations: `python -m eval.report compare A B` (A, B: output folders of eval.run, or their metrics.json)
+"""Compare two evaluations: `python -m eval.report compare A B`
+
+A and B are output folders of eval.run, or their metrics.json.
 
 Metrics whose 95 % intervals do not overlap differ by more than the choice of items explains.
 """

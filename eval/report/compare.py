@@ -63,7 +63,10 @@ def _nonempty_settings(content: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _differing_items(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
-    """Counts that differ, of benchmarks in both. A count that only one version of eval.run makes is ignored, except of items left out."""
+    """Counts that differ, of benchmarks in both.
+
+    A count that only one version of eval.run makes is ignored, except of items left out.
+    """
     common = {key.partition("/")[0] for key in one} & {key.partition("/")[0] for key in other}
     keys = [
         key

@@ -25,13 +25,13 @@ METRICS = {
 }
 # Explanation of each baseline, in the order of the legend.
 LEGEND = {
-    "shuffled_prompts": "itself with every picture given another one's prompt (a map that ignores the prompt loses nothing by that)",
+    "shuffled_prompts": "the model with the prompt of another image (a map that ignores the prompt scores the same)",
     "untrained": "the same architecture with random weights",
-    "global_pooling": "its own features averaged before they are compared",
-    "center_prior": "a bump in the middle of every picture",
-    "object_prior": "ImageNet features, which hear nothing",
-    "ogl": "its map mixed with those (0.4 to 0.6, what this field reports)",
-    "chance": "chance",
+    "global_pooling": "the model with features averaged before they are compared",
+    "center_prior": "a bump in the middle of every image",
+    "object_prior": "ImageNet features, which do not depend on the audio",
+    "ogl": "0.4 of the model's map plus 0.6 of the object prior (EZ-VSL)",
+    "chance": "chance level",
 }
 _HEADLINE_BASELINES = ("shuffled_prompts", "untrained", "chance")
 _LEFT_OUT = "left_out_"
@@ -194,19 +194,16 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 def headline(metrics: Mapping[str, float]) -> str:
     """The main result in one sentence."""
     phrases = [
-        f"{prompt}, the model points at the right thing with mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
-        for key, prompt in (
-            ("ade20k_speech/basic/map", "Hearing a spoken word"),
-            ("ade20k_sound/basic/map", "hearing a sound"),
-        )
+        f"{prompt}-prompted segmentation reaches mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
+        for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))
         if key in metrics
     ] or [
-        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are found, cIoU at 0.5"
+        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized (cIoU at 0.5)"
         f"{_headline_baselines(key, metrics)}"
         for key in [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")][:2]
     ]
     text = "; ".join(phrases)
-    return f"{text[0].upper()}{text[1:]}." if text else "What was measured, and what it was measured against."
+    return f"{text[0].upper()}{text[1:]}." if text else "Results of the model and of its baselines."
 
 
 def _headline_baselines(key: str, metrics: Mapping[str, float]) -> str:

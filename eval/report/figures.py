@@ -1,4 +1,4 @@
-"""Pictures of the report and of rendered videos: heatmaps over images, outlines of targets, curves. Arrays in, arrays or text out."""
+"""Images and charts of reports and videos: heatmap overlays, contours of targets, sheets of examples, line charts."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ import numpy as np
 from eval.results import Example
 
 OPACITY = 0.75
-OUTLINE_RGB = (255, 255, 255)
+CONTOUR_RGB = (255, 255, 255)
 PANEL_PX = 160
-HEADING_PX = 22
-INK, PAPER = (20, 20, 20), (255, 255, 255)
+CAPTION_PX = 22
+TEXT_RGB, BACKGROUND_RGB = (20, 20, 20), (255, 255, 255)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heatmap over a picture, more opaque where it is stronger.
+    """Lay a heatmap over an image, with an opacity that grows with its value.
 
     Args:
         image: uint8 [H_px, W_px, 3].
@@ -35,30 +35,30 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colors = _color_table()[(heat * 255).astype(np.uint8)]
     alpha = OPACITY * heat[..., None] ** 0.8
     gray = image.mean(axis=-1, keepdims=True)
-    # The picture is dimmed and half of its colour taken away, so that the map's colours stand out.
-    ground = 0.75 * (0.5 * image + 0.5 * gray)
-    return np.clip(ground * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
+    # A dimmed, half-desaturated image makes the colors of the map stand out.
+    background = 0.75 * (0.5 * image + 0.5 * gray)
+    return np.clip(background * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
 
 
 def draw_contour(image: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Draw the border of a region, one pixel wide outside it and one inside.
+    """Draw the border of a region, one pixel wide on either side.
 
     Args:
         image: uint8 [H_px, W_px, 3].
         target: bool [H_px, W_px], True inside.
     """
     padded = np.pad(target, 1, mode="edge")
-    neighbours = [
+    shifted = [
         padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx]
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
     ]
     drawn = image.copy()
-    drawn[np.any([n != target for n in neighbours], axis=0)] = OUTLINE_RGB
+    drawn[np.any([neighbor != target for neighbor in shifted], axis=0)] = CONTOUR_RGB
     return drawn
 
 
 def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
-    """Enlarge a picture or a map to at least `width_px` by a whole factor; a larger one stays as it is."""
+    """Enlarge an image or map by an integer factor to at least `width_px`; a larger one is returned unchanged."""
     from PIL import Image
 
     factor = max(1, -(-width_px // image.shape[1]))
@@ -75,14 +75,18 @@ def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
 
 
 def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
-    """A row for each example: the picture with the target outlined, the map, each head alone, the target; above it how good it is, and the prompt."""
+    """A row for each example: image with outlined target, heatmap, heatmap of each head, target; with captions."""
     rows = []
     for example in examples:
         image = upscale_integer(example.image, PANEL_PX)
         maps = [upscale_integer(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
         target = upscale_integer(example.target, image.shape[1])
         panels = [draw_contour(image, target), *(overlay(image, heat) for heat in maps)]
-        titles = [f"{example.value}, {example.prompt}", "map", *(f"head {head}" for head in range(len(example.heads)))]
+        titles = [
+            f"{example.value}, {example.prompt}",
+            "heatmap",
+            *(f"head {head}" for head in range(len(example.heads))),
+        ]
         if example.place is None:
             panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
             titles.append("target")
@@ -99,11 +103,11 @@ def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
 
 
 def caption_strip(text: str, width_px: int) -> np.ndarray:
-    """A strip with one line of text, cut where it does not fit."""
+    """A strip with one line of text, clipped to the width."""
     from PIL import Image, ImageDraw, ImageFont
 
-    strip = Image.new("RGB", (width_px, HEADING_PX), PAPER)
-    ImageDraw.Draw(strip).text((3, 3), text, fill=INK, font=ImageFont.load_default(size=13))
+    strip = Image.new("RGB", (width_px, CAPTION_PX), BACKGROUND_RGB)
+    ImageDraw.Draw(strip).text((3, 3), text, fill=TEXT_RGB, font=ImageFont.load_default(size=13))
     return np.asarray(strip)
 
 
@@ -165,7 +169,7 @@ def line_chart(title: str, steps: Sequence[float | int], values: Sequence[float 
 
 @cache
 def _color_table() -> np.ndarray:
-    """float [256, 3], 0 to 255: a perceptual colour map."""
+    """float [256, 3], 0 to 255: a perceptually uniform color map."""
     import matplotlib
 
     return 255 * matplotlib.colormaps["inferno"](np.linspace(0.15, 1.0, 256))[:, :3]

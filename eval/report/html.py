@@ -68,7 +68,7 @@ def _figure(label: str, example: Example) -> Figure:
         upscale_integer(array, IMAGE_WIDTH_PX) for array in (example.image, example.heatmap, example.target)
     )
     panels = [
-        _panel(draw_contour(image, target), f"the picture, {example.prompt} outlined"),
+        _panel(draw_contour(image, target), f"image, {example.prompt} outlined"),
         _panel(overlay(image, heatmap), f"heatmap for {example.prompt}"),
     ]
     mp3 = io.BytesIO()

@@ -42,7 +42,7 @@ def significantly_different(values: Mapping[int, float], others: Mapping[int, fl
 
 
 def format_table(metrics: SeedMetrics, keys: Sequence[str]) -> str:
-    """A Markdown table: a row for each measured variant, a column for each key; bold where it differs from the first variant."""
+    """A Markdown table of variants (rows) and keys (columns); bold: significantly different from the first variant."""
     rows = {name: seeds for name, seeds in metrics.items() if seeds}
     reference = next(iter(rows.values()))
     lines = [
