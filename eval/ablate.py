@@ -118,12 +118,13 @@ def plan_runs(config: AblateConfig) -> list[Run]:
 
 
 def _check_metric(key: str, evaluate: str, benchmarks: Sequence[str]) -> None:
-    """Raises UsageError: a metric of no benchmark that runs. (The exact keys of most benchmarks are known only afterwards.)"""
+    """Raises UsageError: a metric of a benchmark that does not run. Most exact keys are known only after a run."""
     task, _, rest = key.partition("/")
     is_heads_metric = re.fullmatch(r"heads/(pred_dis|act_dis|head_\d+_win_rate)", rest)
     if task not in benchmarks or (task == "disentanglement" and not is_heads_metric):
         raise UsageError(
-            f"metrics={key}: not measured by {evaluate}; allowed is task/variant/metric with the tasks {', '.join(benchmarks)}"
+            f"metrics={key}: not measured by {evaluate}; allowed is task/variant/metric with a task of "
+            f"{', '.join(benchmarks)}"
         )
 
 

@@ -47,7 +47,7 @@ def interruptible(stop_reason: Callable[[], object]) -> Iterator[None]:
 
 @contextmanager
 def init_distributed() -> Iterator[None]:
-    """Inside this block the processes started by `accelerate launch` form a process group; no effect on a single process.
+    """Inside this block the processes started by `accelerate launch` form a process group. A single process needs none.
 
     Raises:
         CommandFailed: another process has ended or does not answer.

@@ -61,7 +61,7 @@ def similarity_matrix(scores: Float[Tensor, "A V"]) -> UInt8[np.ndarray, "H_px W
 
 
 def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
-    """Image-to-audio retrieval of the first gallery images: rank of the matching audio, best results; `*` marks a match."""
+    """Image-to-audio retrieval of the first gallery images: rank of the match, best results (`*`: the match)."""
     reader = ClipReader(gallery.index, *model.inputs)
     rows = []
     for row, scores in enumerate(_scores(model, gallery, TABLE_ROWS).T):

@@ -72,7 +72,7 @@ def bootstrap_counts(items: int, seed: int, group: Int[Tensor, "N"] | None = Non
 
 
 def percentile_interval(values: Float[Tensor, "R"]) -> Interval:
-    """Interval of a metric from its value in each draw; NaN values are ignored, and if all are NaN, both ends are NaN."""
+    """Interval of a metric from its value in each draw, ignoring NaN; NaN for both ends if all values are NaN."""
     return _quantiles(values[~values.isnan()]) if not values.isnan().all() else Interval(torch.nan, torch.nan)
 
 

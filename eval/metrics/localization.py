@@ -36,7 +36,7 @@ def threshold_at_median(maps: Float[Tensor, "N H_px W_px"]) -> Bool[Tensor, "N H
 def threshold_at_area(
     maps: Float[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_px"]
 ) -> Bool[Tensor, "N H_px W_px"]:
-    """The pixels of each map strictly above a threshold that selects about as many as are annotated, or half if none is.
+    """The pixels of each map strictly above a threshold that selects about as many as are annotated (if none, half).
 
     Source: reference 2 (adaptive); half as in the code of the sets' authors. Selecting nothing would credit every map
     with recognizing that nothing sounds.
