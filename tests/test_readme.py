@@ -1,11 +1,11 @@
-"""README.md tells the truth: its tree is the one on disk, its commands exist with these settings, the files it names are there."""
+"""README.md: its commands exist with these settings, its Python runs, the files it names exist, and the repository map is current."""
 
 import importlib.util
 import re
 import shlex
-import subprocess
 
 import pytest
+import repository_map
 from paths import ROOT
 
 from configs import schema
@@ -39,48 +39,15 @@ BARE_WORDS = {
 }  # take folders
 
 
-def _tree() -> dict[str, str]:
-    """Paths of the tree with their descriptions."""
-    (block,) = [text for _, text in BLOCKS if text.startswith("train.py ")]
-    paths, folder = {}, ""
-    for line in block.splitlines():
-        name, _, text = line.strip().partition(" ")
-        if not line.startswith(" "):
-            folder = name if name.endswith("/") else ""
-        if name.endswith("/") and not text:
-            continue
-        paths[(folder + name) if line.startswith(" ") else name] = text.strip()
-    return paths
-
-
 def _commands() -> list[list[str]]:
     """Words of every command in a bash block, comments left out."""
     lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True))]
 
 
-def test_every_path_of_the_tree_is_there_and_said_in_a_line():
-    for path, text in _tree().items():
-        assert (ROOT / path).exists(), path
-        assert len(text) >= 3, path
-
-
-def test_every_file_of_the_house_is_in_the_tree():
-    listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    files = [path for path in listed.stdout.split() if (ROOT / path).exists()]
-    hidden = ("__init__.py", ".ci/", ".gitignore", "README.md", "tests/")
-    missing = [
-        path
-        for path in files
-        if path not in _tree() and not path.endswith(hidden[0]) and not path.startswith(hidden[1:])
-    ]
-    assert not missing
+def test_repository_map_is_up_to_date_and_describes_every_file():
+    assert repository_map.MAP.read_text() == repository_map.render(), "run python tests/support/repository_map.py"
+    assert not [path for path in repository_map.tracked_files() if len(repository_map.description(path)) < 3]
 
 
 def test_nothing_is_left_to_fill_in():

@@ -87,8 +87,8 @@ class PixelMetrics:
     def drawn(self, weights: Float[np.ndarray, "R N"]) -> Figures:
         """The metrics of sets in which each image occurs as often as its weight says.
 
-        Average precision is computed from counts at 512 levels: within 1e-3 of the value over all pixels, usually 1e-4,
-        and exact if there are fewer different relevant scores.
+        The thresholds are those of the full set. Average precision is computed from counts at 512 levels: within 1e-3
+        of the value over all pixels, usually 1e-4, and exact if there are fewer different relevant scores.
         """
         selected, hit = self._at_levels.weighted(weights)
         precision = hit / np.maximum(selected, 1)

@@ -6,7 +6,7 @@ Adding one: its file, its name in UPSAMPLERS, its docs.
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8
 from torch import Tensor
@@ -14,6 +14,7 @@ from torch import Tensor
 from model.upsamplers.bilinear import Bilinear
 
 
+@runtime_checkable
 class UpsamplingWeights(Protocol):
     """The mixing weights of one batch of images; they may be applied to features and maps alike."""
 
@@ -21,6 +22,7 @@ class UpsamplingWeights(Protocol):
         """Upsample N channels or maps of each image."""
 
 
+@runtime_checkable
 class Upsampler(Protocol):
     """Computes mixing weights for a batch of images."""
 

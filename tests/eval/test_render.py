@@ -12,16 +12,17 @@ from configs.schema import RenderConfig
 from eval import render
 from eval.render import heatmaps_over_time, main, render_heatmap_video
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
+from model.encoders.encoder import Encoder, ImageEncoder
 
 
-class _Brightness(nn.Module):
-    patch_size_px, channels = 8, 1
+class _Brightness(ImageEncoder):
+    stride, channels = 8, 1
 
-    def forward(self, frames):
+    def encode_normalized(self, frames):
         return nn.functional.avg_pool2d(frames.mean(dim=1, keepdim=True), 8) + 10, None
 
 
-class _Loudness(nn.Module):
+class _Loudness(Encoder):
     channels = 1
 
     def forward(self, waveform):
