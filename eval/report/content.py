@@ -198,7 +198,7 @@ def headline(metrics: Mapping[str, float]) -> str:
         for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))
         if key in metrics
     ] or [
-        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized (cIoU at 0.5)"
+        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized at cIoU 0.5"
         f"{_headline_baselines(key, metrics)}"
         for key in [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")][:2]
     ]
