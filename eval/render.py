@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -82,7 +83,7 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
             tqdm(shown, desc="video", unit="frame", dynamic_ncols=True, leave=False), maps, strict=True
         ):
             frame = upscale_integer(clip.frames[number], WIDTH_PX)
-            drawn = overlay(frame, _resize(heatmap, frame.shape[:2]))
+            drawn = overlay(frame, _resize(heatmap, (frame.shape[0], frame.shape[1])))
             writer.send(np.ascontiguousarray(drawn[:height_px, :width_px]))
         writer.close()
         temporary.replace(out)
@@ -131,9 +132,8 @@ def heatmaps_over_time(
                 None if audio.cls is None else audio.cls[before // num_steps],
             )
             weight = torch.stack([before + 1 - at, at - before], dim=1).float()
-            maps.append(
-                model.heatmap(map_tensors(image, lambda tensor, rows=rows: tensor[rows]), pair, step_weight=weight)
-            )
+            shown_image = map_tensors(image, partial(torch.index_select, dim=0, index=rows.to(dense.device)))
+            maps.append(model.heatmap(shown_image, pair, step_weight=weight))
     return torch.cat(maps).float().cpu().numpy()
 
 
@@ -205,7 +205,7 @@ def _encode_waveform(model: DenseAV, waveform: Float[np.ndarray, "S"]) -> AudioF
     return concat_features(parts)
 
 
-def _resize(heatmap: Float[np.ndarray, "H W"], size: tuple[int, ...]) -> Float[np.ndarray, "H_px W_px"]:
+def _resize(heatmap: Float[np.ndarray, "H W"], size: tuple[int, int]) -> Float[np.ndarray, "H_px W_px"]:
     import torch
 
     from model.upsamplers.bilinear import resize_maps

@@ -34,8 +34,8 @@ def overlap(predicted: Bool[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_px 
         predicted: True at the pixels that a map selects.
         truth: True at the annotated pixels.
     """
-    counts = [pixels.flatten(1).sum(dim=1).double() for pixels in (predicted, predicted & truth, truth)]
-    return _overlap(*counts, pixels=truth[0].numel())
+    selected, hit, annotated = (mask.flatten(1).sum(dim=1).double() for mask in (predicted, predicted & truth, truth))
+    return _overlap(selected, hit, annotated, truth[0].numel())
 
 
 def overlap_curves(maps: Float[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_px W_px"]) -> Overlap:

@@ -20,7 +20,8 @@ from model.similarity.dense import paired_similarity
 
 def prompted_segmentation(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """AP and IoU of each class, over the whole clip (basic) and over the window of the word (advanced)."""
-    audio, image = (map_tensors(features, Tensor.detach) for features in stored_features(params, tensors))
+    audio, image = stored_features(params, tensors)
+    audio, image = map_tensors(audio, Tensor.detach), map_tensors(image, Tensor.detach)
     mask, labels = tensors["audio_mask"], tensors["labels"]
     volume = paired_similarity(audio, image)
     window = word_window(tensors["word_timing_s"], mask.shape[1], tensors["total_samples"] / params["sample_rate_hz"])

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from model.build import build_denseav
 from model.convert.denseav import convert_state_dict, infer_model_config
-from model.denseav import InputSpec
+from model.encoders.encoder import ImageEncoder
+from model.inputs import InputSpec
 from model.similarity.config import SimilarityConfig
 from model.similarity.dense import pairwise_similarity, similarity_per_head
 
@@ -34,11 +35,13 @@ def released_checkpoint(params: dict[str, Any], _tensors: dict[str, Tensor]) -> 
     state, unused, missing = convert_state_dict(stored, model.state_dict())
     assert not unused and not missing, (unused, missing)
     model.load_state_dict(state, assign=True)
+    image_encoder = model.image_encoder
+    assert isinstance(image_encoder, ImageEncoder)
     random = np.random.RandomState(params["input_seed"])
     frames = torch.from_numpy(random.standard_normal((1, 3, 224, 224)).astype(np.float32))
     waveform = torch.from_numpy((0.1 * random.standard_normal(SAMPLES)).astype(np.float32))[None]
     with torch.no_grad():
-        image = model.project_image(*model.image_encoder.encode_normalized(frames))
+        image = model.project_image(*image_encoder.encode_normalized(frames))
         audio = model.encode_audio(waveform, torch.ones_like(waveform, dtype=torch.bool))
         scores = pairwise_similarity(audio, image, SimilarityConfig())
         by_head = similarity_per_head(audio, image, SimilarityConfig())

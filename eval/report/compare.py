@@ -23,7 +23,7 @@ def format_comparison(a: Path, b: Path) -> str:
     """
     one, other = read_metrics(a), read_metrics(b)
     lines = [_origin("A", a, one), _origin("B", b, other), ""]
-    if differing := diff_configs(*(_nonempty_settings(content) for content in (one, other)), ignore=_NOT_COMPARED):
+    if differing := diff_configs(_nonempty_settings(one), _nonempty_settings(other), _NOT_COMPARED):
         lines += ["settings differ:", *(f"  {line}" for line in differing), ""]
     if items := _differing_items(one["items"], other["items"]):
         lines += [

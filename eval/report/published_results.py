@@ -36,7 +36,7 @@ def published_results() -> tuple[Published, ...]:
     """All published results. Raises CommandFailed: the file is missing."""
     from omegaconf import OmegaConf
 
-    return tuple(Published(**entry) for entry in OmegaConf.create(read_file("published_results.yaml")))
+    return tuple(Published(**entry) for entry in OmegaConf.create(read_file("published_results.yaml")).results)
 
 
 def published_for(keys: Container[str]) -> list[Published]:

@@ -1,4 +1,4 @@
-"""`eval.run` on several real processes: bit-identical metrics of every benchmark, one process writes, all end together."""
+"""`eval.run` on several real processes: bit-identical metrics, one process writes, all end together."""
 
 import json
 import os

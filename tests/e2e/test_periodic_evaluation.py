@@ -148,8 +148,8 @@ def test_failed_evaluation_is_a_warning_and_training_continues(settings, tmp_pat
     )
     found = evaluation.maybe_evaluate(4, model, EvalWeights(None), log)
     assert (
-        f"after step 4, places_retrieval: audio_to_image/recall_at_1 {found['places_retrieval/audio_to_image/recall_at_1']:.3f}, "
-        in capsys.readouterr().out
+        "after step 4, places_retrieval: audio_to_image/recall_at_1 "
+        f"{found['places_retrieval/audio_to_image/recall_at_1']:.3f}, " in capsys.readouterr().out
     )
 
 

@@ -60,7 +60,7 @@ def test_toy_ablation_is_planned_seed_by_seed(monkeypatch):
         (["base_overrides=[steps=1, steps=2]"], "steps is given twice in base_overrides"),
         (
             ["metrics=[foo]"],
-            "metrics=foo: not measured by configs/eval/toy.yaml; allowed is task/variant/metric with a task of ade20k_speech",
+            "metrics=foo: not measured by configs/eval/toy.yaml; allowed is task/variant/metric with a task of ade20k",
         ),
         (["metrics=[disentanglement/heads/pred]"], "metrics=disentanglement/heads/pred: not measured"),
         (["variants=[{name: a, overrides: [model.num_heads=7]}]"], "variants, a: model.num_heads=7 must divide"),

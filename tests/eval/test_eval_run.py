@@ -50,7 +50,8 @@ def world(tmp_path_factory):
 
 def _arguments(world, *more):
     return [
-        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted", f"places_audio={world}/places", f"audioset={world}/audioset",
+        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted",
+        f"places_audio={world}/places", f"audioset={world}/audioset",
         f"benchmarks={ALL}", "gallery_size=11", "batch_size=4", *more,
     ]  # fmt: skip
 
@@ -103,7 +104,10 @@ def test_metrics_do_not_depend_on_the_batch_size(world):
 
 def test_requirements_that_are_not_met_are_printed_and_exit_with_1(world, capsys):
     baseline = "chance/ade20k_sound/basic/map"
-    require = f"requirements=[{{metric: ade20k_sound/basic/map, min: 0.0}}, {{metric: ade20k_sound/basic/map, min: 50, ratio_to: {baseline}}}, {{metric: vggss/a/b}}]"
+    metric = "metric: ade20k_sound/basic/map"
+    require = (
+        f"requirements=[{{{metric}, min: 0.0}}, {{{metric}, min: 50, ratio_to: {baseline}}}, {{metric: vggss/a/b}}]"
+    )
     assert main(load(EvalConfig, _arguments(world, require))) == 1
     printed = capsys.readouterr().out
     assert (
@@ -122,7 +126,8 @@ def test_requirement_compares_with_a_number_a_sum_or_a_multiple():
     config = load(
         EvalConfig,
         [
-            "requirements=[{metric: a, min: 0.2}, {metric: a, min: 0.1, baseline: b}, {metric: a, min: 3, ratio_to: b}, {metric: c}]"
+            "requirements=[{metric: a, min: 0.2}, {metric: a, min: 0.1, baseline: b}, {metric: a, min: 3, ratio_to: b},"
+            " {metric: c}]"
         ],
     )
     outcomes = [check_requirement(requirement, {"a": 0.5, "b": 0.2}) for requirement in config.requirements[:3]]

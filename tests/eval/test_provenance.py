@@ -1,4 +1,4 @@
-"""A second `eval.run` with nothing to do prints the stored results without torch; any change of what they depend on evaluates again."""
+"""A second `eval.run` prints the stored results without torch; a change of anything they depend on evaluates again."""
 
 import json
 import os
@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ def arguments(tmp_path_factory):
 
 
 def _path(arguments, key):
-    return next(a.partition("=")[2] for a in arguments if a.startswith(f"{key}="))
+    return Path(next(a.partition("=")[2] for a in arguments if a.startswith(f"{key}=")))
 
 
 def _is_current(arguments):
@@ -50,19 +51,18 @@ def _is_current(arguments):
 @contextmanager
 def _changed(path, content):
     """Inside this block a file has another content (None: it is missing); afterwards content and times are restored."""
-    from pathlib import Path
-
-    path = Path(path)
     before, stat = path.read_bytes(), path.stat()
     path.unlink() if content is None else path.write_bytes(content)
-    yield
-    path.write_bytes(before)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    try:
+        yield
+    finally:
+        path.write_bytes(before)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def test_second_run_prints_the_same_table_without_torch_and_keeps_exit_code_1(arguments, capsys):
-    metrics = f"{_path(arguments, 'out')}/metrics.json"
-    before = os.stat(metrics).st_mtime_ns
+    metrics = _path(arguments, "out") / "metrics.json"
+    before = metrics.stat().st_mtime_ns
     program = (
         "import sys; from configs.cli import run; from eval.run import main; from configs.schema import EvalConfig\n"
     )
@@ -73,10 +73,10 @@ def test_second_run_prints_the_same_table_without_torch_and_keeps_exit_code_1(ar
     assert (done.returncode, done.stderr) == (1, "")
     assert "places_retrieval/audio_to_image/recall_at_1" in done.stdout and "0 of 1 requirements met" in done.stdout
     assert "nothing to do: same checkpoint, settings, data and code" in done.stdout
-    assert os.stat(metrics).st_mtime_ns == before
+    assert metrics.stat().st_mtime_ns == before
     os.utime(metrics, ns=(0, 0))  # older than the reports: evaluated again
     assert main(load(EvalConfig, arguments)) == 1
-    assert os.stat(metrics).st_mtime_ns > before
+    assert metrics.stat().st_mtime_ns > before
     again = capsys.readouterr().out
     assert done.stdout.partition("nothing to do")[0] == again
 
@@ -88,22 +88,19 @@ def test_changed_settings_are_evaluated_again(arguments, change):
     assert not _is_current([*(a for a in arguments if not a.startswith(f"{key}=")), *change])
 
 
-@pytest.mark.parametrize("file", ["model/model.safetensors", "model/config.json", "model/history.jsonl"])
+@pytest.mark.parametrize("file", ["model.safetensors", "config.json", "history.jsonl"])
 def test_changed_checkpoint_is_evaluated_again(arguments, file):
-    path = f"{_path(arguments, 'checkpoint')}/../{file}"
-    with open(path, "rb") as content:
-        with _changed(path, content.read()[:-1] + b" "):
-            assert not _is_current(arguments)
+    path = _path(arguments, "checkpoint") / file
+    with _changed(path, path.read_bytes()[:-1] + b" "):
+        assert not _is_current(arguments)
     assert _is_current(arguments)
 
 
 def test_averaged_weights_take_the_place_of_the_others(arguments):
     folder = _path(arguments, "checkpoint")
-    shutil.copy(f"{folder}/model.safetensors", f"{folder}/ema.safetensors")
-    with open(f"{folder}/ema.safetensors", "ab") as file:
-        file.write(b" ")
+    (folder / "ema.safetensors").write_bytes((folder / "model.safetensors").read_bytes() + b" ")
     assert not _is_current(arguments)
-    os.unlink(f"{folder}/ema.safetensors")
+    (folder / "ema.safetensors").unlink()
     assert _is_current(arguments)
 
 
@@ -127,14 +124,12 @@ def test_newer_step_of_a_run_folder_is_evaluated_again(arguments, tmp_path):
         assert find_current_results(config, REPORT_FILES) is None
 
 
-@pytest.mark.parametrize("file", ["manifest.json", "tar"])
-def test_changed_data_is_evaluated_again(arguments, file):
+@pytest.mark.parametrize("pattern", ["manifest.json", "*.tar"])
+def test_changed_data_is_evaluated_again(arguments, pattern):
     config = load(EvalConfig, arguments)
-    name = file if file == "manifest.json" else next(n for n in os.listdir(config.places_audio) if n.endswith(".tar"))
-    path = f"{config.places_audio}/{name}"
-    with open(path, "rb") as content:
-        with _changed(path, content.read() + b" "):
-            assert not _is_current(arguments)
+    path = next(Path(config.places_audio).glob(pattern))
+    with _changed(path, path.read_bytes() + b" "):
+        assert not _is_current(arguments)
     assert _is_current(arguments)
     config.places_audio = "s3://bucket/shards"
     assert describe_inputs(config, ROOT)["data"] == "", "remote data cannot be compared"
@@ -149,9 +144,8 @@ def test_changed_source_file_or_package_version_is_evaluated_again(arguments, tm
         with (tmp_path / "eval/metrics/retrieval.py").open("a") as file:
             file.write("# edited\n")
         assert not _is_current(arguments)
-    metrics = f"{_path(arguments, 'out')}/metrics.json"
-    with open(metrics, "rb") as content:
-        stored = json.loads(content.read())
+    metrics = _path(arguments, "out") / "metrics.json"
+    stored = json.loads(metrics.read_bytes())
     stored["about"]["timm"] = "0.0.1"
     with _changed(metrics, json.dumps(stored).encode()):
         assert not _is_current(arguments)
@@ -160,12 +154,12 @@ def test_changed_source_file_or_package_version_is_evaluated_again(arguments, tm
 
 @pytest.mark.parametrize("file", ["metrics.json", "report.html", "report.md"])
 def test_missing_output_is_evaluated_again(arguments, file):
-    with _changed(f"{_path(arguments, 'out')}/{file}", None):
+    with _changed(_path(arguments, "out") / file, None):
         assert not _is_current(arguments)
     assert _is_current(arguments)
 
 
 def test_broken_metrics_file_is_evaluated_again(arguments):
     for content in (b"{", b"{}", b'{"metrics": {}}', b'{"metrics": {}, "requirements": [{"x": 1}]}'):
-        with _changed(f"{_path(arguments, 'out')}/metrics.json", content):
+        with _changed(_path(arguments, "out") / "metrics.json", content):
             assert not _is_current(arguments)
