@@ -120,8 +120,8 @@ def _files(path: Path) -> list[Path]:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested settings."""
-    if isinstance(value, str):
+    """Every text in nested settings that is not empty."""
+    if value and isinstance(value, str):
         yield value
     elif isinstance(value, (list, dict)):
         for item in value.values() if isinstance(value, dict) else value:

@@ -1,4 +1,4 @@
-"""Metrics of a class from counts per image, compared with metrics of all pixels, for the full set and bootstrap draws."""
+"""Metrics of a class from counts per image, compared with metrics of all pixels, also for bootstrap draws."""
 
 import math
 
