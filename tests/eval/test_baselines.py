@@ -107,14 +107,14 @@ def test_global_pooling_reuses_encoded_features_and_restores_the_model(world, mo
     metrics = _evaluate(config, model, benchmarks).metrics
     hook.remove()
     image, audio = benchmarks["audioset_retrieval"].gallery.encode(model)
-    sounds, pictures = mean_pool(audio.dense, image.dense, audio.mask)
+    sounds, pictures = mean_pool(audio, image)
     scores = torch.einsum("akc,vkc->av", sounds, pictures)
     assert metrics["global_pooling/audioset_retrieval/image_to_audio/recall_at_1"] == recall_at_k(scores.T, 1)
     assert metrics["global_pooling/audioset_retrieval/audio_to_image/recall_at_5"] == recall_at_k(scores, 5)
     assert model.similarity_config == settings and len(calls) <= 6  # 9 readable clips of 12 in batches of 2, once
 
 
-def test_settings_come_back_also_when_scoring_fails(model):
+def test_similarity_settings_are_restored_after_an_error(model):
     settings = model.similarity_config
     with pytest.raises(ZeroDivisionError), globally_pooled(model):
         assert model.similarity_config.aggregation == "mean_pool"
