@@ -132,6 +132,6 @@ def _hash_sources() -> str:
     """Of all source files, also uncommitted ones: the same in a git checkout and in an installation."""
     digest = hashlib.sha256()
     for file in sorted(file for package in SOURCES for file in (ROOT / package).rglob("*") if file.is_file()):
-        if file.suffix not in (".pyc", ".so"):
+        if "__pycache__" not in file.parts:
             digest.update(b"%s\0%s\0" % (os.fsencode(file.relative_to(ROOT)), file.read_bytes()))
     return digest.hexdigest()

@@ -80,15 +80,15 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
         assert all(module.training for module in model.modules())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert torch.equal(random, torch.random.get_rng_state())
-        wanted = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
+        expected = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
         if number == 2:
             assert {
                 "chance/ade20k_sound/basic/map",
                 "untrained/places_retrieval/image_to_audio/recall_at_1",
             } <= found.keys()
         else:
-            wanted = {key: value for key, value in wanted.items() if baselines.is_model_metric(key)}
-        assert found == pytest.approx(wanted, abs=1e-6)
+            expected = {key: value for key, value in expected.items() if baselines.is_model_metric(key)}
+        assert found == pytest.approx(expected, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
     assert evaluation.maybe_evaluate(5, model, EvalWeights(ema), log) == {}, "already evaluated"
     assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}

@@ -82,8 +82,8 @@ def test_prior_baselines_equal_the_benchmark_with_their_maps(world, model):
         ("object_prior", prior),
         ("ogl", ObjectGuided(ModelMaps(model), prior)),
     ):
-        wanted = benchmarks["vggss"].evaluate(model, maps=maps).metrics
-        assert {key: metrics[f"{prefix}/vggss/{key}"] for key in wanted} == wanted
+        expected = benchmarks["vggss"].evaluate(model, maps=maps).metrics
+        assert {key: metrics[f"{prefix}/vggss/{key}"] for key in expected} == expected
     assert metrics["object_prior/vggss/median/auc"] != metrics["ogl/vggss/median/auc"] != metrics["vggss/median/auc"]
 
 

@@ -74,8 +74,8 @@ def test_missing_files_and_duplicates_of_localization_are_counted_in_all_files(r
     table.write_text(json.dumps([*rows, next(row for row in rows if row["file"] == pictures[5].stem)]))
     code, written = _evaluate(root, "vggss")
     assert code == 0
-    wanted = {"items": 22, "left_out_no_picture": 1, "left_out_no_sound": 1, "left_out_duplicate": 1}
-    assert {key: written["items"][f"vggss/{key}"] for key in wanted} == wanted
+    expected = {"items": 22, "left_out_no_picture": 1, "left_out_no_sound": 1, "left_out_duplicate": 1}
+    assert {key: written["items"][f"vggss/{key}"] for key in expected} == expected
     for name in ("report.md", "report.html"):
         text = (root / "out" / name).read_text()
         assert "22 items" in text and all(why in text for why in ("1 no picture", "1 no sound", "1 duplicate")), name
@@ -97,8 +97,8 @@ def test_missing_prompt_files_and_empty_classes_are_counted(root):
     write_prompted(root / "prompted", rows=rows)
     code, written = _evaluate(root, "ade20k_speech")
     assert code == 0
-    wanted = {"items": 7, "classes": 3, "classes_without_a_pixel": 1, "left_out_no_prompt_file": 1}
-    assert {key: written["items"][f"ade20k_speech/{key}"] for key in wanted} == wanted
+    expected = {"items": 7, "classes": 3, "classes_without_a_pixel": 1, "left_out_no_prompt_file": 1}
+    assert {key: written["items"][f"ade20k_speech/{key}"] for key in expected} == expected
     text = (root / "out/report.md").read_text()
     assert "7 items" in text and "1 classes without a pixel" in text and "1 no prompt file" in text
 

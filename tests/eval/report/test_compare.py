@@ -195,7 +195,7 @@ def test_command_compares_and_refuses_wrong_arguments(two):
     done = command("compare", *two)
     assert (done.returncode, done.stderr) == (0, "") and "vggss/median/ciou" in done.stdout
     for arguments, message in (
-        (("compare", two[0]), "wanted COMPARE A B"),
+        (("compare", two[0]), "COMPARE A B, on the command line"),
         (("contrast", *two), "unknown action 'contrast', allowed is `compare A B`"),
     ):
         done = command(*arguments)
