@@ -174,7 +174,7 @@ def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | N
     wrapped, wrapped_optimizer = fsdp.prepare(accelerator, model, optimizer)
     wrapped.train()
     # An evaluation that the run was stopped in is repeated.
-    late_metrics = evaluation.after(phase.start, model, eval_weights, run.log) if evaluation else {}
+    late_metrics = evaluation.maybe_evaluate(phase.start, model, eval_weights, run.log) if evaluation else {}
     if late_metrics and on_main:
         run.checkpoints.add_metrics(late_metrics)
     run.meter.restart()
@@ -190,7 +190,7 @@ def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | N
         run.log.step()
         if values:
             run.log.add(run.step, values)
-        metrics = evaluation.after(run.step, model, eval_weights, run.log) if evaluation else {}
+        metrics = evaluation.maybe_evaluate(run.step, model, eval_weights, run.log) if evaluation else {}
         if metrics:
             run.meter.restart()
         if run.step % config.checkpoint.every_steps == 0 or run.step == config.steps:

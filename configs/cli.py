@@ -76,7 +76,8 @@ def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list
 
     # A file may be called lr=1e-4.
     bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
-    if len(bare) != len(positional):
+    variadic = bool(positional) and positional[-1].endswith("...")
+    if len(bare) < len(positional) or (len(bare) > len(positional) and not variadic):
         expected = " ".join(p.upper() for p in positional) or "only key=value arguments"
         raise UsageError(
             f"got {' '.join(map(repr, bare)) or 'nothing'}, expected {expected}, on the command line "

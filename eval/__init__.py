@@ -1,5 +1,9 @@
-"""Evaluation. Reading order: metrics (pure functions), benchmarks (a data set and a metric), run (all of them, with their baselines), results, report and
-figures (what a person reads), render (a video with its heatmap), parity (golden cases of the reference)."""
+"""Evaluation.
+
+metrics/ (pure functions), benchmarks/ (a data set with its metrics), run.py (all benchmarks and their baselines),
+results.py, report/ (HTML, Markdown, comparisons), render.py (heatmap videos), ablate.py, parity/ (golden cases of the
+reference).
+"""
 
 from configs import package_names
 

@@ -1,7 +1,8 @@
-"""What is each part of a model worth? `python -m eval.ablate config=configs/ablate/toy.yaml out=runs/ablation`
+"""Ablation study: `python -m eval.ablate config=configs/ablate/toy.yaml out=runs/ablation`
 
-Trains every variant with every seed (by train.py), measures each (by eval.run), and prints a table: mean over seeds and its 95 % interval; bold where the
-difference from the first variant, seed by seed, has an interval without 0. Interrupted, the same command goes on; what is done is not done again.
+Trains every variant with every seed (train.py), evaluates each (eval.run), and prints a table: mean over seeds with its
+95 % interval; bold: the interval of the seed-by-seed difference from the first variant excludes 0. An interrupted study
+resumes with the same command; finished runs are reused.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
@@ -23,15 +24,13 @@ from configs.schema import EvalConfig, TrainConfig
 from configs.schema.ablate import AblateConfig, VariantConfig
 from configs.validate import validate_train_config
 
-if TYPE_CHECKING:
-    from eval.report.seed_stats import Findings
-
-ROOT = Path(__file__).resolve().parent.parent
+# train.py lies next to the packages, in a checkout and in an installation.
+TRAIN = Path(__file__).resolve().parents[1] / "train.py"
 
 
 @dataclass(frozen=True)
 class Run:
-    """One training and its evaluation: the arguments of both, and the settings that these make."""
+    """One training and its evaluation: the arguments of both commands, and the settings that result."""
 
     variant: str
     seed: int
@@ -51,49 +50,44 @@ class Run:
 
 
 def main(config: AblateConfig) -> int:
-    """Look at all settings, train and measure what is not done yet, write and print the table."""
+    """Check all settings, train and evaluate what is missing, write and print the table."""
     from tqdm import tqdm
 
     from configs.atomic_write import atomic_open
-    from eval.report.seed_stats import table
+    from eval.report.seed_stats import format_table
 
     runs = plan_runs(config)
     check_variants(runs)
-    found: Findings = {variant.name: {} for variant in config.variants}
+    results: dict[str, dict[int, dict[str, float]]] = {variant.name: {} for variant in config.variants}
+    out, table = Path(config.out), ""
     bar = tqdm(runs, unit="run", dynamic_ncols=True)
-    for planned_run in bar:
-        bar.set_description(f"{planned_run.variant}, seed {planned_run.seed}")
-        metrics = _measured(planned_run)
+    for one in bar:
+        bar.set_description(f"{one.variant}, seed {one.seed}")
+        metrics = _read_results(one)
         if metrics is None:
-            _train_and_evaluate(planned_run, str(find_config(config.accelerate, "accelerate")))
-            metrics = _measured(planned_run)
+            _train_and_evaluate(one, str(find_config(config.accelerate, "accelerate")))
+            metrics = _read_results(one)
         if metrics is None:
-            raise CommandFailed(
-                f"{planned_run.folder}: trained and measured, but its metrics.json is of other settings"
-            )
-        unknown = [key for key in config.metrics if key not in metrics and not key.startswith("disentanglement/")]
-        if unknown:
-            raise UsageError(
-                f"metrics={unknown[0]}: not measured by {config.evaluate}; measured are {', '.join(metrics)}"
-            )
-        found[planned_run.variant][planned_run.seed] = metrics
-        written = table(found, config.metrics)
-        for name, text in (
-            ("ablation.json", json.dumps(_as_json(config, found), indent=2) + "\n"),
-            ("ablation.md", written),
-        ):
-            with atomic_open(Path(config.out) / name) as file:
+            raise CommandFailed(f"{one.folder}: metrics.json has other settings than the run that was just evaluated")
+        for key in config.metrics:
+            if key not in metrics and not key.startswith("disentanglement/"):  # not measured of a single head
+                raise UsageError(f"metrics={key}: not measured by {config.evaluate}; allowed are {', '.join(metrics)}")
+        results[one.variant][one.seed] = metrics
+        table = format_table(results, config.metrics)
+        for name, text in (("ablation.json", _to_json(config, results)), ("ablation.md", table)):
+            with atomic_open(out / name) as file:
                 file.write(text.encode())
-    print(written)
-    print(f"table: {Path(config.out) / 'ablation.md'}")
+    print(table)
+    print(f"table: {out / 'ablation.md'}")
     return 0
 
 
 def plan_runs(config: AblateConfig) -> list[Run]:
-    """Every run, all variants of one seed before those of the next, so that an unfinished table compares.
+    """All runs, ordered by seed and then by variant, so that an unfinished table has comparable rows.
 
     Raises:
-        UsageError: a setting that training or evaluation would refuse, two variants of one name or in one folder, nothing to do.
+        UsageError: settings that training or evaluation refuses, two variants with one name or folder, or nothing to
+            do.
     """
     for key in ("train", "evaluate", "out"):
         if not getattr(config, key):
@@ -102,138 +96,139 @@ def plan_runs(config: AblateConfig) -> list[Run]:
         if not getattr(config, key):
             raise UsageError(f"{key}=[]: give at least one")
     if len(set(config.seeds)) < len(config.seeds):
-        raise UsageError(f"seeds={config.seeds}: one is given twice")
+        raise UsageError(f"seeds={config.seeds}: a seed is given twice")
     find_config(config.accelerate, "accelerate")
-    folders: dict[str, str] = {}
+    folders: set[str] = set()
     for variant in config.variants:
-        other = folders.setdefault(_folder_name(variant), variant.name)
-        if (
-            not _folder_name(variant)
-            or other != variant.name
-            or sum(v.name == variant.name for v in config.variants) > 1
-        ):
-            raise UsageError(
-                f"variants: the name {variant.name!r} {'has no letter or digit' if not _folder_name(variant) else 'is not one of its own'}"
-            )
-    runs = [_planned(config, variant, seed) for seed in config.seeds for variant in config.variants]
+        folder = _folder_name(variant)
+        if not folder or folder in folders:
+            problem = "is used twice, or differs only in case or punctuation" if folder else "has no letter or digit"
+            raise UsageError(f"variants: the name {variant.name!r} {problem}")
+        folders.add(folder)
+    runs = [_plan_run(config, variant, seed) for seed in config.seeds for variant in config.variants]
     for one in runs[: len(config.variants)]:
         try:
             validate_train_config(one.train)
         except ValueError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
     for key in config.metrics:
-        _refuse_unknown(key, config.evaluate, runs[0].evaluate.benchmarks)
+        _check_metric(key, config.evaluate, runs[0].evaluate.benchmarks)
     return runs
 
 
-def _refuse_unknown(key: str, evaluate: str, benchmarks: Sequence[str]) -> None:
-    """Raises UsageError: a metric of no benchmark that is measured. (What a benchmark measures, only its run says.)"""
+def _check_metric(key: str, evaluate: str, benchmarks: Sequence[str]) -> None:
+    """Raises UsageError: a metric of a benchmark that does not run. Most exact keys are known only after a run."""
     task, _, rest = key.partition("/")
-    if task not in benchmarks or (
-        task == "disentanglement" and not re.fullmatch(r"heads/(pred_dis|act_dis|head_\d+_win_rate)", rest)
-    ):
+    is_heads_metric = re.fullmatch(r"heads/(pred_dis|act_dis|head_\d+_win_rate)", rest)
+    if task not in benchmarks or (task == "disentanglement" and not is_heads_metric):
         raise UsageError(
-            f"metrics={key}: not measured by {evaluate}, whose benchmarks are {', '.join(benchmarks)}; a metric is called task/variant/metric"
+            f"metrics={key}: not measured by {evaluate}; allowed is task/variant/metric with a task of "
+            f"{', '.join(benchmarks)}"
         )
 
 
 def check_variants(runs: Sequence[Run]) -> None:
-    """Meet, before hours go into the first one, what the training of any variant would refuse.
+    """Check, before hours go into the first variant, that the model and data of every variant can be used.
 
     Raises:
-        UsageError: a model that cannot be built, shards that are not there.
+        UsageError: a model that cannot be built, or missing shards.
     """
     from model.build import build_random_init
-    from model.denseav import InputSpec
+    from model.inputs import InputSpec
     from pipelines.stream.index import DatasetIndex
 
     opened: set[str] = set()
     for one in {one.variant: one for one in runs}.values():
         stream = one.train.stream
+        inputs = InputSpec(stream.image_size_px, stream.clip_duration_s, stream.sample_rate_hz)
         try:
-            build_random_init(
-                one.train.model, InputSpec(stream.image_size_px, stream.clip_duration_s, stream.sample_rate_hz), seed=0
-            )
-            for shards in (source.shards for source in stream.sources if source.shards not in opened):
-                DatasetIndex.open(shards)
-                opened.add(shards)
+            build_random_init(one.train.model, inputs, seed=0)
+            for source in stream.sources:
+                if source.shards not in opened:
+                    DatasetIndex.open(source.shards)
+                    opened.add(source.shards)
         except ValueError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
 
 
-def _planned(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
+def _plan_run(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
     folder = Path(config.out) / _folder_name(variant) / f"seed_{seed}"
-    for changes in (config.base_overrides, variant.overrides):
-        keys = [change.partition("=")[0] for change in changes]
-        if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise UsageError(
-                f"{twice} is given twice in {'base_overrides' if changes is config.base_overrides else f'the variant {variant.name}'}: {changes}"
-            )
-    changes = {change.partition("=")[0]: change for change in [*config.base_overrides, *variant.overrides]}
-    own = [f"seed={seed}", f"out={folder.parent}", f"name={folder.name}", "tracker=none"]
-    refused = sorted(changes.keys() & {"seed", "out", "name", "config"})
-    if refused:
+    overrides = _by_key(config.base_overrides, "base_overrides")
+    overrides |= _by_key(variant.overrides, f"the variant {variant.name}")
+    if reserved := sorted(overrides.keys() & {"seed", "out", "name", "config"}):
         raise UsageError(
-            f"variants, {variant.name}: {changes[refused[0]]} is not for a variant to say; seeds= and out= do"
+            f"variants, {variant.name}: {overrides[reserved[0]]} is not allowed in a variant; use seeds= and out="
         )
-    train = [f"config={config.train}", *(change for key, change in changes.items() if key != "tracker"), *own]
-    evaluate = [
-        f"config={config.evaluate}",
-        f"checkpoint={folder}",
-        f"out={folder}",
-        "baselines=[]",
-        "requirements=[]",
-        "video=",
-    ]
-    return Run(variant.name, seed, folder, train, evaluate)
+    own = {
+        "seed": f"seed={seed}",
+        "out": f"out={folder.parent}",
+        "name": f"name={folder.name}",
+        "tracker": "tracker=none",
+    }
+    return Run(
+        variant.name,
+        seed,
+        folder,
+        [f"config={config.train}", *(overrides | own).values()],
+        [
+            f"config={config.evaluate}",
+            f"checkpoint={folder}",
+            f"out={folder}",
+            "baselines=[]",
+            "requirements=[]",
+            "video=",
+        ],
+    )
+
+
+def _by_key(overrides: Sequence[str], origin: str) -> dict[str, str]:
+    by_key: dict[str, str] = {}
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key in by_key:
+            raise UsageError(f"{key} is given twice in {origin}: {list(overrides)}")
+        by_key[key] = override
+    return by_key
 
 
 def _folder_name(variant: VariantConfig) -> str:
     return "_".join("".join(letter if letter.isalnum() else " " for letter in variant.name.lower()).split())
 
 
-def _measured(planned_run: Run) -> dict[str, float] | None:
-    """The metrics of a run that was trained and measured with these settings."""
-    settings, metrics = planned_run.folder / "config.yaml", planned_run.folder / "metrics.json"
-    if not settings.is_file() or not metrics.is_file() or settings.read_text() != to_yaml(planned_run.train):
+def _read_results(one: Run) -> dict[str, float] | None:
+    """The metrics of a run, if it was trained and evaluated with these settings."""
+    settings, metrics = one.folder / "config.yaml", one.folder / "metrics.json"
+    if not settings.is_file() or not metrics.is_file() or settings.read_text() != to_yaml(one.train):
         return None
     try:
         stored = json.loads(metrics.read_bytes())
-        return stored["metrics"] if stored["about"]["config"] == to_yaml(planned_run.evaluate) else None
+        return stored["metrics"] if stored["about"]["config"] == to_yaml(one.evaluate) else None
     except (ValueError, KeyError, TypeError):
         return None
 
 
-def _train_and_evaluate(planned_run: Run, accelerate: str) -> None:
-    """Train and measure, each in a process of its own, whose words go to `ablation.log`."""
-    launch = [
-        sys.executable,
-        "-m",
-        "accelerate.commands.launch",
-        "--quiet",
-        "--config_file",
-        accelerate,
-        str(ROOT / "train.py"),
-    ]
-    measure = [sys.executable, "-m", "eval.run"]
-    planned_run.folder.mkdir(parents=True, exist_ok=True)
-    log = planned_run.folder / "ablation.log"
-    for command in ([*launch, *planned_run.train_arguments], [*measure, *planned_run.evaluate_arguments]):
+def _train_and_evaluate(one: Run, accelerate: str) -> None:
+    """Train and evaluate in processes of their own, with their output in `ablation.log`."""
+    launch = ["-m", "accelerate.commands.launch", "--quiet", "--config_file", accelerate, str(TRAIN)]
+    one.folder.mkdir(parents=True, exist_ok=True)
+    log = one.folder / "ablation.log"
+    for command in ([*launch, *one.train_arguments], ["-m", "eval.run", *one.evaluate_arguments]):
         with log.open("ab") as file:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False)
-        if done.returncode:
-            said = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
-            raise CommandFailed(
-                f"{planned_run.variant}, seed {planned_run.seed}: {(said or [f'exit {done.returncode}'])[-1]} (all of it in {log})"
+            done = subprocess.run(
+                [sys.executable, *command], stdin=subprocess.DEVNULL, stdout=file, stderr=file, check=False
             )
+        if done.returncode:
+            errors = [line for line in log.read_text(errors="replace").splitlines() if line.startswith("error: ")]
+            reason = errors[-1] if errors else f"exit code {done.returncode}"
+            raise CommandFailed(f"{one.variant}, seed {one.seed}: {reason} (full output: {log})")
 
 
-def _as_json(config: AblateConfig, found: Mapping[str, Mapping[int, Mapping[str, float]]]) -> dict[str, Any]:
-    changes = {variant.name: list(variant.overrides) for variant in config.variants}
-    return {
-        "config": to_yaml(config),
-        "variants": [{"name": name, "overrides": changes[name], "seeds": seeds} for name, seeds in found.items()],
-    }
+def _to_json(config: AblateConfig, results: Mapping[str, Mapping[int, Mapping[str, float]]]) -> str:
+    variants: list[dict[str, Any]] = [
+        {"name": variant.name, "overrides": list(variant.overrides), "seeds": results[variant.name]}
+        for variant in config.variants
+    ]
+    return json.dumps({"config": to_yaml(config), "variants": variants}, indent=2) + "\n"
 
 
 if __name__ == "__main__":

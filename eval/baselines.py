@@ -1,13 +1,15 @@
-"""What every number stands beside, measured in the same run: a number without its baseline says nothing. Keys: FLOOR/task/variant/metric.
+"""Baselines, measured in the same run as the model. Their keys in metrics.json: BASELINE/task/variant/metric.
 
-chance            what luck reaches
-untrained         the same architecture with random weights, also in encoders that began with pre-trained ones
-shuffled_prompts  the model itself, every picture with another one's prompt: a map that ignores the prompt loses nothing by that
-center_prior      maps: a bump in the middle of every picture
-global_pooling   retrieval: the model itself, its features averaged over cells and steps before they are compared. For maps it is no baseline: the mean
-                  over steps of one head's products is the product with the mean
-object_prior      localisation: where things are, whatever sounds (ImageNet features); with it `ogl`, no baseline but what this field
-                  reports: 0.4 of the model's own map, 0.6 of that prior
+chance            chance level
+untrained         the same architecture with random weights, also in encoders that started from pre-trained ones
+shuffled_prompts  the model, each image with the prompt of another one; a map that ignores the prompt scores the same
+center_prior      heatmaps: a bump in the middle of every image
+global_pooling    retrieval: the model, with features averaged over cells and audio frames before they are compared (for
+                  heatmaps this would change nothing: the mean over frames of a head's products is the product with the
+                      mean)
+object_prior      localization: where objects are, whatever the audio (ImageNet features). With it comes `ogl`,
+object-guided
+                  localization (EZ-VSL), which this field reports: 0.4 of the model's own map and 0.6 of that prior
 """
 
 from __future__ import annotations
@@ -24,36 +26,36 @@ if TYPE_CHECKING:
     from eval.results import BenchmarkResult
     from model.denseav import DenseAV
 
-FLOORS = ("chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling", "object_prior")
-# What keys of metrics.json may begin with, and how tables call it.
+BASELINES = ("chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling", "object_prior")
+# Prefixes of keys in metrics.json, and their names in reports.
 PREFIXES = {
-    "shuffled_prompts": "prompts shuffled",
+    "shuffled_prompts": "shuffled prompts",
     "untrained": "untrained",
-    "global_pooling": "global features",
-    "center_prior": "centre prior",
+    "global_pooling": "global pooling",
+    "center_prior": "center prior",
     "object_prior": "object prior",
-    "ogl": "with object prior",
+    "ogl": "object-guided",
     "chance": "chance",
 }
 
 
 def check_baselines(names: list[str]) -> None:
     """Raises UsageError: an unknown baseline."""
-    for baseline in names:
-        if baseline not in FLOORS:
-            raise UsageError(f"baselines: {baseline!r}, allowed are {', '.join(FLOORS)}")
+    for name in names:
+        if name not in BASELINES:
+            raise UsageError(f"baselines: {name!r}, allowed are {', '.join(BASELINES)}")
 
 
 def is_model_metric(key: str) -> bool:
-    """Whether a key of metrics.json is the model's own, not a baseline's."""
+    """Whether a key of metrics.json is a metric of the model, not of a baseline."""
     return key.partition("/")[0] not in PREFIXES
 
 
 class Baselines:
-    """The baselines that need no other model. (`untrained` does: eval.run measures it like the model.)
+    """The baselines that need no second model (`untrained` does: eval.run evaluates it like the model).
 
     Raises:
-        UsageError: the object prior is asked for and its weights are not there.
+        UsageError: the weights of the object prior cannot be loaded.
     """
 
     def __init__(self, config: EvalConfig, benchmarks: Mapping[str, Benchmark]) -> None:
@@ -63,19 +65,21 @@ class Baselines:
         from eval.benchmarks.localization.heatmap_sources import ObjectPrior
 
         self.names, self.prior = frozenset(config.baselines), None
-        if "object_prior" in self.names and any(
-            isinstance(benchmark, Localization) for benchmark in benchmarks.values()
-        ):
+        if "object_prior" in self.names and any(isinstance(b, Localization) for b in benchmarks.values()):
             with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(config.seed)  # random weights, where they are asked for, are those of every rank
+                torch.manual_seed(config.seed)  # object_prior=random: the same weights on every rank
                 self.prior = ObjectPrior(config.object_prior)
 
-    def beside(self, name: str, benchmark: Benchmark, model: DenseAV, own: BenchmarkResult) -> dict[str, float]:
-        """Each baseline that this benchmark has.
+    def measure(self, name: str, benchmark: Benchmark, model: DenseAV, result: BenchmarkResult) -> dict[str, float]:
+        """Measure every baseline that applies to a benchmark.
 
         Args:
-            model: the one that is measured.
-            own: what was measured of it, with chance.
+            name: of the benchmark.
+            model: the model under evaluation.
+            result: its result on this benchmark, with the chance level.
+
+        Returns:
+            Values by `BASELINE/name/variant/metric`.
         """
         from eval.benchmarks.localization.benchmark import Localization
         from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, center_prior
@@ -83,32 +87,33 @@ class Baselines:
         from eval.benchmarks.retrieval.benchmark import Retrieval
         from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
-        found: dict[str, Mapping[str, float]] = {"chance": own.chance} if "chance" in self.names else {}
-        if "shuffled_prompts" in self.names and benchmark.prompted:
-            found["shuffled_prompts"] = benchmark.evaluate(model, shuffled=True).metrics
-        if "center_prior" in self.names and isinstance(benchmark, (Localization, PromptedADE20K)):
-            found["center_prior"] = benchmark.evaluate(model, maps=center_prior).metrics
+        metrics: dict[str, Mapping[str, float]] = {}
+        if "chance" in self.names:
+            metrics["chance"] = result.chance
+        if isinstance(benchmark, (Localization, PromptedADE20K)):
+            if "shuffled_prompts" in self.names:
+                metrics["shuffled_prompts"] = benchmark.evaluate(model, shuffled=True).metrics
+            if "center_prior" in self.names:
+                metrics["center_prior"] = benchmark.evaluate(model, maps=center_prior).metrics
         if self.prior and isinstance(benchmark, Localization):
-            found["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
-            found["ogl"] = benchmark.evaluate(model, maps=ObjectGuided(ModelMaps(model), self.prior)).metrics
-        if (
-            "global_pooling" in self.names
-            and isinstance(benchmark, Retrieval)
-            and model.similarity_config.aggregation not in GLOBAL_AGGREGATIONS
-        ):
+            metrics["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
+            metrics["ogl"] = benchmark.evaluate(model, maps=ObjectGuided(ModelMaps(model), self.prior)).metrics
+        is_global = model.similarity_config.aggregation in GLOBAL_AGGREGATIONS
+        if "global_pooling" in self.names and isinstance(benchmark, Retrieval) and not is_global:
             with globally_pooled(model):
-                found["global_pooling"] = benchmark.evaluate(model).metrics
-        return {
-            f"{baseline}/{name}/{key}": value for baseline, metrics in found.items() for key, value in metrics.items()
-        }
+                metrics["global_pooling"] = benchmark.evaluate(model).metrics
+        return {f"{baseline}/{name}/{key}": value for baseline, of in metrics.items() for key, value in of.items()}
 
 
 @contextmanager
 def globally_pooled(model: DenseAV) -> Iterator[None]:
-    """Inside this block the model compares means over cells and steps (model.similarity.global_pooling.mean_pool); features that are kept stay good."""
-    own = model.similarity_config
-    model.similarity_config = own._replace(aggregation="mean_pool", use_cls=False)
+    """Inside this block the model compares globally pooled features (model.similarity.global_pooling.mean_pool).
+
+    Encoded features stay valid.
+    """
+    config = model.similarity_config
+    model.similarity_config = config._replace(aggregation="mean_pool", use_cls=False)
     try:
         yield
     finally:
-        model.similarity_config = own
+        model.similarity_config = config

@@ -1,7 +1,8 @@
-"""Work on the items of an evaluation, batch by batch, dealt to the ranks of a run and put together again in the order of the items.
+"""Distribute the items of an evaluation over the ranks of a run, batch by batch, and gather the results in order.
 
-Every rank gets all results. Batch i belongs to rank i mod R, so the batches, and with them the last bits of every number, are the same on any number of
-ranks. One process works without a process group. What every rank computes alone from all results (metrics) is the same on each.
+Every rank gets all results. Batch i belongs to rank i mod R, so the batches, and with them the last bits of every
+number, are the same for any number of ranks. Metrics are computed on every rank alike. A single process needs no
+process group.
 """
 
 from __future__ import annotations
@@ -19,34 +20,37 @@ from torch import Tensor, distributed
 from configs.errors import CommandFailed
 from model.distributed import world_size
 
-# How long a rank waits for another one: longer than any of them computes alone.
+# How long a rank waits for the others: longer than any of them computes between two collective calls.
 TIMEOUT_S = 3600.0
 
 Columns = Sequence[Tensor | None]
 
-_heard: ContextVar[Callable[[], object]] = ContextVar("heard", default=lambda: False)
+_stop_reason: ContextVar[Callable[[], object]] = ContextVar("stop_reason", default=lambda: None)
 
 
 class Interrupted(Exception):
-    """Some rank was told to stop; all of them have left their work."""
+    """A rank has a reason to stop; raised on all ranks."""
 
 
 @contextmanager
-def interruptible(local_reason: Callable[[], object]) -> Iterator[None]:
-    """Inside this block `distributed_map` asks before each batch whether this rank should stop, and if one should, all raise Interrupted."""
-    token = _heard.set(local_reason)
+def interruptible(stop_reason: Callable[[], object]) -> Iterator[None]:
+    """Inside this block `distributed_map` raises Interrupted on all ranks as soon as `stop_reason()` is true on one.
+
+    It is called before each batch.
+    """
+    token = _stop_reason.set(stop_reason)
     try:
         yield
     finally:
-        _heard.reset(token)
+        _stop_reason.reset(token)
 
 
 @contextmanager
 def init_distributed() -> Iterator[None]:
-    """Inside this block the processes that `accelerate launch` has started are ranks of one evaluation; one process alone meets nobody.
+    """Inside this block the processes started by `accelerate launch` form a process group. A single process needs none.
 
     Raises:
-        CommandFailed: another process has ended, or does not answer.
+        CommandFailed: another process has ended or does not answer.
     """
     from model.training.launch import create_accelerator, report_lost_peers
 
@@ -60,76 +64,80 @@ def init_distributed() -> Iterator[None]:
 
 
 def rank() -> int:
-    """Which of the ranks this process is: 0 without a process group."""
+    """The rank of this process; 0 without a process group."""
     return distributed.get_rank() if world_size() > 1 else 0
 
 
 def distributed_map(
-    count: int, batch_size: int, work: Callable[[range], Columns], name: str = ""
+    count: int, batch_size: int, function: Callable[[range], Columns], name: str = ""
 ) -> list[Tensor | None]:
-    """What `work` makes of `count` items, on all ranks together; every rank has to call it.
+    """Apply a function to batches of `count` items on all ranks together. Every rank must call it.
 
     Args:
-        count: of items, at least one.
-        batch_size: items at once.
-        work: rows of a batch -> tensors with one entry for each row, or None, always alike. A rank may do a batch that is another one's.
-        name: for the progress bar of the first rank.
+        count: number of items, at least 1.
+        batch_size: items in a batch.
+        function: rows of a batch -> columns, each a tensor with one entry for each row, or None in every batch. A rank
+            without a batch in the last round computes one of another rank's again.
+        name: of the progress bar of the first rank.
 
     Returns:
-        The same tensors with the entries of all items in their order, on the device where `work` left them.
+        The columns for all items in order, on the device of the function's tensors.
 
     Raises:
         Interrupted: see `interruptible`.
-        CommandFailed: `work` has failed on another rank. On that one, whatever it raised.
+        CommandFailed: the function failed on another rank. On the rank where it failed, its own exception.
     """
     from tqdm import tqdm
 
-    starts, ranks = range(0, count, batch_size), world_size()
-    found: list[Tensor | None] = []
-    rounds = range(0, len(starts), ranks)
+    batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
+    ranks = world_size()
+    results: list[Tensor | None] = []
+    rounds = range(0, len(batches), ranks)
     for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
-        start = starts[min(first + rank(), len(starts) - 1)]  # who has none left makes up the numbers
-        own = _run_or_abort(work, range(start, min(start + batch_size, count)))
-        # Filled in as they come: in a list of parts to be joined, all of them would be held twice.
-        found = found or [None if column is None else column.new_empty(count, *column.shape[1:]) for column in own]
-        places = [slice(start, min(start + batch_size, count)) for start in starts[first : first + ranks]]
-        for column, whole in zip(own, found, strict=True):
-            if column is not None:
-                for place, part in zip(
-                    places, _of_all_ranks(column, [place.stop - place.start for place in places]), strict=True
-                ):
-                    whole[place] = part
-    return found
+        columns = _run_or_abort(function, batches[min(first + rank(), len(batches) - 1)])
+        # Filled in place: concatenating a list of parts would hold all of them twice.
+        results = results or [
+            None if column is None else column.new_empty(count, *column.shape[1:]) for column in columns
+        ]
+        gathered = batches[first : first + ranks]
+        for column, result in zip(columns, results, strict=True):
+            if column is not None and result is not None:
+                for rows, part in zip(gathered, _gather(column, list(map(len, gathered))), strict=True):
+                    result[rows.start : rows.stop] = part
+    return results
 
 
-def _run_or_abort(work: Callable[[range], Columns], rows: range) -> Columns:
-    """The rank's own part, if no rank was told to stop and none failed."""
-    stop, made, error = bool(_heard.get()()), (), None
+def _run_or_abort(function: Callable[[range], Columns], rows: range) -> Columns:
+    """This rank's batch, if no rank stops and none fails."""
+    stop, error = bool(_stop_reason.get()()), None
+    columns: Columns = ()
     try:
-        made = () if stop else work(rows)
-    except Exception as raised:  # told to the other ranks, then raised
+        columns = () if stop else function(rows)
+    except Exception as raised:  # raised below, after the other ranks know of it
         error = raised
-    told = [(stop, error is not None)]
+    states = [(stop, error is not None)] * world_size()
     if world_size() > 1:
-        told = [None] * world_size()
-        distributed.all_gather_object(told, (stop, error is not None))
+        distributed.all_gather_object(states, (stop, error is not None))
     if error is not None:
         raise error
-    if any(failed for _, failed in told):
-        raise CommandFailed("another process of the run could not go on with the evaluation, and says why")
-    if any(stops for stops, _ in told):
+    if any(failed for _, failed in states):
+        raise CommandFailed("the evaluation failed on another process; see its error above")
+    if any(stopped for stopped, _ in states):
         raise Interrupted
-    return made
+    return columns
 
 
-def _of_all_ranks(own: Shaped[Tensor, "b ..."], lengths: Sequence[int]) -> list[Tensor]:
-    """The first ranks' batches, of these lengths. Those in the last round differ by one, so all are sent as long as the longest."""
+def _gather(column: Shaped[Tensor, "b ..."], lengths: Sequence[int]) -> list[Tensor]:
+    """The batches of the first ranks, with these lengths.
+
+    All are padded to the longest: those of the last round differ.
+    """
     if world_size() == 1:
-        return [own]
+        return [column]
     device = "cpu" if distributed.get_backend() == "gloo" else torch.accelerator.current_accelerator()
-    sent = torch.zeros(max(lengths), *own.shape[1:], dtype=own.dtype, device=device)
-    sent[: len(own)] = own
+    sent = torch.zeros(max(lengths), *column.shape[1:], dtype=column.dtype, device=device)
+    sent[: len(column)] = column
     as_bytes = sent.view(torch.uint8) if sent.dtype == torch.bool else sent
     parts = [torch.empty_like(as_bytes) for _ in range(world_size())]
     distributed.all_gather(parts, as_bytes)
-    return [part.view(own.dtype)[:length].to(own.device) for part, length in zip(parts, lengths, strict=False)]
+    return [part.view(column.dtype)[:length].to(column.device) for part, length in zip(parts, lengths, strict=False)]

@@ -1,7 +1,8 @@
-"""Evaluation while a model trains: the benchmarks of `python -m eval.run`, by its code, on all ranks, every so many steps.
+"""Evaluation during training: the benchmarks of `python -m eval.run`, on all ranks, every `evaluate.every_steps` steps.
 
-The numbers are those of `eval.run` on the checkpoint of that step: in float32, with the averaged weights where the run has such. Their keys in the history
-and the tracker are `eval/task/variant/metric`. Floors are measured once in a run, the first time.
+The metrics equal those of `eval.run` on the checkpoint of that step: computed in float32, with the averaged weights
+where the run has them. Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured
+once in a run, in its first evaluation.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
 from eval.render import render_heatmap_video
 from eval.run import check_settings, evaluate
-from eval.visualize import media_of
+from eval.visualize import collect_media
 from model.build import build_random_init
 from model.denseav import DenseAV
 from model.training.fsdp import EvalWeights
@@ -34,88 +35,87 @@ PREFIX = "eval/"
 
 
 class PeriodicEvaluation:
-    """The evaluation of a run. Every rank makes one.
+    """The evaluations of a training run. Every rank creates one.
 
     Args:
-        config: of the run; `evaluate.config` names the settings of the evaluation.
-        folder: of the run; the rendered video goes there.
-        heard: whether this rank was told to stop (Preemption.heard); asked before each batch.
+        config: of the run; `evaluate.config` is the path of the evaluation's settings.
+        folder: of the run; gets the heatmap video.
+        stop_reason: true when this rank should stop (Preemption.local_reason); called before each batch.
 
     Raises:
-        UsageError: settings that eval.run would refuse, or data that is not there.
+        UsageError: settings that eval.run refuses, or missing data.
     """
 
-    def __init__(self, config: TrainConfig, folder: Path, local_reason: Callable[[], object]) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, stop_reason: Callable[[], object]) -> None:
         from accelerate.utils import broadcast_object_list
 
-        self.run, self.folder, self.local_reason = config, folder, local_reason
-        # Features of weights that the next steps change are not worth keeping.
+        self.run, self.folder, self.stop_reason = config, folder, stop_reason
+        # The feature cache is off: the next steps change the weights.
         try:
-            self.config = dataclasses.replace(load(EvalConfig, [f"config={config.evaluate.config}"]), features="")
+            settings: EvalConfig = load(EvalConfig, [f"config={config.evaluate.config}"])
+            self.config = dataclasses.replace(settings, feature_cache_dir="")
             check_settings(self.config)
         except UsageError as error:
             raise UsageError(f"evaluate.config={config.evaluate.config}: {error}") from None
-        best, self.benchmarks = config.checkpoint.best_metric, build_benchmarks(self.config)
+        self.benchmarks = build_benchmarks(self.config)
+        best = config.checkpoint.best_metric
         if best and best.partition("/")[0] not in (*self.benchmarks, *PREFIXES):
             raise UsageError(
-                f"checkpoint.best_metric={best}: wanted task/variant/metric of what is evaluated, {', '.join(self.benchmarks)}"
+                f"checkpoint.best_metric={best}: not evaluated by {config.evaluate.config}; "
+                f"allowed is task/variant/metric of {', '.join(self.benchmarks)}"
             )
-        keys = {
-            line["step"]: [key for key in line if key.startswith(PREFIX)]
-            for line in read_history(folder / "history.jsonl")
-        }
-        known = any(
-            key.startswith(tuple(f"{PREFIX}{baseline}/" for baseline in PREFIXES))
-            for own in keys.values()
-            for key in own
-        )
-        self.floors_known, self.measured = broadcast_object_list([known, {step for step, own in keys.items() if own}])
+        steps, baselines = set(), False
+        for line in read_history(folder / "history.jsonl"):
+            keys = [key.removeprefix(PREFIX) for key in line if key.startswith(PREFIX)]
+            steps |= {line["step"]} if keys else set()
+            baselines |= not all(map(is_model_metric, keys))
+        self.has_baselines, self.evaluated_steps = broadcast_object_list([baselines, steps])
         self.baselines = Baselines(self.config, self.benchmarks)
 
-    def after(self, step: int, model: DenseAV, weights: EvalWeights, log: RunLogger) -> dict[str, float]:
-        """Evaluate if it is time to and that has not been done, log what is found and print the model's own figures; every rank has to call it.
+    def maybe_evaluate(self, step: int, model: DenseAV, weights: EvalWeights, log: RunLogger) -> dict[str, float]:
+        """Evaluate if this step is due and not evaluated yet, log and print the metrics. Every rank must call it.
 
-        What cannot be measured is told in one line and ends no training: a clip that the evaluation trips over, scores that are not finite.
+        An evaluation that fails (a clip that cannot be read, scores that are not finite) is a warning; training
+        continues.
 
         Args:
             step: number of finished steps.
-            model: in training; it is left as it was.
-            weights: those of it that are evaluated.
+            model: in training mode; unchanged afterwards.
+            weights: the weights to evaluate.
 
         Returns:
-            The metrics by `task/variant/metric`; {} when it is not time, a rank was told to stop meanwhile, or there are none.
+            The metrics by `task/variant/metric`; {} if the step is not due, a rank should stop, or the evaluation
+            failed.
         """
         due = step > 0 and (step % self.run.evaluate.every_steps == 0 or step == self.run.steps)
-        if not due or step in self.measured:
+        if not due or step in self.evaluated_steps:
             return {}
-        wants_untrained = not self.floors_known and "untrained" in self.config.baselines
+        baselines = None if self.has_baselines else self.baselines
         try:
-            with interruptible(self.local_reason), weights.swapped_into(model), _eval_copy(model) as shown:
-                fresh = partial(self._untrained, shown) if wants_untrained else None
-                results = evaluate(
-                    self.config, self.benchmarks, shown, None if self.floors_known else self.baselines, fresh
+            with interruptible(self.stop_reason), weights.swapped_into(model), _eval_copy(model) as eval_model:
+                untrained = (
+                    partial(self._untrained, eval_model) if baselines and "untrained" in self.config.baselines else None
                 )
-                media = media_of(shown, self.benchmarks, results.examples)._replace(videos=self._videos(shown))
+                results = evaluate(self.config, self.benchmarks, eval_model, baselines, untrained)
+                media = collect_media(eval_model, self.benchmarks, results.examples)
+                media = media._replace(videos=self._videos(eval_model))
         except Interrupted:
             return {}
         except (UsageError, CommandFailed) as error:
             if rank() == 0 or isinstance(error, UsageError):
-                tqdm.write(f"warning: no evaluation after step {step}: {error}; the training goes on", file=sys.stderr)
+                tqdm.write(
+                    f"warning: evaluation after step {step} failed: {error}; training continues", file=sys.stderr
+                )
             return {}
-        self.floors_known = True
-        self.measured.add(step)
+        self.has_baselines = True
+        self.evaluated_steps.add(step)
         log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
         log.log_media(step, media)
         if rank() == 0:
             for task in self.benchmarks:
-                own = {
-                    key.partition("/")[2]: value
-                    for key, value in results.metrics.items()
-                    if is_model_metric(key) and key.startswith(f"{task}/")
-                }
-                tqdm.write(
-                    f"after step {step}, {task}: " + ", ".join(f"{key} {value:.3f}" for key, value in own.items())
-                )
+                own = {key: value for key, value in results.metrics.items() if key.startswith(f"{task}/")}
+                text = ", ".join(f"{key.partition('/')[2]} {value:.3f}" for key, value in own.items())
+                tqdm.write(f"after step {step}, {task}: {text}")
         return results.metrics
 
     def _videos(self, model: DenseAV) -> dict[str, Path]:
@@ -129,14 +129,13 @@ class PeriodicEvaluation:
 
     def _untrained(self, model: DenseAV) -> DenseAV:
         """The same architecture with random weights."""
-        return (
-            build_random_init(self.run.model, model.inputs, self.config.seed).eval().to(next(model.parameters()).device)
-        )
+        untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()
+        return untrained.to(next(model.parameters()).device)
 
 
 @contextmanager
 def _eval_copy(model: DenseAV) -> Iterator[DenseAV]:
-    """The model in evaluation mode, as an object of its own: what benchmarks keep of it goes with the block, and does not serve for other weights."""
+    """A shallow copy in evaluation mode: features that benchmarks cache by object are not reused for later weights."""
     try:
         yield copy.copy(model).eval()
     finally:

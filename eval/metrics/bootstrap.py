@@ -1,4 +1,4 @@
-"""How far a number would move with other items of the same kind: bootstrap intervals, percentiles over sets drawn from the items with replacement.
+"""Bootstrap intervals: percentiles of a metric over sets of items drawn with replacement.
 
 Source: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979. The reference reports no intervals.
 """
@@ -13,11 +13,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 RESAMPLES = 1000
-SHARE = 0.95
+CONFIDENCE = 0.95
 
 
 class Interval(NamedTuple):
-    """The middle 95 % of the resampled values."""
+    """The central 95 % of the resampled values."""
 
     low: float
     high: float
@@ -27,57 +27,57 @@ def mean_interval(values: Float[Tensor, "N"], seed: int, group: Int[Tensor, "N"]
     """Interval of a mean.
 
     Args:
-        values: one for each item; NaN ones are not counted.
-        seed: of the drawing.
-        group: items with the same number are drawn together (pictures of one video); None: each alone.
+        values: one for each item; NaN values are ignored.
+        seed: of the draws.
+        group: items with the same number are drawn together (frames of one video); None: each item alone.
 
     Returns:
-        NaN for both ends where nothing is to be counted.
+        NaN for both ends if all values are NaN.
     """
     values = values.double().cpu()
-    counted = ~values.isnan()
-    if not counted.any():
+    valid = ~values.isnan()
+    if not valid.any():
         return Interval(torch.nan, torch.nan)
-    number = _numbered(group, len(values))[counted].unique(return_inverse=True)[1]
-    sizes, sums = number.bincount(), number.bincount(weights=values[counted])
+    index = _group_index(group, len(values))[valid].unique(return_inverse=True)[1]
+    sizes, sums = index.bincount(), index.bincount(weights=values[valid])
     draws = _draws(len(sizes), seed)
-    return _middle(sums[draws].sum(dim=1) / sizes[draws].sum(dim=1))
+    return _quantiles(sums[draws].sum(dim=1) / sizes[draws].sum(dim=1))
 
 
 def interval(
     statistic: Callable[[Int[Tensor, "M"]], float], items: int, seed: int, group: Int[Tensor, "N"] | None = None
 ) -> Interval:
-    """Interval of any number that a set of items has, at the cost of computing it 1,000 times.
+    """Interval of any statistic of a set of items, which is computed 1,000 times.
 
     Args:
-        statistic: the number of the items whose rows it is given; a row may come more than once.
-        items, seed, group: as in `mean_interval`.
+        statistic: a function of the rows of the drawn items; a row may occur more than once.
+        items: number of items.
+        seed, group: as in `mean_interval`.
     """
-    number = _numbered(group, items)
-    rows_of = number.argsort(stable=True).split(number.bincount().tolist())
-    return _middle(
-        torch.tensor(
-            [statistic(torch.cat([rows_of[drawn] for drawn in draw])) for draw in _draws(len(rows_of), seed)],
-            dtype=torch.float64,
-        )
-    )
+    index = _group_index(group, items)
+    rows = index.argsort(stable=True).split(index.bincount().tolist())
+    values = [statistic(torch.cat([rows[number] for number in draw])) for draw in _draws(len(rows), seed)]
+    return _quantiles(torch.tensor(values, dtype=torch.float64))
 
 
 def bootstrap_counts(items: int, seed: int, group: Int[Tensor, "N"] | None = None) -> Float[Tensor, "R N"]:
-    """How often each item is in each of 1,000 draws, for numbers that follow from weighted counts. Args as `interval`; the same draws."""
-    number = _numbered(group, items)
-    groups = int(number.max()) + 1
+    """How often each item occurs in each of 1,000 draws, for metrics of weighted items.
+
+    Arguments and draws are those of `interval`.
+    """
+    index = _group_index(group, items)
+    groups = int(index.max()) + 1
     draws = _draws(groups, seed) + groups * torch.arange(RESAMPLES)[:, None]
-    return draws.flatten().bincount(minlength=RESAMPLES * groups).view(RESAMPLES, groups)[:, number].float()
+    return draws.flatten().bincount(minlength=RESAMPLES * groups).view(RESAMPLES, groups)[:, index].float()
 
 
 def percentile_interval(values: Float[Tensor, "R"]) -> Interval:
-    """The interval of a number from its values in each draw; draws in which it has none (NaN) are not counted, and none at all gives NaN."""
-    return _middle(values[~values.isnan()]) if not values.isnan().all() else Interval(torch.nan, torch.nan)
+    """Interval of a metric from its value in each draw, ignoring NaN; NaN for both ends if all values are NaN."""
+    return _quantiles(values[~values.isnan()]) if not values.isnan().all() else Interval(torch.nan, torch.nan)
 
 
-def _numbered(group: Int[Tensor, "N"] | None, items: int) -> Int[Tensor, "N"]:
-    """Groups as numbers from 0 on, without gaps."""
+def _group_index(group: Int[Tensor, "N"] | None, items: int) -> Int[Tensor, "N"]:
+    """Groups numbered from 0 without gaps."""
     return torch.arange(items) if group is None else group.unique(return_inverse=True)[1].cpu()
 
 
@@ -85,6 +85,6 @@ def _draws(groups: int, seed: int) -> Int[Tensor, "R G"]:
     return torch.randint(groups, (RESAMPLES, groups), generator=torch.Generator().manual_seed(seed))
 
 
-def _middle(values: Float[Tensor, "R"]) -> Interval:
-    low, high = values.quantile(values.new_tensor([(1 - SHARE) / 2, (1 + SHARE) / 2])).tolist()
+def _quantiles(values: Float[Tensor, "R"]) -> Interval:
+    low, high = values.quantile(values.new_tensor([(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])).tolist()
     return Interval(low, high)

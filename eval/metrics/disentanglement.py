@@ -1,4 +1,4 @@
-"""Do two heads divide the work, one for speech, one for other sounds?"""
+"""Disentanglement of two heads: does one respond to speech and the other to other sounds?"""
 
 from __future__ import annotations
 
@@ -13,82 +13,88 @@ from eval.metrics.segmentation import average_precision
 
 
 class Disentanglement(NamedTuple):
-    """`pred_dis`: how well a head's score predicts the source; `act_dis`: how silent a head is on the other source. Both 0 to 1, 1 is best."""
+    """`pred_dis`: how well a head's score predicts the source; `act_dis`: how inactive a head is on the other source.
+
+    Both 0 to 1, higher is better.
+    """
 
     pred_dis: float
     act_dis: float
 
 
 def disentanglement(speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"]) -> Disentanglement:
-    """Both figures, each for the better of the two ways to give a source to each of K = 2 heads.
+    """Both metrics, each for the better of the two assignments of sources to K = 2 heads.
 
     Args:
-        speech: each head's score of the matching pairs of speech; sound: likewise.
+        speech: score of each head for matching pairs with speech.
+        sound: likewise with other sounds.
 
     Raises:
-        ValueError: K is not 2, or a source without items.
+        ValueError: K is not 2, or a source has no items.
 
     Source: reference 1.6.
     """
     if speech.shape[1] != 2 or sound.shape[1] != 2 or not len(speech) or not len(sound):
         raise ValueError(
-            f"disentanglement needs 2 heads and items of both sources, got {tuple(speech.shape)} and {tuple(sound.shape)}"
+            f"disentanglement needs 2 heads and items of both sources, got scores of shape {tuple(speech.shape)} and "
+            f"{tuple(sound.shape)}"
         )
     both = torch.cat([speech, sound])
     low, high = both.min(dim=0).values, both.max(dim=0).values
     both = (both - low) / (high - low).clamp(min=torch.finfo(both.dtype).tiny)
     is_speech = torch.arange(len(both), device=both.device) < len(speech)
-    sources = (is_speech, ~is_speech)
     pred, act = [], []
-    for heads in ((0, 1), (1, 0)):
-        pred.append(
-            sum(average_precision(both[:, head], source) for head, source in zip(heads, sources, strict=True)) / 2
-        )
-        act.append(
-            sum(1 - both[source, 1 - head].mean().item() for head, source in zip(heads, sources, strict=True)) / 2
-        )
+    for speech_head, sound_head in ((0, 1), (1, 0)):
+        ap_speech = average_precision(both[:, speech_head], is_speech)
+        pred.append((ap_speech + average_precision(both[:, sound_head], ~is_speech)) / 2)
+        off_speech = 1 - both[is_speech, sound_head].mean().item()
+        act.append((off_speech + (1 - both[~is_speech, speech_head].mean().item())) / 2)
     return Disentanglement(max(pred), max(act))
 
 
 def disentanglement_intervals(
     speech: Float[Tensor, "N K"], sound: Float[Tensor, "M K"], seed: int
 ) -> dict[str, Interval]:
-    """95 % intervals of both figures, by name: items of each source are drawn again, as many as there are; scaling and assignment are those of the draw.
+    """95 % bootstrap intervals of both metrics, by name. Items are resampled within each source.
+
+    Scaling and assignment are recomputed for each draw.
 
     Args:
         speech, sound: as in `disentanglement`.
         seed: of the draws.
 
-    Source: our own; the figures as in `disentanglement`.
+    Source: our own.
     """
     both = torch.cat([speech, sound]).double().cpu()
     is_speech = torch.arange(len(both)) < len(speech)
     weights = torch.cat([bootstrap_counts(len(speech), seed), bootstrap_counts(len(sound), seed + 1)], dim=1).double()
     pred, act = [], []
-    for heads in ((0, 1), (1, 0)):
-        sources = list(zip(heads, (is_speech, ~is_speech), strict=True))
-        pred.append(sum(_drawn_precision(both[:, head], source, weights) for head, source in sources) / 2)
-        act.append(sum(1 - _drawn_mean(both[:, 1 - head], source, weights) for head, source in sources) / 2)
-    values = Disentanglement(torch.maximum(*pred), torch.maximum(*act))
-    return {name: percentile_interval(value) for name, value in values._asdict().items()}
+    for speech_head, sound_head in ((0, 1), (1, 0)):
+        ap_speech = _resampled_ap(both[:, speech_head], is_speech, weights)
+        pred.append((ap_speech + _resampled_ap(both[:, sound_head], ~is_speech, weights)) / 2)
+        off_speech = 1 - _resampled_mean(both[:, sound_head], is_speech, weights)
+        act.append((off_speech + (1 - _resampled_mean(both[:, speech_head], ~is_speech, weights))) / 2)
+    names = Disentanglement._fields
+    return {n: percentile_interval(torch.maximum(*v)) for n, v in zip(names, (pred, act), strict=True)}
 
 
-def _drawn_precision(
+def _resampled_ap(
     scores: Float[Tensor, "N"], relevant: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]
 ) -> Float[Tensor, "R"]:
-    """Average precision of sets in which each item comes as often as its weight says."""
+    """Average precision of sets in which each item occurs as often as its weight says."""
     scores, order = scores.sort(descending=True)
-    last_of_its_value = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])
-    kept, found = (w.cumsum(dim=1)[:, last_of_its_value] for w in (weights[:, order], (weights * relevant)[:, order]))
-    gained = found.diff(dim=1, prepend=found.new_zeros(len(found), 1))
-    return (gained * found / kept.clamp(min=1)).sum(dim=1) / found[:, -1]
+    last = torch.cat([scores[1:] != scores[:-1], scores.new_ones(1, dtype=torch.bool)])  # of each run of equal scores
+    positive, hit = (w.cumsum(dim=1)[:, last] for w in (weights[:, order], (weights * relevant)[:, order]))
+    gained = hit.diff(dim=1, prepend=hit.new_zeros(len(hit), 1))
+    return (gained * hit / positive.clamp(min=1)).sum(dim=1) / hit[:, -1]
 
 
-def _drawn_mean(
-    scores: Float[Tensor, "N"], counted: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]
+def _resampled_mean(
+    scores: Float[Tensor, "N"], selected: Bool[Tensor, "N"], weights: Float[Tensor, "R N"]
 ) -> Float[Tensor, "R"]:
-    """Mean of some of the items, scaled by the smallest and largest of the draw."""
+    """Mean of the selected items, scaled by the smallest and largest score of the draw."""
     low, high = (torch.where(weights > 0, scores, worst) for worst in (torch.inf, -torch.inf))
     low, high = low.amin(dim=1), high.amax(dim=1)
-    own = weights * counted
-    return ((own @ scores) / own.sum(dim=1) - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny)
+    selected_weights = weights * selected
+    mean = (selected_weights @ scores) / selected_weights.sum(dim=1)
+    return (mean - low) / (high - low).clamp(min=torch.finfo(scores.dtype).tiny)

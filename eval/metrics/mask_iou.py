@@ -1,4 +1,4 @@
-"""Overlap of a heatmap with an exact mask: intersection over union and F-score of each picture, also at 255 thresholds at once.
+"""Overlap of a heatmap with an exact mask: IoU and F-score of each image, at one or at 255 thresholds.
 
 Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022 (AVSBench).
 """
@@ -13,58 +13,60 @@ from torch import Tensor
 
 BETA_SQUARED = 0.3
 LEVELS = 255
-# The threshold of 0.5 among them.
+# Index of the threshold 0.5.
 HALF = LEVELS // 2
 
 
 class Overlap(NamedTuple):
-    """0 to 1. `iou` of a picture without an annotated pixel is the share of its pixels left dark; its `f_score` is NaN: it is not counted."""
+    """Both 0 to 1.
+
+    For an image without an annotated pixel, `iou` is the fraction of pixels not selected and `f_score` is NaN.
+    """
 
     iou: Float[Tensor, "*items"]
     f_score: Float[Tensor, "*items"]
 
 
-def overlap(kept: Bool[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_px W_px"]) -> Overlap:
-    """Of each picture, given the pixels a map claims."""
-    annotated = truth.flatten(1).sum(dim=1).double()
-    return _overlap(
-        kept.flatten(1).sum(dim=1).double(), (kept & truth).flatten(1).sum(dim=1).double(), annotated, truth[0].numel()
-    )
+def overlap(predicted: Bool[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_px W_px"]) -> Overlap:
+    """Overlap of each image.
+
+    Args:
+        predicted: True at the pixels that a map selects.
+        truth: True at the annotated pixels.
+    """
+    selected, hit, annotated = (mask.flatten(1).sum(dim=1).double() for mask in (predicted, predicted & truth, truth))
+    return _overlap(selected, hit, annotated, truth[0].numel())
 
 
 def overlap_curves(maps: Float[Tensor, "N H_px W_px"], truth: Bool[Tensor, "N H_px W_px"]) -> Overlap:
-    """Of each picture at each threshold 0, 1/254, ..., 1; pixels at or above it count.
+    """Overlap of each image at each threshold 0, 1/254, ..., 1; pixels at or above it are selected.
 
     Args:
         maps: 0 to 1.
+        truth: True at the annotated pixels.
 
     Returns:
         Both [N, 255].
     """
     thresholds = torch.linspace(0, 1, LEVELS, device=maps.device, dtype=maps.dtype)
-    # The place of a pixel says how many thresholds it reaches, so counts of places, added up from the end, are the pixels kept at each.
-    place = (
-        torch.bucketize(maps.flatten(1), thresholds, right=True)
-        + (LEVELS + 1) * torch.arange(len(maps), device=maps.device)[:, None]
-    )
-    every, hit = (_kept_at_each(pixels, len(maps)) for pixels in (place.flatten(), place[truth.flatten(1)]))
-    return _overlap(every, hit, truth.flatten(1).sum(dim=1, keepdim=True).double(), truth[0].numel())
+    # The bucket of a pixel is the number of thresholds it reaches; a cumulative sum from the top counts pixels at or
+    # above each.
+    image = torch.arange(len(maps), device=maps.device)[:, None]
+    bucket = torch.bucketize(maps.flatten(1), thresholds, right=True) + (LEVELS + 1) * image
+    predicted, hit = (_counts_at_levels(buckets, len(maps)) for buckets in (bucket.flatten(), bucket[truth.flatten(1)]))
+    return _overlap(predicted, hit, truth.flatten(1).sum(dim=1, keepdim=True).double(), truth[0].numel())
 
 
-def _kept_at_each(place: Tensor, pictures: int) -> Float[Tensor, "N 255"]:
-    counts = torch.bincount(place, minlength=pictures * (LEVELS + 1)).view(pictures, LEVELS + 1)
+def _counts_at_levels(buckets: Tensor, images: int) -> Float[Tensor, "N 255"]:
+    counts = torch.bincount(buckets, minlength=images * (LEVELS + 1)).view(images, LEVELS + 1)
     return counts.flip(1).cumsum(dim=1).flip(1)[:, 1:].double()
 
 
-def _overlap(kept: Tensor, hit: Tensor, annotated: Tensor, pixels: int) -> Overlap:
-    """From counts of pixels."""
-    nothing_there = (annotated == 0).expand_as(kept)
-    iou = torch.where(nothing_there, (pixels - kept) / pixels, hit / (annotated + kept - hit).clamp(min=1))
-    precision, recall = hit / kept.clamp(min=1), hit / annotated.clamp(min=1)
-    f_score = (
-        (1 + BETA_SQUARED)
-        * precision
-        * recall
-        / (BETA_SQUARED * precision + recall).clamp(min=torch.finfo(hit.dtype).tiny)
-    )
-    return Overlap(iou, f_score.masked_fill(nothing_there, torch.nan))
+def _overlap(predicted: Tensor, hit: Tensor, annotated: Tensor, pixels: int) -> Overlap:
+    """Overlap from numbers of pixels: selected, correctly selected, annotated, all."""
+    empty = (annotated == 0).expand_as(predicted)
+    iou = torch.where(empty, (pixels - predicted) / pixels, hit / (annotated + predicted - hit).clamp(min=1))
+    precision, recall = hit / predicted.clamp(min=1), hit / annotated.clamp(min=1)
+    denominator = (BETA_SQUARED * precision + recall).clamp(min=torch.finfo(hit.dtype).tiny)
+    f_score = (1 + BETA_SQUARED) * precision * recall / denominator
+    return Overlap(iou, f_score.masked_fill(empty, torch.nan))

@@ -1,6 +1,6 @@
-"""A threshold is a setting: chosen on the very items it is judged by, it flatters. Here it can be chosen on one half of a set and judged on the other.
+"""Select a threshold on one half of a test set and evaluate it on the other half.
 
-Source: our own; the field chooses on the test set (reference 1.6).
+Source: our own; the field selects thresholds on the whole test set (reference 1.6).
 """
 
 from __future__ import annotations
@@ -14,9 +14,13 @@ from torch import Tensor
 
 
 def validation_mask(names: Sequence[str]) -> Bool[Tensor, "N"]:
-    """Which items a threshold is chosen on: about half of the names, by a hash of the name, so that it is the same half everywhere and for ever.
+    """The validation half of a test set: about half of the names, by a hash of the name, so that it never changes.
 
-    Items that belong together (frames of a video) get the same name.
+    Args:
+        names: items that belong together (frames of a video) have the same name.
+
+    Returns:
+        True for the validation half.
     """
     return torch.tensor(
         [hashlib.blake2b(name.encode(), digest_size=1).digest()[0] < 128 for name in names], dtype=torch.bool
@@ -24,5 +28,5 @@ def validation_mask(names: Sequence[str]) -> Bool[Tensor, "N"]:
 
 
 def best_threshold(curves: Float[Tensor, "N Q"]) -> int:
-    """The place of the threshold with the largest mean over items, the first of equal ones; NaN items are not counted, and none at all gives 0."""
+    """Index of the threshold with the largest mean over items, ignoring NaN; the first of equal ones, else 0."""
     return int(curves.nanmean(dim=0).nan_to_num(nan=0).argmax())

@@ -1,1 +1,4 @@
-"""Golden cases of the reference implementations: cases.py runs and compares them, released_checkpoint.py the full-size model."""
+"""Golden cases of the reference implementations.
+
+cases.py reads and compares them, registry.py lists their kinds, the other files compute them.
+"""

@@ -1,1 +1,5 @@
-"""Reports: content.py (what is shown), html.py and markdown.py (how), compare.py and seed_stats.py (several evaluations), figures.py."""
+"""Reports of evaluations.
+
+content.py (what they show), html.py and markdown.py with the templates report.html.j2 and report.md.j2 (how), write.py
+(the files), figures.py (images and charts), compare.py and seed_stats.py (several evaluations), published_results.py.
+"""

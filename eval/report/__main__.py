@@ -1,4 +1,6 @@
-"""Compare two evaluations: `python -m eval.report compare A B` (A, B: folders that eval.run wrote to, or their metrics.json).
+"""Compare two evaluations: `python -m eval.report compare A B`
+
+A and B are output folders of eval.run, or their metrics.json.
 
 Metrics whose 95 % intervals do not overlap differ by more than the choice of items explains.
 """
@@ -18,7 +20,7 @@ def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: AR
     from eval.report.compare import format_comparison
 
     if action != "compare":
-        raise UsageError(f"{action!r}: allowed is compare A B, on the command line")
+        raise UsageError(f"unknown action {action!r}, allowed is `compare A B`, on the command line")
     print(format_comparison(Path(a), Path(b)))
 
 

@@ -1,103 +1,102 @@
-"""Two evaluations side by side: which number changed, by how much, and whether that is more than other items would change it."""
+"""Compare two evaluations: how much each metric changed, and whether its 95 % intervals overlap."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from configs.load import diff_configs
 from eval.baselines import is_model_metric
-from eval.metrics_file import read_metrics
+from eval.results import read_metrics
 
-# Which model it is and where it was written is said elsewhere.
-_NOT_SETTINGS = ("checkpoint", "out", "requirements")
+# Settings that differ by nature: which model, written where.
+_NOT_COMPARED = ("checkpoint", "out", "requirements")
 
 
 def format_comparison(a: Path, b: Path) -> str:
-    """The text of a comparison of two metrics.json, or of the folders they lie in.
+    """The comparison of two metrics.json, or of the folders that hold them, as text.
 
     Raises:
         UsageError: a file that is missing or broken.
     """
     one, other = read_metrics(a), read_metrics(b)
-    lines = [*(_origin(name, place, content) for name, place, content in (("A", a, one), ("B", b, other))), ""]
-    settings = diff_configs(
-        *(
-            {key: value for key, value in _settings(content).items() if value not in ("", [])}
-            for content in (one, other)
-        ),
-        _NOT_SETTINGS,
-    )
-    if settings:
-        lines += ["settings differ:", *(f"  {line}" for line in settings), ""]
-    if items := _other_items(one["items"], other["items"]):
+    lines = [_origin("A", a, one), _origin("B", b, other), ""]
+    if differing := diff_configs(_nonempty_settings(one), _nonempty_settings(other), _NOT_COMPARED):
+        lines += ["settings differ:", *(f"  {line}" for line in differing), ""]
+    if items := _differing_items(one["items"], other["items"]):
         lines += [
-            "!! NOT THE SAME ITEMS: differences below may come from them alone",
+            "!! DIFFERENT ITEMS: this alone may explain the differences below",
             *(f"!! {line}" for line in items),
             "",
         ]
-    both = sorted((key for key in one["metrics"] if key in other["metrics"]), key=lambda key: not is_model_metric(key))
-    lines += _table(both, one, other) if both else ["no metric is in both"]
-    for name, has, lacks in (("A", one, other), ("B", other, one)):
-        if alone := [key for key in has["metrics"] if key not in lacks["metrics"]]:
-            lines += ["", f"only in {name}:", *(f"  {key} {has['metrics'][key]:.3f}" for key in alone)]
+    common = sorted(one["metrics"].keys() & other["metrics"].keys(), key=lambda key: (not is_model_metric(key), key))
+    lines += _table(common, one, other) if common else ["no metric in common"]
+    for name, content, rest in (("A", one, other), ("B", other, one)):
+        if only := [key for key in content["metrics"] if key not in rest["metrics"]]:
+            lines += ["", f"only in {name}:", *(f"  {key} {content['metrics'][key]:.3f}" for key in only)]
     return "\n".join(lines)
 
 
-def _origin(name: str, place: Path, content: Mapping[str, Any]) -> str:
-    about, settings = content["about"], _settings(content)
-    told = [
-        settings.get("checkpoint", ""),
-        about.get("date", ""),
-        f"commit {about['commit'][:12]}" if "commit" in about else "",
-    ]
-    return f"{name}: {place}" + "".join(f", {part}" for part in told if part)
+def _origin(name: str, path: Path, content: Mapping[str, Any]) -> str:
+    about = content["about"]
+    commit = f"commit {about['commit'][:12]}" if "commit" in about else ""
+    parts = (_settings(content).get("checkpoint", ""), about.get("date", ""), commit)
+    return f"{name}: {path}" + "".join(f", {part}" for part in parts if part)
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Those the evaluation was made with; {} where the file does not tell them in YAML."""
+    """The settings of the evaluation; {} if the file holds none that can be read."""
     from omegaconf import OmegaConf
 
     try:
         settings = OmegaConf.to_container(OmegaConf.create(content["about"].get("config", "")), resolve=False)
     except Exception:  # PyYAML's error classes have no common base that OmegaConf keeps
         return {}
-    return settings if isinstance(settings, dict) else {}
+    return {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else {}
 
 
-def _other_items(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
-    """Counts that differ, of benchmarks that are in both. What one version of eval.run counts and another does not is no difference, but what is left out."""
-    both = {key.partition("/")[0] for key in one} & {key.partition("/")[0] for key in other}
-    keys = [key for key in dict.fromkeys([*one, *other]) if key.partition("/")[0] in both]
-    counted = [key for key in keys if (key in one and key in other) or "/left_out_" in key]
+def _nonempty_settings(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Without empty values, which are the defaults of settings that an older version does not have."""
+    return {key: value for key, value in _settings(content).items() if value not in ("", [])}
+
+
+def _differing_items(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:
+    """Counts that differ, of benchmarks in both.
+
+    A count that only one version of eval.run makes is ignored, except of items left out.
+    """
+    common = {key.partition("/")[0] for key in one} & {key.partition("/")[0] for key in other}
+    keys = [
+        key
+        for key in dict.fromkeys([*one, *other])
+        if key.partition("/")[0] in common and ((key in one and key in other) or "/left_out_" in key)
+    ]
+    return [f"{key}: {one.get(key, 0)} -> {other.get(key, 0)}" for key in keys if one.get(key, 0) != other.get(key, 0)]
+
+
+def _table(keys: Sequence[str], one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    width, counts = max(map(len, keys)), Counter[str]()
+    lines = [f"{'':<{width}}  {'A':<22}  {'B':<22}  {'B - A':>7}  95 % intervals"]
+    for key in keys:
+        (a, interval_a), (b, interval_b) = (
+            (content["metrics"][key], content["intervals"].get(key)) for content in (one, other)
+        )
+        verdict = ""
+        if interval_a and interval_b:
+            overlap = interval_a[0] <= interval_b[1] and interval_b[0] <= interval_a[1]
+            verdict = "overlap" if overlap else "APART"
+        counts[verdict] += 1
+        change = "" if a == b else f"{b - a:+.3f}"
+        line = f"{key:<{width}}  {_value(a, interval_a):<22}  {_value(b, interval_b):<22}  {change:>7}  {verdict}"
+        lines.append(line.rstrip())
     return [
-        f"{key}: {one.get(key, 0)} -> {other.get(key, 0)}" for key in counted if one.get(key, 0) != other.get(key, 0)
+        *lines,
+        "",
+        f"intervals: {counts['APART']} apart, {counts['overlap']} overlap, {counts['']} metrics without",
     ]
 
 
-def _table(keys: list[str], one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
-    width, said = max(map(len, keys)), Counter()
-    lines = [f"{'':<{width}}  {'A':<22}  {'B':<22}  {'B - A':>7}  95 % intervals"]
-    for key in keys:
-        (a, within_a), (b, within_b) = (
-            (content["metrics"][key], content["intervals"].get(key)) for content in (one, other)
-        )
-        intervals = (
-            ""
-            if within_a is None or within_b is None
-            else "overlap"
-            if within_a[0] <= within_b[1] and within_b[0] <= within_a[1]
-            else "APART"
-        )
-        said[intervals] += 1
-        change = "" if a == b else f"{b - a:+.3f}"
-        lines.append(
-            f"{key:<{width}}  {_value(a, within_a):<22}  {_value(b, within_b):<22}  {change:>7}  {intervals}".rstrip()
-        )
-    return [*lines, "", f"intervals: {said['APART']} apart, {said['overlap']} overlap, {said['']} metrics without"]
-
-
-def _value(value: float, within: list[float] | None) -> str:
-    return f"{value:.3f}" + (" [{:.3f}, {:.3f}]".format(*within) if within else "")
+def _value(value: float, interval: Sequence[float] | None) -> str:
+    return f"{value:.3f}" + (" [{:.3f}, {:.3f}]".format(*interval) if interval else "")

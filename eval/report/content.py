@@ -1,4 +1,4 @@
-"""What a report says, whatever it is written in: one section for each benchmark, made of the results alone."""
+"""What a report shows, in either format: computed from the results alone."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
 from eval.benchmarks.catalogue import Entry, entry
-from eval.report.published_results import Published, beside
-from eval.results import Example, Results
+from eval.report.published_results import Published, published_for
+from eval.results import Example, Requirement, Results
 
 METRICS = {
     "map": "mAP",
@@ -23,24 +23,48 @@ METRICS = {
     "max_f1": "max-F1",
     "f_score": "F-score",
 }
-# What the headline tells beside a number.
-_IN_HEADLINE = ("shuffled_prompts", "untrained", "chance")
+# Explanation of each baseline, in the order of the legend.
+LEGEND = {
+    "shuffled_prompts": "the model with the prompt of another image (a map that ignores the prompt scores the same)",
+    "untrained": "the same architecture with random weights",
+    "global_pooling": "the model with features averaged before they are compared",
+    "center_prior": "a bump in the middle of every image",
+    "object_prior": "ImageNet features, which do not depend on the audio",
+    "ogl": "0.4 of the model's map plus 0.6 of the object prior (EZ-VSL)",
+    "chance": "chance level",
+}
+_HEADLINE_BASELINES = ("shuffled_prompts", "untrained", "chance")
 _LEFT_OUT = "left_out_"
 
 
 class Row(NamedTuple):
-    """A metric: its key and name, the model's value and its 95 % interval, what stands beside it by prefix, and what others have published."""
+    """A metric of the model.
+
+    Attributes:
+        key: `task/variant/metric`.
+        name: for readers.
+        interval: 95 %, (low, high).
+        baselines: value of each baseline by prefix.
+        published: results of others.
+    """
 
     key: str
     name: str
     value: float
     interval: tuple[float, float] | None
-    beside: Mapping[str, float]
+    baselines: Mapping[str, float]
     published: Sequence[Published]
 
 
 class Section(NamedTuple):
-    """A benchmark. `prefixes`: those that any of its rows has. `used`: what was counted; `left_out`: what is in no number, by reason."""
+    """A benchmark.
+
+    Attributes:
+        prefixes: of the baselines that any row has.
+        used: counts of items, by what they are.
+        left_out: counts of items that are in no metric, by reason.
+        classes: class name -> {"ap", "iou", "items"}, best first.
+    """
 
     task: str
     about: Entry
@@ -51,39 +75,97 @@ class Section(NamedTuple):
     classes: Mapping[str, Mapping[str, float]]
     examples: Sequence[Example]
 
+    @property
+    def title(self) -> str:
+        """The name of the benchmark, empty if it is already the heading."""
+        return self.about.name if self.about.name != self.about.question else ""
+
+    @property
+    def items(self) -> str:
+        """Counts as a sentence: `24 items, 2 without a region. Left out: 3 no sound.`"""
+        used = ", ".join(f"{count:,} {what}" for what, count in self.used.items() if count or what == "items")
+        left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
+        return f"{used}. {f'Left out: {left_out}.' if left_out else 'Nothing left out.'}" if used else ""
+
+    def comparability(self, published: Published) -> str:
+        """Why a published result may be of other items than ours; empty if there are equally many."""
+        ours = self.used.get("items", 0)
+        note = (
+            f"published on {published.items:,} items, ours on {ours:,}"
+            if published.items
+            else f"on the published data, ours on {ours:,} items"
+        )
+        return "; ".join(part for part in (published.note, "" if published.items == ours else note) if part)
+
+
+class Content(NamedTuple):
+    """A whole report.
+
+    Attributes:
+        date: of the evaluation, YYYY-MM-DD; empty if unknown.
+        headline: one sentence.
+        met: number of requirements that are met.
+        legend: explanation of each baseline that is shown.
+        provenance: how the evaluation was made, as preformatted text.
+    """
+
+    date: str
+    headline: str
+    requirements: Sequence[Requirement]
+    met: int
+    sections: Sequence[Section]
+    legend: Sequence[str]
+    has_intervals: bool
+    has_published: bool
+    provenance: str
+
+
+def report_content(results: Results) -> Content:
+    """The content of the report of one evaluation."""
+    found = sections(results)
+    about = "\n".join(f"{key}: {value}" for key, value in results.about.items() if key != "config")
+    return Content(
+        date=results.about.get("date", "")[:10],
+        headline=headline(results.metrics),
+        requirements=results.requirements,
+        met=sum(requirement.passed for requirement in results.requirements),
+        sections=found,
+        legend=[text for prefix, text in LEGEND.items() if any(prefix in section.prefixes for section in found)],
+        has_intervals=any(row.interval for section in found for row in section.rows),
+        has_published=any(row.published for section in found for row in section.rows),
+        provenance=f"{about}\n\n{results.about.get('config', '')}",
+    )
+
 
 def sections(results: Results) -> list[Section]:
-    """In the order in which they were measured."""
-    own = [key for key in results.metrics if is_model_metric(key)]
-    return [
-        _section(results, task, own)
-        for task in dict.fromkeys(
-            key.partition("/")[0] for key in [*own, *results.items, *(e.task for e in results.examples)]
+    """One section for each benchmark, in the order in which they ran."""
+    keys = [key for key in results.metrics if is_model_metric(key)]
+    names = [key.partition("/")[0] for key in (*keys, *results.items)] + [example.task for example in results.examples]
+    return [_section(results, task, keys) for task in dict.fromkeys(names)]
+
+
+def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
+    metrics = results.metrics
+    rows = [
+        Row(
+            key=key,
+            name=metric_name(key),
+            value=metrics[key],
+            interval=results.intervals.get(key),
+            baselines={prefix: metrics[f"{prefix}/{key}"] for prefix in PREFIXES if f"{prefix}/{key}" in metrics},
+            published=published_for([key]),
         )
+        for key in keys
+        if key.startswith(f"{task}/")
     ]
-
-
-def _section(results: Results, task: str, own: Sequence[str]) -> Section:
-    rows = []
-    for key in (key for key in own if key.startswith(f"{task}/")):
-        baselines = {
-            prefix: results.metrics[f"{prefix}/{key}"] for prefix in PREFIXES if f"{prefix}/{key}" in results.metrics
-        }
-        rows.append(
-            Row(key, metric_name(key), results.metrics[key], results.intervals.get(key), baselines, beside([key]))
-        )
     counts = {key.partition("/")[2]: count for key, count in results.items.items() if key.startswith(f"{task}/")}
     return Section(
         task=task,
         about=entry(task),
         rows=rows,
-        prefixes=[prefix for prefix in PREFIXES if any(prefix in row.beside for row in rows)],
-        used={_in_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
-        left_out={
-            _in_words(what.removeprefix(_LEFT_OUT)): count
-            for what, count in counts.items()
-            if what.startswith(_LEFT_OUT)
-        },
+        prefixes=[prefix for prefix in PREFIXES if any(prefix in row.baselines for row in rows)],
+        used={_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
+        left_out={_words(what[len(_LEFT_OUT) :]): n for what, n in counts.items() if what.startswith(_LEFT_OUT)},
         classes=dict(sorted(results.per_class.get(task, {}).items(), key=lambda pair: -pair[1]["ap"])),
         examples=[example for example in results.examples if example.task == task],
     )
@@ -96,30 +178,12 @@ def metric_name(key: str) -> str:
         if metric == short or metric.startswith(f"{short}_"):
             metric = name + metric.removeprefix(short)
             break
-    name = metric.replace("recall_at_", "recall@").replace("_win_rate", " win rate").replace("_", " ")
-    return name if variant == "heads" else f"{name}, {_in_words(variant)}"
-
-
-def item_summary(section: Section) -> str:
-    """What the numbers are of, and what they are not of: `24 items, 2 without a region. Left out: 3 no sound.`"""
-    used = ", ".join(f"{count:,} {what}" for what, count in section.used.items() if count or what == "items")
-    left_out = ", ".join(f"{count:,} {why}" for why, count in section.left_out.items() if count)
-    return f"{used}. {f'Left out: {left_out}.' if left_out else 'Nothing left out.'}" if used else ""
-
-
-def difference(section: Section, published: Published) -> str:
-    """Why a published figure may not be of the same items as ours; empty where they are equally many."""
-    items = section.used.get("items", 0)
-    other = (
-        f"published on {published.items:,} items, ours on {items:,}"
-        if published.items
-        else f"on the published data, ours on {items:,} items"
-    )
-    return "; ".join(part for part in (published.note, "" if published.items == items else other) if part)
+    name = _words(metric.replace("recall_at_", "recall@").replace("_win_rate", " win rate"))
+    return name if variant == "heads" else f"{name}, {_words(variant)}"
 
 
 def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
-    """Pictures from best to worst, with the place of the outer ones and of the one in the middle."""
+    """Examples from best to worst, labelled `best`, `median`, `worst` or with nothing."""
     last = len(examples) - 1
     return [
         ("best" if n == 0 else "worst" if n == last else "median" if 2 * n == last else "", example)
@@ -128,32 +192,28 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 
 def headline(metrics: Mapping[str, float]) -> str:
-    """What was learnt, in words, from the numbers alone."""
-    said = []
-    for task, prompt in (("ade20k_speech", "Hearing a spoken word"), ("ade20k_sound", "hearing a sound")):
-        key = f"{task}/basic/map"
-        if key in metrics:
-            said.append(
-                f"{prompt}, the model points at the right thing with mAP {metrics[key]:.2f}{_beside(key, metrics)}"
-            )
-    if not said:
-        keys = [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")]
-        said = [
-            f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are found, cIoU at 0.5{_beside(key, metrics)}"
-            for key in keys[:2]
-        ]
-    text = "; ".join(said)
-    return f"{text[0].upper()}{text[1:]}." if said else "What was measured, and what it was measured against."
+    """The main result in one sentence."""
+    phrases = [
+        f"{prompt}-prompted segmentation reaches mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
+        for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))
+        if key in metrics
+    ] or [
+        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized at cIoU 0.5"
+        f"{_headline_baselines(key, metrics)}"
+        for key in [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")][:2]
+    ]
+    text = "; ".join(phrases)
+    return f"{text[0].upper()}{text[1:]}." if text else "Results of the model and of its baselines."
 
 
-def _beside(key: str, metrics: Mapping[str, float]) -> str:
-    found = [
+def _headline_baselines(key: str, metrics: Mapping[str, float]) -> str:
+    values = [
         f"{PREFIXES[prefix]} {metrics[f'{prefix}/{key}']:.2f}"
-        for prefix in _IN_HEADLINE
+        for prefix in _HEADLINE_BASELINES
         if f"{prefix}/{key}" in metrics
     ]
-    return f" ({', '.join(found)})" if found else ""
+    return f" ({', '.join(values)})" if values else ""
 
 
-def _in_words(key: str) -> str:
+def _words(key: str) -> str:
     return key.replace("_", " ")

@@ -1,26 +1,28 @@
-"""Pictures of the report and of rendered videos: heatmaps over images, outlines of targets, curves. Arrays in, arrays or text out."""
+"""Images and charts of reports and videos: heatmap overlays, contours of targets, sheets of examples, line charts."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 
 from eval.results import Example
 
 OPACITY = 0.75
-OUTLINE_RGB = (255, 255, 255)
+CONTOUR_RGB = (255, 255, 255)
 PANEL_PX = 160
-HEADING_PX = 22
-INK, PAPER = (20, 20, 20), (255, 255, 255)
+CAPTION_PX = 22
+TEXT_RGB, BACKGROUND_RGB = (20, 20, 20), (255, 255, 255)
 
 
 def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Lay a heatmap over a picture, more opaque where it is stronger.
+    """Lay a heatmap over an image, with an opacity that grows with its value.
 
     Args:
         image: uint8 [H_px, W_px, 3].
@@ -33,30 +35,30 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     colors = _color_table()[(heat * 255).astype(np.uint8)]
     alpha = OPACITY * heat[..., None] ** 0.8
     gray = image.mean(axis=-1, keepdims=True)
-    # The picture is dimmed and half of its colour taken away, so that the map's colours stand out.
-    ground = 0.75 * (0.5 * image + 0.5 * gray)
-    return np.clip(ground * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
+    # A dimmed, half-desaturated image makes the colors of the map stand out.
+    background = 0.75 * (0.5 * image + 0.5 * gray)
+    return np.clip(background * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
 
 
 def draw_contour(image: np.ndarray, target: np.ndarray) -> np.ndarray:
-    """Draw the border of a region, one pixel wide outside it and one inside.
+    """Draw the border of a region, one pixel wide on either side.
 
     Args:
         image: uint8 [H_px, W_px, 3].
         target: bool [H_px, W_px], True inside.
     """
     padded = np.pad(target, 1, mode="edge")
-    neighbours = [
+    shifted = [
         padded[1 + dy : padded.shape[0] - 1 + dy, 1 + dx : padded.shape[1] - 1 + dx]
         for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0))
     ]
     drawn = image.copy()
-    drawn[np.any([n != target for n in neighbours], axis=0)] = OUTLINE_RGB
+    drawn[np.any([neighbor != target for neighbor in shifted], axis=0)] = CONTOUR_RGB
     return drawn
 
 
 def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
-    """Enlarge a picture or a map to at least `width_px` by a whole factor; a larger one stays as it is."""
+    """Enlarge an image or map by an integer factor to at least `width_px`; a larger one is returned unchanged."""
     from PIL import Image
 
     factor = max(1, -(-width_px // image.shape[1]))
@@ -73,14 +75,18 @@ def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
 
 
 def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
-    """A row for each example: the picture with the target outlined, the map, each head alone, the target; above it how good it is, and the prompt."""
+    """A row for each example: image with outlined target, heatmap, heatmap of each head, target; with captions."""
     rows = []
     for example in examples:
         image = upscale_integer(example.image, PANEL_PX)
         maps = [upscale_integer(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
         target = upscale_integer(example.target, image.shape[1])
         panels = [draw_contour(image, target), *(overlay(image, heat) for heat in maps)]
-        titles = [f"{example.value}, {example.prompt}", "map", *(f"head {head}" for head in range(len(example.heads)))]
+        titles = [
+            f"{example.value}, {example.prompt}",
+            "heatmap",
+            *(f"head {head}" for head in range(len(example.heads))),
+        ]
         if example.place is None:
             panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
             titles.append("target")
@@ -97,62 +103,73 @@ def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
 
 
 def caption_strip(text: str, width_px: int) -> np.ndarray:
-    """A strip with one line of text, cut where it does not fit."""
+    """A strip with one line of text, clipped to the width."""
     from PIL import Image, ImageDraw, ImageFont
 
-    strip = Image.new("RGB", (width_px, HEADING_PX), PAPER)
-    ImageDraw.Draw(strip).text((3, 3), text, fill=INK, font=ImageFont.load_default(size=13))
+    strip = Image.new("RGB", (width_px, CAPTION_PX), BACKGROUND_RGB)
+    ImageDraw.Draw(strip).text((3, 3), text, fill=TEXT_RGB, font=ImageFont.load_default(size=13))
     return np.asarray(strip)
 
 
-def image_tag(image: np.ndarray, description: str) -> str:
-    """An <img> that carries its own data."""
+def jpeg_bytes(image: np.ndarray) -> bytes:
+    """A JPEG file of an image, uint8 [H_px, W_px, 3]."""
     from PIL import Image
 
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=88)
-    height_px, width_px = image.shape[:2]
-    return f'<img src="{data_uri("image/jpeg", buffer.getvalue())}" width="{width_px}" height="{height_px}" alt="{html.escape(description)}">'
+    return buffer.getvalue()
 
 
 def data_uri(media_type: str, content: bytes) -> str:
-    """A `data:` address."""
+    """A `data:` URI."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
 
 
-def line_chart_svg(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> str:
-    """A small line chart as inline SVG, with its smallest and largest value, and the last one in words; points that are no numbers leave a gap."""
-    width, height, left, right, top, bottom = 300, 130, 44, 8, 8, 20
+@dataclass(frozen=True)
+class LineChart:
+    """A small line chart, in pixels of the area that the constants describe.
+
+    Attributes:
+        lines: points of each unbroken line, `x,y x,y`; empty without a finite value.
+        low, high: smallest and largest finite value.
+        first_value, last_value: first and last finite value.
+        first_step, last_step: ends of the horizontal axis.
+    """
+
+    WIDTH: ClassVar[int] = 300
+    HEIGHT: ClassVar[int] = 130
+    LEFT: ClassVar[int] = 44
+    RIGHT: ClassVar[int] = 292
+    TOP: ClassVar[int] = 8
+    BOTTOM: ClassVar[int] = 110
+
+    title: str
+    lines: list[str]
+    low: float = math.nan
+    high: float = math.nan
+    first_value: float = math.nan
+    last_value: float = math.nan
+    first_step: float = math.nan
+    last_step: float = math.nan
+
+
+def line_chart(title: str, steps: Sequence[float | int], values: Sequence[float | int]) -> LineChart:
+    """Lay out a line chart of at least one value; values that are not finite leave a gap."""
     x, y = np.asarray(steps, dtype=float), np.asarray(values, dtype=float)
-    known = np.isfinite(y)
-    title = html.escape(title)
-    if not known.any():
-        return f"<figure class=curve><figcaption>{title}</figcaption><p>no finite value</p></figure>"
-    low, high = float(y[known].min()), float(y[known].max())
-    span_x, span_y = max(x[-1] - x[0], 1e-12), (high - low) or 1.0
-    px = left + (x - x[0]) / span_x * (width - left - right)
-    py = top + (high - y) / span_y * (height - top - bottom)
-    runs = np.split(np.arange(len(x)), np.flatnonzero(~known))
-    lines = "".join(
-        f'<polyline points="{" ".join(f"{px[i]:.1f},{py[i]:.1f}" for i in run if known[i])}"/>'
-        for run in runs
-        if known[run].any()
-    )
-    axis = (
-        f'<path d="M{left} {top}V{height - bottom}H{width - right}"/>'
-        f'<text x="{left - 4}" y="{top + 8}" text-anchor="end">{high:.3g}</text><text x="{left - 4}" y="{height - bottom}" text-anchor="end">{low:.3g}</text>'
-        f'<text x="{left}" y="{height - 5}">{x[0]:.0f}</text><text x="{width - right}" y="{height - 5}" text-anchor="end">step {x[-1]:.0f}</text>'
-    )
-    described = f"{title}: from {y[known][0]:.4g} to {y[known][-1]:.4g}"
-    return (
-        f"<figure class=curve><figcaption>{title} <span>{y[known][-1]:.4g}</span></figcaption>"
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{described}">{axis}{lines}</svg></figure>'
-    )
+    finite = np.isfinite(y)
+    if not finite.any():
+        return LineChart(title, [])
+    low, high = float(y[finite].min()), float(y[finite].max())
+    px = LineChart.LEFT + (x - x[0]) / max(x[-1] - x[0], 1e-12) * (LineChart.RIGHT - LineChart.LEFT)
+    py = LineChart.TOP + (high - y) / ((high - low) or 1.0) * (LineChart.BOTTOM - LineChart.TOP)
+    runs = np.split(np.arange(len(x)), np.flatnonzero(~finite))
+    lines = [" ".join(f"{px[i]:.1f},{py[i]:.1f}" for i in run if finite[i]) for run in runs if finite[run].any()]
+    return LineChart(title, lines, low, high, y[finite][0], y[finite][-1], x[0], x[-1])
 
 
 @cache
 def _color_table() -> np.ndarray:
-    """float [256, 3], 0 to 255: a perceptual colour map."""
+    """float [256, 3], 0 to 255: a perceptually uniform color map."""
     import matplotlib
 
     return 255 * matplotlib.colormaps["inferno"](np.linspace(0.15, 1.0, 256))[:, :3]

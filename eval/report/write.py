@@ -1,4 +1,4 @@
-"""The report of one evaluation: report.html and report.md, written from the same content (content.py)."""
+"""The report of one evaluation: report.html and report.md, with the same content (content.py)."""
 
 from __future__ import annotations
 
@@ -6,57 +6,55 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from configs.atomic_write import atomic_open, folder_lock
 from configs.errors import UsageError
+from eval.report.templates import FILES, read_file
+from eval.results import METRICS_FILE, Results
 
-if TYPE_CHECKING:
-    from eval.results import Results
-
-FILES = ("report.html", "report.md")
+REPORT_FILES = ("report.html", "report.md")
+IMAGES = "pictures"
 
 
 @contextmanager
 def report_folder(folder: Path) -> Iterator[None]:
-    """Make a folder for a report and hold it, before hours go into what is to be written there.
+    """Create the output folder, lock it, and check that the report can be written, before the evaluation starts.
 
     Raises:
-        UsageError: another command holds it, or a folder is where one of the files belongs.
-        OSError: it cannot be made or written.
+        UsageError: another command holds the lock, or one of the files to write is a folder.
+        CommandFailed: a template of the report is missing.
+        OSError: the folder cannot be created or written.
     """
-    from configs.atomic_write import folder_lock
-    from eval.metrics_file import NAME
-    from eval.report.markdown import PICTURES
-
-    (folder / PICTURES).mkdir(parents=True, exist_ok=True)
-    for name in (NAME, *FILES):
+    for name in FILES:
+        read_file(name)
+    (folder / IMAGES).mkdir(parents=True, exist_ok=True)
+    for name in (METRICS_FILE, *REPORT_FILES):
         if (folder / name).is_dir():
-            raise UsageError(f"out={folder}: {name} is a folder there; remove it, or give another out=")
+            raise UsageError(f"out={folder}: {name} in it is a folder; remove it or give another out=")
     tempfile.TemporaryFile(dir=folder).close()
-    with folder_lock(folder / PICTURES):
+    with folder_lock(folder / IMAGES):
         yield
 
 
 def write_report(
     results: Results, folder: Path, history: Sequence[Mapping[str, float | int]], video: Path | None
 ) -> Path:
-    """Write `folder/report.html` and `folder/report.md`, each of which appears whole or not at all.
+    """Write `folder/report.html` and `folder/report.md`, each atomically.
 
     Args:
-        results: what was measured.
-        folder: exists; the pictures of report.md go into pictures/ in it.
-        history: one mapping for each logged step of the training, with `step`; may be empty.
-        video: an mp4 to embed; None: none.
+        results: of the evaluation.
+        folder: must exist; the images of report.md go to `folder/pictures`.
+        history: one mapping for each logged training step, with `step`; may be empty.
+        video: an mp4 to embed; None: no video.
 
     Returns:
         The path of report.html.
     """
-    from configs.atomic_write import atomic_open
-    from eval.report.html import as_html
-    from eval.report.markdown import as_markdown
+    from eval.report.html import render_html
+    from eval.report.markdown import render_markdown
 
-    html, markdown = FILES
-    for name, text in {markdown: as_markdown(results, folder), html: as_html(results, history, video)}.items():
+    texts = (render_html(results, history, video), render_markdown(results, folder / IMAGES))
+    for name, text in zip(REPORT_FILES, texts, strict=True):
         with atomic_open(folder / name) as file:
             file.write(text.encode())
-    return folder / html
+    return folder / REPORT_FILES[0]

@@ -1,4 +1,4 @@
-"""`eval.run` by real processes under a launcher: every benchmark gives the same file to the last bit, one of them writes and prints, all leave together."""
+"""`eval.run` on several real processes: bit-identical metrics, one process writes, all end together."""
 
 import json
 import os
@@ -55,13 +55,13 @@ def _ranks(count):
 
 
 @pytest.mark.slow
-def test_one_and_three_processes_give_identical_numbers_of_all_benchmarks(arguments, tmp_path):
+def test_one_and_three_processes_give_identical_metrics_on_all_benchmarks(arguments, tmp_path):
     baselines = "baselines=[chance,untrained,global_pooling,object_prior]"
     written = []
     for launch, out in (([], tmp_path / "one"), (_ranks(3), tmp_path / "three")):
         done = _run(launch, [*arguments, baselines, f"out={out}"])
         assert done.returncode == 0, done.stderr[-3000:]
-        assert done.stdout.count("numbers: ") == 1 and done.stdout.count("is3_masks/median/ciou ") == 1
+        assert done.stdout.count("metrics: ") == 1 and done.stdout.count("is3_masks/median/ciou ") == 1
         assert (
             (out / "report.html").stat().st_size > 100_000
             and (out / "report.md").is_file()
@@ -78,7 +78,7 @@ def test_one_and_three_processes_give_identical_numbers_of_all_benchmarks(argume
 
 
 @pytest.mark.slow
-def test_accelerate_launch_runs_it_and_one_process_writes(arguments, tmp_path):
+def test_accelerate_launch_runs_eval_and_one_process_writes(arguments, tmp_path):
     launch = [
         "accelerate.commands.launch",
         "--quiet",
@@ -91,13 +91,13 @@ def test_accelerate_launch_runs_it_and_one_process_writes(arguments, tmp_path):
     ]
     done = _run(launch, [*_without(arguments, "benchmarks"), "benchmarks=[vggss]", "baselines=[]", f"out={tmp_path}"])
     assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("numbers: ") == 1
+    assert done.stdout.count("metrics: ") == 1
     written = json.loads((tmp_path / "metrics.json").read_text())
     assert written["about"]["processes"] == "2" and "vggss/median/ciou" in written["metrics"]
 
 
 @pytest.mark.slow
-def test_what_one_rank_cannot_read_ends_all_with_a_line(arguments, tmp_path):
+def test_file_unreadable_on_one_rank_ends_all_ranks_with_one_line(arguments, tmp_path):
     root = Path(next(a for a in arguments if a.startswith("vggss=")).partition("=")[2])
     picture = sorted((root / "frames").iterdir())[0]
     content = picture.read_bytes()
@@ -109,7 +109,7 @@ def test_what_one_rank_cannot_read_ends_all_with_a_line(arguments, tmp_path):
     finally:
         picture.write_bytes(content)
     assert done.returncode and f"error: {picture} is not a whole picture" in done.stderr
-    assert "error: another process of the run could not go on with the evaluation" in done.stderr
+    assert "error: the evaluation failed on another process" in done.stderr
     assert not (tmp_path / "metrics.json").exists() and "eval/run.py" not in done.stderr
 
 

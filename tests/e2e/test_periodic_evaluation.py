@@ -1,4 +1,4 @@
-"""Evaluation while a model trains: the numbers of eval.run, on any number of ranks, and the model goes on as if nothing had been."""
+"""Evaluation during training: the metrics of eval.run, on any number of ranks, without an effect on the training."""
 
 import copy
 import gc
@@ -17,7 +17,7 @@ from eval import baselines, run
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.periodic import PeriodicEvaluation
 from eval.results import Example
-from eval.visualize import heatmap_sheet, similarity_picture
+from eval.visualize import heatmap_sheet, similarity_matrix
 from model.hub import save_pretrained
 from model.training.ema import ModelEma
 from model.training.fsdp import EvalWeights
@@ -25,7 +25,7 @@ from model.training.tracking import Media, RunLogger
 
 
 class Log(RunLogger):
-    """Keeps what it is asked to tell."""
+    """Records what is logged."""
 
     def __init__(self):
         self.added, self.shown = [], []
@@ -42,9 +42,9 @@ def settings(tmp_path_factory):
     return write_evaluation(tmp_path_factory.mktemp("world"))
 
 
-def _evaluation(settings, folder, *arguments, local_reason=lambda: False):
+def _evaluation(settings, folder, *arguments, stop_reason=lambda: False):
     config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=2", "steps=5", *arguments)
-    return PeriodicEvaluation(config, folder, local_reason), config
+    return PeriodicEvaluation(config, folder, stop_reason), config
 
 
 def _by_the_command(settings, model, config, folder, weights=None):
@@ -67,47 +67,47 @@ def _step(model, ema, number):
     ema.update(model, number)
 
 
-def test_the_numbers_are_those_of_the_command_also_after_more_steps_and_floors_are_measured_once(settings, tmp_path):
+def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(settings, tmp_path):
     evaluation, config = _evaluation(settings, tmp_path)
     model, log = tiny_model(config).train(), Log()
     ema = ModelEma(model, 0.5)
-    assert evaluation.after(1, model, EvalWeights(ema), log) == {}
+    assert evaluation.maybe_evaluate(1, model, EvalWeights(ema), log) == {}
     for number in (2, 4, 5):
         _step(model, ema, number)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         random = torch.random.get_rng_state()
-        found = evaluation.after(number, model, EvalWeights(ema), log)
+        found = evaluation.maybe_evaluate(number, model, EvalWeights(ema), log)
         assert all(module.training for module in model.modules())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert torch.equal(random, torch.random.get_rng_state())
-        wanted = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
+        expected = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
         if number == 2:
             assert {
                 "chance/ade20k_sound/basic/map",
                 "untrained/places_retrieval/image_to_audio/recall_at_1",
             } <= found.keys()
         else:
-            wanted = {key: value for key, value in wanted.items() if baselines.is_model_metric(key)}
-        assert found == pytest.approx(wanted, abs=1e-6)
+            expected = {key: value for key, value in expected.items() if baselines.is_model_metric(key)}
+        assert found == pytest.approx(expected, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
-    assert evaluation.after(5, model, EvalWeights(ema), log) == {}, "once is enough"
+    assert evaluation.maybe_evaluate(5, model, EvalWeights(ema), log) == {}, "already evaluated"
     assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}
     assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
 
 
-def test_after_the_last_step_there_is_always_one_and_a_resumed_run_knows_its_floors(settings, tmp_path):
+def test_last_step_is_always_evaluated_and_a_resumed_run_skips_known_baselines(settings, tmp_path):
     (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
     evaluation, config = _evaluation(settings, tmp_path)
-    found = evaluation.after(5, tiny_model(config).train(), EvalWeights(None), Log())
+    found = evaluation.maybe_evaluate(5, tiny_model(config).train(), EvalWeights(None), Log())
     assert "ade20k_sound/basic/map" in found and all(map(baselines.is_model_metric, found))
 
 
-def test_what_is_shown_are_maps_similarities_tables_and_a_video_with_sound(settings, tmp_path):
+def test_tracker_gets_heatmaps_similarities_tables_and_a_video_with_audio(settings, tmp_path):
     import av
 
     evaluation, config = _evaluation(settings, tmp_path)
     log = Log()
-    evaluation.after(2, tiny_model(config).train(), EvalWeights(None), log)
+    evaluation.maybe_evaluate(2, tiny_model(config).train(), EvalWeights(None), log)
     ((step, media),) = log.shown
     assert step == 2 and set(media.pictures) == {
         *(
@@ -128,32 +128,32 @@ def test_what_is_shown_are_maps_similarities_tables_and_a_video_with_sound(setti
         assert {stream.type for stream in container.streams} == {"video", "audio"}
 
 
-def test_who_is_told_to_stop_meanwhile_leaves_without_numbers(settings, tmp_path):
+def test_interrupted_evaluation_gives_no_metrics(settings, tmp_path):
     asked = []
-    evaluation, config = _evaluation(settings, tmp_path, local_reason=lambda: len(asked) > 6 or asked.append(1))
+    evaluation, config = _evaluation(settings, tmp_path, stop_reason=lambda: len(asked) > 6 or asked.append(1))
     model, log = tiny_model(config).train(), Log()
-    assert evaluation.after(2, model, EvalWeights(None), log) == {} and not log.added and not log.shown
-    assert len(asked) == 7 and model.training and not evaluation.floors_known
+    assert evaluation.maybe_evaluate(2, model, EvalWeights(None), log) == {} and not log.added and not log.shown
+    assert len(asked) == 7 and model.training and not evaluation.has_baselines
 
 
-def test_what_cannot_be_measured_is_told_and_the_training_goes_on(settings, tmp_path, monkeypatch, capsys):
+def test_failed_evaluation_is_a_warning_and_training_continues(settings, tmp_path, monkeypatch, capsys):
     evaluation, config = _evaluation(settings, tmp_path)
     model, log = tiny_model(config).train(), Log()
     with monkeypatch.context() as broken:
         broken.setattr(Gallery, "encode", lambda *_: (_ for _ in ()).throw(UsageError("clip c1 has sound at 44100 Hz")))
-        assert evaluation.after(2, model, EvalWeights(None), log) == {} and not log.added and model.training
+        assert evaluation.maybe_evaluate(2, model, EvalWeights(None), log) == {} and not log.added and model.training
     assert (
         capsys.readouterr().err.splitlines()[-1]
-        == "warning: no evaluation after step 2: clip c1 has sound at 44100 Hz; the training goes on"
+        == "warning: evaluation after step 2 failed: clip c1 has sound at 44100 Hz; training continues"
     )
-    found = evaluation.after(4, model, EvalWeights(None), log)
+    found = evaluation.maybe_evaluate(4, model, EvalWeights(None), log)
     assert (
-        f"after step 4, places_retrieval: audio_to_image/recall_at_1 {found['places_retrieval/audio_to_image/recall_at_1']:.3f}, "
-        in capsys.readouterr().out
+        "after step 4, places_retrieval: audio_to_image/recall_at_1 "
+        f"{found['places_retrieval/audio_to_image/recall_at_1']:.3f}, " in capsys.readouterr().out
     )
 
 
-def test_features_of_a_model_are_forgotten_with_it_and_unreadable_clips_replaced(settings):
+def test_features_are_released_with_their_model_and_unreadable_clips_replaced(settings):
     gallery = Gallery(str(settings.parent / "audioset"), 11, 4, 0)
     model = tiny_model(tiny_config()).eval()
     features = gallery.encode(model)
@@ -176,7 +176,7 @@ def _frame(gallery, model, clip):
     return imagenet_normalize(gallery.item(ClipReader(gallery.index, *model.inputs), clip).frame)[None]
 
 
-def test_a_split_without_a_readable_clip_is_refused(tmp_path):
+def test_split_without_a_readable_clip_is_refused(tmp_path):
     from tiny_shards import write_data_set
 
     write_data_set(tmp_path / "bad", [2], changes={n: {"flac": b"nothing" * 9} for n in range(2)})
@@ -192,17 +192,17 @@ def test_a_split_without_a_readable_clip_is_refused(tmp_path):
         ("benchmarks: [x]", "allowed are ade20k_speech"),
     ],
 )
-def test_a_mistake_in_its_settings_is_told_before_the_training_begins(settings, tmp_path, line, message):
+def test_invalid_evaluation_settings_are_refused_before_training(settings, tmp_path, line, message):
     kept = [text for text in settings.read_text().splitlines() if text.partition(":")[0] != line.partition(":")[0]]
     (tmp_path / "eval.yaml").write_text("\n".join([*kept, line]))
     with pytest.raises(UsageError, match=message):
         _evaluation(tmp_path / "eval.yaml", tmp_path)
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------- images
 
 
-def test_a_sheet_has_a_row_for_each_example_whatever_their_heads():
+def test_heatmap_sheet_has_a_row_for_each_example():
     def example(heads):
         image, flat = np.full((40, 40, 3), 128, np.uint8), np.zeros((40, 40), np.float32)
         return Example(
@@ -220,15 +220,15 @@ def test_a_sheet_has_a_row_for_each_example_whatever_their_heads():
     assert heatmap_sheet([example(2), example(1)]).shape == (2 * (160 + 22), 5 * 160, 3)
 
 
-def test_similarities_are_bright_where_they_are_high():
-    matrix = similarity_picture(torch.eye(4) * 3 - 1)[44:]
+def test_similarity_matrix_is_bright_at_high_scores():
+    matrix = similarity_matrix(torch.eye(4) * 3 - 1)[44:]
     assert matrix.shape == (480, 480, 3)
     cells = matrix.reshape(4, 120, 4, 120, 3)[:, 60, :, 60].astype(int).sum(axis=-1)
     assert (cells.argmax(axis=1) == np.arange(4)).all()
 
 
 @pytest.mark.slow
-def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_up_for_it(tmp_path):
+def test_run_stopped_during_an_evaluation_repeats_it_after_resuming(tmp_path):
     from tiny_runs import settings_of_a_run, start, steps_saved, wait
     from tiny_shards import write_data_set
 
@@ -266,5 +266,5 @@ def test_a_run_that_is_told_to_stop_while_it_evaluates_leaves_at_once_and_makes_
         2,
         4,
         6,
-    ], "made up for"
+    ], "the interrupted evaluation is repeated"
     assert [line["step"] for line in lines if "loss/total" in line] == [1, 2, 3, 4, 5, 6]

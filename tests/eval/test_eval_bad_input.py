@@ -1,4 +1,4 @@
-"""Bad input to `eval.run`, as a user meets it: a line that says what is wrong, or an exclusion that metrics.json and both reports count."""
+"""Bad input to `eval.run`: one error line, or items left out and counted in metrics.json and both reports."""
 
 import json
 import shutil
@@ -32,12 +32,12 @@ def untouched(tmp_path_factory):
 
 @pytest.fixture
 def root(untouched, tmp_path):
-    """A world of its own for each test to damage."""
+    """A copy for each test to damage."""
     return shutil.copytree(untouched, tmp_path / "world")
 
 
 def _evaluate(root, benchmark, checkpoint="model"):
-    """The exit code, and what was written."""
+    """The exit code and the content of metrics.json."""
     data = {
         "prompted_ade20k": root / "prompted",
         "places_audio": root / "places",
@@ -65,7 +65,7 @@ def _one_line(capsys, *words):
 # ---------------------------------------------------------------------------------------------- counted
 
 
-def test_missing_files_and_duplicates_of_localisation_are_counted_everywhere(root):
+def test_missing_files_and_duplicates_of_localization_are_counted_in_all_files(root):
     frames, table = root / "twins/vggss/frames", root / "twins/vggss/metadata/vggss.json"
     rows = json.loads(table.read_text())
     pictures = sorted(frames.iterdir())
@@ -74,14 +74,14 @@ def test_missing_files_and_duplicates_of_localisation_are_counted_everywhere(roo
     table.write_text(json.dumps([*rows, next(row for row in rows if row["file"] == pictures[5].stem)]))
     code, written = _evaluate(root, "vggss")
     assert code == 0
-    wanted = {"items": 22, "left_out_no_picture": 1, "left_out_no_sound": 1, "left_out_duplicate": 1}
-    assert {key: written["items"][f"vggss/{key}"] for key in wanted} == wanted
+    expected = {"items": 22, "left_out_no_picture": 1, "left_out_no_sound": 1, "left_out_duplicate": 1}
+    assert {key: written["items"][f"vggss/{key}"] for key in expected} == expected
     for name in ("report.md", "report.html"):
         text = (root / "out" / name).read_text()
         assert "22 items" in text and all(why in text for why in ("1 no picture", "1 no sound", "1 duplicate")), name
 
 
-def test_a_picture_without_a_region_stays_in_the_denominator_and_is_counted(root):
+def test_image_without_a_region_is_kept_and_counted(root):
     table = root / "twins/vggss/metadata/vggss.json"
     rows = json.loads(table.read_text())
     rows[0]["bbox"] = []
@@ -91,19 +91,19 @@ def test_a_picture_without_a_region_stays_in_the_denominator_and_is_counted(root
     assert "1 without a region" in (root / "out/report.md").read_text()
 
 
-def test_prompts_whose_files_are_missing_and_an_empty_class_are_counted(root):
+def test_missing_prompt_files_and_empty_classes_are_counted(root):
     shutil.rmtree(root / "prompted")
     rows = ['p1.png,7,gone.wav,"[0, 1]",v0.wav', 'p0.png,9,s0.wav,"[0, 0.2]",v0.wav']
     write_prompted(root / "prompted", rows=rows)
     code, written = _evaluate(root, "ade20k_speech")
     assert code == 0
-    wanted = {"items": 7, "classes": 3, "classes_without_a_pixel": 1, "left_out_no_prompt_file": 1}
-    assert {key: written["items"][f"ade20k_speech/{key}"] for key in wanted} == wanted
+    expected = {"items": 7, "classes": 3, "classes_without_a_pixel": 1, "left_out_no_prompt_file": 1}
+    assert {key: written["items"][f"ade20k_speech/{key}"] for key in expected} == expected
     text = (root / "out/report.md").read_text()
     assert "7 items" in text and "1 classes without a pixel" in text and "1 no prompt file" in text
 
 
-def test_a_word_that_is_not_in_the_clip_is_counted(root):
+def test_word_outside_the_clip_is_counted(root):
     shutil.rmtree(root / "prompted")
     write_prompted(root / "prompted", rows=['p0.png,6600,s0.wav,"[7.5, 8]",v0.wav'])
     code, written = _evaluate(root, "ade20k_speech")
@@ -111,7 +111,7 @@ def test_a_word_that_is_not_in_the_clip_is_counted(root):
     assert "1 out of range words" in (root / "out/report.md").read_text()
 
 
-def test_clips_of_a_gallery_that_cannot_be_read_are_counted(root):
+def test_unreadable_gallery_clips_are_counted(root):
     code, written = _evaluate(root, "audioset_retrieval")
     assert code == 0 and written["items"]["audioset_retrieval/items"] == 9
     assert written["metrics"]["chance/audioset_retrieval/audio_to_image/recall_at_1"] == pytest.approx(1 / 9)
@@ -120,7 +120,7 @@ def test_clips_of_a_gallery_that_cannot_be_read_are_counted(root):
 # ---------------------------------------------------------------------------------------------- refused
 
 
-def test_a_mask_of_other_proportions_than_its_picture_is_refused(root, capsys):
+def test_mask_with_another_aspect_ratio_than_its_image_is_refused(root, capsys):
     mask = sorted((root / "twins/is3/gt_masks").iterdir())[0]
     Image.fromarray(np.full((50, 90), 255, np.uint8)).save(mask)
     code, written = _evaluate(root, "is3_masks")
@@ -128,7 +128,7 @@ def test_a_mask_of_other_proportions_than_its_picture_is_refused(root, capsys):
     _one_line(capsys, f"{mask} is 90 x 50 px", "is 64 x 64: they do not fit each other")
 
 
-def test_an_annotation_of_another_size_than_its_picture_is_refused(root, capsys):
+def test_annotation_with_another_size_than_its_image_is_refused(root, capsys):
     annotation = root / "prompted/annotations/p0_seg.png"
     Image.fromarray(np.full((50, 90, 3), 255, np.uint8)).save(annotation)
     code, written = _evaluate(root, "ade20k_sound")
@@ -148,7 +148,7 @@ def test_an_annotation_of_another_size_than_its_picture_is_refused(root, capsys)
         "disentanglement",
     ],
 )
-def test_scores_that_are_no_numbers_end_the_command_with_a_line_and_write_nothing(root, benchmark, capsys):
+def test_nan_scores_are_one_error_line_and_write_nothing(root, benchmark, capsys):
     from safetensors.torch import load_file, save_file
 
     weights = load_file(root / "model/model.safetensors")
@@ -162,7 +162,7 @@ def test_scores_that_are_no_numbers_end_the_command_with_a_line_and_write_nothin
 
 
 @pytest.mark.parametrize(
-    ("benchmark", "gone", "said"),
+    ("benchmark", "missing", "message"),
     [
         ("vggss", "twins/vggss/metadata/vggss.json", "vggss="),
         ("is3", "twins/is3/visual_frames", "not one usable item (24 no_picture)"),
@@ -171,9 +171,9 @@ def test_scores_that_are_no_numbers_end_the_command_with_a_line_and_write_nothin
         ("places_retrieval", "places/manifest.json", "places"),
     ],
 )
-def test_data_that_is_not_there_is_told_before_anything_is_measured(root, benchmark, gone, said, capsys):
-    path = root / gone
+def test_missing_data_is_refused_before_the_evaluation(root, benchmark, missing, message, capsys):
+    path = root / missing
     shutil.rmtree(path) if path.is_dir() else path.unlink()
     code, written = _evaluate(root, benchmark)
     assert (code, written) == (2, None)
-    _one_line(capsys, said)
+    _one_line(capsys, message)

@@ -1,4 +1,4 @@
-"""Items dealt to the ranks of an evaluation: all results on every rank, in order, and all stop or fail together."""
+"""Items distributed over ranks: all results on every rank, in order; all ranks stop or fail together."""
 
 import json
 import os
@@ -19,7 +19,7 @@ def settings(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("count", "batch_size"), [(1, 4), (8, 4), (9, 4), (3, 1)])
-def test_one_process_alone_does_all_batches_in_order(count, batch_size):
+def test_single_process_computes_all_batches_in_order(count, batch_size):
     seen = []
 
     def work(rows):
@@ -35,7 +35,7 @@ def test_one_process_alone_does_all_batches_in_order(count, batch_size):
     assert [row for rows in seen for row in rows] == list(range(count)) and max(map(len, seen)) <= batch_size
 
 
-def test_outside_a_block_nobody_is_asked_to_stop():
+def test_stop_reason_applies_only_inside_the_block():
     with pytest.raises(Interrupted), interruptible(lambda: True):
         distributed_map(1, 1, lambda rows: [torch.tensor(rows)])
     distributed_map(1, 1, lambda rows: [torch.tensor(rows)])
@@ -57,18 +57,19 @@ from model.training.tracking import RunLogger
 state = PartialState(cpu=True)
 rank, ranks = state.process_index, state.num_processes
 settings, out = sys.argv[1], Path(sys.argv[2])
-told = {}
+results = {}
 for count in (1, 2, 7, 12):
     work = lambda rows: [torch.tensor(rows, dtype=torch.float64), torch.tensor([row % 3 == 0 for row in rows]), None]
     values, flags, nothing = distributed_map(count, 2, work)
-    assert values.tolist() == list(range(count)) and flags.tolist() == [n % 3 == 0 for n in range(count)] and nothing is None
+    assert values.tolist() == list(range(count)) and nothing is None
+    assert flags.tolist() == [n % 3 == 0 for n in range(count)]
 if ranks > 1:
     asked = []
     try:
         with interruptible(lambda: rank == 1 and len(asked) > 1):
             distributed_map(50, 2, lambda rows: asked.append(1) or [torch.tensor(rows)])
     except Interrupted:
-        told["interrupted"] = len(asked)
+        results["interrupted"] = len(asked)
 
     def fails(rows):
         if rank == 1 and rows[0] >= 6:
@@ -78,7 +79,7 @@ if ranks > 1:
     try:
         distributed_map(50, 2, fails)
     except (ZeroDivisionError, CommandFailed) as error:
-        told["failed"] = type(error).__name__
+        results["failed"] = type(error).__name__
 
 config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=1", "steps=1")
 
@@ -86,9 +87,9 @@ class Log(RunLogger):
     __init__ = add = show = lambda *_: None
 
 evaluation = PeriodicEvaluation(config, out, lambda: False)
-told["metrics"] = evaluation.after(1, tiny_model(config).train(), EvalWeights(None), Log())
-told["videos"] = (out / "heatmap.mp4").exists()
-(out / f"rank{rank}.json").write_text(json.dumps(told))
+results["metrics"] = evaluation.maybe_evaluate(1, tiny_model(config).train(), EvalWeights(None), Log())
+results["videos"] = (out / "heatmap.mp4").exists()
+(out / f"rank{rank}.json").write_text(json.dumps(results))
 state.destroy_process_group()
 """
 
@@ -109,7 +110,7 @@ def _ranks(folder, settings, ranks):
 
 
 @pytest.mark.slow
-def test_three_processes_find_exactly_what_one_finds_and_stop_and_fail_together(settings, tmp_path):
+def test_three_processes_match_one_bit_for_bit_and_stop_and_fail_together(settings, tmp_path):
     (one,), three = _ranks(tmp_path, settings, 1), _ranks(tmp_path, settings, 3)
     assert len(one["metrics"]) > 20
     for rank in three:

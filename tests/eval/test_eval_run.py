@@ -1,4 +1,4 @@
-"""The command that measures a model, on small real data: files, baselines, requirements, exit codes."""
+"""eval.run on small real data: files, baselines, requirements, exit codes."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ from configs.schema import EvalConfig, ModelConfig
 from eval.benchmarks.retrieval.benchmark import Retrieval
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.report.write import report_folder
-from eval.run import check, main
+from eval.run import check_requirement, main
 from model.build import build_denseav
 from model.denseav import InputSpec
 from model.hub import from_pretrained, resolve_checkpoint, save_pretrained, untrained
@@ -32,7 +32,7 @@ ALL = ["ade20k_speech", "ade20k_sound", "places_retrieval", "audioset_retrieval"
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
-    """A run folder with a model of random weights, prompted pictures, two evaluation splits, a video."""
+    """A run folder with a model of random weights, prompted images, two evaluation splits, a video."""
     root = tmp_path_factory.mktemp("world")
     torch.manual_seed(0)
     (root / "run").mkdir()
@@ -50,12 +50,13 @@ def world(tmp_path_factory):
 
 def _arguments(world, *more):
     return [
-        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted", f"places_audio={world}/places", f"audioset={world}/audioset",
+        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted",
+        f"places_audio={world}/places", f"audioset={world}/audioset",
         f"benchmarks={ALL}", "gallery_size=11", "batch_size=4", *more,
     ]  # fmt: skip
 
 
-def test_one_command_writes_numbers_with_their_floors_and_a_report(world, capsys):
+def test_command_writes_metrics_with_baselines_and_a_report(world, capsys):
     assert main(load(EvalConfig, _arguments(world, f"video={world}/a.mp4"))) == 0
     written = json.loads((world / "out/metrics.json").read_text())
     keys = set(written["metrics"])
@@ -92,7 +93,7 @@ def test_one_command_writes_numbers_with_their_floors_and_a_report(world, capsys
     assert "ade20k_sound/basic/map" in capsys.readouterr().out
 
 
-def test_the_same_model_gives_the_same_numbers_again_whatever_the_batch(world):
+def test_metrics_do_not_depend_on_the_batch_size(world):
     arguments = [a for a in _arguments(world, "baselines=[]") if not a.startswith("batch_size")]
     numbers = []
     for batch_size in (3, 11):
@@ -101,15 +102,18 @@ def test_the_same_model_gives_the_same_numbers_again_whatever_the_batch(world):
     assert numbers[0] == pytest.approx(numbers[1], abs=1e-6)
 
 
-def test_what_was_required_and_not_reached_is_said_and_ends_with_one(world, capsys):
+def test_requirements_that_are_not_met_are_printed_and_exit_with_1(world, capsys):
     baseline = "chance/ade20k_sound/basic/map"
-    require = f"requirements=[{{metric: ade20k_sound/basic/map, min: 0.0}}, {{metric: ade20k_sound/basic/map, min: 50, ratio_to: {baseline}}}, {{metric: vggss/a/b}}]"
+    metric = "metric: ade20k_sound/basic/map"
+    require = (
+        f"requirements=[{{{metric}, min: 0.0}}, {{{metric}, min: 50, ratio_to: {baseline}}}, {{metric: vggss/a/b}}]"
+    )
     assert main(load(EvalConfig, _arguments(world, require))) == 1
     printed = capsys.readouterr().out
     assert (
         "PASS  ade20k_sound/basic/map" in printed
-        and f"wanted >= 50 x {baseline}" in printed
-        and "1 of 3 requirements met; 1 are of figures that were not measured" in printed
+        and f"required >= 50 x {baseline}" in printed
+        and "1 of 3 requirements met; metrics of 1 were not measured" in printed
     )
     assert [r["passed"] for r in json.loads((world / "out/metrics.json").read_text())["requirements"]] == [
         True,
@@ -118,17 +122,18 @@ def test_what_was_required_and_not_reached_is_said_and_ends_with_one(world, caps
     ]
 
 
-def test_a_requirement_compares_with_a_number_a_sum_or_a_multiple():
+def test_requirement_compares_with_a_number_a_sum_or_a_multiple():
     config = load(
         EvalConfig,
         [
-            "requirements=[{metric: a, min: 0.2}, {metric: a, min: 0.1, baseline: b}, {metric: a, min: 3, ratio_to: b}, {metric: c}]"
+            "requirements=[{metric: a, min: 0.2}, {metric: a, min: 0.1, baseline: b}, {metric: a, min: 3, ratio_to: b},"
+            " {metric: c}]"
         ],
     )
-    outcomes = [check(requirement, {"a": 0.5, "b": 0.2}) for requirement in config.requirements[:3]]
+    outcomes = [check_requirement(requirement, {"a": 0.5, "b": 0.2}) for requirement in config.requirements[:3]]
     assert [o.passed for o in outcomes] == [True, True, False]
-    missing = check(config.requirements[3], {"a": 0.5, "b": 0.2})
-    assert not missing.passed and "c was not measured" in missing.wanted
+    missing = check_requirement(config.requirements[3], {"a": 0.5, "b": 0.2})
+    assert not missing.passed and "c was not measured" in missing.condition
 
 
 @pytest.mark.parametrize(
@@ -144,7 +149,7 @@ def test_a_requirement_compares_with_a_number_a_sum_or_a_multiple():
         ({"baselines": "[luck]"}, "'luck', allowed are chance, untrained, shuffled_prompts"),
     ],
 )
-def test_a_mistake_is_told_in_one_line_before_anything_is_measured(world, change, message, capsys):
+def test_invalid_settings_are_one_error_line_before_the_evaluation(world, change, message, capsys):
     arguments = [a for a in _arguments(world) if a.partition("=")[0] not in change]
     assert run(EvalConfig, "doc", main, [*arguments, *(f"{k}={v}" for k, v in change.items())]) == 2
     error = capsys.readouterr().err
@@ -154,11 +159,11 @@ def test_a_mistake_is_told_in_one_line_before_anything_is_measured(world, change
     assert re.search(message, error), error
 
 
-def test_a_folder_that_cannot_take_the_report_is_told_before_anything_is_measured(world, tmp_path, capsys):
+def test_output_folder_that_cannot_be_written_is_refused_before_the_evaluation(world, tmp_path, capsys):
     arguments = [argument for argument in _arguments(world) if not argument.startswith("out=")]
     (tmp_path / "report.html").mkdir()
     assert run(EvalConfig, "doc", main, [*arguments, f"out={tmp_path}"]) == 2
-    assert "report.html is a folder there" in capsys.readouterr().err
+    assert "report.html in it is a folder" in capsys.readouterr().err
     assert run(EvalConfig, "doc", main, [*arguments, f"out={tmp_path / ('x' * 300)}"]) == 1
     assert "File name too long" in capsys.readouterr().err
     with report_folder(tmp_path / "held"):
@@ -167,7 +172,7 @@ def test_a_folder_that_cannot_take_the_report_is_told_before_anything_is_measure
     assert "is being written by another command" in error and error.count("\n") == 1
 
 
-def test_a_model_whose_encoders_began_with_weights_from_elsewhere_is_measured_beside_random_ones_without_them(tmp_path):
+def test_checkpoint_with_pretrained_encoders_loads_without_the_pretrained_files(tmp_path):
     config = ModelConfig(**vars(CONFIG) | {"image_encoder": "vit_tiny_patch16_224", "image_weights": "random"})
     model = build_denseav(config, InputSpec(64, 1.0, 16000))
     save_pretrained(model, dataclasses.replace(config, image_weights=str(tmp_path / "gone.safetensors")), tmp_path)
@@ -182,14 +187,14 @@ def test_a_model_whose_encoders_began_with_weights_from_elsewhere_is_measured_be
     "content",
     [b'{"model": ', b"\xff\xfe", b"[1]", b'{"model": {}}', b'{"model": {"num_heads": 2}, "inputs": {"x": 1}}'],
 )
-def test_a_damaged_description_of_a_model_is_one_clear_line(world, tmp_path, content):
+def test_damaged_model_config_is_one_error_line(world, tmp_path, content):
     shutil.copy(resolve_checkpoint(world / "run") / "model.safetensors", tmp_path)
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(ValueError, match=r"config\.json was not written by save_pretrained"):
         from_pretrained(tmp_path)
 
 
-def test_a_gallery_is_drawn_by_its_seed_and_encoded_once_for_each_model(world):
+def test_gallery_is_drawn_by_its_seed_and_encoded_once_per_model(world):
     model = from_pretrained(world / "run")
     gallery, again, other = (Gallery(str(world / "audioset"), 5, 4, seed) for seed in (0, 0, 1))
     features = gallery.encode(model)
@@ -199,7 +204,7 @@ def test_a_gallery_is_drawn_by_its_seed_and_encoded_once_for_each_model(world):
     assert Retrieval("audioset_retrieval", gallery).evaluate(model).items["items"] == 5
 
 
-def test_one_head_has_no_disentanglement_and_that_is_told(world, tmp_path, capsys):
+def test_disentanglement_is_skipped_with_a_message_for_one_head(world, tmp_path, capsys):
     single = ModelConfig(**(vars(CONFIG) | {"num_heads": 1}))
     save_pretrained(build_denseav(single, InputSpec(64, 1.0, 16000)), single, tmp_path)
     arguments = [a for a in _arguments(world, "baselines=[]") if not a.startswith(("checkpoint", "out"))]
@@ -213,7 +218,7 @@ def test_one_head_has_no_disentanglement_and_that_is_told(world, tmp_path, capsy
 
 
 @pytest.mark.slow
-def test_the_command_runs_as_a_process_of_its_own(world):
+def test_command_runs_as_a_process(world):
     done = subprocess.run(
         [sys.executable, "-m", "eval.run", *_arguments(world, "baselines=[chance]")],
         cwd=ROOT,

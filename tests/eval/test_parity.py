@@ -1,3 +1,5 @@
+"""Golden cases of the reference: ours agree, deviations are misses, files that are not cases are refused."""
+
 import json
 import re
 import subprocess
@@ -36,7 +38,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("file", CASES)
-def test_the_golden_case_comes_out(file):
+def test_golden_case_agrees(file):
     outcome = check_case(file)
     assert outcome.verdict == "ok", f"{outcome.difference:.1e} is more than {outcome.tolerance:.0e}"
 
@@ -58,14 +60,14 @@ def test_one_changed_number_is_a_miss(name, output, tmp_path):
     assert outcome.difference == pytest.approx(1e-2, rel=1e-2)
 
 
-def test_an_output_we_do_not_compute_or_that_is_not_a_number_is_a_miss(tmp_path):
-    assert check_case(_copy("audio_mask_01", tmp_path, **{"out.unheard_of": torch.zeros(3)})).difference == float("inf")
+def test_missing_output_and_nan_are_misses(tmp_path):
+    assert check_case(_copy("audio_mask_01", tmp_path, **{"out.unknown": torch.zeros(3)})).difference == float("inf")
     broken = load_file(GOLDEN / "audio_mask_01.safetensors")["out.mask"]
     broken[0, 0] = float("nan")
     assert check_case(_copy("audio_mask_01", tmp_path, **{"out.mask": broken})).difference == float("inf")
 
 
-def test_a_case_that_nothing_can_be_computed_from_is_a_miss_and_the_others_are_looked_at(tmp_path, capsys):
+def test_failing_case_is_a_miss_and_the_others_are_still_computed(tmp_path, capsys):
     _copy("audio_mask_00", tmp_path)
     stored = load_file(_copy("retrieval_00", tmp_path))
     with safe_open(GOLDEN / "retrieval_00.safetensors", "pt") as case:
@@ -75,11 +77,11 @@ def test_a_case_that_nothing_can_be_computed_from_is_a_miss_and_the_others_are_l
             case.metadata(),
         )
     assert main(ParityConfig(), str(tmp_path)) == 1
-    told = capsys.readouterr()
-    assert "1 agree, 1 miss" in told.out and "retrieval_00.safetensors: KeyError: 'scores'" in told.err
+    printed = capsys.readouterr()
+    assert "1 agree, 1 miss" in printed.out and "retrieval_00.safetensors: KeyError: 'scores'" in printed.err
 
 
-def test_the_answer_is_no_after_a_miss(tmp_path, capsys):
+def test_command_exits_with_1_after_a_miss_in_any_folder(tmp_path, capsys):
     good, bad = (tmp_path / name for name in ("good", "bad"))
     for folder in (good, bad):
         folder.mkdir()
@@ -89,15 +91,20 @@ def test_the_answer_is_no_after_a_miss(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "1 agree, 0 miss" in printed
     assert re.search(r"audio_mask +audio_mask_00 +1\.0e\+00 +1e-06  MISS", printed)
+    assert main(ParityConfig(), str(good), str(bad)) == 1
+    assert "1 agree, 1 miss" in capsys.readouterr().out
 
 
-def test_a_released_case_without_its_names_is_one_line(tmp_path):
-    with pytest.raises(UsageError, match=r"released_checkpoint_keys\.json, the names and shapes"):
+def test_missing_weight_names_of_the_released_case_are_one_error_line(tmp_path):
+    with pytest.raises(
+        UsageError,
+        match=r"released_checkpoint_keys\.json, which released_checkpoint_two_head\.safetensors needs, cannot be read",
+    ):
         check_case(_copy("released_checkpoint_two_head", tmp_path))
 
 
-def test_what_is_no_case_is_named_in_one_line(tmp_path):
-    with pytest.raises(UsageError, match=r"no NAME\.safetensors there"):
+def test_files_that_are_not_golden_cases_are_one_error_line(tmp_path):
+    with pytest.raises(UsageError, match=r"contains no NAME\.safetensors"):
         check_folder(tmp_path)
     (tmp_path / "text.safetensors").write_text("not a case")
     with pytest.raises(UsageError, match=r"text\.safetensors: not a golden case"):
@@ -107,21 +114,24 @@ def test_what_is_no_case_is_named_in_one_line(tmp_path):
         tmp_path / "text.safetensors",
         metadata={"case": json.dumps({"kind": "poem", "params": {}})},
     )
-    with pytest.raises(UsageError, match=r"kind 'poem', allowed are scores, "):
+    with pytest.raises(UsageError, match=r"unknown kind 'poem', allowed are scores, "):
         check_folder(tmp_path)
-    for kind, said in ((["mel"], r"kind \['mel'\], allowed are"), ("mel", "no tensor is called out.NAME")):
+    for kind, message in ((["mel"], r"unknown kind \['mel'\], allowed are"), ("mel", "no tensor out.NAME")):
         save_file(
             {"in.x": torch.zeros(1)},
             tmp_path / "text.safetensors",
             metadata={"case": json.dumps({"kind": kind, "params": {}})},
         )
-        with pytest.raises(UsageError, match=said):
+        with pytest.raises(UsageError, match=message):
             check_folder(tmp_path)
 
 
-def test_the_command_ends_with_two_and_one_line_where_there_is_no_folder():
-    done = subprocess.run(
-        [sys.executable, "-m", "eval.parity", "nowhere"], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2
-    assert done.stderr == "error: nowhere: no NAME.safetensors there; give a folder of golden cases\n"
+def test_command_exits_with_2_and_one_line_for_missing_or_no_folders():
+    command = [sys.executable, "-m", "eval.parity"]
+    for folders, error in (
+        (["nowhere"], "nowhere: contains no NAME.safetensors; give a folder of golden cases"),
+        ([], "DIR..."),
+    ):
+        done = subprocess.run([*command, *folders], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: ") and error in done.stderr and done.stderr.count("\n") == 1

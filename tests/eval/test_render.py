@@ -1,4 +1,4 @@
-"""Heatmap videos: decoded back, they have the pictures, the times and the sound of the video they were made of."""
+"""Heatmap videos: decoded again, they have the frames, times and audio of their source."""
 
 import av
 import numpy as np
@@ -36,7 +36,7 @@ class _AsItIs(nn.Module):
 
 @pytest.fixture
 def loudness_of_brightness():
-    """Similar where the picture is bright and the sound is loud."""
+    """A model whose similarity is high where the image is bright and the audio is loud."""
     return DenseAV(
         _Brightness(), _Loudness(), _AsItIs(), _AsItIs(), 1, 1, InputSpec(48, 1.0, 16000), SimilarityConfig()
     ).eval()
@@ -51,7 +51,7 @@ def _decoded(path):
     return frames, sound, rate_hz
 
 
-def test_the_map_lights_up_when_the_sound_does_and_the_sound_is_kept(tmp_path, loudness_of_brightness):
+def test_heatmap_follows_the_audio_and_the_audio_is_kept(tmp_path, loudness_of_brightness):
     duration_s = 2.4
     waveform = np.zeros(round(duration_s * 16000), np.float32)
     waveform[16000:24000] = 0.5 * np.sin(2 * np.pi * 440 * np.arange(8000) / 16000)
@@ -67,7 +67,7 @@ def test_the_map_lights_up_when_the_sound_does_and_the_sound_is_kept(tmp_path, l
     assert loud_s[0] == pytest.approx(1.0, abs=0.06) and loud_s[-1] == pytest.approx(1.5, abs=0.06)
 
 
-def test_between_two_audio_steps_the_map_is_linear_and_a_wide_picture_keeps_its_width(loudness_of_brightness):
+def test_heatmap_is_linear_between_audio_steps_and_keeps_the_aspect_ratio(loudness_of_brightness):
     frames = [np.full((48, 96, 3), 128, np.uint8)]
     waveform = np.repeat(np.linspace(0, 1, 15, dtype=np.float32), 1600)
     maps = heatmaps_over_time(loudness_of_brightness, frames, np.zeros(3, int), np.array([0.25, 0.30, 0.35]), waveform)
@@ -79,19 +79,19 @@ def test_between_two_audio_steps_the_map_is_linear_and_a_wide_picture_keeps_its_
     ("make", "message"),
     [
         (lambda _: None, "no such file"),
-        (lambda path: path.write_bytes(b"no video at all" * 100), "not a video that can be opened"),
+        (lambda path: path.write_bytes(b"no video at all" * 100), "cannot be opened as a video"),
         (lambda path: write_video(path, 1.0, audio=False), "no audio"),
-        (lambda path: write_video(path, 1.0, video=False), "no video stream"),
+        (lambda path: write_video(path, 1.0, video=False), "has no video stream"),
     ],
 )
-def test_what_is_no_video_with_sound_is_refused_in_one_line(tmp_path, loudness_of_brightness, make, message):
+def test_file_that_is_not_a_video_with_audio_is_refused(tmp_path, loudness_of_brightness, make, message):
     make(tmp_path / "in.mp4")
     with pytest.raises(UsageError, match=message):
         render_heatmap_video(loudness_of_brightness, tmp_path / "in.mp4", tmp_path / "out.mp4")
     assert not (tmp_path / "out.mp4").exists()
 
 
-def test_the_model_is_not_changed_by_looking(tmp_path, loudness_of_brightness):
+def test_rendering_keeps_the_random_state(tmp_path, loudness_of_brightness):
     assert not loudness_of_brightness.training
     write_video(tmp_path / "in.mp4", 1.0)
     before = torch.random.get_rng_state()
@@ -100,25 +100,23 @@ def test_the_model_is_not_changed_by_looking(tmp_path, loudness_of_brightness):
 
 
 @pytest.mark.parametrize(
-    ("out", "told"),
+    ("out", "message"),
     [
-        ("in.mp4", "is the video itself, which would be lost"),
-        ("x.webm", "wanted the name of the mp4"),
+        ("in.mp4", "is the input video, which would be overwritten"),
+        ("x.webm", "give the name of the mp4"),
         ("", "is a folder"),
     ],
 )
-def test_an_output_that_would_be_lost_or_lie_is_refused(tmp_path, out, told):
+def test_invalid_output_paths_are_refused(tmp_path, out, message):
     write_video(tmp_path / "in.mp4", duration_s=0.6, events_s=(0.3,))
     before = (tmp_path / "in.mp4").read_bytes()
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(UsageError, match=message):
         main(RenderConfig(checkpoint="nowhere", video=str(tmp_path / "in.mp4"), out=f"{tmp_path}/./{out}"))
     assert (tmp_path / "in.mp4").read_bytes() == before
 
 
-def test_of_a_long_video_the_beginning_is_rendered_and_that_is_told(
-    tmp_path, loudness_of_brightness, monkeypatch, capsys
-):
+def test_long_video_is_truncated_with_a_message(tmp_path, loudness_of_brightness, monkeypatch, capsys):
     monkeypatch.setattr(render, "MAX_DURATION_S", 1.0)
     video = write_video(tmp_path / "in.mp4", duration_s=2.4, events_s=(0.3,))
     frames, _, _ = _decoded(render_heatmap_video(loudness_of_brightness, video, tmp_path / "out.mp4"))
-    assert frames[-1][0] < 1.0 and "the first 1 s of 2 s are rendered" in capsys.readouterr().err
+    assert frames[-1][0] < 1.0 and "only the first 1 of 2 s are rendered" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""Metrics against numbers worked out by hand and slow loops; the golden cases run in test_parity.py."""
+"""Metrics against values computed by hand and slow loops; the golden cases run in test_parity.py."""
 
 import math
 
@@ -12,28 +12,27 @@ from eval.metrics.retrieval import recall_at_k
 from eval.metrics.segmentation import (
     average_precision,
     best_iou,
-    heatmaps,
-    heatmaps_by_head,
     normalize_and_upsample,
     word_window,
 )
+from model.heatmap import pool_volume
 
 
-def test_recall_counts_the_queries_whose_own_item_is_among_the_best_k():
+def test_recall_counts_queries_with_the_match_among_the_best_k():
     scores = torch.tensor([[0.9, 0.1, 0.2], [0.8, 0.5, 0.6], [0.3, 0.2, 0.1]])
     assert [recall_at_k(scores, k) for k in (1, 2, 3)] == pytest.approx([1 / 3, 1 / 3, 1.0])
     assert recall_at_k(scores.T, 2) == pytest.approx(2 / 3)
 
 
-def test_a_constant_score_finds_nothing():
+def test_recall_of_constant_scores_is_zero():
     assert recall_at_k(torch.zeros(20, 20), 10) == 0.0
 
 
-def test_places_are_the_same_however_many_scores_are_compared_at_once(monkeypatch):
+def test_ranks_do_not_depend_on_the_chunk_size(monkeypatch):
     scores = torch.randint(20, (50, 50)).float()
     slow = torch.tensor([sum(bool(other >= row[n]) for other in row) for n, row in enumerate(scores)])
     for at_once in (1, 120, 10**6):
-        monkeypatch.setattr(retrieval, "AT_ONCE", at_once)
+        monkeypatch.setattr(retrieval, "CHUNK_SCORES", at_once)
         assert torch.equal(retrieval.ranks(scores), slow) and recall_at_k(scores, 10) == (slow <= 10).double().mean()
 
 
@@ -41,7 +40,7 @@ def test_places_are_the_same_however_many_scores_are_compared_at_once(monkeypatc
     ("scores", "message"),
     [(torch.zeros(2, 3), r"\(2, 3\)"), (torch.zeros(0, 0), "square"), (torch.full((2, 2), math.nan), "4 of 4 scores")],
 )
-def test_recall_refuses_what_is_no_square_of_numbers(scores, message):
+def test_recall_refuses_non_square_and_nan_scores(scores, message):
     with pytest.raises(ValueError, match=message):
         recall_at_k(scores, 1)
 
@@ -56,12 +55,12 @@ def _slow_average_precision(scores, relevant):
 
 
 @pytest.mark.parametrize("levels", [3, 40, 100000])
-def test_average_precision_equals_a_slow_loop_over_thresholds_with_and_without_ties(levels):
+def test_average_precision_equals_a_slow_loop_with_and_without_ties(levels):
     scores, relevant = torch.randint(levels, (300,)).float(), torch.rand(300) < 0.2
     assert average_precision(scores, relevant) == pytest.approx(_slow_average_precision(scores, relevant), abs=1e-12)
 
 
-def test_average_precision_of_a_constant_map_is_the_share_of_relevant_pixels_in_any_order():
+def test_average_precision_of_a_constant_map_is_the_fraction_of_relevant_pixels():
     relevant = torch.arange(1000) < 75
     assert (
         average_precision(torch.zeros(1000), relevant)
@@ -74,7 +73,7 @@ def test_average_precision_of_a_constant_map_is_the_share_of_relevant_pixels_in_
         average_precision(torch.tensor([0.0, math.nan]), torch.tensor([True, False]))
 
 
-def test_best_iou_tries_twenty_thresholds_strictly_below_the_kept():
+def test_best_iou_is_the_best_of_twenty_strict_thresholds():
     scores = torch.rand(500)
     relevant = scores + torch.rand(500) > 1.2
     slow = []
@@ -85,27 +84,27 @@ def test_best_iou_tries_twenty_thresholds_strictly_below_the_kept():
     assert best_iou(torch.zeros(5), torch.zeros(5, dtype=torch.bool)) == 0.0
 
 
-def test_the_window_of_a_word_ends_with_the_clip_and_is_never_empty():
+def test_word_window_is_clipped_to_the_audio_and_never_empty():
     timing = torch.tensor([[0.5, 0.7], [0.0, 0.1], [1.9, 2.5], [7.0, 8.0]])
     window = word_window(timing, steps=20, duration_s=torch.full((4,), 2.0))
     assert [row.nonzero()[:, 0].tolist() for row in window] == [[*range(3, 9)], [*range(3)], [17, 18, 19], [19]]
 
 
-def test_a_heatmap_is_the_mean_of_the_best_head_over_the_steps_that_count():
+def test_heatmap_is_the_mean_of_the_best_head_over_selected_steps():
     volume = torch.zeros(2, 2, 1, 2, 3)
     volume[0, 0, 0, 0], volume[0, 1, 0, 0] = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([3.0, 0.0, 9.0])
     steps = torch.tensor([[True, True, False], [False, False, False]])
-    assert heatmaps(volume, steps).tolist() == [[[2.5, 0.0]], [[0.0, 0.0]]]
-    assert heatmaps_by_head(volume, steps)[0, :, 0, 0].tolist() == [1.5, 1.5]
+    assert pool_volume(volume, steps).tolist() == [[[2.5, 0.0]], [[0.0, 0.0]]]
+    assert pool_volume(volume, steps, per_head=True)[0, :, 0, 0].tolist() == [1.5, 1.5]
 
 
-def test_maps_are_scaled_over_the_whole_set_and_a_flat_set_is_dark():
+def test_maps_are_scaled_over_the_whole_set_and_a_constant_set_becomes_zero():
     maps = torch.tensor([[[0.0, 2.0]], [[4.0, 4.0]]])
     assert normalize_and_upsample(maps, 0.0, 4.0, 1, 2).tolist() == [[[0.0, 0.5]], [[1.0, 1.0]]]
     assert normalize_and_upsample(torch.full((1, 2, 2), 3.0), 3.0, 3.0, 4, 4).unique().tolist() == [0.0]
 
 
-def test_heads_that_divide_the_work_reach_one_and_identical_heads_do_not():
+def test_disentanglement_is_one_for_specialized_heads_only():
     apart = disentanglement(torch.tensor([[5.0, 0.0], [5.0, 0.0]]), torch.tensor([[0.0, 7.0]]))
     assert apart == (1.0, 1.0)
     swapped = disentanglement(torch.tensor([[0.0, 7.0]]), torch.tensor([[5.0, 0.0], [5.0, 0.0]]))
@@ -116,7 +115,7 @@ def test_heads_that_divide_the_work_reach_one_and_identical_heads_do_not():
         disentanglement(torch.rand(3, 1), torch.rand(3, 1))
 
 
-def test_intervals_of_disentanglement_are_those_of_computing_it_again_for_each_draw():
+def test_disentanglement_intervals_equal_recomputing_every_draw():
     speech, sound = (
         torch.rand(13, 2).mul(9).round() + torch.tensor([3.0, 0.0]),
         torch.rand(9, 2).mul(9).round() + torch.tensor([0.0, 3.0]),
@@ -135,14 +134,14 @@ def test_intervals_of_disentanglement_are_those_of_computing_it_again_for_each_d
     assert found["pred_dis"].low < disentanglement(speech, sound).pred_dis < found["pred_dis"].high
 
 
-def test_ciou_by_hand_counts_claimed_pixels_outside_against_the_map():
+def test_ciou_by_hand_penalizes_selected_pixels_outside_the_region():
     truth = torch.tensor([[[1.0, 0.5], [0.0, 0.0]]])
     kept = torch.tensor([[[True, True], [True, False]]])
     assert localization.ciou(kept, truth).item() == pytest.approx(1.5 / 2.5)
     assert localization.ciou(~kept, torch.zeros(1, 2, 2)).item() == 0.0
 
 
-def test_an_image_of_a_group_counts_as_its_worst_prompt():
+def test_group_min_takes_the_worst_prompt_of_an_image():
     values, group = torch.tensor([0.9, 0.4, 0.6, 0.7]), torch.tensor([3, 3, 8, 8])
     assert localization.success_rate(values) == 0.75
     assert localization.success_rate(localization.group_min(values, group)) == 0.5

@@ -1,4 +1,4 @@
-"""The figures of a class from counts of its pictures, against the same from all pixels, for the set itself and for other draws of it."""
+"""Metrics of a class from counts per image, compared with metrics of all pixels, also for bootstrap draws."""
 
 import math
 
@@ -17,7 +17,7 @@ SIDE = 24
 
 
 def _pictures(count, levels=None, seed=0):
-    """Maps [N, P] that are bright where the class is, more or less, and where it is; `levels`: of so many different scores only."""
+    """Noisy maps [N, P] and the mask of the class; `levels`: number of different scores."""
     rng = np.random.default_rng(seed)
     place, row = rng.uniform(0.2, 0.8, (count, 2, 1, 1)), (np.arange(SIDE) + 0.5) / SIDE
     far = (row[:, None] - place[:, 0]) ** 2 + (row - place[:, 1]) ** 2
@@ -37,7 +37,7 @@ def _iou_above(scores, relevant, threshold):
 
 
 @pytest.mark.parametrize("levels", [None, 30, 1])
-def test_figures_of_a_class_are_those_of_all_its_pixels_together(levels):
+def test_class_metrics_equal_those_of_all_pixels(levels):
     scores, relevant = _pictures(7, levels)
     found = _class(scores, relevant)
     flat = torch.from_numpy(scores).flatten(), torch.from_numpy(relevant).flatten()
@@ -49,7 +49,7 @@ def test_figures_of_a_class_are_those_of_all_its_pixels_together(levels):
 
 
 @pytest.mark.parametrize(("count", "levels"), [(9, None), (9, 30), (2, None), (40, 700)])
-def test_a_draw_of_pictures_has_the_figures_of_its_own_pixels(count, levels):
+def test_draw_metrics_equal_those_of_the_drawn_pixels(count, levels):
     scores, relevant = _pictures(count, levels)
     found, thresholds = _class(scores, relevant), torch.linspace(float(scores.min()), float(scores.max()), 20).numpy()
     for weights in bootstrap_counts(count, seed=1)[:25]:
@@ -62,10 +62,10 @@ def test_a_draw_of_pictures_has_the_figures_of_its_own_pixels(count, levels):
         )
 
 
-def test_a_threshold_chosen_on_validation_pictures_is_judged_on_the_others():
+def test_threshold_is_selected_on_validation_images_and_evaluated_on_the_others():
     scores, relevant = _pictures(10)
     validation = np.arange(10) % 3 == 0
-    scores[~validation] += 1  # what is best for the one half is not for the other
+    scores[~validation] += 1  # the best threshold differs between the halves
     own = scores[validation]
     tried = torch.linspace(float(own.min()), float(own.max()), 20).numpy()
     chosen = tried[np.argmax([_iou_above(own, relevant[validation], t) for t in tried])]
@@ -79,7 +79,7 @@ def test_a_threshold_chosen_on_validation_pictures_is_judged_on_the_others():
     assert math.isnan(_class(scores, relevant, validation).figures.iou_chosen)
 
 
-def test_a_draw_without_a_relevant_pixel_has_no_figures():
+def test_draw_without_a_relevant_pixel_gives_nan():
     scores, relevant = _pictures(3)
     relevant[0] = False
     found = _class(scores, relevant)
@@ -90,7 +90,7 @@ def test_a_draw_without_a_relevant_pixel_has_no_figures():
 
 
 def _set():
-    """24 items of 3 classes and a class without a pixel, two items to each picture."""
+    """24 items of 3 classes and a class without a pixel, two items per image."""
     scores, relevant = _pictures(24, seed=3)
     asked = torch.arange(24) % 3
     asked[5] = 9
@@ -103,7 +103,7 @@ def _measure(maps, relevant, asked, names, **maps_of_variants):
     return measure({"basic": maps} | maps_of_variants, np.packbits(relevant, axis=1), asked, names, str, SIDE, seed=0)
 
 
-def test_intervals_are_those_of_computing_everything_again_for_each_draw():
+def test_intervals_equal_recomputing_every_draw():
     maps, relevant, asked, names = _set()
     measured, _ = _measure(maps, relevant, asked, names)
     pixels = normalize_and_upsample(maps, maps.min().item(), maps.max().item(), SIDE, SIDE).flatten(1)
@@ -130,7 +130,7 @@ def test_intervals_are_those_of_computing_everything_again_for_each_draw():
     assert all(low < measured.metrics[key] < high for key, (low, high) in measured.intervals.items())
 
 
-def test_what_is_counted_and_what_is_not_is_told():
+def test_item_and_class_counts_are_reported():
     maps, relevant, asked, names = _set()
     relevant[7] = False
     measured, own = _measure(maps, relevant, asked, names, advanced=maps.flip(0))
@@ -150,7 +150,7 @@ def test_what_is_counted_and_what_is_not_is_told():
     assert set(measured.metrics) == set(measured.intervals) == set(measured.chance) and len(measured.metrics) == 6
 
 
-def test_classes_in_one_half_only_have_no_chosen_threshold_and_a_set_without_a_pixel_is_refused():
+def test_classes_in_one_half_have_no_validation_threshold_and_a_set_without_pixels_is_refused():
     maps, relevant, asked, _ = _set()
     name = next(f"n{n}" for n in range(99) if validation_mask([f"n{n}"]))
     measured, _ = _measure(maps, relevant, asked, [name] * 24)
@@ -162,7 +162,7 @@ def test_classes_in_one_half_only_have_no_chosen_threshold_and_a_set_without_a_p
         _measure(maps, np.zeros_like(relevant), asked, [name] * 24)
 
 
-def test_weights_say_the_same_draws_as_the_interval_of_a_mean():
+def test_bootstrap_counts_are_the_draws_of_mean_interval():
     values, group = torch.rand(30), torch.arange(30) // 3
     weights = bootstrap_counts(30, 4, group)
     assert (

@@ -1,4 +1,4 @@
-"""Two evaluations side by side, as the command that a user types, and what it says of files that are none."""
+"""Comparison of two evaluations, its command, and metrics files that are missing or broken."""
 
 import json
 import subprocess
@@ -11,10 +11,9 @@ from paths import ROOT
 from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import ReportConfig
-from eval.metrics_file import read_metrics, write_metrics
 from eval.report.__main__ import main
 from eval.report.compare import format_comparison
-from eval.results import Requirement, Results
+from eval.results import Requirement, Results, read_metrics, write_metrics
 
 
 def _write(folder, metrics, intervals=None, items=None, config="seed: 0\n"):
@@ -54,7 +53,7 @@ def two(tmp_path):
     return a, b
 
 
-def test_values_differences_and_intervals_stand_beside_each_other(two):
+def test_comparison_shows_values_differences_and_intervals(two):
     text = format_comparison(*two)
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert lines["vggss/median/ciou"] == [
@@ -74,7 +73,7 @@ def test_values_differences_and_intervals_stand_beside_each_other(two):
     assert "intervals: 1 apart, 1 overlap, 1 metrics without" in text
 
 
-def test_what_is_only_in_one_what_settings_differ_and_above_all_other_items_are_told(two):
+def test_comparison_lists_missing_metrics_differing_settings_and_items(two):
     text = format_comparison(*two)
     assert (
         "only in A:\n  is3/median/ciou 0.200" in text
@@ -83,20 +82,20 @@ def test_what_is_only_in_one_what_settings_differ_and_above_all_other_items_are_
     assert "seed: 0 -> 1" in text and "batch_size" not in text and "checkpoint:" not in text
     assert "A: " in text and "runs/one" in text and "runs/two" in text
     assert (
-        "!! NOT THE SAME ITEMS" in text
+        "!! DIFFERENT ITEMS" in text
         and "!! vggss/items: 24 -> 25" in text
         and "!! vggss/left_out_no_sound: 1 -> 0" in text
     )
 
 
-def test_a_run_compared_with_itself_differs_in_nothing(two):
+def test_run_compared_with_itself_has_no_differences(two):
     text = format_comparison(two[0], two[0] / "metrics.json")
     assert (
         "differ" not in text and "!!" not in text and "only in" not in text and "+0" not in text and "APART" not in text
     )
 
 
-def test_counts_that_one_of_them_does_not_have_are_no_other_items(tmp_path):
+def test_counts_of_one_side_only_are_not_different_items(tmp_path):
     a = _write(
         tmp_path / "a", {"vggss/median/ciou": 0.4}, items={"vggss/items": 24, "is3/items": 3}, config="seed: 0\n"
     )
@@ -109,13 +108,13 @@ def test_counts_that_one_of_them_does_not_have_are_no_other_items(tmp_path):
     assert "!!" not in format_comparison(a, b) and "settings" not in format_comparison(a, b)
 
 
-def test_nothing_in_common_is_said(tmp_path):
-    assert "no metric is in both" in format_comparison(
+def test_comparison_without_a_common_metric_says_so(tmp_path):
+    assert "no metric in common" in format_comparison(
         _write(tmp_path / "a", {"a/b/c": 1.0}), _write(tmp_path / "b", {"d/e/f": 1.0})
     )
 
 
-def test_a_file_from_before_there_were_intervals_is_compared(two):
+def test_metrics_file_without_intervals_is_compared(two):
     path = two[0] / "metrics.json"
     path.write_text(
         json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "intervals"})
@@ -126,13 +125,13 @@ def test_a_file_from_before_there_were_intervals_is_compared(two):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "No such file or directory; give a folder"),
+        (None, "No such file or directory; give an output folder"),
         ("", "is not JSON"),
         ("{", "is not JSON"),
         ("[" * 100_000, "is not JSON"),
-        ("[1]", "is none of ours"),
-        ('"metrics"', "is none of ours"),
-        ("{}", "is none of ours"),
+        ("[1]", "key `metrics` is missing"),
+        ('"metrics"', "key `metrics` is missing"),
+        ("{}", "key `metrics` is missing"),
         ('{"metrics": 3}', "`metrics` is not an object"),
         ('{"metrics": {"a/b/c": NaN}}', "metrics, a/b/c: 'nan'"),
         ('{"metrics": {"a/b/c": "high"}}', "metrics, a/b/c: 'high'"),
@@ -142,7 +141,7 @@ def test_a_file_from_before_there_were_intervals_is_compared(two):
         ('{"metrics": {}, "about": {"config": 3}}', "about, config: '3'"),
     ],
 )
-def test_a_missing_or_broken_file_is_told_in_one_line(two, content, message, capsys):
+def test_missing_or_broken_metrics_file_is_one_error_line(two, content, message, capsys):
     path = two[1] / "metrics.json"
     path.unlink()
     if content is not None:
@@ -153,19 +152,21 @@ def test_a_missing_or_broken_file_is_told_in_one_line(two, content, message, cap
     assert capsys.readouterr().err.count("\n") == 1
 
 
-def test_a_folder_may_be_called_as_a_setting_and_one_in_place_of_the_file_is_told(two, tmp_path, capsys, monkeypatch):
+def test_folder_named_like_a_setting_is_compared_and_a_folder_named_metrics_json_is_refused(
+    two, tmp_path, capsys, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     two[0].rename("lr=1e-4")
     assert run(ReportConfig, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
     assert "A: lr=1e-4" in capsys.readouterr().out
     (two[1] / "metrics.json").unlink()
     (two[1] / "metrics.json").mkdir()
-    for place in (two[1], Path("x" * 300)):
+    for path in (two[1], Path("x" * 300)):
         with pytest.raises(UsageError, match=r"metrics\.json: Is a directory|File name too long"):
-            read_metrics(place)
+            read_metrics(path)
 
 
-def test_settings_that_cannot_be_read_and_a_commit_that_is_not_known_do_not_hinder(two):
+def test_unreadable_settings_and_unknown_commit_are_tolerated(two):
     path = two[0] / "metrics.json"
     content = json.loads(path.read_text())
     content["about"] = {"config": "a: [1, {"}
@@ -174,13 +175,13 @@ def test_settings_that_cannot_be_read_and_a_commit_that_is_not_known_do_not_hind
     assert "+0.200" in text and text.splitlines()[:2] == [f"A: {two[0]}", f"B: {two[1]}, runs/two, commit abc"]
 
 
-def test_a_metric_that_is_no_number_is_not_written(tmp_path):
+def test_nan_metric_is_not_written(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         _write(tmp_path / "a", {"a/b/c": float("nan")})
     assert not list((tmp_path / "a").iterdir())
 
 
-def test_the_command_compares_and_tells_wrong_use(two):
+def test_command_compares_and_refuses_wrong_arguments(two):
     def command(*arguments):
         return subprocess.run(
             [sys.executable, "-m", "eval.report", *map(str, arguments)],
@@ -194,8 +195,8 @@ def test_the_command_compares_and_tells_wrong_use(two):
     done = command("compare", *two)
     assert (done.returncode, done.stderr) == (0, "") and "vggss/median/ciou" in done.stdout
     for arguments, message in (
-        (("compare", two[0]), "expected COMPARE A B"),
-        (("contrast", *two), "'contrast': allowed is compare A B"),
+        (("compare", two[0]), "COMPARE A B, on the command line"),
+        (("contrast", *two), "unknown action 'contrast', allowed is `compare A B`"),
     ):
         done = command(*arguments)
         assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
