@@ -30,9 +30,9 @@ Features = TypeVar("Features", ImageFeatures, AudioFeatures)
 
 def map_tensors(features: Features, function: Callable[[Tensor], Tensor]) -> Features:
     """Apply a function to every tensor of the features: select rows, change device or dtype."""
-    return features._make(None if tensor is None else function(tensor) for tensor in features)
+    return type(features)._make(None if tensor is None else function(tensor) for tensor in features)
 
 
 def concat_features(parts: Sequence[Features]) -> Features:
     """Concatenate the features of several batches along the first axis."""
-    return parts[0]._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))
+    return type(parts[0])._make(None if column[0] is None else torch.cat(column) for column in zip(*parts, strict=True))

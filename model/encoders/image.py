@@ -14,7 +14,7 @@ from configs.schema import ModelConfig
 from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, EncoderBuilder, ImageEncoder
 from model.encoders.lora import LoraSettings, add_lora
 from model.encoders.pretrained import PRETRAINED
-from model.encoders.timm_vit import create_vit
+from model.encoders.timm_vit import VisionTransformer, create_vit
 from model.inputs import InputSpec
 
 
@@ -73,7 +73,7 @@ class TimmImageEncoder(ImageEncoder):
         return features, tokens[:, 0]
 
 
-def _patch_size_px(model: nn.Module, name: str) -> int:
+def _patch_size_px(model: VisionTransformer, name: str) -> int:
     height, width = model.patch_embed.patch_size
     if height != width:
         raise ValueError(

@@ -90,6 +90,9 @@ class KaldiFbank(nn.Module):
     Source: reference 1.4.
     """
 
+    _bank: Tensor
+    _window: Tensor
+
     def __init__(self, sample_rate_hz: int) -> None:
         super().__init__()
         from torchaudio.compliance.kaldi import get_mel_banks
@@ -102,7 +105,7 @@ class KaldiFbank(nn.Module):
         self.register_buffer("_window", torch.hann_window(self.window, periodic=False), persistent=False)
 
     def steps(self, samples: int, frames: int) -> int:
-        """Number of steps of so many frames closest to the length of a waveform, at least one; step t of T starts at t / T of it."""
+        """Steps of `frames` frames each, rounded to the length of a waveform, at least one; step t of T starts at t / T of it."""
         return max(1, round(samples / (self.hop * frames)))
 
     def forward(self, waveform: Float[Tensor, "A S"], frames: int) -> Float[Tensor, "A N F"]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,11 @@ from configs.schema import ModelConfig
 from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
 from model.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from torchaudio.models import Wav2Vec2Model
+else:  # torchaudio is slow to import
+    Wav2Vec2Model = nn.Module
 
 SAMPLE_RATE_HZ = 16_000
 # Our name -> torchaudio's bundle; its own loader caches the weights in torch's cache.
@@ -100,7 +106,7 @@ class SpeechTransformerEncoder(Encoder):
         return hidden if transformer.layer_norm_first else transformer.layer_norm(hidden)
 
 
-def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
+def _create(name: str, weights: str, conv_bias: bool) -> Wav2Vec2Model:
     import torchaudio
 
     if name not in BUNDLES:
@@ -122,9 +128,8 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
                 f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched "
                 f"({summarize_error(error)}); give a file as model.audio_weights, or model.audio_weights={RANDOM}"
             ) from None
-        model = getattr(
-            model, "model", model
-        )  # WavLM and the large ones come in a wrapper that normalizes the waveform
+        # WavLM and the large ones come in a wrapper that normalizes the waveform.
+        model = getattr(model, "model", model)
         model.aux = None
         return model
     build = torchaudio.models.wavlm_model if name.startswith("wavlm") else torchaudio.models.wav2vec2_model
