@@ -1,4 +1,4 @@
-"""Any timm vision transformer as an image encoder: DINO, DINOv2, DINOv3, CLIP, by timm's own names (vit_small_patch8_224.dino).
+"""timm vision transformers as image encoders: DINO, DINOv2, DINOv3, CLIP, by timm's names (vit_small_patch8_224.dino).
 
 One cell for each patch. Limits: those of timm_vit.py, and square patches; sides must be multiples of the patch.
 """
@@ -22,7 +22,8 @@ class TimmImageEncoder(ImageEncoder):
     """A timm vision transformer without its classifier.
 
     Args:
-        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps of 1e-4.
+        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps
+            of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
         lora: adapters beside frozen weights; None: all weights learn.
 

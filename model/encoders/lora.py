@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LoraSettings(NamedTuple):
-    """Settings of the adapters; by default those of the published models, on `qkv` of every block. Source: reference 1.1."""
+    """Settings of the adapters; the defaults are the published ones, on `qkv` of every block. Source: reference 1.1."""
 
     rank: int = 8
     alpha: float = 32.0
@@ -19,8 +19,8 @@ class LoraSettings(NamedTuple):
 def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
     """Freeze a model and add adapters to its layers whose names end with one of `settings.targets`, in place.
 
-    The second matrix of an adapter is initialized with zeros: at first the output does not change, and the first matrix gets
-    its first non-zero gradient in the second step.
+    The second matrix of an adapter is initialized with zeros: at first the output does not change, and the first matrix
+    gets its first non-zero gradient in the second step.
 
     Raises:
         ValueError: no layer has such a name.

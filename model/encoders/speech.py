@@ -44,7 +44,8 @@ class SpeechTransformerEncoder(Encoder):
         weights: `pretrained` (torchaudio's own loader: its cache, or the network), `random`, or a file.
         norm_eps: epsilon of the layer norms of feature projection and transformer; None: the model's own. The published
             models have 1e-4; the seven convolution layers always keep 1e-5.
-        conv_bias: add a bias to the seven convolutions, as in the published models; torchaudio's pre-trained weights have none.
+        conv_bias: add a bias to the seven convolutions, as in the published models; torchaudio's pre-trained weights
+            have none.
         gradient_checkpointing: recompute layers in the backward pass instead of storing their activations.
 
     Raises:
@@ -70,8 +71,8 @@ class SpeechTransformerEncoder(Encoder):
                 f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} expects {SAMPLE_RATE_HZ} Hz"
             )
         self.model = _create(name, weights, conv_bias)
-        # Most of torchaudio's recipes drop 5 to 20 % of the layers in a step. Their parameters then get no gradient, and
-        # processes that drop different layers stop with an error or deadlock. The other dropouts stay.
+        # Most of torchaudio's recipes drop 5 to 20 % of the layers in a step. Their parameters then get no gradient,
+        # and processes that drop different layers stop with an error or deadlock. The other dropouts stay.
         self.model.encoder.transformer.layer_drop = 0.0
         self.channels = self.model.encoder.feature_projection.projection.out_features
         if norm_eps is not None:
@@ -86,7 +87,7 @@ class SpeechTransformerEncoder(Encoder):
         return list(self.model.encoder.transformer.layers)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
-        """Encode waveforms, each normalized to zero mean and unit variance, padding included; 164,200 samples give 512 steps."""
+        """Encode waveforms, normalized to zero mean and unit variance with padding; 164,200 samples give 512 steps."""
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
         waveform = waveform / torch.sqrt(waveform.var(dim=1, keepdim=True, correction=0) + 1e-7)
         features, _ = self.model.feature_extractor(waveform, None)

@@ -1,7 +1,8 @@
-"""Batch normalization over the global batch: same values and gradients for any number of ranks, on any device and backend.
+"""Batch normalization over the global batch, on any device and backend; values do not depend on the number of ranks.
 
-torch's SyncBatchNorm needs a GPU; the tiny encoders also train in several CPU processes. Limits: every rank has the same number
-of rows, as the loader guarantees; chunks of a batch that are encoded one after the other are normalized separately.
+torch's SyncBatchNorm needs a GPU; the tiny encoders also train in several CPU processes. Limits: every rank has the
+same number of rows, as the loader guarantees; chunks of a batch that are encoded one after the other are normalized
+separately.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from model.dtypes import upcast_half
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
-    """Normalize each channel by its mean and variance over rows and cells of all ranks; in evaluation by running statistics.
+    """Normalize each channel by its mean and variance over all ranks; in evaluation by running statistics.
 
     A single process uses torch's implementation. The backward pass sums the gradients of all ranks, as
-    model.distributed.all_gather_batch does. Running statistics are not updated to non-finite values: nan_guard may skip the
-    step of such a batch, but only after its forward pass.
+    model.distributed.all_gather_batch does. Running statistics are not updated to non-finite values: nan_guard may skip
+    the step of such a batch, but only after its forward pass.
     """
 
     momentum: float

@@ -1,6 +1,7 @@
-"""A timm vision transformer that returns all tokens, normalized, for images of any shape: the base of image.py and log_mel_vit.py.
+"""timm vision transformers that return all normalized tokens for images of any shape, for image.py and log_mel_vit.py.
 
-Limits: transformers with a class token, by timm's names (vit_small_patch8_224.dino, hf_hub:OWNER/NAME, local-dir:FOLDER).
+Limits: transformers with a class token, by timm's names (vit_small_patch8_224.dino, hf_hub:OWNER/NAME,
+local-dir:FOLDER).
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def create_vit(
     norm_eps: float | None = None,
     gradient_checkpointing: bool = False,
 ) -> VisionTransformer:
-    """Create a transformer whose `forward_features` returns [N prefix+patches C] after the final layer norm, class token first.
+    """Create a transformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
 
     timm resamples position embeddings to the shape of the images, and sums the weights of three colors for one channel.
 
@@ -95,7 +96,7 @@ def create_vit(
 
 
 def _use_token_norm(model: VisionTransformer) -> None:
-    """Move a final norm that timm applies after pooling (eva02, beit3, AudioMAE) before it, and remove unused pooling (vit_pe_core).
+    """Apply a norm that timm has after pooling (eva02, beit3, AudioMAE) before it; remove unused pooling (vit_pe_core).
 
     Parameters that no token reaches get no gradient, and then several processes cannot train.
     """

@@ -19,8 +19,8 @@ class SimPool(nn.Module):
     Args:
         channels: channels of the features, all heads together.
 
-    Source: Psomas et al., Keep It SimPool, ICCV 2023; reference 1.2 (gamma 1.25). Differs from the reference, where image
-    and audio share one module, the minimum is taken over the whole batch, and masked-out steps are included.
+    Source: Psomas et al., Keep It SimPool, ICCV 2023; reference 1.2 (gamma 1.25). Differs from the reference, where
+    image and audio share one module, the minimum is taken over the whole batch, and masked-out steps are included.
     """
 
     def __init__(self, channels: int) -> None:

@@ -1,13 +1,13 @@
 """The scores of dense.py with the same values and gradients, but without the volume `A V K H W T` in memory.
 
-`misa`, `mima` and `paired` take maxima first, over candidates and over heads: the product is computed tile by tile, only the
-arg-max of each maximum is stored (of equal values the first), and the backward pass moves gradients between arg-max
-positions alone. triton_search.py does both on a GPU, tiled.py on any device; inference_cpu.py computes scores without
-gradients on a CPU. `sisa` takes means, see mean.py.
+`misa`, `mima` and `paired` take maxima first, over candidates and over heads: the product is computed tile by tile,
+only the arg-max of each maximum is stored (of equal values the first), and the backward pass moves gradients between
+arg-max positions alone. triton_search.py does both on a GPU, tiled.py on any device; inference_cpu.py computes scores
+without gradients on a CPU. `sisa` takes means, see mean.py.
 
-Memory beside the features: copies per head, gradients in fp32 and in the dtype of the features, buffers of fixed size, and
-the arg-max indices, 2 bytes x B^2 x T (`paired`: x (T + HW)), twice that or more where heads do not compete. On a GPU with
-B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
+Memory beside the features: copies per head, gradients in fp32 and in the dtype of the features, buffers of fixed size,
+and the arg-max indices, 2 bytes x B^2 x T (`paired`: x (T + HW)), twice that or more where heads do not compete. On a
+GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
 
     GB                 features   copies   gradients   arg-max   buffers   total
     misa, mima              0.8      0.8         2.4       1.9       0.5     6.4
@@ -92,7 +92,7 @@ def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -
 
 
 class _PooledMaximum(torch.autograd.Function):
-    """`misa`, `mima` and `paired` as one node of the graph: maxima over candidates and heads, then their mean or maximum."""
+    """`misa`, `mima` and `paired` as one autograd node: maxima over candidates and heads, then mean or maximum."""
 
     @staticmethod
     def forward(
@@ -152,7 +152,7 @@ class _PooledMaximum(torch.autograd.Function):
 
 
 def _clamp(best: MaxResult, first: Int[Tensor, "Q 1 1 1"] | int) -> MaxResult:
-    """Clamp maxima at 0; clamped ones get no gradient. At 0 all candidates are equal after clamping, so the first is the arg-max."""
+    """Clamp maxima at 0; clamped ones get no gradient. Where the maximum is 0, the first candidate is the arg-max."""
     value, argmax = best
     return MaxResult(value.clamp(min=0), argmax.masked_fill((value < 0) | ((value == 0) & (argmax != first)), -1))
 

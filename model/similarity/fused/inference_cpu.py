@@ -1,14 +1,14 @@
 """`misa` and `mima` without gradients on a CPU (retrieval): maxima only, no arg-max, in tiles that stay in the cache.
 
-A tile is the product of the cells of one image with some of all audio steps for one head, and its maximum over cells is taken
-before the next tile is computed. Each thread scores images of its own: threads that share a tile synchronize at the end of
-each, and wait there when other processes are busy (2 threads, 2 cores, load 8: 5 times as long).
+A tile is the product of the cells of one image with some of all audio steps for one head, and its maximum over cells is
+taken before the next tile is computed. Each thread scores images of its own: threads that share a tile synchronize at
+the end of each, and wait there when other processes are busy (2 threads, 2 cores, load 8: 5 times as long).
 
-The product dominates: 200 x 200 pairs of 28 x 28 cells, 56 steps and 2 heads of 192 channels are 1.35 TFLOP, 13.2 s of one
-core with AVX-512 (102 GFLOP/s), and the maxima 0.4 s; dense.py takes 22.7 s, of which 14.0 for its product, 1.6 for its
-maxima and the rest for the memory of its 14 GB. So at most a 1.7x speed-up is possible in float32; products in int8 with a
-guaranteed bound, then a second look at the 2.2 groups of cells for each step that could hold its maximum, took as long
-(13.0 s). Source: reference 1.2; see the package for the algorithm.
+The product dominates: 200 x 200 pairs of 28 x 28 cells, 56 steps and 2 heads of 192 channels are 1.35 TFLOP, 13.2 s of
+one core with AVX-512 (102 GFLOP/s), and the maxima 0.4 s; dense.py takes 22.7 s, of which 14.0 for its product, 1.6 for
+its maxima and the rest for the memory of its 14 GB. So at most a 1.7x speed-up is possible in float32; products in int8
+with a guaranteed bound, then a second look at the 2.2 groups of cells for each step that could hold its maximum, took
+as long (13.0 s). Source: reference 1.2; see the package for the algorithm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def is_applicable(
     pair_bias: Float[Tensor, "A V K"] | None,
     aggregation: str,
 ) -> bool:
-    """Whether scores can be computed this way: on a CPU, without gradient, and without a maximum over steps for each cell."""
+    """Whether this path applies: on a CPU, without gradient, and without a maximum over steps for each cell."""
     needs_grad = torch.is_grad_enabled() and any(
         tensor is not None and tensor.requires_grad for tensor in (audio, image, pair_bias)
     )

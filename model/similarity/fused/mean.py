@@ -1,8 +1,8 @@
 """`sisa`, the mean over all cells and valid steps, without the volume: the case without a maximum over candidates.
 
-Means commute with the product. Where they do not (clamped similarities, or a maximum over heads in every cell) the product is
-computed tile by tile, and again in the backward pass, which adds two products of the same size: at B = 64 on a CPU 1.5 times
-faster than dense.py, where other aggregations reach 4 times. Source: reference 1.2.
+Means commute with the product. Where they do not (clamped similarities, or a maximum over heads in every cell) the
+product is computed tile by tile, and again in the backward pass, which adds two products of the same size: at B = 64 on
+a CPU 1.5 times faster than dense.py, where other aggregations reach 4 times. Source: reference 1.2.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def mean_of_products(
 
 
 class MeanOfMaxima(torch.autograd.Function):
-    """`sisa` of the maximum over the heads of each group in every cell and step, clamped at 0 if `nonneg`. Args as tiled.search."""
+    """`sisa` of the maximum over the heads of each group, clamped at 0 if `nonneg`. Args as tiled.search."""
 
     @staticmethod
     def forward(
@@ -104,7 +104,7 @@ def _tiles(
     heads_per_group: int,
     audios: int,
 ) -> Iterator[tuple[slice, slice, Float[Tensor, "J VM C"], Float[Tensor, "J V M T A"]]]:
-    """Cells and similarities of a few images and one group of heads at a time; the caller may overwrite the similarities."""
+    """Cells and similarities of a few images and one group of heads at a time; callers may overwrite the latter."""
     (V, K, C, M), columns = image.shape, steps.shape[2]
     images_per_chunk = chunk_size(TILE_NUMBERS, image, columns * M * (heads_per_group + 2))
     buffer = steps.new_empty(heads_per_group, min(images_per_chunk, V) * M, columns)

@@ -1,7 +1,7 @@
-"""Maxima of all pairs over candidates, and their gradients, in plain torch: any device, any dtype, bitwise reproducible.
+"""Maxima over candidates for all pairs, and their gradients, in plain torch: any device or dtype, bitwise reproducible.
 
-A tile is the product of a few images with all audios for one head. Half precision is computed in fp32. triton_search.py has
-the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
+A tile is the product of a few images with all audios for one head. Half precision is computed in fp32. triton_search.py
+has the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch.nn import functional
 
 from model.dtypes import upcast_half
 
-# Numbers in all tiles held at once. 16 MB on a CPU: tiles stay in its cache, yet there are few of them, because each parallel
-# part of each tile waits for a core that another process holds (B = 64, `misa`, 2 cores: 0.26 s alone; beside four busy
-# processes 0.9 s, with tiles half as large 2.3 s).
+# Numbers in all tiles held at once. 16 MB on a CPU: tiles stay in its cache, yet there are few of them, because each
+# parallel part of each tile waits for a core that another process holds (B = 64, `misa`, 2 cores: 0.26 s alone; beside
+# four busy processes 0.9 s, with tiles half as large 2.3 s).
 TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
 # Gradient edges (arg-max to arg-max) processed at once in the backward pass; sorting takes about 100 bytes for each.
 EDGES_PER_CHUNK = {"cpu": 2**16, "cuda": 2**23}
@@ -54,7 +54,7 @@ def search(
     heads_per_group: int,
     bidirectional: bool,
 ) -> Iterator[tuple[slice, MaxResult, MaxResult | None]]:
-    """Maximum over the cells for each step and, if `bidirectional`, over the steps for each cell, a few images at a time.
+    """Maximum over cells for each step and, if `bidirectional`, over steps for each cell, a few images at a time.
 
     Args:
         mask: True at steps that may be the arg-max of a cell; at least one for each audio.
@@ -62,8 +62,8 @@ def search(
         heads_per_group: heads that share one maximum, 1 or K, so that there are G = K / heads_per_group groups.
 
     Returns:
-        The images; the maxima of steps (Q = images, P = audios, N = T, M = cells); those of cells (Q = audios, P = images,
-        N = cells, M = T) or None.
+        The images; the maxima of steps (Q = images, P = audios, N = T, M = cells); those of cells (Q = audios, P =
+        images, N = cells, M = T) or None.
     """
     (A, K, C, T), (V, _, _, M) = audio.shape, image.shape
     steps = step_columns(audio)
@@ -96,8 +96,8 @@ def _first_maximum(
 ) -> tuple[Tensor, Tensor]:
     """As tile.max(dim), whose arg-max takes three times as long on a CPU (190 against 40 to 75 ms at B = 64, one core).
 
-    Overwrites `scratch`: entries equal to the maximum are weighted M, M - 1, ... 1, so the largest weight is at the first
-    of them. With NaN the index is arbitrary.
+    Overwrites `scratch`: entries equal to the maximum are weighted M, M - 1, ... 1, so the largest weight is at the
+    first of them. With NaN the index is arbitrary.
     """
     size = tile.shape[dim]
     value = tile.amax(dim, keepdim=True)
@@ -183,7 +183,7 @@ def _weighted_sums(
     target: Int[Tensor, "E"],
     targets: int,
 ) -> Tensor:
-    """out[target[e]] += weight[e] * table[source[e]], always in the order of e, so that results are bitwise reproducible."""
+    """out[target[e]] += weight[e] * table[source[e]], always in the order of e: bitwise reproducible."""
     if not len(weight):
         return table.new_zeros(targets, table.shape[1])
     order = target.argsort(stable=True)

@@ -1,8 +1,8 @@
 """Triton kernels that triton_search.py launches, one head at a time: R = P * N queries against Q sets of M candidates.
 
-Queries [R C] and candidates [Q M C] of each head are contiguous. No atomics: each sum is computed by one program in a fixed
-order. Written for sm_80 and sm_90; tests/model/similarity/test_fused_triton.py compiles for both without a GPU and checks for
-spilled registers. Source: reference 1.2; see the package for the algorithm.
+Queries [R C] and candidates [Q M C] of each head are contiguous. No atomics: each sum is computed by one program in a
+fixed order. Written for sm_80 and sm_90; tests/model/similarity/test_fused_triton.py compiles for both without a GPU
+and checks for spilled registers. Source: reference 1.2; see the package for the algorithm.
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-# Under TRITON_INTERPRET=1 (tests) kernels run on a CPU, where bf16 products are wrong and a NaN-propagating maximum takes seconds.
+# Under TRITON_INTERPRET=1 (tests) kernels run on a CPU, where bf16 products are wrong and a NaN-propagating maximum
+# takes seconds.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 # Candidate sets that one program searches for its queries.
 SETS = 16
 # Upper limit of the candidates of all heads of a group in `sort`.
 MAX_SORT_BINS = 2**13
-# Shapes of `search`: queries and candidates of a tile, warps, pipeline stages. All serve half precision; in fp32 registers
-# suffice for 64 queries at most.
+# Shapes of `search`: queries and candidates of a tile, warps, pipeline stages. All serve half precision; in fp32
+# registers suffice for 64 queries at most.
 SHAPES = [(256, 64, 8, 3), (128, 128, 8, 3), (128, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2)]
 CONFIGS = [
     triton.Config({"BLOCK_R": r, "BLOCK_M": m}, num_warps=warps, num_stages=stages) for r, m, warps, stages in SHAPES
@@ -38,7 +39,7 @@ def block_channels(features: Float[Tensor, "*n"]) -> int:
 
 
 def fitting_configs(configs: list[triton.Config], features: Float[Tensor, "*n"]) -> list[triton.Config]:
-    """The shapes whose queries and staged candidates fit the shared memory of the device of the features together."""
+    """The shapes whose queries and staged candidates together fit the shared memory of the device."""
     if not features.is_cuda:
         return configs
     properties: Any = torch.cuda.get_device_properties(features.device)  # torch's type lacks this attribute
@@ -167,7 +168,7 @@ def query_gradients(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Gradients of some queries of one head: sum over all sets of the arg-max candidate, where it belongs to this head."""
+    """Gradients of some queries of one head: sum over all sets of the arg-max candidates of this head."""
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     head = tl.program_id(1).to(tl.int64)
     channels = tl.arange(0, BLOCK_C)
@@ -189,7 +190,7 @@ def query_gradients(
 @kernel
 @no_type_check
 def sort(argmax_ptr, order_ptr, start_ptr, R, set_stride, BINS: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr):
-    """Sort the queries of one set by arg-max (a stable counting sort), with the position at which each arg-max begins."""
+    """Sort the queries of one set by arg-max (a stable counting sort); also the position where each arg-max begins."""
     q = tl.program_id(0).to(tl.int64)
     slots, bins = tl.arange(0, BLOCK), tl.arange(0, POWER)
     count = tl.zeros([POWER], tl.int32)

@@ -1,7 +1,7 @@
 """The functions of tiled.py on a GPU, by the kernels of triton_kernels.py: fp16, bf16 and fp32 features, sums in fp32.
 
-Estimated, not measured: 512 pairs, 2 x 192 channels, 14 x 14 cells, 56 steps, bf16, `misa`, an H100 with 500 TFLOP/s and
-4 TB/s from L2:
+Estimated, not measured: 512 pairs, 2 x 192 channels, 14 x 14 cells, 56 steps, bf16, `misa`, an H100 with 500 TFLOP/s
+and 4 TB/s from L2:
 
     search                 2.2 TFLOP, 2.9 with padding of the last tile of each image               6 ms
     query_gradients        14.7 million arg-max vectors of 384 bytes, from L2                       2 ms

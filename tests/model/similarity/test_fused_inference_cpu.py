@@ -1,4 +1,4 @@
-"""Scores without gradients on a CPU: the values of dense.py for any tile size and number of threads, and only where no gradient is needed."""
+"""Scores without gradients on a CPU: the values of dense.py for any tile size and number of threads."""
 
 import itertools
 import re

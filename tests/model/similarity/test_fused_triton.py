@@ -1,7 +1,7 @@
 """Triton kernels against dense.py, in separate processes: Triton reads TRITON_INTERPRET once, when it is imported.
 
-`python tests/model/similarity/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with TRITON_INTERPRET=1 on
-`cpu`, 0 on `cuda`, or on `none`, where kernels are only compiled, without a GPU.
+`python tests/model/similarity/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with
+TRITON_INTERPRET=1 on `cpu`, 0 on `cuda`, or on `none`, where kernels are only compiled, without a GPU.
 """
 
 import itertools
@@ -31,7 +31,7 @@ FORMS = list(
 
 
 def random_features(device, dtype, use_cls=False, draw=torch.randn, A=3, V=3, K=3, C=5, H=3, W=4, T=7):
-    """Features and a mask with one valid step at least in each row; 1, 2 or 4 of them where T allows, so that means of whole numbers are exact."""
+    """Features and a mask with 1, 2 or 4 valid steps in each row where T allows: means of whole numbers are exact."""
     shapes = [(A, K, C, T), (V, K, C, H, W)] + ([(A, K, C), (V, K, C)] if use_cls else [])
     features = [draw(shape).to(device, dtype) for shape in shapes]
     mask = torch.zeros(A, T, dtype=torch.bool, device=device)
@@ -82,7 +82,7 @@ def check_one_step_one_cell_one_channel(device):
 
 
 def check_sizes_that_fill_no_tile(device):
-    """More images than a program searches, more steps and cells than a tile holds, more rows than a block of the sort; no exact multiples."""
+    """More images than a program searches, more steps and cells than a tile, more rows than a block of the sort."""
     return difference(*random_features(device, torch.float32, True, A=3, V=3, K=1, C=37, H=1, W=17, T=44), "paired")
 
 
