@@ -1,9 +1,10 @@
 """Scores of a batch, forward and backward, on a CPU: fused against dense. `python tests/bench/bench_scores.py`
 
-64 pairs, 2 heads of 192 channels, 14 x 14 cells, 56 steps, fp32. Each measurement runs in a separate process on two threads.
-Time is the best of five runs; memory is the increase of the peak of the process in the first run, without the gradients.
-Target (issue 5): at least 4 times faster and 20 times less memory. Not reachable: `sisa` with `max_elementwise` needs four
-products where dense needs three, and `paired` with `sum` has 2 million arg-max positions with gradient.
+64 pairs, 2 heads of 192 channels, 14 x 14 cells, 56 steps, fp32. Each measurement runs in a separate process on two
+threads. Time is the best of five runs; memory is the increase of the peak of the process in the first run, without the
+gradients. Target (issue 5): at least 4 times faster and 20 times less memory. Not reachable: `sisa` with
+`max_elementwise` needs four products where dense needs three, and `paired` with `sum` has 2 million arg-max positions
+with gradient.
 """
 
 from __future__ import annotations

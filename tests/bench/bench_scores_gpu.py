@@ -1,8 +1,8 @@
 """Scores of a batch, forward and backward, on a GPU in bf16: fused against dense under torch.compile.
 
-`python tests/bench/bench_scores_gpu.py`: 2 heads of 192 channels, 14 x 14 cells, 56 steps. Time is the median of ten runs
-after two; memory is the peak that torch allocates, with features and their gradients. Target on an H100 (issue 5): at 512
-pairs at least 4 times faster, 4,096 pairs in 40 GB.
+`python tests/bench/bench_scores_gpu.py`: 2 heads of 192 channels, 14 x 14 cells, 56 steps. Time is the median of ten
+runs after two; memory is the peak that torch allocates, with features and their gradients. Target on an H100 (issue 5):
+at 512 pairs at least 4 times faster, 4,096 pairs in 40 GB.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ def rows(batch: Batch, some: slice) -> Batch:
 
 
 def tiny_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> Batch:
-    """Half of the audio of each clip is masked out, all of the first; a part is spliced; a quarter of each image is its own."""
+    """Half of each audio is masked out, all of the first; a part is spliced; a quarter of each image is its own."""
     generator = torch.Generator().manual_seed(seed)
     frames = torch.randint(0, 256, (pairs, 3, image_size_px, image_size_px), dtype=torch.uint8, generator=generator)
     mask = torch.arange(samples) < samples * (0.3 + 0.4 * torch.arange(pairs)[:, None] / pairs)
