@@ -25,7 +25,7 @@ class TimmImageEncoder(ImageEncoder):
         name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps
             of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
-        lora: adapters beside frozen weights; None: all weights learn.
+        lora: adapters on frozen weights; None: all weights are trained.
 
     Raises:
         ValueError: as create_vit, or a side that is not a multiple of the patch.

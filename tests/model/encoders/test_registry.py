@@ -49,6 +49,10 @@ def test_blocks_are_modules_of_the_encoder_with_parameters():
             f"model.audio_conv_bias=true has no effect with model.image_encoder={VIT} and model.audio_encoder=tiny",
         ),
         (
+            {"audio_conv_bias": True, "audio_encoder": f"mel:{VIT}"},
+            f"model.audio_conv_bias=true has no effect with model.image_encoder=tiny and model.audio_encoder=mel:{VIT}",
+        ),
+        (
             {"image_weights": "a.pth"},
             "model.image_weights=a.pth: model.image_encoder=tiny starts from random weights; "
             "init_checkpoint= loads the weights of a run",
