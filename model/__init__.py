@@ -1,5 +1,8 @@
-"""The model. Reading order: encoders/tiny.py (what an encoder is), grounding/projection.py, grounding/similarity.py, grounding/losses.py,
-grounding/denseav.py (put together), build.py (from settings), training/ (one step, checkpoints), hub.py (a model as a folder)."""
+"""The model: encoders, projections, similarity, losses and training.
+
+Reading order: encoders/encoder.py, projection.py, features.py, similarity/dense.py, losses/objective.py, denseav.py
+(the parts put together), build.py (from settings), heatmap.py, training/step.py, hub.py (a model as a folder).
+"""
 
 from configs import package_names
 

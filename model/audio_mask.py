@@ -1,4 +1,7 @@
-"""Masks and weights at the sample rate, brought to the steps of the audio features. Limits: steps are spread evenly over the waveform."""
+"""Masks and weights of waveforms, resized to the steps of the audio features.
+
+Limits: steps are spread evenly over the waveform.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ VALID_THRESHOLD = 0.01
 
 
 def downsample_weight(weight: Float[Tensor, "B S"], steps: int) -> Float[Tensor, "B T"]:
-    """Resize a soft weight from samples to `steps` audio steps, linearly between the two samples around each step's centre.
+    """Resize a soft weight from samples to `steps` audio steps: linear interpolation at the center of each step.
 
     Args:
         weight: 0 to 1 for each sample.
@@ -28,19 +31,20 @@ def downsample_weight(weight: Float[Tensor, "B S"], steps: int) -> Float[Tensor,
 def downsample_mask(
     waveform_mask: Bool[Tensor, "B S"], steps: int, fallback_step: Float[Tensor, "B"] | None = None
 ) -> Bool[Tensor, "B T"]:
-    """Bring a mask (True = valid sample) to `steps` audio steps.
+    """Resize a mask from samples to `steps` audio steps.
 
     Args:
-        waveform_mask: True where the sample is sound.
+        waveform_mask: True = valid sample.
         steps: T.
-        fallback_step: 0 to 1, where in a row that would be left empty the one step lies that stays valid; None: in the middle.
+        fallback_step: 0 to 1, position of the one step that stays valid in a row without valid steps; None: the middle.
 
     Returns:
-        True where the resized mask exceeds 0.01. A row left empty gets one True step, so that every clip has a score.
+        True where the resized mask exceeds 0.01. Each row has at least one valid step, so every clip has a score.
 
-    Source: reference 1.2, where the lone step is random.
+    Source: reference 1.2, where the fallback step is random.
     """
     mask = downsample_weight(waveform_mask.float(), steps) > VALID_THRESHOLD
     fallback_step = torch.full((len(mask),), 0.5) if fallback_step is None else fallback_step
-    lone = (fallback_step * steps).long().clamp(max=steps - 1).to(mask.device)
-    return torch.where(mask.any(dim=1, keepdim=True), mask, torch.arange(steps, device=mask.device) == lone[:, None])
+    index = (fallback_step * steps).long().clamp(max=steps - 1).to(mask.device)
+    fallback = torch.arange(steps, device=mask.device) == index[:, None]
+    return torch.where(mask.any(dim=1, keepdim=True), mask, fallback)

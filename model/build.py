@@ -1,4 +1,4 @@
-"""From settings to a DenseAV."""
+"""Build a DenseAV from its settings."""
 
 from __future__ import annotations
 
@@ -83,8 +83,8 @@ def check_input_sizes(model: DenseAV) -> None:
         raise
     except RuntimeError as error:
         raise ValueError(
-            f"stream.image_size_px={side_px}, stream.clip_duration_s={inputs.clip_duration_s}: too small for the encoders, "
-            f"projections and pooling of this model ({str(error).splitlines()[0]})"
+            f"stream.image_size_px={side_px}, stream.clip_duration_s={inputs.clip_duration_s}: too small for the "
+            f"encoders, projections and pooling of this model ({str(error).splitlines()[0]})"
         ) from None
     rows, columns = image.dense.shape[-2:]
     if min(rows, columns) < model.image_pool_size:
@@ -117,7 +117,8 @@ def _check(config: ModelConfig) -> None:
     if aggregation in GLOBAL_AGGREGATIONS:
         if heads > 1:
             raise ValueError(
-                f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; allowed is 1"
+                f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; "
+                "allowed is 1"
             )
         if config.add_cls_similarity:
             raise ValueError(

@@ -33,7 +33,8 @@ class DenseAV(nn.Module):
         image_pool_size: side of the average pooling of the image grid, in training only.
         inputs: sizes of the inputs, stored with the weights.
         similarity_config: how scores are computed, stored with the weights.
-        image_pooling, audio_pooling: model.similarity.simpool, whose vectors replace the class tokens; None: the encoders' own.
+        image_pooling, audio_pooling: model.similarity.simpool, whose vectors replace the class tokens; None: the
+            encoders' own.
         bias: initial value of the learned bias of the logits; None: no bias.
 
     Source: reference 1.1.
@@ -63,13 +64,13 @@ class DenseAV(nn.Module):
         self.bias = None if bias is None else nn.Parameter(torch.tensor(float(bias)))
 
     def encode_image(self, frames: UInt8[Tensor, "V 3 H_px W_px"]) -> ImageFeatures:
-        """Encode RGB frames, 0 to 255; one cell for each patch (`image_pool_size` x `image_pool_size` patches in training)."""
+        """Encode RGB frames, 0 to 255; one cell for each patch (in training, for image_pool_size^2 patches)."""
         return self.project_image(*self.image_encoder(frames))
 
     def project_image(
         self, features: Float[Tensor, "V C_enc H_enc W_enc"], cls: Float[Tensor, "V C_enc"] | None
     ) -> ImageFeatures:
-        """Project what the image encoder gives, and split it into heads."""
+        """Project features of the image encoder and split them into heads."""
         features, cls = self.image_projection(features, cls)
         if self.training and self.image_pool_size > 1:
             features = functional.avg_pool2d(features, self.image_pool_size)
@@ -86,7 +87,8 @@ class DenseAV(nn.Module):
         """Encode waveforms in -1 to 1; an audio step is valid where `audio_mask` (True = valid sample) covers it.
 
         Args:
-            fallback_step: 0 to 1, position of the one step that stays valid in a row without valid samples; None: the middle.
+            fallback_step: 0 to 1, position of the one step that stays valid in a row without valid samples; None: the
+                middle.
         """
         features, cls = self.audio_projection(*self.audio_encoder(waveform))
         mask = downsample_mask(audio_mask, features.shape[-1], fallback_step)
@@ -106,10 +108,10 @@ class DenseAV(nn.Module):
 
         Args:
             fallback_step: see encode_audio.
-            grad_cache_chunk_size: pairs encoded at once; 0: all, nothing is computed twice. Of the other chunks only the
-                features are kept, and the backward pass encodes them again, chunk by chunk, with the same random numbers
-                (a gradient cache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup,
-                2021), so that memory does not grow with the batch.
+            grad_cache_chunk_size: pairs encoded at once; 0: all, nothing is computed twice. Of the other chunks only
+                the features are kept, and the backward pass encodes them again, chunk by chunk, with the same random
+                numbers (a gradient cache: Gao et al., Scaling Deep Contrastive Learning Batch Size under Memory Limited
+                Setup, 2021), so that memory does not grow with the batch.
         """
         logit_scale = LogitScale(self.log_scale, self.bias)
         if not grad_cache_chunk_size or grad_cache_chunk_size >= len(frames):

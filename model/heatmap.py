@@ -1,4 +1,4 @@
-"""From a similarity volume to a heatmap: maximum over heads, mean over audio steps. The only place where that happens."""
+"""Pooling of similarity volumes into heatmaps: maximum over heads, mean over audio steps. All heatmaps come from it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ def pool_volume(
 
     Args:
         volume: similarities of matching pairs, 0 at masked-out steps.
-        step_weight: weight of each step, 0 or more. The audio mask gives the map of the whole clip, the window of a word
-            that of the word (masked-out steps in it count as 0), two neighboring steps the map of a moment between them.
+        step_weight: weight of each step, 0 or more. The audio mask gives the map of the whole clip, the window of a
+            word that of the word (masked-out steps in it count as 0), two neighboring steps the map of a moment between
+            them.
         per_head: one map for each head instead of their maximum.
 
     Returns:

@@ -22,7 +22,7 @@ class ChannelNorm(nn.LayerNorm):
 
 
 class ImageLinear(nn.Module):
-    """Channel norm and one linear map for every patch (`image_linear`); class tokens have their own map, without the norm.
+    """Channel norm and one linear map for every patch (`image_linear`); class tokens have their own map, no norm.
 
     Args:
         in_channels: of the encoder.
@@ -70,10 +70,10 @@ class AudioLinear(nn.Module):
 
 
 class AudioSelfAttentionPool(nn.Module):
-    """Norm, two convolutions of stride 3, one pre-norm transformer block (`conv_attention`, in the paper `audio_sa_3_3_pool_2`).
+    """Channel norm, two convolutions of stride 3, one pre-norm transformer block (`audio_sa_3_3_pool_2` in the paper).
 
-    The encoder's class token, or else a learned one, is an extra token of the block. It takes part in the attention, so it
-    shapes the dense features and learns even where scores use no class tokens.
+    The encoder's class token, or else a learned one, is an extra token of the block. It takes part in the attention, so
+    it shapes the dense features and learns even where scores use no class tokens.
 
     Args:
         in_channels: of the encoder.

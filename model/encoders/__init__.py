@@ -1,1 +1,1 @@
-"""Encoders: frames or waveforms in, dense features out. tiny.py states the interface all of them share."""
+"""Encoders: frames or waveforms in, dense features out. encoder.py defines their interface, registry.py their names."""

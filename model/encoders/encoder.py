@@ -1,7 +1,7 @@
 """The interface of all encoders, and how image encoders normalize their frames.
 
-An image encoder maps frames, uint8 [V 3 H_px W_px], to (features [V C H W], class tokens [V C] or None); an audio encoder maps
-waveforms [A S] in -1 to 1 to (features [A C T], class tokens [A C] or None).
+An image encoder maps frames, uint8 [V 3 H_px W_px], to (features [V C H W], class tokens [V C] or None); an audio
+encoder maps waveforms [A S] in -1 to 1 to (features [A C T], class tokens [A C] or None).
 """
 
 from __future__ import annotations
@@ -52,8 +52,15 @@ class ImageEncoder(Encoder):
     def forward(
         self, frames: UInt8[Tensor, "V 3 H_px W_px"]
     ) -> tuple[Float[Tensor, "V C H W"], Float[Tensor, "V C"] | None]:
-        """Encode RGB frames, 0 to 255."""
-        return self.encode_normalized(normalize(frames, self.mean, self.std))
+        """Encode RGB frames, 0 to 255.
+
+        Raises:
+            ValueError: frames of another dtype, which may already be normalized.
+        """
+        if frames.dtype != torch.uint8:
+            raise ValueError(f"frames are {frames.dtype}; allowed is torch.uint8, RGB in 0 to 255")
+        dtype = next(self.parameters()).dtype
+        return self.encode_normalized(normalize(frames, self.mean, self.std).to(dtype))
 
     @abstractmethod
     def encode_normalized(
@@ -65,7 +72,7 @@ class ImageEncoder(Encoder):
 def normalize(
     frames: UInt8[Tensor, "V 3 H_px W_px"], mean: Sequence[float], std: Sequence[float]
 ) -> Float[Tensor, "V 3 H_px W_px"]:
-    """(frames / 255 - mean) / std for each color, in torch's default dtype (float32)."""
+    """(frames / 255 - mean) / std for each color, in torch's default dtype."""
     shift, scale = (255 * torch.tensor(values, device=frames.device).view(3, 1, 1) for values in (mean, std))
     return frames.to(shift.dtype).sub_(shift).div_(scale)
 

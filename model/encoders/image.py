@@ -1,4 +1,4 @@
-"""Any timm vision transformer as an image encoder: DINO, DINOv2, DINOv3, CLIP, by timm's own names (vit_small_patch8_224.dino).
+"""timm vision transformers as image encoders: DINO, DINOv2, DINOv3, CLIP, by timm's names (vit_small_patch8_224.dino).
 
 One cell for each patch. Limits: those of timm_vit.py, and square patches; sides must be multiples of the patch.
 """
@@ -14,7 +14,7 @@ from configs.schema import ModelConfig
 from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, EncoderBuilder, ImageEncoder
 from model.encoders.lora import LoraSettings, add_lora
 from model.encoders.pretrained import PRETRAINED
-from model.encoders.timm_vit import create_vit
+from model.encoders.timm_vit import VisionTransformer, create_vit
 from model.inputs import InputSpec
 
 
@@ -22,9 +22,10 @@ class TimmImageEncoder(ImageEncoder):
     """A timm vision transformer without its classifier.
 
     Args:
-        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps of 1e-4.
+        name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps
+            of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
-        lora: adapters beside frozen weights; None: all weights learn.
+        lora: adapters on frozen weights; None: all weights are trained.
 
     Raises:
         ValueError: as create_vit, or a side that is not a multiple of the patch.
@@ -73,7 +74,7 @@ class TimmImageEncoder(ImageEncoder):
         return features, tokens[:, 0]
 
 
-def _patch_size_px(model: nn.Module, name: str) -> int:
+def _patch_size_px(model: VisionTransformer, name: str) -> int:
     height, width = model.patch_embed.patch_size
     if height != width:
         raise ValueError(

@@ -22,7 +22,8 @@ from model.inputs import InputSpec
 MEL_BINS = 128
 HOP_MS, WINDOW_MS = 10, 25
 DEFAULT_PATCH_SIZE = 16
-# AudioMAE's. The encoder is trained, so they serve for other families too (CAV-MAE -5.081, 4.4849; ImageBind -4.268, 9.138).
+# AudioMAE's. The encoder is trained, so they serve for other families too (CAV-MAE -5.081, 4.4849; ImageBind -4.268,
+# 9.138).
 MEAN, STD = -6.6268077, 5.358466
 
 
@@ -31,8 +32,8 @@ class MelEncoder(Encoder):
 
     Args:
         name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit; for example vit_base_patch16_224.mae.
-        samples: usual length of the waveforms, to which position embeddings are resampled; at other lengths this happens
-            in every step.
+        samples: usual length of the waveforms, to which position embeddings are resampled; at other lengths this
+            happens in every step.
         sample_rate_hz: of the waveforms.
 
     Raises:
@@ -73,7 +74,7 @@ class MelEncoder(Encoder):
         return list(self.model.blocks)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], Float[Tensor, "A C"]]:
-        """Encode waveforms, the spectrogram padded or cropped to whole patches; 164,200 samples give 1,024 frames, 64 steps."""
+        """Encode waveforms, spectrograms padded or cropped to whole patches; 164,200 samples give 64 steps."""
         steps = self.log_mel.steps(waveform.shape[1], self._patch_frames)
         spectrogram = (self.log_mel(waveform, steps * self._patch_frames) - MEAN) / STD
         tokens = self.model.forward_features(spectrogram[:, None])
@@ -90,6 +91,9 @@ class KaldiFbank(nn.Module):
     Source: reference 1.4.
     """
 
+    _bank: Tensor
+    _window: Tensor
+
     def __init__(self, sample_rate_hz: int) -> None:
         super().__init__()
         from torchaudio.compliance.kaldi import get_mel_banks
@@ -102,7 +106,7 @@ class KaldiFbank(nn.Module):
         self.register_buffer("_window", torch.hann_window(self.window, periodic=False), persistent=False)
 
     def steps(self, samples: int, frames: int) -> int:
-        """Number of steps of so many frames closest to the length of a waveform, at least one; step t of T starts at t / T of it."""
+        """Number of steps of `frames` frames in a waveform, rounded, at least 1; step t of T starts at t / T of it."""
         return max(1, round(samples / (self.hop * frames)))
 
     def forward(self, waveform: Float[Tensor, "A S"], frames: int) -> Float[Tensor, "A N F"]:

@@ -1,4 +1,4 @@
-"""Low-rank adapters beside frozen weights, by peft."""
+"""Low-rank adapters (LoRA) on frozen weights, by peft."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import nn
 
 
 class LoraSettings(NamedTuple):
-    """The published ones are rank 8, alpha 32, dropout 0.1 on `qkv` of every block. Source: reference 1.1."""
+    """Settings of the adapters; the defaults are the published ones, on `qkv` of every block. Source: reference 1.1."""
 
     rank: int = 8
     alpha: float = 32.0
@@ -17,9 +17,10 @@ class LoraSettings(NamedTuple):
 
 
 def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
-    """Freeze a model and put adapters on its layers whose names end with one of `settings.targets`; changes and returns the model.
+    """Freeze a model and add adapters to its layers whose names end with one of `settings.targets`, in place.
 
-    The second matrix of an adapter starts at zero, so the model computes what it did before, and the first gets its first gradient in the second step.
+    The second matrix of an adapter is initialized with zeros: at first the output does not change, and the first matrix
+    gets its first non-zero gradient in the second step.
 
     Raises:
         ValueError: no layer has such a name.
@@ -27,6 +28,9 @@ def add_lora(model: nn.Module, settings: LoraSettings) -> nn.Module:
     from peft import LoraConfig, inject_adapter_in_model
 
     config = LoraConfig(
-        r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=list(settings.targets)
+        r=settings.rank,
+        lora_alpha=settings.alpha,  # type: ignore[arg-type]  # peft only divides it by the rank
+        lora_dropout=settings.dropout,
+        target_modules=list(settings.targets),
     )
     return inject_adapter_in_model(config, model)

@@ -1,4 +1,4 @@
-"""Where the weights of a full-size encoder come from: `pretrained` (the library's own loader), `random`, or a file."""
+"""Sources of the weights of a full-size encoder: `pretrained` (the library's own loader), `random`, or a file."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ RANDOM, PRETRAINED = "random", "pretrained"
 
 
 def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[str, Tensor]:
-    """The state dict in a file that `torch.load(weights_only=True)` or safetensors reads, also where it lies under `state_dict` or `model`.
+    """Read the state dict in a safetensors file or one that `torch.load(weights_only=True)` reads.
+
+    The state dict may also be under the key `state_dict` or `model`.
 
     Args:
         file: its path.
-        origin: the setting that named it, for the error line.
-        ignore: keys that begin with one of these are left out.
+        origin: the setting that named the file, for error messages.
+        ignore: prefixes of keys that are left out.
 
     Raises:
-        ValueError: no such file, or none that holds tensors by name and can be read without unpickling code.
+        ValueError: no such file, or it cannot be read without unpickling code, or it contains no state dict.
     """
     path = Path(file)
     if not path.is_file():
@@ -28,27 +30,27 @@ def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[s
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
-            state = load_file(path)
+            content: object = load_file(path)
         else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # safetensors', pickle's and zip's errors have no common base
-        raise ValueError(f"{origin} is no file of weights ({summarize_error(error)})") from None
-    state = state.get("state_dict", state.get("model", state)) if isinstance(state, dict) else {}
-    state = (
-        {key: value for key, value in state.items() if isinstance(value, Tensor) and not key.startswith(ignore)}
-        if isinstance(state, dict)
-        else {}
-    )
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the errors of safetensors, pickle and zip have no common base
+        raise ValueError(f"{origin} is not a checkpoint ({summarize_error(error)})") from None
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and key in content:
+            content = content[key]
+            break
+    items = content.items() if isinstance(content, dict) else ()
+    state = {key: value for key, value in items if isinstance(value, Tensor) and not key.startswith(ignore)}
     if not state:
-        raise ValueError(f"{origin} is no file of weights (there are no tensors by name in it)")
+        raise ValueError(f"{origin} is not a checkpoint: it contains no state dict")
     return state
 
 
 def mismatched_weights_error(origin: str, error: Exception) -> ValueError:
-    """What to raise when a library finds that weights do not belong to the model it built."""
+    """The error to raise when weights do not fit the model that a library built."""
     return ValueError(f"{origin} has weights of another model ({' '.join(str(error).split())[:300]})")
 
 
 def summarize_error(error: Exception) -> str:
-    """The beginning of what an error says, or its name where it says nothing."""
+    """First line of an error message, at most 200 characters, or the name of its class where it has none."""
     return str(error).strip().partition("\n")[0][:200] or type(error).__name__

@@ -1,7 +1,7 @@
 """Encoders by name. Adding one: a file with an Encoder and its EncoderBuilder, and its line here.
 
-A name is a key (`tiny`), a key with the name of a model of that family (`mel:vit_base_patch16_224.mae`), or, without a key,
-a model of the default family (`vit_small_patch8_224.dino`, `hubert_base`).
+A name is a key (`tiny`), a key with the name of a model of that family (`mel:vit_base_patch16_224.mae`), or, without a
+key, a model of the default family (`vit_small_patch8_224.dino`, `hubert_base`).
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ def build_encoders(config: ModelConfig, inputs: InputSpec) -> tuple[Encoder, Enc
     for side, builder in (("image", image_builder), ("audio", audio_builder)):
         weights = getattr(config, f"{side}_weights")
         if f"{side}_weights" not in builder.settings and weights not in ("pretrained", "random"):
+            encoder = f"model.{side}_encoder={getattr(config, f'{side}_encoder')}"
             raise ValueError(
-                f"model.{side}_weights={weights}: {encoders.split(' and ')[side == 'audio']} starts from random weights; "
+                f"model.{side}_weights={weights}: {encoder} starts from random weights; "
                 "init_checkpoint= loads the weights of a run"
             )
     return image_builder.build(image_name, config, inputs), audio_builder.build(audio_name, config, inputs)

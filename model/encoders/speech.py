@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
@@ -15,6 +16,11 @@ from configs.schema import ModelConfig
 from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
 from model.inputs import InputSpec
+
+if TYPE_CHECKING:
+    from torchaudio.models import Wav2Vec2Model
+else:  # torchaudio is slow to import
+    Wav2Vec2Model = nn.Module
 
 SAMPLE_RATE_HZ = 16_000
 # Our name -> torchaudio's bundle; its own loader caches the weights in torch's cache.
@@ -38,7 +44,8 @@ class SpeechTransformerEncoder(Encoder):
         weights: `pretrained` (torchaudio's own loader: its cache, or the network), `random`, or a file.
         norm_eps: epsilon of the layer norms of feature projection and transformer; None: the model's own. The published
             models have 1e-4; the seven convolution layers always keep 1e-5.
-        conv_bias: add a bias to the seven convolutions, as in the published models; torchaudio's pre-trained weights have none.
+        conv_bias: add a bias to the seven convolutions, as in the published models; torchaudio's pre-trained weights
+            have none.
         gradient_checkpointing: recompute layers in the backward pass instead of storing their activations.
 
     Raises:
@@ -64,8 +71,8 @@ class SpeechTransformerEncoder(Encoder):
                 f"stream.sample_rate_hz={sample_rate_hz}: model.audio_encoder={name} expects {SAMPLE_RATE_HZ} Hz"
             )
         self.model = _create(name, weights, conv_bias)
-        # Most of torchaudio's recipes drop 5 to 20 % of the layers in a step. Their parameters then get no gradient, and
-        # processes that drop different layers stop with an error or deadlock. The other dropouts stay.
+        # Most of torchaudio's recipes drop 5 to 20 % of the layers in a step. Their parameters then get no gradient,
+        # and processes that drop different layers stop with an error or deadlock. The other dropouts stay.
         self.model.encoder.transformer.layer_drop = 0.0
         self.channels = self.model.encoder.feature_projection.projection.out_features
         if norm_eps is not None:
@@ -80,7 +87,7 @@ class SpeechTransformerEncoder(Encoder):
         return list(self.model.encoder.transformer.layers)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
-        """Encode waveforms, each normalized to zero mean and unit variance, padding included; 164,200 samples give 512 steps."""
+        """Encode waveforms, normalized to zero mean and unit variance with padding; 164,200 samples give 512 steps."""
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
         waveform = waveform / torch.sqrt(waveform.var(dim=1, keepdim=True, correction=0) + 1e-7)
         features, _ = self.model.feature_extractor(waveform, None)
@@ -100,7 +107,7 @@ class SpeechTransformerEncoder(Encoder):
         return hidden if transformer.layer_norm_first else transformer.layer_norm(hidden)
 
 
-def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
+def _create(name: str, weights: str, conv_bias: bool) -> Wav2Vec2Model:
     import torchaudio
 
     if name not in BUNDLES:
@@ -122,9 +129,8 @@ def _create(name: str, weights: str, conv_bias: bool) -> nn.Module:
                 f"model.audio_encoder={name}: its pre-trained weights are not in torch's cache and cannot be fetched "
                 f"({summarize_error(error)}); give a file as model.audio_weights, or model.audio_weights={RANDOM}"
             ) from None
-        model = getattr(
-            model, "model", model
-        )  # WavLM and the large ones come in a wrapper that normalizes the waveform
+        # WavLM and the large ones come in a wrapper that normalizes the waveform.
+        model = getattr(model, "model", model)
         model.aux = None
         return model
     build = torchaudio.models.wavlm_model if name.startswith("wavlm") else torchaudio.models.wav2vec2_model

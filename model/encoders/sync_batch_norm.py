@@ -1,7 +1,8 @@
-"""Batch normalisation over the global batch: the same numbers and gradients on any number of ranks, on any device and backend.
+"""Batch normalization over the global batch, on any device and backend; values do not depend on the number of ranks.
 
-torch's SyncBatchNorm needs a GPU; the tiny encoders also train in several CPU processes. Limits: every rank has equally many rows, as the
-stream gives them; chunks of a batch encoded one after the other are normalised each on its own.
+torch's SyncBatchNorm needs a GPU; the tiny encoders also train in several CPU processes. Limits: every rank has the
+same number of rows, as the loader guarantees; chunks of a batch that are encoded one after the other are normalized
+separately.
 """
 
 from __future__ import annotations
@@ -15,21 +16,26 @@ from model.dtypes import upcast_half
 
 
 class SyncBatchNorm(nn.BatchNorm1d):
-    """Normalise each channel by the mean and variance over rows and cells of all ranks; by running means in evaluation.
+    """Normalize each channel by its mean and variance over all ranks; in evaluation by running statistics.
 
-    One process alone takes torch's own path. The backward pass sums what all ranks send, as model.distributed.all_gather_batch does. Running means stay as
-    they were where a batch would make them no numbers: the step of such a batch may be left out, but it has been looked at by then.
+    A single process uses torch's implementation. The backward pass sums the gradients of all ranks, as
+    model.distributed.all_gather_batch does. Running statistics are not updated to non-finite values: nan_guard may skip
+    the step of such a batch, but only after its forward pass.
     """
 
+    momentum: float
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
     def forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
-        """Normalise over every axis but the second."""
+        """Normalize over every axis but the second."""
         running = [self.running_mean, self.running_var] if self.training else []
-        before = [mean.clone() for mean in running]
+        before = [statistic.clone() for statistic in running]
         normal = self._forward(x)
-        for mean, last in zip(running, before, strict=True):
-            mean.data.copy_(
-                torch.where(mean.isfinite(), mean, last)
-            )  # .data: autograd has noted the running means, but does not use them
+        for statistic, previous in zip(running, before, strict=True):
+            # .data: autograd tracks versions of the running statistics, but does not use them.
+            statistic.data.copy_(torch.where(statistic.isfinite(), statistic, previous))
         return normal
 
     def _forward(self, x: Float[Tensor, "N C *cells"]) -> Float[Tensor, "N C *cells"]:
@@ -49,4 +55,4 @@ class SyncBatchNorm(nn.BatchNorm1d):
         return (normal * self.weight[:, None] + self.bias[:, None]).to(x.dtype).view_as(x)
 
     def _check_input_dim(self, input: Tensor) -> None:
-        """Any number of cells will do."""
+        """Allow any number of cells."""

@@ -2,10 +2,10 @@
 
 Limits: no pre-trained weights, no class token.
 
-Batch normalization, of the features too, and zero-mean filters: otherwise what all clips have in common decides which patch
-and which head has the maximum, and the gradient, which flows through maxima only, hardly changes it. On an early toy world,
-mAP of words and sounds after 200 steps: 0.61 and 0.63; without standardized filters 0.44 and 0.51; with group normalization
-0.27 and 0.40; with instance normalization the model does not learn.
+Batch normalization, of the features too, and zero-mean filters: otherwise what all clips have in common decides which
+patch and which head has the maximum, and the gradient, which flows through maxima only, hardly changes it. On an early
+toy world, mAP of words and sounds after 200 steps: 0.61 and 0.63; without standardized filters 0.44 and 0.51; with
+group normalization 0.27 and 0.40; with instance normalization the model does not learn.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from model.encoders.sync_batch_norm import SyncBatchNorm
 class TinyImageEncoder(ImageEncoder):
     """A convolutional network with one cell for every 8 x 8 pixels and a receptive field of about 80 pixels.
 
-    Features are averaged over 3 x 3 cells at the end, because what identifies a shape lies in one or two cells and the whole
-    shape should respond. A model trained without it (1,500 steps of make findings) had mAP 0.75 and 0.74, and 0.82 and 0.81
-    with its finished maps averaged that way.
+    Features are averaged over 3 x 3 cells at the end, because what identifies a shape lies in one or two cells and the
+    whole shape should respond. A model trained without it (1,500 steps of make findings) had mAP 0.75 and 0.74, and
+    0.82 and 0.81 with its finished maps averaged that way.
 
     Args:
         channels: channels of the features.

@@ -1,7 +1,7 @@
 """Contrastive objectives: pure functions of the logits of a batch, audio by image, and of which pairs match.
 
-logits = scale * score (+ a learned bias for `bce` and `siglip`). The reference also subtracts the mean of all logits, which
-changes none of the other objectives. Source: reference 1.3.
+logits = scale * score (+ a learned bias for `bce` and `siglip`). The reference also subtracts the mean of all logits,
+which changes none of the other objectives. Source: reference 1.3.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ def info_nce(logits: Logits, positives: Positives = None, label_smoothing: float
 def cross_entropy(logits: Logits, positives: Positives = None, label_smoothing: float = 0.0) -> Float[Tensor, ""]:
     """The audio-to-image half of InfoNCE.
 
-    Several positives of a row share its target equally (SupCon with the sum outside of the logarithm: Khosla et al., 2020).
+    Several positives of a row share its target equally (SupCon with the sum outside of the logarithm: Khosla et al.,
+    2020).
 
-    Source: reference 1.3. Differs from the reference, whose `ce` is both halves and a bias without effect: InfoNCE again.
+    Source: reference 1.3. Differs from the reference, whose `ce` is both halves and a bias without effect: InfoNCE
+    again.
     """
     if positives is not None:
         own, others = positives.to(logits.dtype), (~positives).to(logits.dtype)
@@ -102,7 +104,10 @@ def binary_cross_entropy(
 
 
 def siglip(logits: Logits, positives: Positives = None) -> Float[Tensor, ""]:
-    """`bce` summed over all pairs and divided by B. Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023."""
+    """`bce` summed over all pairs and divided by B.
+
+    Source: Zhai et al., Sigmoid Loss for Language Image Pre-Training, 2023.
+    """
     return len(logits) * binary_cross_entropy(logits, positives)
 
 

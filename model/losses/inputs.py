@@ -1,4 +1,4 @@
-"""What loss terms are computed from: features of this process's pairs, and what is derived from them when a term asks for it."""
+"""Inputs of the loss terms: features of the pairs of this process, and quantities derived from them on demand."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ class LossInputs:
         image_weight: 1 where a cell shows the clip's own image, 0 where another clip's.
         source: number of the data set of each pair.
         similarity: how scores are computed.
-        group: pairs with the same number match each other too (several positives a row); None: only the diagonal matches.
+        group: pairs with the same number match each other too (several positives a row); None: only the diagonal
+            matches.
         num_sampled_positions: audio steps and image cells that `sample_*` draw from the global batch.
         generator: draws them; in the same state on every process. None: a new one with seed 0.
     """
@@ -46,7 +47,7 @@ class LossInputs:
 
     @cached_property
     def all_audio(self) -> AudioFeatures:
-        """Audio features of the global batch, gathered from all processes; without class tokens that scores do not use."""
+        """Audio features of the global batch, gathered from all processes, without unused class tokens."""
         audio = self.audio if self.similarity.needs_cls else self.audio._replace(cls=None)
         return map_tensors(audio, all_gather_batch)
 

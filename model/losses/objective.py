@@ -1,10 +1,10 @@
 """The loss of the global batch on any number of processes: one contrastive objective and the weighted regularizers.
 
-Each process holds some of the pairs. It gathers all audio features, scores them against its own images, and the columns of
-scores are gathered, so every score is computed once. (Scoring rows and columns against all features would compute each score
-twice and gather the images too, which are 3.5 times larger.) Numerators and denominators of the regularizers are summed over
-the processes together, then divided. Every process gets the same loss; see model/distributed.py for the gradients.
-Source: reference 1.3.
+Each process holds some of the pairs. It gathers all audio features, scores them against its own images, and the columns
+of scores are gathered, so every score is computed once. (Scoring rows and columns against all features would compute
+each score twice and gather the images too, which are 3.5 times larger.) Numerators and denominators of the regularizers
+are summed over the processes together, then divided. Every process gets the same loss; see model/distributed.py for the
+gradients. Source: reference 1.3.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def compute_loss_terms(inputs: LossInputs, contrastive: ContrastiveConfig, weigh
         The same on every process. Regularizers that do not apply (`head_specialization` with one head) are left out.
 
     Raises:
-        ValueError: scores that need class tokens without class tokens, a bias that is missing or has no effect, an unknown
-            objective, or settings that a regularizer refuses.
+        ValueError: scores that need class tokens without class tokens, a bias that is missing or has no effect, an
+            unknown objective, or settings that a regularizer refuses.
     """
     _check(inputs, contrastive)
     logits = to_logits(inputs.scores, inputs.logit_scale)

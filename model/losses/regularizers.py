@@ -1,8 +1,8 @@
 """The terms added to the contrastive loss, each a function of the LossInputs of one process.
 
-Every term is a mean, returned as numerator and denominator: over several processes both are summed before they are divided
-(objective.py). P is the paired volume [B K H W T], 0 outside the audio mask. Adding a term: a function, its line in
-REGULARIZERS, its weight in configs.schema.LossConfig. Source: reference 1.3.
+Every term is a mean, returned as numerator and denominator: over several processes both are summed before they are
+divided (objective.py). P is the paired volume [B K H W T], 0 outside the audio mask. Adding a term: a function, its
+line in REGULARIZERS, its weight in configs.schema.LossConfig. Source: reference 1.3.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ def nonneg_pressure(inputs: LossInputs) -> PartialMean:
 
 
 def silence(inputs: LossInputs) -> PartialMean:
-    """Absolute similarity of sampled masked-out audio steps with every cell of every image, per head; 0 without such steps."""
+    """Absolute similarity of sampled masked-out steps with all cells of all images, per head; 0 without such steps."""
     return _mean(torch.einsum("nkc,vkchw->nkvhw", inputs.sample_silent_steps(), inputs.image.dense).abs())
 
 
 def negative_audio(inputs: LossInputs) -> PartialMean:
-    """P^2 weighted by (1 - positive weight) on valid steps: nothing should respond where another clip was spliced in."""
+    """P^2 weighted by (1 - positive weight) on valid steps: no response where another clip was spliced in."""
     weight = ((1 - inputs.audio_positive_weight) * inputs.audio.mask)[:, None, None, None, :]
     return _weighted(inputs.volume.square(), weight)
 
@@ -82,7 +82,7 @@ def image_mixup(inputs: LossInputs) -> PartialMean:
 
 
 def disentangle(inputs: LossInputs) -> PartialMean:
-    """Square of P summed over the heads of the other source: the first half of the heads belongs to source 0, the other to 1.
+    """Square of P summed over the heads of the other source; the first half of the heads belongs to source 0.
 
     Raises:
         ValueError: an odd number of heads.

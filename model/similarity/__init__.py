@@ -1,1 +1,1 @@
-"""Audio-visual similarity: dense.py (exact), fused/ (same values, little memory), global_pooling.py and simpool.py (baselines)."""
+"""Similarity: dense.py (exact), fused/ (same values, less memory), global_pooling.py and simpool.py (baselines)."""

@@ -66,7 +66,7 @@ def paired_similarity(
 
 
 def masked_mean(values: Float[Tensor, "A V K T"], mask: Bool[Tensor, "A T"]) -> Float[Tensor, "A V K"]:
-    """Mean over the valid steps: the sum divided by max(number of valid steps, 0.001), so a fully masked audio gives 0."""
+    """Mean over the valid steps: sum / max(number of valid steps, 0.001), so a fully masked audio gives 0."""
     weight = mask[:, None, None, :].to(values.dtype)
     return (values * weight).sum(-1) / weight.sum(-1).clamp(min=0.001)
 
@@ -93,7 +93,8 @@ def _paired(volume: Float[Tensor, "A V K H W T"], mask: Bool[Tensor, "A T"]) -> 
     return 0.5 * _misa(volume, mask) + 0.5 * masked_max(volume, mask).mean(dim=(3, 4))
 
 
-# From a volume to one score per head: i = image, a = audio, m = maximum, s = mean. `paired` averages misa and its mirror image.
+# From a volume to one score per head: i = image, a = audio, m = maximum, s = mean. `paired` averages misa and its
+# mirror image.
 AGGREGATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "misa": _misa,
     "mima": _mima,

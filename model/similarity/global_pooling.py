@@ -1,7 +1,8 @@
 """Baselines that compare one vector per image with one vector per audio, to measure what dense comparison gains.
 
-`mean_pool` (CAV-MAE) compares L2-normalized means over cells and over valid steps, `cls_token` (ImageBind) the class tokens
-of the encoders, `simpool` the vectors of model.similarity.simpool in their place. Nothing is clamped. Source: reference 1.2.
+`mean_pool` (CAV-MAE) compares L2-normalized means over cells and over valid steps, `cls_token` (ImageBind) the class
+tokens of the encoders, `simpool` the vectors of model.similarity.simpool in their place. Nothing is clamped. Source:
+reference 1.2.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ GLOBAL_AGGREGATIONS = ("mean_pool", *CLASS_TOKEN_AGGREGATIONS)
 
 
 def mean_pool(audio: AudioFeatures, image: ImageFeatures) -> tuple[Float[Tensor, "A K C"], Float[Tensor, "V K C"]]:
-    """Means over valid steps and over cells, the vector of each head scaled to length 1; a fully masked audio gives zeros.
+    """L2-normalized means over valid steps and over cells, per head; a fully masked audio gives zeros.
 
-    Source: reference 1.2. Differs from the reference, which includes masked steps: the mean would depend on the padding.
+    Source: reference 1.2. Differs from the reference, which includes masked steps: the mean would depend on the
+    padding.
     """
     steps = (audio.dense * audio.mask[:, None, None]).sum(dim=-1) / audio.mask.sum(dim=1).clamp(min=1)[:, None, None]
     return functional.normalize(steps, dim=2), functional.normalize(image.dense.mean(dim=(3, 4)), dim=2)

@@ -1,4 +1,4 @@
-"""SimPool: one vector for a whole image or sound, by attention whose query is the mean. A baseline: what is lost when features are not compared densely?"""
+"""SimPool, attention pooling of an image or an audio into one vector: a baseline for what dense comparison gains."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ GAMMA = 1.25
 
 
 class SimPool(nn.Module):
-    """Attention pooling: query from the mean of all cells, keys from the normalised cells, a generalised mean of the normalised ones attended to.
+    """Attention pooling: the query comes from the mean of all cells, keys and values from the normalized cells.
+
+    Values are pooled by a generalized mean with exponent 1.25, weighted by the attention.
 
     Args:
-        channels: of the features, all heads together.
+        channels: channels of the features, all heads together.
 
-    Source: Psomas et al., Keep It SimPool, ICCV 2023; reference 1.2 (gamma 1.25). Differs from the reference, where image and
-    audio share one, values are lifted by the smallest of the whole batch, and masked steps count.
+    Source: Psomas et al., Keep It SimPool, ICCV 2023; reference 1.2 (gamma 1.25). Differs from the reference, where
+    image and audio share one module, the minimum is taken over the whole batch, and masked-out steps are included.
     """
 
     def __init__(self, channels: int) -> None:
@@ -28,14 +30,13 @@ class SimPool(nn.Module):
         self.key = nn.Linear(channels, channels, bias=False)
 
     def forward(self, cells: Float[Tensor, "B N D"], mask: Bool[Tensor, "B N"] | None = None) -> Float[Tensor, "B D"]:
-        """Pool.
+        """Pool N cells or steps with D channels.
 
         Args:
-            cells: N cells or steps with D channels.
-            mask: True at valid ones, one at least in each row; None: all.
+            mask: True = valid, at least one in each row; None: all.
 
         Returns:
-            Not negative: values are taken above the smallest of the row.
+            0 or more: values are taken relative to the minimum of the row.
         """
         valid = torch.ones_like(cells[..., 0], dtype=torch.bool) if mask is None else mask
         normal = self.norm(cells)

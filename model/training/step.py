@@ -1,7 +1,7 @@
 """One forward pass on every rank: features of the local pairs, then the loss of the global batch (model.losses).
 
-Every rank gets the same loss, the backward passes of the collectives sum what all ranks send, and DDP averages the gradients
-of the parameters over ranks: N processes give exactly the gradient of one process with the whole batch.
+Every rank gets the same loss, the backward passes of the collectives sum what all ranks send, and DDP averages the
+gradients of the parameters over ranks: N processes give exactly the gradient of one process with the whole batch.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Batch(Protocol):
 
 
 class StepOutput(NamedTuple):
-    """The loss to call backward on, its unweighted terms, the scores of the global batch, and detached inputs for `values`."""
+    """The loss, its unweighted terms, the scores of the global batch, and detached inputs for `values`."""
 
     loss: Tensor
     terms: dict[str, Tensor]
@@ -50,9 +50,9 @@ class StepOutput(NamedTuple):
     def values(self) -> dict[str, float]:
         """Everything worth logging, by key; every rank must call it.
 
-        `loss/total`, `loss/TERM` (unweighted); `logit_scale`; `scores/positive` and `scores/negative`, means over matching and
-        other pairs; `heads/win_rate_K`, the fraction of the valid audio steps whose most similar cell of their own image
-        belongs to head K (they sum to 1).
+        `loss/total`, `loss/TERM` (unweighted); `logit_scale`; `scores/positive` and `scores/negative`, means over
+        matching and other pairs; `heads/win_rate_K`, the fraction of the valid audio steps whose most similar cell of
+        their own image belongs to head K (they sum to 1).
         """
         count, positive = len(self.scores), self.scores.diagonal().sum()
         volume, mask = self.inputs.volume, self.inputs.audio.mask
@@ -82,8 +82,8 @@ def forward_loss(
 
     Args:
         model: a DenseAV or its wrapper for several processes.
-        batch: this rank's part of the global batch; row p of that is on rank p mod R. A `group` [B] in it says which pairs
-            match each other too.
+        batch: this rank's part of the global batch; row p of that is on rank p mod R. A `group` [B] in it says which
+            pairs match each other too.
         similarity: how scores are computed.
         config: the contrastive objective and the weights of the regularizers.
         seed: of the sampled positions; the same on every rank, different at every step.

@@ -1,4 +1,4 @@
-"""Feature and heatmap upsamplers by name. Each gives, for an image, weights that mix low-resolution cells into pixels.
+"""Feature and heatmap upsamplers by name: for each image, weights that mix low-resolution cells into pixels.
 
 An upsampler is `weights(image, grid, size) -> weights`, and weights are `apply(maps [B N H W]) -> [B N H_px W_px]`.
 Adding one: its file, its name in UPSAMPLERS, its docs.
@@ -29,7 +29,7 @@ class Upsampler(Protocol):
     def weights(
         self, image: UInt8[Tensor, "B 3 H_img W_img"] | None, grid: tuple[int, int], size: tuple[int, int]
     ) -> UpsamplingWeights:
-        """Weights from `grid` (height and width in cells) to `size` (in pixels), guided by the image where the method uses it."""
+        """Weights from `grid` (rows, columns) to `size` (pixels), guided by the image if the method needs it."""
 
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {"bilinear": Bilinear}

@@ -1,4 +1,4 @@
-"""A step in several real processes, against the same step in one: losses and gradients are equal, whatever the objective."""
+"""A step in several processes equals the same step in one: losses and gradients, for every kind of objective."""
 
 import os
 import subprocess
@@ -19,15 +19,20 @@ from torch.nn.parallel import DistributedDataParallel
 
 from configs.schema import LossConfig, ModelConfig
 from model.build import build_denseav
-from model.denseav import InputSpec
+from model.inputs import InputSpec
 from model.training.step import forward_loss
 
 CASES = {
     "published": ({"num_heads": 2}, {"disentangle": 0.1}, 0),
     "chunks": ({"num_heads": 2}, {}, 1),
-    "class tokens": ({"num_heads": 2, "add_cls_similarity": True, "similarity_aggregation": "paired", "head_aggregation": "sum"}, {"label_smoothing": 0.1}, 0),
+    "class tokens": (
+        {"num_heads": 2, "add_cls_similarity": True, "similarity_aggregation": "paired", "head_aggregation": "sum"},
+        {"label_smoothing": 0.1},
+        0,
+    ),
     "siglip": ({"num_heads": 1, "similarity_aggregation": "simpool", "logit_bias": True}, {"objective": "siglip"}, 0),
-    "batch norm": ({"num_heads": 2, "image_encoder": "tiny", "audio_encoder": "tiny"}, {"objective": "margin"}, 0),
+    "batch norm": ({"num_heads": 2, "image_encoder": "tiny"}, {"objective": "margin"}, 0),
+    "groups": ({"num_heads": 2, "image_encoder": "tiny"}, {"objective": "info_nce", "label_smoothing": 0.1}, 0),
 }
 distributed.init_process_group("gloo")
 rank, ranks = distributed.get_rank(), distributed.get_world_size()
@@ -35,17 +40,22 @@ dtype = getattr(torch, sys.argv[2])
 results = {}
 for name, (model_changes, loss_changes, grad_cache_chunk_size) in CASES.items():
     torch.manual_seed(0)
-    settings = {"image_encoder": "vit_tiny_patch16_224", "image_weights": "random", "embed_dim": 24, "image_pool_size": 1, "audio_encoder": "tiny"}
+    settings = {"image_encoder": "vit_tiny_patch16_224", "image_weights": "random", "embed_dim": 24}
+    settings |= {"image_pool_size": 1, "audio_encoder": "tiny"}
     model = build_denseav(ModelConfig(**settings | model_changes), InputSpec(32, 1.6, 16_000)).train()
-    if grad_cache_chunk_size:  # batch norm would take each chunk by itself
+    if grad_cache_chunk_size:  # batch norm would normalize each chunk separately
         model.audio_encoder.eval()
-        for key, parameter in model.audio_encoder.named_parameters():  # with 0, silence would lie right at the bend of each ReLU, where rounding decides
+        for key, parameter in model.audio_encoder.named_parameters():
+            # With a bias of 0, silence would be at the kink of each ReLU, where rounding decides.
             if key.endswith("bias"):
                 torch.nn.init.normal_(parameter, std=0.1)
     wrapped = DistributedDataParallel(model.to(dtype))
     batch = rows(tiny_batch(8, 32, 25600), slice(rank, None, ranks))
-    batch.frames, batch.waveform = batch.frames.to(dtype), batch.waveform.to(dtype)
-    output = forward_loss(wrapped, batch, model.similarity_config, LossConfig(num_sampled_positions=20, **loss_changes), seed=3, grad_cache_chunk_size=grad_cache_chunk_size)
+    batch.waveform = batch.waveform.to(dtype)
+    if name == "groups":
+        batch.group = torch.tensor([0, 1, 2, 0, 4, 1, 6, 0])[rank::ranks]
+    config = LossConfig(num_sampled_positions=20, **loss_changes)
+    output = forward_loss(wrapped, batch, model.similarity_config, config, 3, grad_cache_chunk_size)
     output.loss.backward()
     results |= {f"{name}|gradient|{key}": p.grad for key, p in model.named_parameters() if p.grad is not None}
     results |= {f"{name}|term|{key}": torch.tensor(value) for key, value in output.values().items()}
@@ -86,9 +96,10 @@ def alone(folder):
     return {dtype: _step(folder, 1, dtype) for dtype in ("float64", "float32")}
 
 
-def _gradient(found, case):
-    """All gradients of a case as one vector: one that is zero but for rounding, as that of a bias before a normalisation, has no relative error."""
-    return torch.cat([found[name].double().flatten() for name in sorted(found) if name.startswith(f"{case}|gradient")])
+def _gradient(outcome, case):
+    """All gradients of a case as one vector: gradients that are 0 but for rounding have no relative error."""
+    names = sorted(name for name in outcome if name.startswith(f"{case}|gradient"))
+    return torch.cat([outcome[name].double().flatten() for name in names])
 
 
 @pytest.mark.slow
@@ -100,7 +111,7 @@ def test_several_processes_equal_one(folder, alone, ranks, dtype):
     for case in sorted({name.split("|")[0] for name in one}):
         expected = _gradient(one, case)
         difference = ((_gradient(several, case) - expected).norm() / expected.norm()).item()
-        # One process in float32 is as far from itself in float64: nobody can be closer to it than it is to the truth.
+        # The rounding error of one process in float32.
         rounding = (
             (_gradient(alone["float32"], case) - _gradient(alone["float64"], case)).norm() / expected.norm()
         ).item()

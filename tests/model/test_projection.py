@@ -4,17 +4,17 @@ from torch.nn import functional
 
 from configs.schema import ModelConfig
 from model.build import build_denseav
-from model.denseav import InputSpec
+from model.inputs import InputSpec
 from model.projection import AudioLinear, AudioSelfAttentionPool, ImageLinear
 
 
-def test_the_published_lengths_hold_512_steps_give_56():
+def test_512_steps_give_the_published_56():
     dense, cls = AudioSelfAttentionPool(16, 12)(torch.randn(2, 16, 512))
     assert dense.shape == (2, 12, 56)
     assert cls.shape == (2, 12)
 
 
-def test_the_image_is_normalised_over_channels_and_the_class_token_is_not():
+def test_the_image_is_normalized_over_channels_and_the_class_token_is_not():
     projection = ImageLinear(8, 4)
     dense, cls = torch.randn(2, 8, 3, 5), torch.randn(2, 8)
     scaled, scaled_cls = projection(100 * dense, 100 * cls)
@@ -35,7 +35,7 @@ def test_one_cell_of_the_image_projection_worked_out_by_hand():
     assert cls is None
 
 
-def test_every_parameter_learns_but_the_map_of_unused_class_tokens():
+def test_every_parameter_gets_a_gradient_except_the_map_of_unused_class_tokens():
     for projection, dense in (
         (ImageLinear(8, 6), torch.randn(2, 8, 3, 3)),
         (AudioSelfAttentionPool(8, 12), torch.randn(2, 8, 20)),
@@ -50,13 +50,13 @@ def test_every_parameter_learns_but_the_map_of_unused_class_tokens():
                 assert parameter.grad.abs().max() > 0, name
 
 
-def test_the_map_of_class_tokens_learns_where_scores_use_them():
+def test_the_map_of_class_tokens_gets_a_gradient_where_scores_use_them():
     projection = ImageLinear(8, 6, use_cls=True)
     projection(torch.randn(2, 8, 3, 3), torch.randn(2, 8))[1].square().sum().backward()
     assert projection.cls_proj.weight.grad.abs().max() > 0
 
 
-def test_the_learned_cls_token_stands_in_for_a_missing_class_token():
+def test_the_learned_class_token_replaces_a_missing_one():
     projection = AudioSelfAttentionPool(8, 12)
     dense = torch.randn(3, 8, 20)
     for ours, given in zip(projection(dense), projection(dense, projection.cls_token.expand(3, -1)), strict=True):
@@ -64,7 +64,7 @@ def test_the_learned_cls_token_stands_in_for_a_missing_class_token():
     assert not torch.allclose(projection(dense)[0], projection(dense, torch.randn(3, 8))[0], atol=1e-4)
 
 
-def test_the_block_normalises_before_attention_and_before_the_mlp():
+def test_the_block_normalizes_before_attention_and_before_the_mlp():
     projection = AudioSelfAttentionPool(8, 12)
     block, x = projection.block, torch.randn(2, 5, 12)
     norm = functional.layer_norm(x, (12,), block.norm1.weight, block.norm1.bias, 1e-4)
@@ -80,7 +80,7 @@ def test_the_block_normalises_before_attention_and_before_the_mlp():
 
 
 @pytest.mark.parametrize("projection", [ImageLinear, AudioLinear])
-def test_a_gain_scales_what_a_fresh_linear_projection_gives(projection):
+def test_a_gain_scales_the_output_of_a_new_linear_projection(projection):
     dense = torch.randn(2, 6, 3, 3) if projection is ImageLinear else torch.randn(2, 6, 3)
     outputs = []
     for gain in (1.0, 0.25):
@@ -89,6 +89,6 @@ def test_a_gain_scales_what_a_fresh_linear_projection_gives(projection):
     torch.testing.assert_close(outputs[1], outputs[0] / 4)
 
 
-def test_a_gain_is_refused_where_the_projection_has_none():
+def test_a_gain_is_refused_for_conv_attention():
     with pytest.raises(ValueError, match=r"model\.projection_init_gain=0\.5 is for model\.audio_projection=linear"):
         build_denseav(ModelConfig(projection_init_gain=0.5), InputSpec(32, 0.64, 16000))

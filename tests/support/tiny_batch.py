@@ -18,10 +18,9 @@ def rows(batch: Batch, some: slice) -> Batch:
 
 
 def tiny_batch(pairs: int, image_size_px: int, samples: int, seed: int = 0) -> Batch:
-    """A batch with partly masked, spliced audio, fully masked in the first clip; a quarter of each image is its own."""
+    """Half of each audio is masked out, all of the first; a part is spliced; a quarter of each image is its own."""
     generator = torch.Generator().manual_seed(seed)
-    shape = (pairs, 3, image_size_px, image_size_px)
-    frames = torch.randint(256, shape, dtype=torch.uint8, generator=generator)
+    frames = torch.randint(0, 256, (pairs, 3, image_size_px, image_size_px), dtype=torch.uint8, generator=generator)
     mask = torch.arange(samples) < samples * (0.3 + 0.4 * torch.arange(pairs)[:, None] / pairs)
     mask[0] = False
     waveform = 0.1 * torch.randn(pairs, samples, generator=generator) * mask

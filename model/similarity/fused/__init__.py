@@ -1,13 +1,13 @@
 """The scores of dense.py with the same values and gradients, but without the volume `A V K H W T` in memory.
 
-`misa`, `mima` and `paired` take maxima first, over candidates and over heads: the product is computed tile by tile, only the
-arg-max of each maximum is stored (of equal values the first), and the backward pass moves gradients between arg-max
-positions alone. triton_search.py does both on a GPU, tiled.py on any device; inference_cpu.py computes scores without
-gradients on a CPU. `sisa` takes means, see mean.py.
+`misa`, `mima` and `paired` take maxima first, over candidates and over heads: the product is computed tile by tile,
+only the arg-max of each maximum is stored (of equal values the first), and the backward pass moves gradients between
+arg-max positions alone. triton_search.py does both on a GPU, tiled.py on any device; inference_cpu.py computes scores
+without gradients on a CPU. `sisa` takes means, see mean.py.
 
-Memory beside the features: copies per head, gradients in fp32 and in the dtype of the features, buffers of fixed size, and
-the arg-max indices, 2 bytes x B^2 x T (`paired`: x (T + HW)), twice that or more where heads do not compete. On a GPU with
-B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
+Memory beside the features: copies per head, gradients in fp32 and in the dtype of the features, buffers of fixed size,
+and the arg-max indices, 2 bytes x B^2 x T (`paired`: x (T + HW)), twice that or more where heads do not compete. On a
+GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time:
 
     GB                 features   copies   gradients   arg-max   buffers   total
     misa, mima              0.8      0.8         2.4       1.9       0.5     6.4
@@ -92,11 +92,11 @@ def _backend(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -
 
 
 class _PooledMaximum(torch.autograd.Function):
-    """`misa`, `mima` and `paired`: maxima over candidates and `together` heads, and their mean or maximum, in one node of the graph."""
+    """`misa`, `mima` and `paired` as one autograd node: maxima over candidates and heads, then mean or maximum."""
 
     @staticmethod
     def forward(
-        ctx,
+        ctx: Any,
         audio: Float[Tensor, "A K C T"],
         image: Float[Tensor, "V K C M"],
         mask: Bool[Tensor, "A T"],
@@ -106,78 +106,76 @@ class _PooledMaximum(torch.autograd.Function):
         nonneg: bool,
     ) -> Float[Tensor, "A V G"]:
         (A, K, _, T), (V, _, _, M) = audio.shape, image.shape
-        G, bidirectional, kept = K // heads_per_group, aggregation == "paired", any(ctx.needs_input_grad)
+        G, bidirectional, needs_grad = K // heads_per_group, aggregation == "paired", any(ctx.needs_input_grad)
         scores = upcast_half(audio.new_empty(0)).new_empty(V, G, A)
-        step_share = (
-            mask.to(scores.dtype)
-            if aggregation == "mima"
-            else mean_weight(mask, scores.dtype) * (0.5 if bidirectional else 1)
-        )
-        cell_share = torch.full((V, M), 0.5 / M, dtype=scores.dtype, device=audio.device) if bidirectional else None
-        place = torch.int16 if heads_per_group * max(M, T) <= 2**15 else torch.int32
-        step_winner = torch.empty(V, G, A, T, dtype=place, device=audio.device) if kept else None
-        cell_winner = torch.empty(A, G, V, M, dtype=place, device=audio.device) if kept and bidirectional else None
-        pool, first_step = _largest if aggregation == "mima" else _weighted, mask.int().argmax(dim=1).view(A, 1, 1, 1)
-        for images, over_image, over_audio in _backend(audio, image).search(
+        if aggregation == "mima":
+            pool, step_weight = _max_valid, mask.to(scores.dtype)
+        else:
+            pool, step_weight = _weighted_sum, mean_weight(mask, scores.dtype) * (0.5 if bidirectional else 1)
+        cell_weight = scores.new_full((V, M), 0.5 / M)
+        first_step = mask.int().argmax(dim=1).view(A, 1, 1, 1)
+        index_dtype = torch.int16 if heads_per_group * max(M, T) <= 2**15 else torch.int32
+        step_argmax = audio.new_empty((V, G, A, T) if needs_grad else (0,), dtype=index_dtype)
+        cell_argmax = audio.new_empty((A, G, V, M) if needs_grad and bidirectional else (0,), dtype=index_dtype)
+        for images, step_max, cell_max in _backend(audio, image).search(
             audio, image, mask, pair_bias, heads_per_group, bidirectional
         ):
-            scores[images], winner = pool(_clamped(over_image, 0) if nonneg else over_image, step_share)
-            if kept:
-                step_winner[images] = winner
+            scores[images], argmax = pool(_clamp(step_max, 0) if nonneg else step_max, step_weight)
+            if needs_grad:
+                step_argmax[images] = argmax
             if bidirectional:
-                score, winner = _weighted(
-                    _clamped(over_audio, first_step) if nonneg else over_audio, cell_share[images]
-                )
+                score, argmax = _weighted_sum(_clamp(cell_max, first_step) if nonneg else cell_max, cell_weight[images])
                 scores[images] += score.permute(2, 1, 0)
-                if kept:
-                    cell_winner[:, :, images] = winner
-        ctx.save_for_backward(audio, image, step_winner, step_share, cell_winner, cell_share)
-        ctx.heads_per_group = heads_per_group
+                if needs_grad:
+                    cell_argmax[:, :, images] = argmax
+        ctx.save_for_backward(audio, image, step_argmax, step_weight, cell_argmax, cell_weight)
+        ctx.heads_per_group, ctx.bidirectional = heads_per_group, bidirectional
         return scores.permute(2, 0, 1)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Float[Tensor, "A V G"]) -> tuple[Tensor | None, ...]:
-        audio, image, step_winner, step_share, cell_winner, cell_share = ctx.saved_tensors
-        over_image = ArgmaxRouting(step_winner, step_share)
-        over_audio = None if cell_winner is None else ArgmaxRouting(cell_winner, cell_share)
-        of_audio, of_image = _backend(audio, image).gradients(
-            audio, image, grad, over_image, over_audio, ctx.heads_per_group
+    def backward(ctx: Any, grad: Float[Tensor, "A V G"]) -> tuple[Tensor | None, ...]:
+        audio, image, step_argmax, step_weight, cell_argmax, cell_weight = ctx.saved_tensors
+        heads_per_group = ctx.heads_per_group
+        step_routing = ArgmaxRouting(step_argmax, step_weight)
+        cell_routing = ArgmaxRouting(cell_argmax, cell_weight) if ctx.bidirectional else None
+        grad_audio, grad_image = _backend(audio, image).gradients(
+            audio, image, grad, step_routing, cell_routing, heads_per_group
         )
-        of_shift = None
+        grad_pair_bias = None
         if ctx.needs_input_grad[3]:
-            of_shift = _flow_by_head(over_image, ctx.heads_per_group, image.shape[3]).permute(2, 0, 1, 3)
-            if over_audio is not None:
-                of_shift = of_shift + _flow_by_head(over_audio, ctx.heads_per_group, audio.shape[3]).transpose(1, 2)
-            of_shift = (grad[..., None] * of_shift).flatten(2)
-        return of_audio.to(audio.dtype), of_image.to(image.dtype), None, of_shift, None, None, None
+            weight = _weight_per_head(step_routing, heads_per_group, image.shape[3]).permute(2, 0, 1, 3)
+            if cell_routing is not None:
+                weight = weight + _weight_per_head(cell_routing, heads_per_group, audio.shape[3]).transpose(1, 2)
+            grad_pair_bias = (grad[..., None] * weight).flatten(2)
+        return grad_audio.to(audio.dtype), grad_image.to(image.dtype), None, grad_pair_bias, None, None, None
 
 
-def _clamped(best: MaxResult, first: Int[Tensor, "Q 1 1 1"] | int) -> MaxResult:
-    """Negative similarities made 0, without gradient. Where none is positive all are equal now, and the first candidate wins."""
-    value, winner = best
-    return MaxResult(value.clamp(min=0), winner.masked_fill((value < 0) | ((value == 0) & (winner != first)), -1))
+def _clamp(best: MaxResult, first: Int[Tensor, "Q 1 1 1"] | int) -> MaxResult:
+    """Clamp maxima at 0; clamped ones get no gradient. Where the maximum is 0, the first candidate is the arg-max."""
+    value, argmax = best
+    return MaxResult(value.clamp(min=0), argmax.masked_fill((value < 0) | ((value == 0) & (argmax != first)), -1))
 
 
-def _weighted(best: MaxResult, share: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
-    """The sum of the maxima by their shares, and where its gradient flows."""
-    return (best.value * share).sum(dim=-1), best.winner.masked_fill(share == 0, -1)
+def _weighted_sum(best: MaxResult, weight: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """Weighted sum of the maxima, and the arg-max positions to which its gradient flows."""
+    return (best.value * weight).sum(dim=-1), best.argmax.masked_fill(weight == 0, -1)
 
 
-def _largest(best: MaxResult, valid: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
-    """The largest valid maximum, and where its gradient flows."""
-    largest, n = (best.value - MASKED_OUT * (1 - valid)).max(dim=-1, keepdim=True)
-    return largest.squeeze(-1), torch.full_like(best.winner, -1).scatter_(-1, n, best.winner.gather(-1, n))
+def _max_valid(best: MaxResult, weight: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
+    """Largest maximum of weight 1 (0: masked out), and the arg-max position to which its gradient flows."""
+    largest, n = (best.value - MASKED_OUT * (1 - weight)).max(dim=-1, keepdim=True)
+    return largest.squeeze(-1), torch.full_like(best.argmax, -1).scatter_(-1, n, best.argmax.gather(-1, n))
 
 
-def _flow_by_head(winners: ArgmaxRouting, heads_per_group: int, candidates: int) -> Float[Tensor, "Q G P J"]:
-    """The share of a group's score that each of its heads decided."""
-    at_once = chunk_size(TILE_NUMBERS, winners.winner, winners.winner[:1].numel())
-    heads = [(j * candidates, (j + 1) * candidates) for j in range(heads_per_group)]
-
-    def flow(winner: Tensor) -> Tensor:
-        return torch.stack(
-            [(((winner >= first) & (winner < end)) * winners.share).sum(dim=-1) for first, end in heads], dim=-1
-        )
-
-    return torch.cat([flow(winner) for winner in winners.winner.split(at_once)])
+def _weight_per_head(routing: ArgmaxRouting, heads_per_group: int, candidates: int) -> Float[Tensor, "Q G P J"]:
+    """Sum of the weights in a group's score whose arg-max lies in each of its heads."""
+    argmax, weight = routing
+    chunk = chunk_size(TILE_NUMBERS, argmax, argmax[:1].numel())
+    bounds = [(j * candidates, (j + 1) * candidates) for j in range(heads_per_group)]
+    return torch.cat(
+        [
+            torch.stack([(((part >= first) & (part < end)) * weight).sum(dim=-1) for first, end in bounds], dim=-1)
+            for part in argmax.split(chunk)
+        ]
+    )

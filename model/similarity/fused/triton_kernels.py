@@ -1,13 +1,15 @@
-"""The Triton kernels that triton_search.py launches. One head at a time; R = P * N queries, P of them apart by N, against Q sets of M candidates.
+"""Triton kernels that triton_search.py launches, one head at a time: R = P * N queries against Q sets of M candidates.
 
-Everything is contiguous: queries [R C] and candidates [Q M C] of each head. No atomics: every sum has one owner and one order. Written for sm_80 and
-sm_90; tests/test_fused_triton.py compiles for both without a GPU and looks for spilled registers. Source: reference 1.2, as fused.
+Queries [R C] and candidates [Q M C] of each head are contiguous. No atomics: each sum is computed by one program in a
+fixed order. Written for sm_80 and sm_90; tests/model/similarity/test_fused_triton.py compiles for both without a GPU
+and checks for spilled registers. Source: reference 1.2; see the package for the algorithm.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -15,13 +17,15 @@ import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
 
-# Under TRITON_INTERPRET=1 (tests) kernels run on a CPU, where a product of bf16 is wrong and a maximum that keeps NaN takes seconds.
+# Under TRITON_INTERPRET=1 (tests) kernels run on a CPU, where bf16 products are wrong and a NaN-propagating maximum
+# takes seconds.
 INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
-# Candidate sets that one program searches for the queries it has loaded.
+# Candidate sets that one program searches for its queries.
 SETS = 16
-# Candidates of all heads that `sort` has room for.
-SORTED = 2**13
-# Shapes of `search`: queries and candidates of a tile, warps, stages of loading. All for half precision; fp32 has no registers for more than 64 queries.
+# Upper limit of the candidates of all heads of a group in `sort`.
+MAX_SORT_BINS = 2**13
+# Shapes of `search`: queries and candidates of a tile, warps, pipeline stages. All serve half precision; in fp32
+# registers suffice for 64 queries at most.
 SHAPES = [(256, 64, 8, 3), (128, 128, 8, 3), (128, 64, 4, 2), (64, 32, 4, 2), (32, 32, 4, 2)]
 CONFIGS = [
     triton.Config({"BLOCK_R": r, "BLOCK_M": m}, num_warps=warps, num_stages=stages) for r, m, warps, stages in SHAPES
@@ -29,69 +33,70 @@ CONFIGS = [
 CONFIGS = [triton.Config({"BLOCK_R": 16, "BLOCK_M": 16})] if INTERPRETED else CONFIGS
 
 
-def channels_at_once(features: Float[Tensor, "*n"]) -> int:
-    """Channels in one step of a product."""
+def block_channels(features: Float[Tensor, "*n"]) -> int:
+    """Channels of one block of a product."""
     return 64 if features.itemsize == 2 else 16
 
 
-def fits_shared_memory(configs: list[triton.Config], features: Float[Tensor, "*n"]) -> list[triton.Config]:
-    """The shapes whose queries and stages of candidates have room together in the shared memory of the features' device."""
+def fitting_configs(configs: list[triton.Config], features: Float[Tensor, "*n"]) -> list[triton.Config]:
+    """The shapes whose queries and staged candidates together fit the shared memory of the device."""
     if not features.is_cuda:
         return configs
-    room = torch.cuda.get_device_properties(features.device).shared_memory_per_block_optin - 2048
-    step = channels_at_once(features)
+    properties: Any = torch.cuda.get_device_properties(features.device)  # torch's type lacks this attribute
+    room = properties.shared_memory_per_block_optin - 2048
+    step = block_channels(features)
     size = triton.cdiv(features.shape[2], step) * step * features.itemsize
 
-    def has_room(config: triton.Config) -> bool:
+    def fits(config: triton.Config) -> bool:
         queries, candidates = config.kwargs["BLOCK_R"], config.kwargs["BLOCK_M"]
         return (queries + config.num_stages * candidates) * size <= room and (features.itemsize == 2 or queries <= 64)
 
-    return [config for config in configs if has_room(config)]
+    return [config for config in configs if fits(config)]
 
 
-def kernel(function: Callable) -> Callable:
-    """A kernel, or a part of one. What checks the shapes of arguments (tests/conftest.py) has wrapped it, and Triton reads names where it was defined."""
+def kernel(function: Callable) -> Any:
+    """Compile a kernel or a function of one; unwrapped, because tests/conftest.py wraps functions to check shapes."""
     return triton.jit(inspect.unwrap(function))
 
 
 @kernel
-def _larger(a, b):
+@no_type_check
+def _nan_maximum(a, b):
     return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
 
 
 @triton.autotune(
     CONFIGS,
     key=["M", "C"],
-    prune_configs_by={
-        "early_config_prune": lambda configs, given, **_: fits_shared_memory(configs, given["query_ptr"])
-    },
+    prune_configs_by={"early_config_prune": lambda configs, given, **_: fitting_configs(configs, given["query_ptr"])},
 )
 @kernel
+@no_type_check
 def search(
     query_ptr,
     candidate_ptr,
     valid_ptr,
-    shift_ptr,
+    bias_ptr,
     value_ptr,
-    winner_ptr,
+    argmax_ptr,
     R,
     N,
     Q,
     set_stride,
-    shift_p,
-    shift_q,
-    first_winner,
+    bias_p,
+    bias_q,
+    first_index,
     M: tl.constexpr,
     C: tl.constexpr,
     SETS: tl.constexpr,
     MERGED: tl.constexpr,
     MASKED: tl.constexpr,
-    SHIFTED: tl.constexpr,
+    BIASED: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_R: tl.constexpr,
     BLOCK_M: tl.constexpr,
 ):
-    """One head: value and winner [Q, R] of R queries, merged with those of the heads before it."""
+    """Value and arg-max [Q, R] of R queries for one head, merged with those of the previous heads of its group."""
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     inside = rows < R
     channels = tl.arange(0, BLOCK_C)
@@ -99,57 +104,59 @@ def search(
     for c in tl.static_range(0, C, BLOCK_C):
         of_rows = rows.to(tl.int64)[:, None] * C + (c + channels)[None, :]
         queries += (
-            _exact(tl.load(query_ptr + of_rows, mask=inside[:, None] & (c + channels < C)[None, :], other=0.0)),
+            _maybe_upcast(tl.load(query_ptr + of_rows, mask=inside[:, None] & (c + channels < C)[None, :], other=0.0)),
         )
     TILES: tl.constexpr = (M + BLOCK_M - 1) // BLOCK_M
     first_set = tl.program_id(1) * SETS
     best = tl.full([BLOCK_R], float("-inf"), tl.float32)
-    winner = tl.zeros([BLOCK_R], tl.int32)
-    # One loop over all tiles of all sets, so that the next set is being loaded while the last tile of this one is searched.
+    argmax = tl.zeros([BLOCK_R], tl.int32)
+    # One loop over all tiles of all sets, so that the next set loads while the last tile of this one is searched.
     for i in tl.range(0, min(SETS, Q - first_set) * TILES):
         q = (first_set + i // TILES).to(tl.int64)
-        places = (i % TILES) * BLOCK_M + tl.arange(0, BLOCK_M)
-        allowed = places < M
+        indices = (i % TILES) * BLOCK_M + tl.arange(0, BLOCK_M)
+        allowed = indices < M
         product = tl.zeros([BLOCK_R, BLOCK_M], tl.float32)
         for c in tl.static_range(0, C, BLOCK_C):
-            of_set = (q * M + places)[None, :] * C + (c + channels)[:, None]
+            of_set = (q * M + indices)[None, :] * C + (c + channels)[:, None]
             candidates = tl.load(candidate_ptr + of_set, mask=allowed[None, :] & (c + channels < C)[:, None], other=0.0)
-            product = tl.dot(queries[c // BLOCK_C], _exact(candidates), product, input_precision="ieee")
+            product = tl.dot(queries[c // BLOCK_C], _maybe_upcast(candidates), product, input_precision="ieee")
         if MASKED:
-            allowed = tl.load(valid_ptr + q * M + places, mask=allowed, other=0) != 0
+            allowed = tl.load(valid_ptr + q * M + indices, mask=allowed, other=0) != 0
         product = tl.where(allowed[None, :], product, float("-inf"))
-        top = tl.max(product, 1) if INTERPRETED else tl.reduce(product, 1, _larger)
-        first = tl.min(tl.where(product == top[:, None], places[None, :], M), 1)
-        winner = tl.where(top > best, first, winner)
-        best = _larger(best, top)
+        top = tl.max(product, 1) if INTERPRETED else tl.reduce(product, 1, _nan_maximum)
+        first = tl.min(tl.where(product == top[:, None], indices[None, :], M), 1)
+        argmax = tl.where(top > best, first, argmax)
+        best = _nan_maximum(best, top)
         if i % TILES == TILES - 1:
             at = q * set_stride + rows
-            if SHIFTED:
-                best += tl.load(shift_ptr + (rows // N).to(tl.int64) * shift_p + q * shift_q, mask=inside, other=0.0)
+            if BIASED:
+                best += tl.load(bias_ptr + (rows // N).to(tl.int64) * bias_p + q * bias_q, mask=inside, other=0.0)
             if MERGED:
                 value = tl.load(value_ptr + at, mask=inside, other=0.0)
-                earlier = tl.load(winner_ptr + at, mask=inside, other=0).to(tl.int32)
-                better = (best > value) | ((best == value) & (winner < earlier % M))
-                winner = tl.where(better, winner + first_winner, earlier)
-                best = _larger(best, value)
+                earlier = tl.load(argmax_ptr + at, mask=inside, other=0).to(tl.int32)
+                better = (best > value) | ((best == value) & (argmax < earlier % M))
+                argmax = tl.where(better, argmax + first_index, earlier)
+                best = _nan_maximum(best, value)
             tl.store(value_ptr + at, best, mask=inside)
-            tl.store(winner_ptr + at, winner.to(winner_ptr.dtype.element_ty), mask=inside)
+            tl.store(argmax_ptr + at, argmax.to(argmax_ptr.dtype.element_ty), mask=inside)
             best = tl.full([BLOCK_R], float("-inf"), tl.float32)
-            winner = tl.zeros([BLOCK_R], tl.int32)
+            argmax = tl.zeros([BLOCK_R], tl.int32)
 
 
 @kernel
-def _exact(features):
+@no_type_check
+def _maybe_upcast(features):
     return features.to(tl.float32) if INTERPRETED else features
 
 
 @kernel
-def to_queries(
+@no_type_check
+def query_gradients(
     candidate_ptr,
-    winner_ptr,
+    argmax_ptr,
     grad_ptr,
     out_ptr,
-    share_ptr,
+    weight_ptr,
     R,
     N,
     grad_p,
@@ -161,52 +168,54 @@ def to_queries(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """Some queries of one head: the sum over all sets of the candidate that won, where it is of this head."""
+    """Gradients of some queries of one head: sum over all sets of the arg-max candidates of this head."""
     rows = tl.program_id(0) * BLOCK_R + tl.arange(0, BLOCK_R)
     head = tl.program_id(1).to(tl.int64)
     channels = tl.arange(0, BLOCK_C)
-    share = tl.load(share_ptr + rows, mask=rows < R, other=0.0)
+    weight_n = tl.load(weight_ptr + rows, mask=rows < R, other=0.0)
     total = tl.zeros([BLOCK_R, BLOCK_C], tl.float32)
     for i in tl.range(0, Q, num_stages=4):
         q = tl.cast(i, tl.int64)
-        place = tl.load(winner_ptr + q * set_stride + rows, mask=rows < R, other=-1).to(tl.int32) - head * M
-        flows = (place >= 0) & (place < M)
-        weight = tl.load(grad_ptr + (rows // N).to(tl.int64) * grad_p + q * grad_q, mask=flows, other=0.0) * share
-        at = ((head * Q + q) * M + place)[:, None] * C + channels[None, :]
+        index = tl.load(argmax_ptr + q * set_stride + rows, mask=rows < R, other=-1).to(tl.int32) - head * M
+        active = (index >= 0) & (index < M)
+        weight = tl.load(grad_ptr + (rows // N).to(tl.int64) * grad_p + q * grad_q, mask=active, other=0.0) * weight_n
+        at = ((head * Q + q) * M + index)[:, None] * C + channels[None, :]
         total += weight[:, None] * tl.load(
-            candidate_ptr + at, mask=flows[:, None] & (channels < C)[None, :], other=0.0
+            candidate_ptr + at, mask=active[:, None] & (channels < C)[None, :], other=0.0
         ).to(tl.float32)
     at = (head * R + rows)[:, None] * C + channels[None, :]
     tl.store(out_ptr + at, total, mask=(rows < R)[:, None] & (channels < C)[None, :])
 
 
 @kernel
-def sort(winner_ptr, order_ptr, start_ptr, R, set_stride, BINS: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr):
-    """One set: its queries in the order of their winners (a counting sort; of equal winners the first query first), and where each winner's begin."""
+@no_type_check
+def sort(argmax_ptr, order_ptr, start_ptr, R, set_stride, BINS: tl.constexpr, POWER: tl.constexpr, BLOCK: tl.constexpr):
+    """Sort the queries of one set by arg-max (a stable counting sort); also the position where each arg-max begins."""
     q = tl.program_id(0).to(tl.int64)
     slots, bins = tl.arange(0, BLOCK), tl.arange(0, POWER)
     count = tl.zeros([POWER], tl.int32)
     for first in range(0, R, BLOCK):
-        key = tl.load(winner_ptr + q * set_stride + first + slots, mask=first + slots < R, other=-1).to(tl.int32)
-        count += tl.histogram(key, POWER, mask=key >= 0)
+        argmax = tl.load(argmax_ptr + q * set_stride + first + slots, mask=first + slots < R, other=-1).to(tl.int32)
+        count += tl.histogram(argmax, POWER, mask=argmax >= 0)
     begin = tl.cumsum(count) - count
     tl.store(start_ptr + q * (BINS + 1) + bins, begin, mask=bins <= BINS)
     for first in range(0, R, BLOCK):
-        key = tl.load(winner_ptr + q * set_stride + first + slots, mask=first + slots < R, other=-1).to(tl.int32)
-        earlier = (key[:, None] == key[None, :]) & (slots[:, None] > slots[None, :])
-        at = tl.gather(begin, tl.maximum(key, 0), 0) + tl.sum(earlier.to(tl.int32), 1)
-        tl.store(order_ptr + q * R + at, first + slots, mask=key >= 0)
-        begin += tl.histogram(key, POWER, mask=key >= 0)
+        argmax = tl.load(argmax_ptr + q * set_stride + first + slots, mask=first + slots < R, other=-1).to(tl.int32)
+        earlier = (argmax[:, None] == argmax[None, :]) & (slots[:, None] > slots[None, :])
+        at = tl.gather(begin, tl.maximum(argmax, 0), 0) + tl.sum(earlier.to(tl.int32), 1)
+        tl.store(order_ptr + q * R + at, first + slots, mask=argmax >= 0)
+        begin += tl.histogram(argmax, POWER, mask=argmax >= 0)
 
 
 @kernel
-def to_candidates(
+@no_type_check
+def candidate_gradients(
     query_ptr,
     order_ptr,
     start_ptr,
     grad_ptr,
     out_ptr,
-    share_ptr,
+    weight_ptr,
     R,
     N,
     grad_p,
@@ -218,7 +227,7 @@ def to_candidates(
     BLOCK_R: tl.constexpr,
     BLOCK_C: tl.constexpr,
 ):
-    """One candidate: the sum of the queries that it won."""
+    """Gradient of one candidate: sum of the queries whose arg-max it is."""
     q, candidate = (tl.program_id(0) // BINS).to(tl.int64), tl.program_id(0) % BINS
     head = (candidate // M).to(tl.int64)
     channels = tl.arange(0, BLOCK_C)
@@ -228,7 +237,7 @@ def to_candidates(
         inside = first + tl.arange(0, BLOCK_R) < end
         rows = tl.load(order_ptr + q * R + first + tl.arange(0, BLOCK_R), mask=inside, other=0)
         weight = tl.load(grad_ptr + (rows // N).to(tl.int64) * grad_p + q * grad_q, mask=inside, other=0.0) * tl.load(
-            share_ptr + rows
+            weight_ptr + rows
         )
         at = (head * R + rows)[:, None] * C + channels[None, :]
         total += weight[:, None] * tl.load(

@@ -1,15 +1,16 @@
-"""The search of tiled.py and its gradients on a GPU, by the kernels of triton_kernels.py: fp16, bf16 and fp32 features, sums in fp32.
+"""The functions of tiled.py on a GPU, by the kernels of triton_kernels.py: fp16, bf16 and fp32 features, sums in fp32.
 
-By arithmetic, measured on no GPU yet: 512 pairs, 2 x 192 channels, 14 x 14 cells, 56 steps, bf16, `misa`, an H100 with 500 TFLOP/s and 4 TB/s from L2:
+Estimated, not measured: 512 pairs, 2 x 192 channels, 14 x 14 cells, 56 steps, bf16, `misa`, an H100 with 500 TFLOP/s
+and 4 TB/s from L2:
 
-    search           2.2 TFLOP, 2.9 with the last tile of each image filled up                     6 ms
-    to_queries       14.7 million winners of 384 bytes, from L2                                    2 ms
-    sort             the winners by candidate, mostly waiting between blocks of 128                1 ms
-    to_candidates    14.7 million winners of 384 bytes, from L2                                    2 ms
+    search                 2.2 TFLOP, 2.9 with padding of the last tile of each image               6 ms
+    query_gradients        14.7 million arg-max vectors of 384 bytes, from L2                       2 ms
+    sort                   queries by arg-max, mostly latency between blocks of 128                 1 ms
+    candidate_gradients    14.7 million arg-max vectors of 384 bytes, from L2                       2 ms
 
-Materialised under torch.compile: three products, and 11.5 GB read or written about ten times: 45 ms.
+dense.py under torch.compile: three products, and 11.5 GB read or written about ten times: 45 ms.
 
-Source: reference 1.2, as fused.
+Source: reference 1.2; see the package for the algorithm.
 """
 
 from __future__ import annotations
@@ -24,15 +25,15 @@ from torch import Tensor
 from model.similarity.fused import triton_kernels as kernels
 from model.similarity.fused.tiled import ArgmaxRouting, MaxResult, chunk_size
 
-# Maxima, or sorted winners, held at once: 512 MB.
-NUMBERS_AT_ONCE = {"cuda": 2**27}
+# Maxima, or sorted queries, held at once: 512 MB.
+CHUNK_NUMBERS = {"cuda": 2**27}
 
 
 def fits(audio: Float[Tensor, "A K C T"], image: Float[Tensor, "V K C M"]) -> bool:
-    """Whether shared memory holds the channels of a head, and the candidates of all heads to sort by."""
+    """Whether shared memory holds the channels of a head, and `sort` the candidates of all heads."""
     return (
-        bool(kernels.fits_shared_memory(kernels.CONFIGS, audio))
-        and audio.shape[1] * max(audio.shape[3], image.shape[3]) < kernels.SORTED
+        bool(kernels.fitting_configs(kernels.CONFIGS, audio))
+        and audio.shape[1] * max(audio.shape[3], image.shape[3]) < kernels.MAX_SORT_BINS
     )
 
 
@@ -47,128 +48,111 @@ def search(
     """As tiled.search."""
     (A, K, _, T), (V, _, _, M) = audio.shape, image.shape
     steps, cells = _vectors(audio), _vectors(image)
-    at_once = chunk_size(NUMBERS_AT_ONCE, audio, K // heads_per_group * A * (max(T, M) if bidirectional else T))
-    for v in range(0, V, at_once):
-        images = slice(v, min(v + at_once, V))
-        shifts = None if pair_bias is None else pair_bias[:, images]
-        over_image = _best(steps, cells[:, images], None, None if pair_bias is None else shifts, heads_per_group)
-        yield (
-            images,
-            over_image,
-            _best(cells[:, images], steps, mask, None if pair_bias is None else shifts.transpose(0, 1), heads_per_group)
-            if bidirectional
-            else None,
-        )
+    numbers_per_image = K // heads_per_group * A * (max(T, M) if bidirectional else T)
+    images_per_chunk = chunk_size(CHUNK_NUMBERS, audio, numbers_per_image)
+    for v in range(0, V, images_per_chunk):
+        images = slice(v, min(v + images_per_chunk, V))
+        bias = None if pair_bias is None else pair_bias[:, images]
+        step_max = _maxima(steps, cells[:, images], None, bias, heads_per_group)
+        cell_max = None
+        if bidirectional:
+            transposed = None if bias is None else bias.transpose(0, 1)
+            cell_max = _maxima(cells[:, images], steps, mask, transposed, heads_per_group)
+        yield images, step_max, cell_max
 
 
 def gradients(
     audio: Float[Tensor, "A K C T"],
     image: Float[Tensor, "V K C M"],
     grad: Float[Tensor, "A V G"],
-    over_image: ArgmaxRouting,
-    over_audio: ArgmaxRouting | None,
+    step_routing: ArgmaxRouting,
+    cell_routing: ArgmaxRouting | None,
     heads_per_group: int,
 ) -> tuple[Float[Tensor, "A K C T"], Float[Tensor, "V K C M"]]:
     """As tiled.gradients."""
     steps, cells = _vectors(audio), _vectors(image)
-    of_steps, of_cells = _flow(steps, cells, grad, over_image, heads_per_group)
-    if over_audio is not None:
-        more_cells, more_steps = _flow(cells, steps, grad.transpose(0, 1), over_audio, heads_per_group)
-        of_steps, of_cells = of_steps.add_(more_steps), of_cells.add_(more_cells)
-    return of_steps.permute(1, 0, 3, 2), of_cells.permute(1, 0, 3, 2)
+    grad_steps, grad_cells = _direction_gradients(steps, cells, grad, step_routing, heads_per_group)
+    if cell_routing is not None:
+        more_cells, more_steps = _direction_gradients(cells, steps, grad.transpose(0, 1), cell_routing, heads_per_group)
+        grad_steps, grad_cells = grad_steps.add_(more_steps), grad_cells.add_(more_cells)
+    return grad_steps.permute(1, 0, 3, 2), grad_cells.permute(1, 0, 3, 2)
 
 
 def _vectors(features: Float[Tensor, "P K C N"]) -> Float[Tensor, "K P N C"]:
     return features.permute(1, 0, 3, 2).contiguous()
 
 
-def _best(
+def _maxima(
     queries: Float[Tensor, "K P N C"],
     candidates: Float[Tensor, "K Q M C"],
     valid: Bool[Tensor, "Q M"] | None,
     pair_bias: Float[Tensor, "P Q K"] | None,
     heads_per_group: int,
 ) -> MaxResult:
+    """Maximum over the candidates for each query."""
     (K, P, N, C), (_, Q, M, _) = queries.shape, candidates.shape
     G, R = K // heads_per_group, P * N
     value = torch.empty(Q, G, P, N, dtype=torch.float32, device=queries.device)
-    winner = torch.empty(Q, G, P, N, dtype=torch.int16, device=queries.device)
+    argmax = torch.empty(Q, G, P, N, dtype=torch.int16, device=queries.device)
     with torch.cuda.device_of(queries):
         for k in range(K):
-            shift_k = value if pair_bias is None else pair_bias[:, :, k]
+            # Kernels do not read the pointers of an absent mask or bias.
+            bias = value if pair_bias is None else pair_bias[:, :, k]
             kernels.search[lambda meta: (triton.cdiv(R, meta["BLOCK_R"]), triton.cdiv(Q, kernels.SETS))](
                 queries[k],
                 candidates[k],
                 value if valid is None else valid.contiguous(),
-                shift_k,
+                bias,
                 value[:, k // heads_per_group],
-                winner[:, k // heads_per_group],
-                *(R, N, Q, value.stride(0), shift_k.stride(0), shift_k.stride(1), k % heads_per_group * M),
-                **{
-                    "M": M,
-                    "C": C,
-                    "SETS": kernels.SETS,
-                    "MERGED": k % heads_per_group > 0,
-                    "MASKED": valid is not None,
-                    "SHIFTED": pair_bias is not None,
-                },
-                BLOCK_C=kernels.channels_at_once(queries),
+                argmax[:, k // heads_per_group],
+                *(R, N, Q, value.stride(0), bias.stride(0), bias.stride(1), k % heads_per_group * M),
+                M=M,
+                C=C,
+                SETS=kernels.SETS,
+                MERGED=k % heads_per_group > 0,
+                MASKED=valid is not None,
+                BIASED=pair_bias is not None,
+                BLOCK_C=kernels.block_channels(queries),
             )
-    return MaxResult(value, winner)
+    return MaxResult(value, argmax)
 
 
-def _flow(
+def _direction_gradients(
     queries: Float[Tensor, "K P N C"],
     candidates: Float[Tensor, "K Q M C"],
     grad: Float[Tensor, "P Q G"],
-    winners: ArgmaxRouting,
+    routing: ArgmaxRouting,
     heads_per_group: int,
 ) -> tuple[Float[Tensor, "K P N C"], Float[Tensor, "K Q M C"]]:
-    """Gradients of both sides of one direction, in fp32."""
+    """Gradients of queries and candidates of one direction, in fp32."""
     (_, P, N, C), (_, Q, M, _) = queries.shape, candidates.shape
-    R, bins, share = P * N, heads_per_group * M, winners.share.contiguous()
-    of_queries, of_candidates = (torch.empty_like(x, dtype=torch.float32) for x in (queries, candidates))
+    R, bins = P * N, heads_per_group * M
+    grad_queries, grad_candidates = (torch.empty_like(x, dtype=torch.float32) for x in (queries, candidates))
     block_c = triton.next_power_of_2(max(C, 16))
-    rows = max(1, 4096 // block_c)
-    at_once = chunk_size(NUMBERS_AT_ONCE, queries, R)
+    block_r = max(1, 4096 // block_c)
+    sets_per_chunk = chunk_size(CHUNK_NUMBERS, queries, R)
     order, start = (
-        torch.empty(min(at_once, Q), size, dtype=torch.int32, device=queries.device) for size in (R, bins + 1)
+        torch.empty(min(sets_per_chunk, Q), size, dtype=torch.int32, device=queries.device) for size in (R, bins + 1)
     )
+    weight = routing.weight.contiguous()
+    constants = {"M": M, "C": C, "BLOCK_R": block_r, "BLOCK_C": block_c}
     with torch.cuda.device_of(queries):
-        for g in range(winners.winner.shape[1]):
-            heads, winner, weight = (
-                slice(g * heads_per_group, (g + 1) * heads_per_group),
-                winners.winner[:, g],
-                grad[:, :, g],
+        for g in range(routing.argmax.shape[1]):
+            heads = slice(g * heads_per_group, (g + 1) * heads_per_group)
+            argmax, grad_g = routing.argmax[:, g], grad[:, :, g]
+            common = (weight, R, N, grad_g.stride(0), grad_g.stride(1))
+            kernels.query_gradients[triton.cdiv(R, block_r), heads_per_group](
+                candidates[heads], argmax, grad_g, grad_queries[heads], *common, Q, argmax.stride(0), **constants
             )
-            shared = (share, R, N, weight.stride(0), weight.stride(1))
-            constants = {"M": M, "C": C, "BLOCK_R": rows, "BLOCK_C": block_c}
-            kernels.to_queries[triton.cdiv(R, rows), heads_per_group](
-                candidates[heads], winner, weight, of_queries[heads], *shared, Q, winner.stride(0), **constants
-            )
-            for q in range(0, Q, at_once):
-                sets = slice(q, min(q + at_once, Q))
+            for q in range(0, Q, sets_per_chunk):
+                sets = slice(q, min(q + sets_per_chunk, Q))
                 count = sets.stop - q
+                power = triton.next_power_of_2(bins + 1)
                 kernels.sort[(count,)](
-                    winner[sets],
-                    order,
-                    start,
-                    R,
-                    winner.stride(0),
-                    BINS=bins,
-                    POWER=triton.next_power_of_2(bins + 1),
-                    BLOCK=128,
+                    argmax[sets], order, start, R, argmax.stride(0), BINS=bins, POWER=power, BLOCK=128
                 )
-                outcome = of_candidates[heads, sets]
-                kernels.to_candidates[(count * bins,)](
-                    queries[heads],
-                    order,
-                    start,
-                    weight[:, sets],
-                    outcome,
-                    *shared,
-                    outcome.stride(0),
-                    BINS=bins,
-                    **constants,
+                out = grad_candidates[heads, sets]
+                kernels.candidate_gradients[(count * bins,)](
+                    queries[heads], order, start, grad_g[:, sets], out, *common, out.stride(0), BINS=bins, **constants
                 )
-    return of_queries, of_candidates
+    return grad_queries, grad_candidates

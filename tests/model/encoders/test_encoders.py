@@ -1,4 +1,4 @@
-"""Full-size encoders with random weights: shapes, normalisation, adapters, checkpointing, and what is said when weights are not there."""
+"""Full-size encoders with random weights: shapes, adapters, checkpointing, attention kernels, weights."""
 
 import os
 import subprocess
@@ -11,14 +11,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from configs.schema import ModelConfig
 from model.build import build_denseav
-from model.denseav import InputSpec
 from model.encoders.image import TimmImageEncoder
 from model.encoders.lora import LoraSettings
 from model.encoders.speech import SpeechTransformerEncoder
+from model.inputs import InputSpec
 from model.projection import AudioSelfAttentionPool
-from pipelines.stream.batch import IMAGENET_MEAN, IMAGENET_STD
 
 VIT = "vit_tiny_patch16_224"
+
+
+def _frames(count, side_px):
+    return torch.randint(0, 256, (count, 3, side_px, side_px), dtype=torch.uint8)
 
 
 @pytest.mark.parametrize(
@@ -31,36 +34,27 @@ VIT = "vit_tiny_patch16_224"
         ("vit_base_patch16_clip_224.openai", 48, 3),
     ],
 )
-def test_any_vision_transformer_gives_a_cell_for_each_patch_and_a_class_token(name, size_px, grid):
+def test_any_vision_transformer_returns_a_cell_for_each_patch_and_a_class_token(name, size_px, grid):
     encoder = TimmImageEncoder(name, size_px, "random").eval()
     with torch.no_grad():
-        dense, cls = encoder(torch.randn(2, 3, size_px, size_px))
+        dense, cls = encoder(_frames(2, size_px))
     assert dense.shape == (2, encoder.channels, grid, grid) and cls.shape == (2, encoder.channels)
-    assert encoder.patch_size_px * grid == size_px
+    assert encoder.stride * grid == size_px
 
 
-def test_cells_lie_where_their_patches_do():
+def test_a_changed_patch_changes_its_own_cell_most():
     encoder = TimmImageEncoder(VIT, 64, "random").eval()
-    frames = torch.zeros(1, 3, 64, 64)
+    frames = torch.full((1, 3, 64, 64), 124, dtype=torch.uint8)
     changed = frames.clone()
-    changed[..., 16:32, 48:64] = 1.0  # row 1, column 3
+    changed[..., 16:32, 48:64] = 182  # row 1, column 3
     with torch.no_grad():
         difference = (encoder(changed)[0] - encoder(frames)[0]).abs().sum(dim=1)[0]
     assert divmod(int(difference.argmax()), 4) == (1, 3)
 
 
-def test_an_encoder_with_another_normalisation_gets_its_own():
-    clip = TimmImageEncoder("vit_base_patch16_clip_224.openai", 32, "random")
-    raw = torch.rand(1, 3, 32, 32)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
-    own_mean, own_std = (torch.tensor(clip.model.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
-    assert torch.allclose((raw - mean) / std * clip._factor + clip._shift, (raw - own_mean) / own_std, atol=1e-5)
-    assert not torch.allclose(own_std, std)
-
-
-def test_adapters_learn_beside_frozen_weights_from_the_second_step_on_and_begin_as_nothing():
+def test_adapters_start_as_the_identity_and_learn_while_other_weights_are_frozen():
     torch.manual_seed(0)
-    frames = torch.randn(2, 3, 32, 32)
+    frames = _frames(2, 32)
     plain = TimmImageEncoder(VIT, 32, "random").eval()
     adapted = TimmImageEncoder(VIT, 32, "random", LoraSettings(rank=4, dropout=0.0)).eval()
     state = {name.replace("qkv.", "qkv.base_layer."): value for name, value in plain.model.state_dict().items()}
@@ -77,17 +71,17 @@ def test_adapters_learn_beside_frozen_weights_from_the_second_step_on_and_begin_
 
 
 @pytest.mark.parametrize("name", [VIT, "eva02_tiny_patch14_224", "vit_pe_core_tiny_patch16_384"])
-def test_no_parameter_of_a_vision_transformer_is_left_without_a_gradient(name):
+def test_every_parameter_of_a_vision_transformer_gets_a_gradient(name):
     size_px = 56 if "patch14" in name else 64
     encoder = TimmImageEncoder(name, size_px, "random")
-    dense, _ = encoder(torch.randn(2, 3, size_px, size_px))
-    assert torch.allclose(dense.mean(dim=1), torch.zeros(()), atol=1e-5)  # the norm comes last
+    dense, _ = encoder(_frames(2, size_px))
+    assert torch.allclose(dense.mean(dim=1), torch.zeros(()), atol=1e-5)  # the norm is the last layer
     (dense * torch.randn_like(dense)).sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.grad is None or not p.grad.any()] == []
 
 
-def test_computing_blocks_again_gives_the_same_gradients():
-    frames = torch.randn(1, 3, 32, 32)
+def test_gradient_checkpointing_of_a_vision_transformer_gives_the_same_gradients():
+    frames = _frames(1, 32)
     grads = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
@@ -97,7 +91,7 @@ def test_computing_blocks_again_gives_the_same_gradients():
     assert torch.allclose(*grads, atol=1e-6)
 
 
-def test_a_speech_transformer_gives_fifty_steps_a_second_and_hears_no_loudness():
+def test_a_speech_transformer_returns_50_steps_a_second_and_ignores_loudness():
     torch.manual_seed(0)
     encoder = SpeechTransformerEncoder("hubert_base", weights="random", norm_eps=1e-4).eval()
     waveform = torch.randn(1, 16_400)
@@ -110,9 +104,9 @@ def test_a_speech_transformer_gives_fifty_steps_a_second_and_hears_no_loudness()
     assert encoder.model.feature_extractor.conv_layers[0].layer_norm.eps == 1e-5
 
 
-def test_layers_computed_again_give_the_same_features_and_gradients():
+def test_gradient_checkpointing_of_a_speech_transformer_gives_the_same_features_and_gradients():
     waveform = torch.randn(1, 4000)
-    found = []
+    outcomes = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
         encoder = SpeechTransformerEncoder(
@@ -125,25 +119,25 @@ def test_layers_computed_again_give_the_same_features_and_gradients():
                 module.dropout = 0.0
         dense, _ = encoder(waveform)
         dense.square().mean().backward()
-        found.append((dense.detach(), encoder.model.encoder.transformer.layers[0].attention.k_proj.weight.grad))
-    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*found, strict=True))
+        outcomes.append((dense.detach(), encoder.model.encoder.transformer.layers[0].attention.k_proj.weight.grad))
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(*outcomes, strict=True))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("name", ["hubert_base", "wavlm_base"])
-def test_in_training_no_layer_is_left_out(name, checkpointing):
+def test_training_skips_no_layer(name, checkpointing):
     encoder = SpeechTransformerEncoder(name, weights="random", gradient_checkpointing=checkpointing).train()
     called = []
     for layer in encoder.model.encoder.transformer.layers:
         layer.register_forward_hook(lambda *_: called.append(1))
     with torch.no_grad():
-        for _ in range(10):  # with torchaudio's 5 % all would be there in 2 of 1,000 such tests
+        for _ in range(10):  # with torchaudio's layer drop of 5 %, 2 of 1,000 such tests would pass
             encoder(torch.randn(1, 800))
     assert len(called) == 10 * 12
 
 
 class _AttentionKernels(TorchDispatchMode):
-    """Counts fused attention, and softmax, which attention written out would need."""
+    """Counts fused attention, and softmax, which unfused attention needs."""
 
     def __init__(self):
         super().__init__()
@@ -156,35 +150,41 @@ class _AttentionKernels(TorchDispatchMode):
 
 
 @pytest.mark.parametrize(
-    ("part", "of", "blocks"),
+    ("build", "inputs", "blocks"),
     [
-        (lambda: TimmImageEncoder(VIT, 32, "random", LoraSettings()), (1, 3, 32, 32), 12),
-        (lambda: SpeechTransformerEncoder("hubert_base", weights="random"), (1, 2000), 12),
-        (lambda: AudioSelfAttentionPool(8, 12), (2, 8, 20), 1),
+        (lambda: TimmImageEncoder(VIT, 32, "random", LoraSettings()), _frames(1, 32), 12),
+        (lambda: SpeechTransformerEncoder("hubert_base", weights="random"), torch.randn(1, 2000), 12),
+        (lambda: AudioSelfAttentionPool(8, 12), torch.randn(2, 8, 20), 1),
     ],
     ids=["image", "speech", "projection"],
 )
-def test_attention_is_fused_in_training_and_in_evaluation(part, of, blocks):
-    module = part()
+def test_attention_is_fused_in_training_and_in_evaluation(build, inputs, blocks):
+    module = build()
     for layer in module.modules():
         if type(layer).__name__ == "SelfAttention":
-            layer.dropout = 0.0  # as the large models have it; the CPU has no fused attention with dropout
+            layer.dropout = 0.0  # as in the large models; on CPUs fused attention supports no dropout
     for training in (True, False):
         module.train(training)
         with _AttentionKernels() as kernels:
-            module(torch.randn(of))[0].sum().backward()
+            module(inputs)[0].sum().backward()
         assert (kernels.fused, kernels.softmax) == (blocks, 0), f"{training=}"
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
-        ({"image_encoder": "vit_gigantic"}, "model.image_encoder=vit_gigantic: timm has no such model; near it are"),
+        (
+            {"image_encoder": "vit_gigantic"},
+            "model.image_encoder=vit_gigantic: timm has no such model; similar names are",
+        ),
         (
             {"image_encoder": "resnet18", "image_weights": "random"},
-            "model.image_encoder=resnet18 is no vision transformer",
+            "model.image_encoder=resnet18 is not a vision transformer",
         ),
-        ({"audio_encoder": "whisper"}, "model.audio_encoder=whisper: allowed are hubert_base"),
+        (
+            {"audio_encoder": "whisper"},
+            "model.audio_encoder=whisper: allowed are tiny, mel:NAME of a timm model, hubert_base",
+        ),
         ({"image_weights": "/none.pth", "image_encoder": VIT}, "model.image_weights=/none.pth: no such file"),
         ({"audio_weights": "/none.pth", "audio_encoder": "hubert_base"}, "model.audio_weights=/none.pth: no such file"),
         (
@@ -197,15 +197,15 @@ def test_attention_is_fused_in_training_and_in_evaluation(part, of, blocks):
         ),
     ],
 )
-def test_what_cannot_be_built_is_one_line(changes, told):
+def test_encoders_that_cannot_be_built_are_refused_in_one_line(changes, message):
     with pytest.raises(ValueError) as error:
         build_denseav(ModelConfig(**changes), InputSpec(64, 1.0, 16_000))
-    assert told in str(error.value) and "\n" not in str(error.value)
+    assert message in str(error.value) and "\n" not in str(error.value)
 
 
 @pytest.mark.slow
-def test_pre_trained_weights_come_from_the_libraries_caches_without_network(tmp_path):
-    """In a process of its own, because the hub's client reads its settings once."""
+def test_pre_trained_weights_are_read_from_the_caches_of_the_libraries_offline(tmp_path):
+    """In a separate process, because the client of the hub reads its settings once."""
     import timm
     import torchaudio
     from safetensors.torch import save_file
@@ -220,9 +220,11 @@ def test_pre_trained_weights_come_from_the_libraries_caches_without_network(tmp_
     program = f"""
 import torch
 from model.encoders.speech import SpeechTransformerEncoder
+from model.inputs import InputSpec
 from model.encoders.image import TimmImageEncoder
 from model.encoders.log_mel_vit import MelEncoder
-print(TimmImageEncoder("{VIT}", 224).model.blocks[2].attn.qkv.weight.sum().item(), MelEncoder("{VIT}", 16000).model.blocks[0].mlp.fc1.weight.sum().item())
+print(TimmImageEncoder("{VIT}", 224).model.blocks[2].attn.qkv.weight.sum().item())
+print(MelEncoder("{VIT}", 16000).model.blocks[0].mlp.fc1.weight.sum().item())
 print(SpeechTransformerEncoder("hubert_base").model.encoder.transformer.layers[3].attention.k_proj.weight.sum().item())
 """
     environment = os.environ | {
@@ -244,7 +246,7 @@ print(SpeechTransformerEncoder("hubert_base").model.encoder.transformer.layers[3
     )
 
 
-def test_weights_come_from_a_file_and_those_of_another_model_are_refused(tmp_path):
+def test_weights_are_read_from_a_file_and_refused_if_they_are_of_another_model(tmp_path):
     torch.manual_seed(0)
     plain = TimmImageEncoder(VIT, 32, "random").eval()
     torch.save(plain.model.state_dict(), tmp_path / "right.pth")
@@ -252,20 +254,20 @@ def test_weights_come_from_a_file_and_those_of_another_model_are_refused(tmp_pat
     torch.save({"a": print}, tmp_path / "code.pth")
     torch.save({"model": [torch.zeros(1)]}, tmp_path / "list.pth")
     again = TimmImageEncoder(VIT, 32, str(tmp_path / "right.pth")).eval()
-    frames = torch.randn(1, 3, 32, 32)
+    frames = _frames(1, 32)
     assert torch.equal(plain(frames)[0], again(frames)[0])
-    for name, told in (
+    for name, message in (
         ("wrong", "has weights of another model"),
-        ("code", "is no file of weights"),
-        ("list", "is no file of weights"),
+        ("code", "is not a checkpoint"),
+        ("list", "is not a checkpoint: it contains no state dict"),
     ):
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             TimmImageEncoder(VIT, 32, str(tmp_path / f"{name}.pth"))
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             SpeechTransformerEncoder("hubert_base", weights=str(tmp_path / f"{name}.pth"))
 
 
-def test_weights_in_a_file_may_be_of_another_image_size_and_have_a_classifier(tmp_path):
+def test_weights_in_a_file_may_have_another_image_size_and_a_classifier(tmp_path):
     import timm
 
     stored = timm.create_model(VIT, img_size=64)
@@ -278,9 +280,9 @@ def test_weights_in_a_file_may_be_of_another_image_size_and_have_a_classifier(tm
     assert torch.equal(larger.norm.bias, stored.norm.bias) and "state_dict" not in larger.pretrained_cfg
 
 
-def test_another_sample_rate_and_sides_that_are_no_whole_patches_are_refused():
+def test_unsupported_sample_rates_and_image_sizes_are_refused():
     with pytest.raises(
-        ValueError, match=r"stream.sample_rate_hz=22050: model.audio_encoder=hubert_base hears 16000 Hz"
+        ValueError, match=r"stream.sample_rate_hz=22050: model.audio_encoder=hubert_base expects 16000 Hz"
     ):
         SpeechTransformerEncoder("hubert_base", 22_050, "random")
     with pytest.raises(ValueError, match=r"stream.image_size_px=40 must be a multiple of 16"):

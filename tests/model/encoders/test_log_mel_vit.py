@@ -1,4 +1,4 @@
-"""The mel encoder: Kaldi's log-mel in batches, the lengths it takes, whose weights fit, and that all of it learns."""
+"""The log-mel encoder: values of the spectrogram, lengths of the input, sources of weights, gradients."""
 
 import json
 
@@ -13,8 +13,8 @@ from torchaudio.compliance import kaldi
 
 from configs.schema import ModelConfig
 from model.build import build_denseav
-from model.denseav import InputSpec
 from model.encoders.log_mel_vit import MEAN, STD, KaldiFbank, MelEncoder
+from model.inputs import InputSpec
 from pipelines.modalities.log_mel import log_mel
 
 VIT = "vit_tiny_patch16_224"
@@ -29,20 +29,20 @@ def _waveforms(samples):
 
 
 @pytest.mark.parametrize("case", ["mel_00", "mel_01"])
-def test_the_spectrogram_of_the_reference_comes_out(case):
+def test_the_spectrogram_equals_the_reference(case):
     with safe_open(GOLDEN / f"{case}.safetensors", "pt") as stored:
         params = json.loads(stored.metadata()["case"])["params"]
         waveform, expected = stored.get_tensor("in.waveform"), stored.get_tensor("out.spectrogram")
     waveform = torch.nn.functional.pad(waveform, (0, params["target_samples"] - len(waveform)))
-    found = (KaldiFbank(16_000)(waveform[None], 1024) - params["mean"]) / params["std"]
-    assert (found - expected).abs().max() < 2e-4
+    spectrogram = (KaldiFbank(16_000)(waveform[None], 1024) - params["mean"]) / params["std"]
+    assert (spectrogram - expected).abs().max() < 2e-4
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 22_050])
-def test_a_batch_gives_what_torchaudio_and_the_build_give_one_by_one(rate_hz):
+def test_batched_spectrograms_equal_torchaudio_and_the_build_pipeline(rate_hz):
     waveforms = _waveforms(rate_hz)
-    found = KaldiFbank(rate_hz)(waveforms, 98)
-    for waveform, ours in zip(waveforms, found, strict=True):
+    spectrograms = KaldiFbank(rate_hz)(waveforms, 98)
+    for waveform, ours in zip(waveforms, spectrograms, strict=True):
         theirs = kaldi.fbank(
             (waveform - waveform.mean())[None],
             num_mel_bins=128,
@@ -54,7 +54,7 @@ def test_a_batch_gives_what_torchaudio_and_the_build_give_one_by_one(rate_hz):
         assert np.abs(ours.numpy() - log_mel(waveform.numpy(), rate_hz)).max() / STD < 2e-3
 
 
-def test_half_precision_around_it_changes_no_number():
+def test_autocast_does_not_change_the_spectrogram():
     waveforms, encoder = _waveforms(4_000), KaldiFbank(16_000)
     with torch.autocast("cpu", torch.bfloat16):
         assert (
@@ -68,14 +68,14 @@ def test_half_precision_around_it_changes_no_number():
 @pytest.mark.parametrize(
     ("samples", "steps"),
     [
-        (164_200, 64),  # 1,024 frames, all there are
-        (38_400, 15),  # 240 frames, of which the last 2 are silence
+        (164_200, 64),  # exactly 1,024 frames
+        (38_400, 15),  # 240 frames, the last 2 of them padding
         (39_700, 16),
-        (100, 1),  # less than a window
+        (100, 1),  # shorter than a window
         (1, 1),
     ],
 )
-def test_every_length_gives_whole_patches(samples, steps):
+def test_any_length_gives_whole_patches(samples, steps):
     encoder = MelEncoder(VIT, 164_200, weights="random").eval()
     with torch.no_grad():
         dense, cls = encoder(0.1 * torch.randn(2, samples))
@@ -83,12 +83,12 @@ def test_every_length_gives_whole_patches(samples, steps):
     assert dense.isfinite().all() and cls.isfinite().all()
 
 
-def test_the_picture_is_as_long_as_the_clip_and_its_position_embeddings_too():
+def test_position_embeddings_have_the_length_of_the_clip():
     assert MelEncoder(VIT, 164_200, weights="random").model.pos_embed.shape == (1, 1 + 64 * 8, 192)
     assert MelEncoder(VIT, 38_400, weights="random").model.pos_embed.shape == (1, 1 + 15 * 8, 192)
 
 
-def test_a_step_lies_where_its_sound_does():
+def test_a_changed_stretch_of_audio_changes_its_own_step_most():
     encoder = MelEncoder(VIT, 40_960, weights="random").eval()
     waveform = 0.1 * torch.randn(1, 40_960)
     changed = waveform.clone()
@@ -101,9 +101,9 @@ def test_a_step_lies_where_its_sound_does():
 def test_a_step_is_the_mean_of_its_column_of_patches():
     encoder = MelEncoder(VIT, 16_000, weights="random").eval()
     waveform = 0.1 * torch.randn(1, 16_000)
-    picture = (encoder.log_mel(waveform, 96) - MEAN) / STD
+    spectrogram = (encoder.log_mel(waveform, 96) - MEAN) / STD
     with torch.no_grad():
-        tokens = encoder.model.forward_features(picture[:, None])
+        tokens = encoder.model.forward_features(spectrogram[:, None])
         dense, cls = encoder(waveform)
     assert torch.allclose(dense[0, :, 2], tokens[0, 1 + 2 * 8 : 1 + 3 * 8].mean(dim=0), atol=1e-6)
     assert torch.equal(cls, tokens[:, 0])
@@ -111,7 +111,7 @@ def test_a_step_is_the_mean_of_its_column_of_patches():
 
 @pytest.mark.parametrize("projection", ["conv_attention", "linear"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_all_of_it_learns_through_either_projection(projection, checkpointing):
+def test_every_parameter_gets_a_gradient_through_either_projection(projection, checkpointing):
     config = ModelConfig(
         audio_encoder=f"mel:{VIT}",
         audio_weights="random",
@@ -132,7 +132,7 @@ def test_all_of_it_learns_through_either_projection(projection, checkpointing):
     assert all(module.eps == 1e-4 for module in model.modules() if isinstance(module, torch.nn.LayerNorm))
 
 
-def test_weights_for_colours_are_added_up_and_their_positions_stretched(tmp_path):
+def test_weights_for_colors_are_summed_and_position_embeddings_resampled(tmp_path):
     stored = timm.create_model(VIT)
     torch.save(stored.state_dict(), tmp_path / "rgb.pth")
     model = MelEncoder(VIT, 164_200, weights=str(tmp_path / "rgb.pth")).model
@@ -143,13 +143,9 @@ def test_weights_for_colours_are_added_up_and_their_positions_stretched(tmp_path
     assert torch.equal(model.blocks[0].attn.qkv.weight, stored.blocks[0].attn.qkv.weight)
 
 
-def test_a_folder_in_the_hubs_layout_with_a_mel_transformer_is_taken_as_it_is(tmp_path):
-    arguments = {
-        "img_size": (1024, 128),
-        "in_chans": 1,
-        "num_classes": 0,
-        "global_pool": "avg",
-    }  # as AudioMAE's are there; its norm comes after pooling
+def test_a_log_mel_transformer_in_the_layout_of_the_hub_is_loaded_unchanged(tmp_path):
+    # AudioMAE's, whose norm comes after pooling.
+    arguments = {"img_size": (1024, 128), "in_chans": 1, "num_classes": 0, "global_pool": "avg"}
     stored = timm.create_model(VIT, **arguments)
     torch.nn.init.normal_(stored.fc_norm.bias)
     save_for_hf(stored, tmp_path, model_args=arguments)
@@ -161,10 +157,10 @@ def test_a_folder_in_the_hubs_layout_with_a_mel_transformer_is_taken_as_it_is(tm
 
 
 @pytest.mark.parametrize(
-    ("name", "weights", "told"),
+    ("name", "weights", "message"),
     [
-        ("vit_gigantic", "random", "model.audio_encoder=mel:vit_gigantic: timm has no such model; near it are"),
-        ("resnet18", "random", "model.audio_encoder=mel:resnet18 is no vision transformer"),
+        ("vit_gigantic", "random", "model.audio_encoder=mel:vit_gigantic: timm has no such model; similar names are"),
+        ("resnet18", "random", "model.audio_encoder=mel:resnet18 is not a vision transformer"),
         (
             "vit_small_patch14_dinov2.lvd142m",
             "random",
@@ -184,7 +180,7 @@ def test_a_folder_in_the_hubs_layout_with_a_mel_transformer_is_taken_as_it_is(tm
         ("", "random", "model.audio_encoder=mel:: timm has no such model"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(name, weights, told):
+def test_encoders_that_cannot_be_built_are_refused_in_one_line(name, weights, message):
     with pytest.raises(ValueError) as error:
         build_denseav(ModelConfig(audio_encoder=f"mel:{name}", audio_weights=weights), INPUTS)
-    assert str(error.value).startswith(told) and "\n" not in str(error.value)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)

@@ -1,81 +1,116 @@
+import dataclasses
 import itertools
 
 import pytest
 import torch
 
+from model.features import AudioFeatures, ImageFeatures
 from model.losses import regularizers
+from model.losses.contrastive import LogitScale
+from model.losses.inputs import LossInputs
 
 B, K, C, H, W, T = 4, 2, 5, 3, 2, 6
 
 
-def _features():
-    return torch.randn(B, K, C, T, dtype=torch.float64), torch.randn(B, K, C, H, W, dtype=torch.float64)
+def _inputs(audio, image, mask=None, **changes):
+    """Inputs of B pairs: audio [B K C T], image [B K C H W]; by default nothing is masked out, spliced or mixed."""
+    pairs, _, _, steps = audio.shape
+    defaults = {
+        "logit_scale": LogitScale(torch.zeros((), dtype=audio.dtype)),
+        "audio_positive_weight": torch.ones(pairs, steps),
+        "image_weight": torch.ones(pairs, *image.shape[-2:]),
+        "source": torch.zeros(pairs, dtype=torch.int64),
+    }
+    mask = torch.ones(pairs, steps, dtype=torch.bool) if mask is None else mask
+    return LossInputs(ImageFeatures(image), AudioFeatures(audio, mask), **defaults | changes)
+
+
+def _inputs_with_volume(volume, mask=None, **changes):
+    """Inputs whose paired volume [B K H W T] is given: one channel for each cell."""
+    pairs, heads, rows, columns, _ = volume.shape
+    cells = torch.eye(rows * columns, dtype=volume.dtype).view(-1, rows, columns)
+    inputs = _inputs(volume.flatten(2, 3), cells.expand(pairs, heads, -1, -1, -1), mask, **changes)
+    assert mask is not None or torch.equal(inputs.volume, volume)
+    return inputs
 
 
 def test_nonneg_pressure_agrees_with_a_slow_loop():
-    steps, cells = torch.randn(7, K, C, dtype=torch.float64), torch.randn(9, K, C, dtype=torch.float64)
+    audio, image = torch.randn(1, K, C, 7, dtype=torch.float64), torch.randn(1, K, C, 3, 3, dtype=torch.float64)
+    steps, cells = audio[0].permute(2, 0, 1), image[0].flatten(2).permute(2, 0, 1)
     expected = sum(
         min(0.0, (steps[n, k] * cells[m, k]).sum().item()) ** 2
         for n, m, k in itertools.product(range(7), range(9), range(K))
     )
-    assert regularizers.nonneg_pressure(steps, cells).value.item() == pytest.approx(expected / (7 * 9 * K))
+    assert regularizers.nonneg_pressure(_inputs(audio, image)).value.item() == pytest.approx(expected / (7 * 9 * K))
 
 
-def test_silence_compares_steps_with_every_cell_of_every_image():
-    _, image = _features()
-    steps = torch.randn(3, K, C, dtype=torch.float64)
+def test_silence_compares_masked_out_steps_with_every_cell_of_every_image():
+    audio, image = torch.randn(B, K, C, T, dtype=torch.float64), torch.randn(B, K, C, H, W, dtype=torch.float64)
+    mask = torch.ones(B, T, dtype=torch.bool)
+    silent = [(0, 1), (0, 5), (2, 3)]
+    for b, t in silent:
+        mask[b, t] = False
     expected = [
-        abs((steps[n, k] * image[v, k, :, h, w]).sum().item())
-        for n, v, k, h, w in itertools.product(*map(range, (3, B, K, H, W)))
+        abs((audio[b, k, :, t] * image[v, k, :, h, w]).sum().item())
+        for (b, t), v, k, h, w in itertools.product(silent, *map(range, (B, K, H, W)))
     ]
-    assert regularizers.silence(steps, image).value.item() == pytest.approx(sum(expected) / len(expected))
-    assert regularizers.silence(steps[:0], image).value == 0
+    inputs = _inputs(audio, image, mask, num_sampled_positions=3)
+    assert regularizers.silence(inputs).value.item() == pytest.approx(sum(expected) / len(expected))
+    assert regularizers.silence(_inputs(audio, image)).value == 0
 
 
 def test_terms_of_the_paired_volume_worked_out_by_hand():
     # One pair, two heads, two cells, two steps.
     volume = torch.tensor([[[1.0, 2.0], [0.0, -1.0]], [[3.0, 0.0], [2.0, 2.0]]]).view(1, 2, 1, 2, 2)
-    valid = torch.tensor([[True, True]])
-    assert regularizers.tv(volume).value.item() == pytest.approx((1 + 1 + 9 + 0) / 4)
-    assert regularizers.head_specialization(volume).value.item() == pytest.approx((3 + 0 + 0 + 2) / 4)
+    inputs = _inputs_with_volume(volume)
+    assert regularizers.tv(inputs).value.item() == pytest.approx((1 + 1 + 9 + 0) / 4)
+    assert regularizers.head_specialization(inputs).value.item() == pytest.approx((3 + 0 + 0 + 2) / 4)
     # Half of step 1 is spliced: its four squares are 4, 1, 0, 4.
-    assert regularizers.negative_audio(volume, valid, torch.tensor([[1.0, 0.5]])).value.item() == pytest.approx(9 / 4)
+    spliced = _inputs_with_volume(volume, audio_positive_weight=torch.tensor([[1.0, 0.5]]))
+    assert regularizers.negative_audio(spliced).value.item() == pytest.approx(9 / 4)
     # A masked-out step does not count, spliced or not.
-    half_valid = torch.tensor([[True, False]])
-    assert regularizers.negative_audio(volume, half_valid, torch.tensor([[0.0, 0.0]])).value.item() == pytest.approx(
-        (1 + 0 + 9 + 4) / 4
-    )
-    # Cell 0 is all another's (m = 1), cell 1 half (m^2 = 1/4): squares 1 + 4 + 9 + 0 and 0 + 1 + 4 + 4.
-    assert regularizers.image_mixup(volume, torch.tensor([[[0.0, 0.5]]])).value.item() == pytest.approx(
-        (14 + 9 / 4) / (4 * 1 + 4 * 0.5)
-    )
-    # Source 0 owns head 0, so its pair presses on head 1, and the other way round.
-    assert regularizers.disentangle(volume, torch.tensor([0])).value.item() == pytest.approx((9 + 0 + 4 + 4) / 4)
-    assert regularizers.disentangle(volume, torch.tensor([1])).value.item() == pytest.approx((1 + 4 + 0 + 1) / 4)
+    half_valid = _inputs_with_volume(volume, torch.tensor([[True, False]]), audio_positive_weight=torch.zeros(1, 2))
+    assert regularizers.negative_audio(half_valid).value.item() == pytest.approx((1 + 0 + 9 + 4) / 4)
+    # Cell 0 shows another image (m = 1), cell 1 half of one (m^2 = 1/4): squares 1 + 4 + 9 + 0 and 0 + 1 + 4 + 4.
+    mixed = _inputs_with_volume(volume, image_weight=torch.tensor([[[0.0, 0.5]]]))
+    assert regularizers.image_mixup(mixed).value.item() == pytest.approx((14 + 9 / 4) / (4 * 1 + 4 * 0.5))
+    # Head 0 belongs to source 0, so a pair of source 0 penalizes head 1, and the other way round.
+    first, second = (_inputs_with_volume(volume, source=torch.tensor([source])) for source in (0, 1))
+    assert regularizers.disentangle(first).value.item() == pytest.approx((9 + 0 + 4 + 4) / 4)
+    assert regularizers.disentangle(second).value.item() == pytest.approx((1 + 4 + 0 + 1) / 4)
 
 
-def test_nothing_to_average_gives_zero_not_nan():
-    volume, valid = torch.randn(2, 1, 2, 2, 3), torch.ones(2, 3, dtype=torch.bool)
-    assert regularizers.negative_audio(volume, valid, torch.ones(2, 3)).value == 0
-    assert regularizers.image_mixup(volume, torch.ones(2, 2, 2)).value == 0
-    assert regularizers.head_specialization(volume).value == 0
-    assert regularizers.tv(volume[..., :1]).value == 0
+def test_empty_means_are_zero_and_not_nan():
+    volume = torch.randn(2, 1, 2, 2, 3)
+    inputs = _inputs_with_volume(volume)
+    assert regularizers.negative_audio(inputs).value == 0
+    assert regularizers.image_mixup(inputs).value == 0
+    assert regularizers.tv(_inputs_with_volume(volume[..., :1])).value == 0
 
 
-def test_the_calibration_floor_presses_below_one_only():
-    assert regularizers.logit_scale_floor(torch.tensor(0.3)) == 0
-    assert regularizers.logit_scale_floor(torch.tensor(-0.7)).item() == pytest.approx(0.49)
+def test_head_specialization_does_not_apply_to_one_head():
+    assert regularizers.head_specialization(_inputs_with_volume(torch.randn(2, 1, 2, 2, 3))) is None
 
 
-def test_four_heads_compare_in_six_pairs_and_split_into_halves():
-    volume = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1, 1)
-    assert regularizers.head_specialization(volume).value.item() == pytest.approx((2 + 3 + 4 + 6 + 8 + 12) / 6)
-    assert regularizers.disentangle(volume, torch.tensor([0])).value.item() == pytest.approx((3 + 4) ** 2)
+def test_the_logit_scale_floor_penalizes_scales_below_one_only():
+    inputs = _inputs_with_volume(torch.zeros(1, 1, 1, 1, 1))
+    above, below = (dataclasses.replace(inputs, logit_scale=LogitScale(torch.tensor(w))) for w in (0.3, -0.7))
+    assert regularizers.logit_scale_floor(above).value == 0
+    assert regularizers.logit_scale_floor(below).value.item() == pytest.approx(0.49)
 
 
-def test_a_mean_over_two_halves_is_the_sum_of_both_numerators_by_that_of_both_denominators():
+def test_four_heads_are_compared_in_six_pairs_and_split_into_halves():
+    inputs = _inputs_with_volume(torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 4, 1, 1, 1))
+    assert regularizers.head_specialization(inputs).value.item() == pytest.approx((2 + 3 + 4 + 6 + 8 + 12) / 6)
+    assert regularizers.disentangle(inputs).value.item() == pytest.approx((3 + 4) ** 2)
+
+
+def test_means_over_parts_of_a_batch_combine_by_summing_numerators_and_denominators():
     volume, weight = torch.randn(B, K, H, W, T), torch.rand(B, H, W)
-    whole = regularizers.image_mixup(volume, weight)
-    halves = [regularizers.image_mixup(volume[half], weight[half]) for half in (slice(0, 1), slice(1, None))]
-    numerator, denominator = (sum(parts) for parts in zip(*halves, strict=True))
+    whole = regularizers.image_mixup(_inputs_with_volume(volume, image_weight=weight))
+    parts = [
+        regularizers.image_mixup(_inputs_with_volume(volume[part], image_weight=weight[part]))
+        for part in (slice(0, 1), slice(1, None))
+    ]
+    numerator, denominator = (sum(values) for values in zip(*parts, strict=True))
     assert torch.allclose(regularizers.safe_divide(numerator, denominator), whole.value)

@@ -3,6 +3,8 @@ import itertools
 import pytest
 import torch
 
+from model.features import AudioFeatures, ImageFeatures
+from model.similarity.config import SimilarityConfig
 from model.similarity.dense import (
     AGGREGATIONS,
     HEAD_AGGREGATIONS,
@@ -15,18 +17,20 @@ from model.similarity.dense import (
 A, V, K, C, H, W, T = 3, 2, 2, 4, 2, 3, 5
 
 
-def _features():
+def _features(images=V):
     mask = torch.tensor([[1, 1, 0, 1, 0], [0, 0, 1, 0, 0], [1, 1, 1, 1, 1]], dtype=torch.bool)
-    return torch.randn(A, K, C, T), torch.randn(V, K, C, H, W), mask
+    audio = AudioFeatures(torch.randn(A, K, C, T), mask, torch.randn(A, K, C))
+    return audio, ImageFeatures(torch.randn(images, K, C, H, W), torch.randn(images, K, C))
 
 
 def test_the_volume_agrees_with_a_slow_loop():
-    audio, image, _ = _features()
-    audio_cls, image_cls = torch.randn(A, K, C), torch.randn(V, K, C)
-    volume = similarity_volume(audio, image, audio_cls, image_cls)
+    audio, image = _features()
+    volume, without_cls = similarity_volume(audio, image, use_cls=True), similarity_volume(audio, image)
     for a, v, k, h, w, t in itertools.product(*map(range, (A, V, K, H, W, T))):
-        expected = (audio[a, k, :, t] * image[v, k, :, h, w]).sum() + (audio_cls[a, k] * image_cls[v, k]).sum()
-        assert volume[a, v, k, h, w, t].item() == pytest.approx(expected.item(), abs=1e-5)
+        dot = (audio.dense[a, k, :, t] * image.dense[v, k, :, h, w]).sum()
+        assert without_cls[a, v, k, h, w, t].item() == pytest.approx(dot.item(), abs=1e-5)
+        dot += (audio.cls[a, k] * image.cls[v, k]).sum()
+        assert volume[a, v, k, h, w, t].item() == pytest.approx(dot.item(), abs=1e-5)
 
 
 def _slow(volume, valid, aggregation):
@@ -47,59 +51,57 @@ def _slow(volume, valid, aggregation):
 @pytest.mark.parametrize("head_aggregation", HEAD_AGGREGATIONS)
 @pytest.mark.parametrize("aggregation", AGGREGATIONS)
 def test_scores_agree_with_a_slow_loop(aggregation, head_aggregation, nonneg):
-    audio, image, mask = _features()
-    scores = pairwise_similarity(audio, image, mask, aggregation, head_aggregation, nonneg)
-    by_head = similarity_per_head(audio, image, mask, aggregation, nonneg)
+    audio, image = _features()
+    config = SimilarityConfig(aggregation, head_aggregation, nonneg)
+    scores, by_head = pairwise_similarity(audio, image, config), similarity_per_head(audio, image, config)
     volume = similarity_volume(audio, image)
     volume = volume.clamp(min=0) if nonneg else volume
     for a, v in itertools.product(range(A), range(V)):
-        heads = [_slow(volume[a, v, k], mask[a], aggregation) for k in range(K)]
-        whole = {
+        heads = [_slow(volume[a, v, k], audio.mask[a], aggregation) for k in range(K)]
+        expected = {
             "sum": sum(heads),
             "max": max(heads),
-            "max_elementwise": _slow(volume[a, v].amax(dim=0), mask[a], aggregation),
+            "max_elementwise": _slow(volume[a, v].amax(dim=0), audio.mask[a], aggregation),
         }[head_aggregation]
         assert by_head[a, v].tolist() == pytest.approx(heads, abs=1e-5)
-        assert scores[a, v].item() == pytest.approx(whole, abs=1e-5)
+        assert scores[a, v].item() == pytest.approx(expected, abs=1e-5)
 
 
-def test_masked_out_steps_have_no_say():
-    audio, image, mask = _features()
-    louder = torch.where(mask[:, None, None], audio, 100 * torch.randn_like(audio))
+def test_masked_out_steps_have_no_influence():
+    audio, image = _features()
+    louder = torch.where(audio.mask[:, None, None], audio.dense, 100 * torch.randn_like(audio.dense))
     for aggregation in AGGREGATIONS:
+        config = SimilarityConfig(aggregation)
         assert torch.allclose(
-            pairwise_similarity(audio, image, mask, aggregation),
-            pairwise_similarity(louder, image, mask, aggregation),
+            pairwise_similarity(audio, image, config),
+            pairwise_similarity(audio._replace(dense=louder), image, config),
             atol=1e-5,
         )
 
 
-def test_a_fully_masked_audio_scores_zero_in_means_and_far_below_all_in_maxima():
-    audio, image, mask = _features()
-    nothing = torch.zeros_like(mask)
-    assert (pairwise_similarity(audio, image, nothing, "misa") == 0).all()
-    assert (pairwise_similarity(audio, image, nothing, "sisa") == 0).all()
-    assert (pairwise_similarity(audio, image, nothing, "mima") < -9e6).all()
-    assert (pairwise_similarity(audio, image, nothing, "paired") < -4e6).all()
+def test_a_fully_masked_audio_scores_zero_with_means_and_very_low_with_maxima():
+    audio, image = _features()
+    audio = audio._replace(mask=torch.zeros_like(audio.mask))
+    scores = {name: pairwise_similarity(audio, image, SimilarityConfig(name)) for name in AGGREGATIONS}
+    assert (scores["misa"] == 0).all()
+    assert (scores["sisa"] == 0).all()
+    assert (scores["mima"] < -9e6).all()
+    assert (scores["paired"] < -4e6).all()
 
 
 def test_the_paired_volume_is_the_diagonal_of_all_pairs_and_zero_where_masked_out():
-    audio, image = torch.randn(3, K, C, T), torch.randn(3, K, C, H, W)
-    audio_cls, image_cls = torch.randn(3, K, C), torch.randn(3, K, C)
-    mask = _features()[2]
-    for nonneg, cls in itertools.product((False, True), ((None, None), (audio_cls, image_cls))):
-        volume = similarity_volume(audio, image, *cls)
+    audio, image = _features(images=A)
+    for nonneg, use_cls in itertools.product((False, True), (False, True)):
+        volume = similarity_volume(audio, image, use_cls=use_cls)
         volume = volume.clamp(min=0) if nonneg else volume
-        expected = torch.stack([volume[b, b] for b in range(3)]) * mask[:, None, None, None]
-        assert torch.allclose(paired_similarity(audio, image, mask, nonneg, *cls), expected, atol=1e-6)
+        expected = torch.stack([volume[b, b] for b in range(A)]) * audio.mask[:, None, None, None]
+        assert torch.allclose(paired_similarity(audio, image, nonneg, use_cls), expected, atol=1e-6)
 
 
 def test_one_pair_worked_out_by_hand():
     # One head, one channel: steps 1, 2, -1; cells 3, -4. Products: [3 -4], [6 -8], [-3 4].
-    audio = torch.tensor([1.0, 2.0, -1.0]).view(1, 1, 1, 3)
-    image = torch.tensor([3.0, -4.0]).view(1, 1, 1, 1, 2)
-    mask = torch.ones(1, 3, dtype=torch.bool)
+    audio = AudioFeatures(torch.tensor([1.0, 2.0, -1.0]).view(1, 1, 1, 3), torch.ones(1, 3, dtype=torch.bool))
+    image = ImageFeatures(torch.tensor([3.0, -4.0]).view(1, 1, 1, 1, 2))
     expected = {"misa": (3 + 6 + 4) / 3, "mima": 6.0, "sisa": -2 / 6, "paired": 0.5 * 13 / 3 + 0.5 * (6 + 4) / 2}
-    assert {name: pairwise_similarity(audio, image, mask, name).item() for name in AGGREGATIONS} == pytest.approx(
-        expected
-    )
+    scores = {name: pairwise_similarity(audio, image, SimilarityConfig(name)).item() for name in AGGREGATIONS}
+    assert scores == pytest.approx(expected)

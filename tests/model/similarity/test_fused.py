@@ -3,7 +3,9 @@ import itertools
 import pytest
 import torch
 
+from model.features import AudioFeatures, ImageFeatures
 from model.similarity import dense, fused
+from model.similarity.config import SimilarityConfig
 from model.similarity.fused import tiled
 
 A, V, K, C, H, W, T = 3, 4, 2, 5, 3, 4, 7
@@ -11,37 +13,47 @@ FORMS = list(itertools.product(dense.AGGREGATIONS, dense.HEAD_AGGREGATIONS, (Fal
 
 
 def _inputs(use_cls, dtype=torch.float64):
-    """Features that want a gradient, and a mask with one valid step at least in each row."""
+    """Leaf tensors that require gradients, and a mask with at least one valid step in each row."""
     shapes = [(A, K, C, T), (V, K, C, H, W)] + ([(A, K, C), (V, K, C)] if use_cls else [])
-    features = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
+    leaves = [torch.randn(shape, dtype=dtype, requires_grad=True) for shape in shapes]
     mask = torch.rand(A, T) > 0.4
     mask[:, 2] = True
-    return features, mask
+    return leaves, mask
 
 
-def _run(module, features, mask, aggregation, head_aggregation, nonneg):
-    """Scores, scores by head, and the gradients of both."""
-    audio, image, *cls = features
-    scores = module.pairwise_similarity(audio, image, mask, aggregation, head_aggregation, nonneg, *cls)
-    by_head = module.similarity_per_head(audio, image, mask, aggregation, nonneg, *cls)
+def _features(leaves, mask):
+    """Features of audio, image and, where there are four tensors, their class tokens."""
+    audio, image, audio_cls, image_cls = [*leaves, None, None][:4]
+    return AudioFeatures(audio, mask, audio_cls), ImageFeatures(image, image_cls)
+
+
+def _config(leaves, aggregation="misa", head_aggregation="max_elementwise", nonneg=False):
+    return SimilarityConfig(aggregation, head_aggregation, nonneg, use_cls=len(leaves) == 4)
+
+
+def _run(module, leaves, mask, config):
+    """Scores, scores per head, and the gradients of both."""
+    scores = module.pairwise_similarity(*_features(leaves, mask), config)
+    by_head = module.similarity_per_head(*_features(leaves, mask), config)
     generator = torch.Generator().manual_seed(1)
     weight, weight_by_head = (torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in (scores, by_head))
     return [
         scores,
         by_head,
-        *torch.autograd.grad(scores, features, weight),
-        *torch.autograd.grad(by_head, features, weight_by_head),
+        *torch.autograd.grad(scores, leaves, weight),
+        *torch.autograd.grad(by_head, leaves, weight_by_head),
     ]
 
 
 @pytest.mark.parametrize(("aggregation", "head_aggregation", "nonneg", "use_cls"), FORMS)
-def test_values_and_gradients_equal_the_plain_form(aggregation, head_aggregation, nonneg, use_cls, monkeypatch):
-    # Small tiles, so that several are made and the last is cut short.
+def test_values_and_gradients_equal_the_dense_ones(aggregation, head_aggregation, nonneg, use_cls, monkeypatch):
+    # Small tiles, so that there are several and the last is not full.
     monkeypatch.setitem(tiled.TILE_NUMBERS, "cpu", 3 * A * T * H * W)
-    monkeypatch.setitem(tiled.WINNERS_AT_ONCE, "cpu", 3 * A * T)
-    features, mask = _inputs(use_cls)
-    ours, plain = (_run(module, features, mask, aggregation, head_aggregation, nonneg) for module in (fused, dense))
-    for one, other in zip(ours, plain, strict=True):
+    monkeypatch.setitem(tiled.EDGES_PER_CHUNK, "cpu", 3 * A * T)
+    leaves, mask = _inputs(use_cls)
+    config = _config(leaves, aggregation, head_aggregation, nonneg)
+    ours, exact = (_run(module, leaves, mask, config) for module in (fused, dense))
+    for one, other in zip(ours, exact, strict=True):
         assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
@@ -51,31 +63,30 @@ def test_values_and_gradients_equal_the_plain_form(aggregation, head_aggregation
 )
 def test_gradients_equal_finite_differences(aggregation, head_aggregation, nonneg):
     mask = torch.tensor([[True, True, False], [False, True, True]])
-    features = [
+    leaves = [
         torch.randn(shape, dtype=torch.float64, requires_grad=True)
         for shape in ((2, 2, 3, 3), (2, 2, 3, 2, 2), (2, 2, 3), (2, 2, 3))
     ]
 
-    def score(audio, image, *cls):
-        return fused.pairwise_similarity(audio, image, mask, aggregation, head_aggregation, nonneg, *cls)
+    def score(*leaves):
+        config = _config(leaves, aggregation, head_aggregation, nonneg)
+        return fused.pairwise_similarity(*_features(leaves, mask), config)
 
-    assert torch.autograd.gradcheck(score, features)
+    assert torch.autograd.gradcheck(score, leaves)
 
 
 @pytest.mark.parametrize(("aggregation", "head_aggregation", "nonneg", "use_cls"), FORMS)
-def test_of_equal_numbers_the_one_that_wins_in_the_plain_form_gets_the_gradient(
-    aggregation, head_aggregation, nonneg, use_cls
-):
+def test_ties_send_the_gradient_to_the_same_candidate_as_dense(aggregation, head_aggregation, nonneg, use_cls):
     # Sums of small whole numbers are exact in any order, and full of ties; so are means over 1, 2 or 4 steps.
     shapes = [(3, 2, 3, 4), (4, 2, 3, 2, 2)] + ([(3, 2, 3), (4, 2, 3)] if use_cls else [])
-    features = [torch.randint(-1, 2, shape).float().requires_grad_() for shape in shapes]
+    leaves = [torch.randint(-1, 2, shape).float().requires_grad_() for shape in shapes]
     mask = torch.tensor([[True, True, True, True], [False, False, True, True], [False, True, False, False]])
-    audio, image, *cls = features
+    config = _config(leaves, aggregation, head_aggregation, nonneg)
     outcomes = []
     for module in (fused, dense):
-        scores = module.pairwise_similarity(audio, image, mask, aggregation, head_aggregation, nonneg, *cls)
+        scores = module.pairwise_similarity(*_features(leaves, mask), config)
         weight = torch.arange(-5, 7.0).view(3, 4)
-        outcomes.append([scores, *torch.autograd.grad(scores, features, weight)])
+        outcomes.append([scores, *torch.autograd.grad(scores, leaves, weight)])
     assert all(map(torch.equal, *outcomes))
 
 
@@ -84,97 +95,92 @@ def test_of_equal_numbers_the_one_that_wins_in_the_plain_form_gets_the_gradient(
     ("aggregation", "head_aggregation"), list(itertools.product(dense.AGGREGATIONS, ("max_elementwise", "sum")))
 )
 def test_half_precision_features_give_scores_in_fp32_and_gradients_in_half(aggregation, head_aggregation, dtype):
-    features, mask = _inputs(True, dtype)
-    ours = _run(fused, features, mask, aggregation, head_aggregation, True)
-    plain = _run(
-        dense,
-        [feature.detach().float().requires_grad_() for feature in features],
-        mask,
-        aggregation,
-        head_aggregation,
-        True,
-    )
+    leaves, mask = _inputs(True, dtype)
+    config = _config(leaves, aggregation, head_aggregation, True)
+    ours = _run(fused, leaves, mask, config)
+    exact = _run(dense, [leaf.detach().float().requires_grad_() for leaf in leaves], mask, config)
     assert [x.dtype for x in ours] == [torch.float32] * 2 + [dtype] * 8
-    assert all(torch.allclose(one, other, rtol=0, atol=1e-5) for one, other in zip(ours[:2], plain[:2], strict=True))
+    assert all(torch.allclose(one, other, rtol=0, atol=1e-5) for one, other in zip(ours[:2], exact[:2], strict=True))
     assert all(
         torch.allclose(one.float(), other, rtol=2**-7, atol=2**-7)
-        for one, other in zip(ours[2:], plain[2:], strict=True)
+        for one, other in zip(ours[2:], exact[2:], strict=True)
     )
 
 
 @pytest.mark.parametrize(
     ("aggregation", "numbers"), [("misa", A * V * T), ("mima", A * V * T), ("paired", A * V * (T + H * W))]
 )
-def test_one_winner_of_two_bytes_is_kept_for_all_heads(aggregation, numbers):
-    features, mask = _inputs(True, torch.float32)
-    kept = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
-        fused.pairwise_similarity(*features[:2], mask, aggregation, "max_elementwise", True, *features[2:])
-    assert sum(tensor.nbytes for tensor in kept if tensor.dtype == torch.int16) == 2 * numbers
-    assert max(tensor.nbytes for tensor in kept if tensor.dtype != torch.int16) <= max(
-        feature.nbytes for feature in features
-    )
+def test_one_arg_max_of_two_bytes_is_stored_for_all_heads(aggregation, numbers):
+    leaves, mask = _inputs(True, torch.float32)
+    saved = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: saved.append(tensor) or tensor, lambda tensor: tensor):
+        config = _config(leaves, aggregation, "max_elementwise", True)
+        fused.pairwise_similarity(*_features(leaves, mask), config)
+    assert sum(tensor.nbytes for tensor in saved if tensor.dtype == torch.int16) == 2 * numbers
+    assert max(tensor.nbytes for tensor in saved if tensor.dtype != torch.int16) <= max(leaf.nbytes for leaf in leaves)
 
 
-def test_more_candidates_than_two_bytes_can_number():
-    audio, image = torch.randn(1, 2, 2, 30, requires_grad=True), torch.randn(1, 2, 2, 170, 170, requires_grad=True)
+def test_more_candidates_than_int16_can_index():
+    leaves = [torch.randn(1, 2, 2, 30, requires_grad=True), torch.randn(1, 2, 2, 170, 170, requires_grad=True)]
     mask = torch.ones(1, 30, dtype=torch.bool)
     gradients = [
-        torch.autograd.grad(module.pairwise_similarity(audio, image, mask).sum(), (audio, image))
+        torch.autograd.grad(module.pairwise_similarity(*_features(leaves, mask), SimilarityConfig()).sum(), leaves)
         for module in (fused, dense)
     ]
     assert all(torch.allclose(one, other, atol=1e-6) for one, other in zip(*gradients, strict=True))
 
 
-def test_nothing_is_kept_without_a_gradient():
-    features, mask = _inputs(True, torch.float32)
-    with_gradient = fused.pairwise_similarity(*features[:2], mask, "paired", "sum", False, *features[2:])
-    without = fused.pairwise_similarity(
-        *(x.detach() for x in features[:2]), mask, "paired", "sum", False, *(x.detach() for x in features[2:])
-    )
+def test_nothing_is_stored_without_gradients():
+    leaves, mask = _inputs(True, torch.float32)
+    config = _config(leaves, "paired", "sum")
+    with_gradient = fused.pairwise_similarity(*_features(leaves, mask), config)
+    without = fused.pairwise_similarity(*_features([leaf.detach() for leaf in leaves], mask), config)
     assert torch.equal(with_gradient, without)
     assert not without.requires_grad
 
 
 @pytest.mark.parametrize("aggregation", dense.AGGREGATIONS)
-def test_a_feature_that_is_not_a_number_shows_in_the_scores(aggregation):
+def test_nan_features_give_nan_scores(aggregation):
     (audio, image), mask = _inputs(False)
     image = image.detach()
     image[1, 0, 0, 1, 1] = float("nan")
-    plain, ours = (module.pairwise_similarity(audio, image, mask, aggregation) for module in (dense, fused))
-    assert plain.isnan().any()
-    assert torch.equal(plain.isnan(), ours.isnan())
+    config = SimilarityConfig(aggregation)
+    exact, ours = (module.pairwise_similarity(*_features([audio, image], mask), config) for module in (dense, fused))
+    assert exact.isnan().any()
+    assert torch.equal(exact.isnan(), ours.isnan())
 
 
-def test_features_need_not_be_contiguous_and_one_side_may_be_frozen():
+def test_features_may_be_non_contiguous_and_one_side_frozen():
     audio = torch.randn(T, C, K, A).permute(3, 2, 1, 0).requires_grad_()
     image = torch.randn(V, K, W, C, H).permute(0, 1, 3, 4, 2)
-    mask = torch.ones(A, T, dtype=torch.bool)
-    grads = [
-        torch.autograd.grad(module.pairwise_similarity(audio, image, mask).sum(), audio)[0] for module in (fused, dense)
+    features = _features([audio, image], torch.ones(A, T, dtype=torch.bool))
+    gradients = [
+        torch.autograd.grad(module.pairwise_similarity(*features, SimilarityConfig()).sum(), audio)[0]
+        for module in (fused, dense)
     ]
-    assert torch.allclose(*grads, atol=1e-5)
+    assert torch.allclose(*gradients, atol=1e-5)
 
 
-def test_a_score_nobody_weighs_gives_zero_gradients():
-    features, mask = _inputs(False)
-    grads = torch.autograd.grad(0 * fused.pairwise_similarity(*features, mask).sum(), features)
-    assert all((grad == 0).all() for grad in grads)
+def test_a_zero_gradient_of_the_scores_gives_zero_gradients():
+    leaves, mask = _inputs(False)
+    scores = fused.pairwise_similarity(*_features(leaves, mask), SimilarityConfig())
+    assert all((gradient == 0).all() for gradient in torch.autograd.grad(0 * scores.sum(), leaves))
 
 
 def test_an_unknown_aggregation_is_refused():
-    features, mask = _inputs(False)
+    leaves, mask = _inputs(False)
     with pytest.raises(AssertionError, match="aggregation softmax"):
-        fused.pairwise_similarity(*features, mask, "softmax")
+        fused.pairwise_similarity(*_features(leaves, mask), SimilarityConfig("softmax"))
 
 
 @pytest.mark.parametrize("aggregation", dense.AGGREGATIONS)
 @pytest.mark.parametrize("head_aggregation", ["max_elementwise", "sum"])
-def test_autocast_changes_no_number(aggregation, head_aggregation):
-    features, mask = _inputs(True, torch.float32)
+def test_autocast_does_not_change_the_values(aggregation, head_aggregation):
+    leaves, mask = _inputs(True, torch.float32)
+    config = _config(leaves, aggregation, head_aggregation)
     outcomes = []
     for enabled in (False, True):
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
-            scores = fused.pairwise_similarity(*features[:2], mask, aggregation, head_aggregation, False, *features[2:])
-        outcomes.append([scores, *torch.autograd.grad(scores.logsumexp(dim=1).sum(), features)])
+            scores = fused.pairwise_similarity(*_features(leaves, mask), config)
+        outcomes.append([scores, *torch.autograd.grad(scores.logsumexp(dim=1).sum(), leaves)])
     assert all(map(torch.equal, *outcomes))

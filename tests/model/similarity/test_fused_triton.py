@@ -1,7 +1,7 @@
-"""The kernels against the plain form, in processes of their own: whether Triton interprets kernels on a CPU is settled when it is first imported.
+"""Triton kernels against dense.py, in separate processes: Triton reads TRITON_INTERPRET once, when it is imported.
 
-`python tests/model/similarity/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with TRITON_INTERPRET=1 on `cpu`, with 0 on `cuda`, or on `none`:
-there kernels are compiled, which takes no GPU.
+`python tests/model/similarity/test_fused_triton.py DEVICE CHECK ...` prints the outcome of checks as JSON, with
+TRITON_INTERPRET=1 on `cpu`, 0 on `cuda`, or on `none`, where kernels are only compiled, without a GPU.
 """
 
 import itertools
@@ -21,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 if __name__ == "__main__":
     install_import_hook(["model"], "beartype.beartype")  # as in conftest.py
+from model.features import AudioFeatures, ImageFeatures
 from model.similarity import dense, fused
+from model.similarity.config import SimilarityConfig
 
 FORMS = list(
     itertools.product(("misa", "mima", "paired"), ("max_elementwise", "sum", "max"), (False, True), (False, True))
@@ -29,7 +31,7 @@ FORMS = list(
 
 
 def random_features(device, dtype, use_cls=False, draw=torch.randn, A=3, V=3, K=3, C=5, H=3, W=4, T=7):
-    """Features and a mask with one valid step at least in each row, 1, 2 or 4 of them where T allows: means are then exact for whole numbers."""
+    """Features and a mask with 1, 2 or 4 valid steps in each row where T allows: means of whole numbers are exact."""
     shapes = [(A, K, C, T), (V, K, C, H, W)] + ([(A, K, C), (V, K, C)] if use_cls else [])
     features = [draw(shape).to(device, dtype) for shape in shapes]
     mask = torch.zeros(A, T, dtype=torch.bool, device=device)
@@ -39,11 +41,12 @@ def random_features(device, dtype, use_cls=False, draw=torch.randn, A=3, V=3, K=
 
 
 def run(module, features, mask, aggregation="misa", head_aggregation="max_elementwise", nonneg=False):
-    """Scores and gradients, and scores by head and theirs."""
+    """Scores, scores per head, and the gradients of both."""
     features = [feature.detach().requires_grad_() for feature in features]
-    audio, image, *cls = features
-    scores = module.pairwise_similarity(audio, image, mask, aggregation, head_aggregation, nonneg, *cls)
-    by_head = module.similarity_per_head(audio, image, mask, aggregation, nonneg, *cls)
+    audio, image, audio_cls, image_cls = [*features, None, None][:4]
+    config = SimilarityConfig(aggregation, head_aggregation, nonneg, use_cls=audio_cls is not None)
+    both = AudioFeatures(audio, mask, audio_cls), ImageFeatures(image, image_cls)
+    scores, by_head = module.pairwise_similarity(*both, config), module.similarity_per_head(*both, config)
     weights = torch.Generator().manual_seed(1)
     outcome = [scores, by_head]
     for score in (scores, by_head):
@@ -53,13 +56,13 @@ def run(module, features, mask, aggregation="misa", head_aggregation="max_elemen
 
 
 def difference(features, mask, *form):
-    """Largest difference of fused from the plain form in fp32 on the same features, in parts of the largest number."""
-    ours, plain = run(fused, features, mask, *form), run(dense, [feature.float() for feature in features], mask, *form)
+    """Largest difference of fused from dense in fp32 on the same features, relative to the largest number."""
+    ours, exact = run(fused, features, mask, *form), run(dense, [feature.float() for feature in features], mask, *form)
     assert all(one.dtype == torch.float32 for one in ours[:2])
     assert all(one.dtype == features[0].dtype for one in ours[2:])
     return max(
         ((one.float() - other).abs().max() / other.abs().max().clamp(min=1e-6)).item()
-        for one, other in zip(ours, plain, strict=True)
+        for one, other in zip(ours, exact, strict=True)
     )
 
 
@@ -79,7 +82,7 @@ def check_one_step_one_cell_one_channel(device):
 
 
 def check_sizes_that_fill_no_tile(device):
-    """More images than a program searches, more steps and cells than a tile holds, more rows than are sorted at once; none comes out even."""
+    """More images than a program searches, more steps and cells than a tile, more rows than a block of the sort."""
     return difference(*random_features(device, torch.float32, True, A=3, V=3, K=1, C=37, H=1, W=17, T=44), "paired")
 
 
@@ -87,15 +90,15 @@ def check_published_channels(device):
     return difference(*random_features(device, torch.float32, A=1, V=1, K=1, C=192, H=14, W=14, T=9))
 
 
-def check_equal_numbers(device):
-    """Whole numbers are exact in every order of adding, so that ties are ties: the same winners, to the bit."""
+def check_ties(device):
+    """Sums of whole numbers are exact in any order, so ties are exact: the same arg-max, to the bit."""
     worst = 0.0
     for *form, use_cls in FORMS[::11]:
         features, mask = random_features(
             device, torch.float32, use_cls, lambda shape: torch.randint(-1, 2, shape), A=4, H=2, W=2, C=3, T=4
         )
-        ours, plain = (run(module, features, mask, *form) for module in (fused, dense))
-        worst = max(worst, *((one - other).abs().max().item() for one, other in zip(ours, plain, strict=True)))
+        ours, exact = (run(module, features, mask, *form) for module in (fused, dense))
+        worst = max(worst, *((one - other).abs().max().item() for one, other in zip(ours, exact, strict=True)))
     return worst
 
 
@@ -107,7 +110,7 @@ def check_half_precision(device):
     )
 
 
-def check_features_that_are_not_contiguous(device):
+def check_non_contiguous_features(device):
     (audio, image), mask = random_features(device, torch.float32)
     audio, image = (
         audio.permute(3, 2, 1, 0).contiguous().permute(3, 2, 1, 0),
@@ -116,22 +119,22 @@ def check_features_that_are_not_contiguous(device):
     return difference([audio, image], mask)
 
 
-def check_nan_stays(device):
+def check_nan_propagates(device):
     (audio, image), mask = random_features(device, torch.float32)
     image[1, 0, 0, 1, 1] = float("nan")
-    plain, ours = (module.pairwise_similarity(audio, image, mask) for module in (dense, fused))
-    return 0.0 if torch.equal(plain.isnan(), ours.isnan()) and plain.isnan().any() else 1.0
+    both = AudioFeatures(audio, mask), ImageFeatures(image)
+    exact, ours = (module.pairwise_similarity(*both, SimilarityConfig()).isnan() for module in (dense, fused))
+    return 0.0 if torch.equal(exact, ours) and exact.any() else 1.0
 
 
-def check_same_bits_again(device):
+def check_repeated_runs_are_identical(device):
     features, mask = random_features(device, torch.float32, A=19, V=18)
     first, second = (run(fused, features, mask, "paired") for _ in range(2))
     return 0.0 if all(map(torch.equal, first, second)) else 1.0
 
 
 def check_published_size(device):
-    """In bf16, by the kernels, which fused chooses itself. Eighths and their sums are exact in fp32, so that no near tie falls otherwise."""
-
+    """In bf16, with the kernels that fused chooses. Sums of eighths are exact in fp32, so near ties resolve alike."""
     eighths = lambda shape: torch.randint(-16, 17, shape) / 8  # noqa: E731
     features, mask = random_features(device, torch.bfloat16, draw=eighths, A=16, V=16, K=2, C=192, H=14, W=14, T=56)
     from model.similarity.fused import triton_search
@@ -144,12 +147,12 @@ def check_published_size(device):
 
 
 def compiled(kernel, capability, constants, **options):
-    """A kernel, compiled."""
+    """Compile a kernel."""
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource, compile
 
     types = {
-        "winner_ptr": "*i16",
+        "argmax_ptr": "*i16",
         "valid_ptr": "*i1",
         "order_ptr": "*i32",
         "start_ptr": "*i32",
@@ -157,9 +160,8 @@ def compiled(kernel, capability, constants, **options):
         "candidate_ptr": "*bf16",
     }
     pointers = [name for name in kernel.arg_names if name.endswith("_ptr")]
-    types = {
-        name: types.get(name, "*fp32" if name in pointers else "i32") for name in kernel.arg_names
-    } | dict.fromkeys(constants, "constexpr")
+    types = {name: types.get(name, "*fp32" if name in pointers else "i32") for name in kernel.arg_names}
+    types |= dict.fromkeys(constants, "constexpr")
     aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
     return compile(
         ASTSource(kernel, types, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options
@@ -169,20 +171,13 @@ def compiled(kernel, capability, constants, **options):
 def compiled_search(config, capability, channels, candidates):
     from model.similarity.fused.triton_kernels import search
 
-    constants = {
-        "M": candidates,
-        "C": channels,
-        "SETS": 16,
-        "MERGED": True,
-        "MASKED": True,
-        "SHIFTED": True,
-        "BLOCK_C": 64,
-    } | config.kwargs
+    flags = dict.fromkeys(("MERGED", "MASKED", "BIASED"), True)
+    constants = {"M": candidates, "C": channels, "SETS": 16, "BLOCK_C": 64} | flags | config.kwargs
     return compiled(search.fn, capability, constants, num_warps=config.num_warps, num_stages=config.num_stages)
 
 
 def spilled_bytes(kernel):
-    """Registers of a thread that had no room and went to memory."""
+    """Bytes of registers that a thread spills to memory."""
     import triton
 
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
@@ -194,26 +189,26 @@ def spilled_bytes(kernel):
 
 
 def check_kernels_compile(_device):
-    """For A100 and H100, and spill nothing."""
+    """For A100 and H100, without spilled registers."""
     from model.similarity.fused import triton_kernels as kernels
 
-    flow = {"M": 196, "C": 192, "BLOCK_R": 16, "BLOCK_C": 256}
+    gradient = {"M": 196, "C": 192, "BLOCK_R": 16, "BLOCK_C": 256}
     spilled = 0
     for capability in (80, 90):
         search = compiled_search(kernels.CONFIGS[2], capability, 192, 196)
         assert "max.NaN.f32" in search.asm["ptx"]
         assert capability == 80 or "wgmma" in search.asm["ptx"]
         sort = compiled(kernels.sort, capability, {"BINS": 392, "POWER": 512, "BLOCK": 128})
-        flows = [
-            compiled(kernels.to_queries, capability, flow),
-            compiled(kernels.to_candidates, capability, flow | {"BINS": 392}),
+        gradients = [
+            compiled(kernels.query_gradients, capability, gradient),
+            compiled(kernels.candidate_gradients, capability, gradient | {"BINS": 392}),
         ]
-        spilled += sum(map(spilled_bytes, (search, sort, *flows)))
+        spilled += sum(map(spilled_bytes, (search, sort, *gradients)))
     return spilled
 
 
 def check_every_shape_compiles(_device):
-    """And needs no more shared memory than it was chosen for."""
+    """Every shape stays within the shared memory that fitting_configs assumes."""
     from model.similarity.fused.triton_kernels import CONFIGS
 
     spilled = 0
@@ -227,25 +222,25 @@ def check_every_shape_compiles(_device):
     return spilled
 
 
-# Largest number that a check may come out with.
+# Largest allowed outcome of each check.
 CHECKS = {
     check_some_forms: 1e-5,
     check_one_step_one_cell_one_channel: 1e-5,
     check_sizes_that_fill_no_tile: 1e-5,
     check_published_channels: 1e-5,
-    check_equal_numbers: 0,
+    check_ties: 0,
     check_half_precision: 2**-7,
-    check_features_that_are_not_contiguous: 1e-5,
+    check_non_contiguous_features: 1e-5,
 }
 SLOW_CHECKS = {check_forms: 1e-5}
-# The interpreter's maximum drops NaN; the rest is for the device alone.
-GPU_CHECKS = {check_nan_stays: 0, check_same_bits_again: 0, check_published_size: 2**-7}
+# The interpreter's maximum drops NaN; the other two need a GPU.
+GPU_CHECKS = {check_nan_propagates: 0, check_repeated_runs_are_identical: 0, check_published_size: 2**-7}
 COMPILED = {check_kernels_compile: 0}
 SLOW_COMPILED = {check_every_shape_compiles: 0}
 
 
 def outcomes(device, checks, cache):
-    """The outcome of each check, by name, from a process of their own."""
+    """Outcome of each check by name, computed in one separate process."""
     settings = {"TRITON_INTERPRET": str(int(device == "cpu")), "OMP_NUM_THREADS": "1", "TRITON_CACHE_DIR": str(cache)}
     command = [sys.executable, __file__, device, *(check.__name__ for check in checks)]
     done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True, check=False)
@@ -259,17 +254,17 @@ def interpreted(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def on_a_gpu(tmp_path_factory):
+def on_gpu(tmp_path_factory):
     return outcomes("cuda", CHECKS | SLOW_CHECKS | GPU_CHECKS, tmp_path_factory.mktemp("triton"))
 
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
-def test_interpreted_kernels_equal_the_plain_form(check, interpreted):
+def test_interpreted_kernels_equal_dense(check, interpreted):
     assert interpreted[check.__name__] <= CHECKS[check]
 
 
 @pytest.mark.slow
-def test_interpreted_kernels_equal_the_plain_form_in_every_form(tmp_path):
+def test_interpreted_kernels_equal_dense_for_every_setting(tmp_path):
     assert outcomes("cpu", SLOW_CHECKS, tmp_path)["check_forms"] <= SLOW_CHECKS[check_forms]
 
 
@@ -282,8 +277,8 @@ def test_kernels_compile_without_a_gpu(check, tmp_path):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("check", CHECKS | SLOW_CHECKS | GPU_CHECKS, ids=lambda check: check.__name__)
-def test_kernels_equal_the_plain_form_on_a_gpu(check, on_a_gpu):
-    assert on_a_gpu[check.__name__] <= (CHECKS | SLOW_CHECKS | GPU_CHECKS)[check]
+def test_kernels_equal_dense_on_a_gpu(check, on_gpu):
+    assert on_gpu[check.__name__] <= (CHECKS | SLOW_CHECKS | GPU_CHECKS)[check]
 
 
 def main(device, *names):
@@ -295,7 +290,7 @@ def main(device, *names):
         from model.similarity.fused import triton_search
 
         fused._backend = lambda *_: triton_search
-        triton_kernels.SETS = 2  # of 16, so that a few images are several programs
+        triton_kernels.SETS = 2  # instead of 16, so that a few images take several programs
     print(json.dumps({name: globals()[name](device) for name in names}))
 
 

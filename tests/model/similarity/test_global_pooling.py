@@ -1,4 +1,4 @@
-"""The baselines that compare one vector with one vector."""
+"""Baselines that compare one vector per image with one vector per audio."""
 
 import itertools
 
@@ -7,8 +7,10 @@ import torch
 
 from configs.schema import LossConfig, ModelConfig
 from model.build import build_denseav
-from model.denseav import InputSpec
+from model.features import AudioFeatures, ImageFeatures
+from model.inputs import InputSpec
 from model.similarity import dense, fused, global_pooling
+from model.similarity.config import SimilarityConfig
 from model.similarity.simpool import GAMMA, SimPool
 from model.training.step import forward_loss
 
@@ -27,42 +29,41 @@ VIT = "vit_tiny_patch16_224"
 def _features():
     mask = torch.rand(A, T) > 0.4
     mask[:, 2] = True
-    return torch.randn(A, K, C, T), torch.randn(V, K, C, H, W), mask
+    audio = AudioFeatures(torch.randn(A, K, C, T), mask, torch.randn(A, K, C))
+    return audio, ImageFeatures(torch.randn(V, K, C, H, W), torch.randn(V, K, C))
 
 
 def test_mean_pooled_scores_are_cosines_of_means_over_valid_steps():
-    audio, image, mask = _features()
-    scores = global_pooling.similarity_per_head(audio, image, mask, "mean_pool", None, None)
+    audio, image = _features()
+    scores = global_pooling.similarity_per_head(audio, image, "mean_pool")
     for a, v, k in itertools.product(range(A), range(V), range(K)):
-        step, cell = audio[a, k][:, mask[a]].mean(dim=1), image[v, k].flatten(1).mean(dim=1)
+        step = audio.dense[a, k][:, audio.mask[a]].mean(dim=1)
+        cell = image.dense[v, k].flatten(1).mean(dim=1)
         assert torch.allclose(scores[a, v, k], torch.cosine_similarity(step, cell, dim=0), atol=1e-6)
 
 
-def test_a_fully_masked_sound_scores_zero():
-    audio, image, mask = _features()
-    assert (
-        global_pooling.similarity_per_head(audio, image, torch.zeros_like(mask), "mean_pool", None, None) == 0
-    ).all()
+def test_a_fully_masked_audio_scores_zero():
+    audio, image = _features()
+    masked = audio._replace(mask=torch.zeros_like(audio.mask))
+    assert (global_pooling.similarity_per_head(masked, image, "mean_pool") == 0).all()
 
 
-@pytest.mark.parametrize("form", [fused, dense])
+@pytest.mark.parametrize("module", [fused, dense])
 @pytest.mark.parametrize("aggregation", global_pooling.GLOBAL_AGGREGATIONS)
-def test_both_forms_of_the_scores_know_the_baselines(form, aggregation):
-    audio, image, mask = _features()
-    cls = torch.randn(A, K, C), torch.randn(V, K, C)
-    by_head = form.similarity_per_head(audio, image, mask, aggregation, False, *cls)
-    assert torch.equal(by_head, global_pooling.similarity_per_head(audio, image, mask, aggregation, *cls))
+def test_fused_and_dense_scores_support_the_baselines(module, aggregation):
+    audio, image = _features()
+    by_head = module.similarity_per_head(audio, image, SimilarityConfig(aggregation))
+    assert torch.equal(by_head, global_pooling.similarity_per_head(audio, image, aggregation))
     for head_aggregation, expected in (
         ("sum", by_head.sum(-1)),
         ("max", by_head.amax(-1)),
         ("max_elementwise", by_head.amax(-1)),
     ):
-        assert torch.equal(
-            form.pairwise_similarity(audio, image, mask, aggregation, head_aggregation, False, *cls), expected
-        )
+        config = SimilarityConfig(aggregation, head_aggregation)
+        assert torch.equal(module.pairwise_similarity(audio, image, config), expected)
 
 
-def test_simpool_agrees_with_a_slow_loop_and_leaves_masked_steps_out():
+def test_simpool_agrees_with_a_slow_loop_and_ignores_masked_out_steps():
     pool = SimPool(C).double()
     cells = torch.randn(A, T, C, dtype=torch.float64)
     mask = torch.rand(A, T) > 0.4
@@ -84,7 +85,7 @@ def test_simpool_agrees_with_a_slow_loop_and_leaves_masked_steps_out():
 class _Pairs:
     def __init__(self, pairs=3):
         samples = round(INPUTS.clip_duration_s * INPUTS.sample_rate_hz)
-        self.frames = torch.randn(pairs, 3, 32, 32)
+        self.frames = torch.randint(0, 256, (pairs, 3, 32, 32), dtype=torch.uint8)
         self.waveform = 0.1 * torch.randn(pairs, samples)
         self.audio_mask = torch.ones(pairs, samples, dtype=torch.bool)
         self.audio_positive_weight = torch.ones(pairs, samples)
@@ -101,16 +102,16 @@ class _Pairs:
         ({"add_cls_similarity": True, "num_heads": 2}, VIT),
     ],
 )
-def test_each_trains_and_every_parameter_that_may_learn_gets_a_gradient(changes, encoder):
+def test_every_trainable_parameter_gets_a_gradient(changes, encoder):
     torch.manual_seed(0)
     model = build_denseav(ModelConfig(**TINY | changes, image_encoder=encoder), INPUTS).train()
     forward_loss(model, _Pairs(), model.similarity_config, LossConfig(num_sampled_positions=5), seed=1).loss.backward()
-    without = [
+    without_gradient = [
         name
         for name, p in model.named_parameters()
         if p.requires_grad and (p.grad is None or not p.grad.abs().sum() > 0)
     ]
-    assert [name for name in without if not name.endswith("key.bias")] == []
+    assert [name for name in without_gradient if not name.endswith("key.bias")] == []
     assert all(p.grad is None for p in model.parameters() if not p.requires_grad)
     assert model.image_projection.cls_proj.weight.requires_grad == (
         changes != {"similarity_aggregation": "mean_pool"} and "simpool" not in changes.values()
@@ -118,11 +119,12 @@ def test_each_trains_and_every_parameter_that_may_learn_gets_a_gradient(changes,
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [
         (
             {"similarity_aggregation": "cls_token"},
-            "model.similarity_aggregation=cls_token compares class tokens: give an image encoder that has one",
+            "model.add_cls_similarity=false with model.similarity_aggregation=cls_token compares class tokens: use an "
+            "image encoder that has one",
         ),
         (
             {"add_cls_similarity": True},
@@ -134,7 +136,7 @@ def test_each_trains_and_every_parameter_that_may_learn_gets_a_gradient(changes,
         ),
         (
             {"num_heads": 3, "similarity_aggregation": "mean_pool"},
-            "model.num_heads=3: model.similarity_aggregation=mean_pool compares whole vectors; allowed here is 1",
+            "model.num_heads=3: model.similarity_aggregation=mean_pool compares global vectors; allowed is 1",
         ),
         (
             {"add_cls_similarity": True, "num_heads": 1, "similarity_aggregation": "mean_pool"},
@@ -143,6 +145,6 @@ def test_each_trains_and_every_parameter_that_may_learn_gets_a_gradient(changes,
         ({"similarity_aggregation": "mean"}, "allowed are misa, mima, sisa, paired, mean_pool, cls_token, simpool"),
     ],
 )
-def test_what_has_no_class_tokens_or_no_cells_is_refused_in_one_line(changes, told):
-    with pytest.raises(ValueError, match=told):
+def test_settings_without_class_tokens_or_cells_are_refused_in_one_line(changes, message):
+    with pytest.raises(ValueError, match=message):
         build_denseav(ModelConfig(**TINY | changes), INPUTS)
