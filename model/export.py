@@ -24,8 +24,8 @@ def main(config: ExportConfig) -> int:
 
     if not config.checkpoint or not config.out:
         raise UsageError(
-            f"checkpoint={config.checkpoint} out={config.out}: both are required, a run folder or checkpoint and the folder "
-            "to write"
+            f"checkpoint={config.checkpoint} out={config.out}: both are required, a run folder or "
+            "checkpoint and the folder to write"
         )
     checkpoint, out = resolve_checkpoint(Path(config.checkpoint)), Path(config.out)
     if (out / "manifest.json").exists():

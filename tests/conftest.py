@@ -1,4 +1,4 @@
-"""Shapes in the signatures of `model` and `eval` are checked by beartype in every test; torch keeps to one thread beside other processes."""
+"""Shapes in the signatures of `model` and `eval` are checked by beartype in every test; torch uses one thread."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Every public function that takes or gives tensors says their shapes, and every one that computes something of the paper says where it stands."""
+"""Public functions with tensors have docstrings with shapes, and formulas state their source."""
 
 import ast
 
@@ -12,7 +12,9 @@ JAXTYPING = ("Float", "Bool", "Int", "UInt8", "Shaped")
 
 
 def _public(path):
-    """(name, function, docstrings of the class and module it belongs to) of every public function and method with tensors in its signature."""
+    """Yield (name, function, docstrings of its class and module) of every public function with tensors in its
+    signature.
+    """
     tree = ast.parse(path.read_text())
     for owner in [
         tree,
@@ -60,7 +62,9 @@ def _hints(node):
 
 
 def _is_bare(hint):
-    """A tensor that stands outside of the brackets of Float[...], Bool[...], Int[...]; weights by name, columns and functions of any tensor may."""
+    """Whether a tensor stands outside of Float[...], Bool[...], Int[...]; dicts, columns and callables may hold bare
+    ones.
+    """
     if isinstance(hint, ast.Subscript) and ast.unparse(hint.value) in (
         *JAXTYPING,
         "dict",

@@ -1,4 +1,4 @@
-"""README.md: its commands exist with these settings, its Python runs, the files it names exist, and the repository map is current."""
+"""README.md: its commands exist, its Python runs, the files it names exist, and the repository map is current."""
 
 import importlib.util
 import re

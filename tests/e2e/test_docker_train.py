@@ -1,6 +1,8 @@
-"""The training half of docker/ as far as it runs without an engine, SLURM or Kubernetes: linted, and its scripts train in real processes on two machines.
+"""The training half of docker/ without an engine, SLURM or Kubernetes: linted, and run by real processes on two
+machines.
 
-Both machines are this one; sbatch, srun and scontrol are stand-ins that do at once what SLURM does later."""
+Both machines are this one; sbatch, srun and scontrol are stand-ins that do at once what SLURM does later.
+"""
 
 import json
 import os
@@ -162,7 +164,9 @@ for node in $(seq 0 $((SLURM_JOB_NUM_NODES - 1))); do
     SLURM_NODEID=$node setsid "$@" >>"$SPOOL/node$node" 2>&1 &
     tasks+=($!)
 done
-descendants() { for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done; }
+descendants() {
+    for child in $(cat "/proc/$1/task/$1/children" 2>/dev/null); do echo "$child"; descendants "$child"; done
+}
 hand_on() { for task in "${tasks[@]}"; do kill -USR1 "$task" $(descendants "$task") 2>/dev/null; done; }
 trap hand_on USR1
 answer=0

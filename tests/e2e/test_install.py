@@ -86,7 +86,8 @@ def test_a_second_installation_of_another_version_does_not_mix_with_the_first(py
     other = tmp_path / "other"
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(other)
-    show = "import configs, eval, model, pipelines, train; print(*{m.__file__.rsplit('/', 2)[0] for m in (configs, eval, model, pipelines)})"
+    show = "import configs, eval, model, pipelines; "
+    show += "print(*{m.__file__.rsplit('/', 2)[0] for m in (configs, eval, model, pipelines)})"
     done = run(python, tmp_path, "-c", show, PYTHONPATH=str(other))
     assert done.returncode == 0 and done.stdout.strip() == str(other), done.stderr
 

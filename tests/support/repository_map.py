@@ -1,4 +1,4 @@
-"""Write docs/repository-map.md from the first line of every file's own description: `python tests/support/repository_map.py`"""
+"""Write docs/repository-map.md from the first line of every file: `python tests/support/repository_map.py`"""
 
 import ast
 import re
@@ -50,7 +50,7 @@ def render() -> str:
     lines = [
         "# Repository map",
         "",
-        "Every file and its purpose, from its own first line (`python tests/support/repository_map.py` writes this page).",
+        "Every file and its purpose, written by `python tests/support/repository_map.py` from their first lines.",
         "",
     ]
     folder = None

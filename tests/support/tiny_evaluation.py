@@ -18,7 +18,9 @@ def write_evaluation(
     benchmarks: str = BENCHMARKS,
     baselines: str = "[chance, untrained, shuffled_prompts]",
 ) -> Path:
-    """Prompted pictures, two evaluation splits (one with an unreadable clip), a video; returns the YAML file that names them."""
+    """Prompted pictures, two evaluation splits (one with an unreadable clip), a video; returns the YAML file that names
+    them.
+    """
     write_prompted(root / "prompted")
     write_data_set(root / "places", [6, 5], duration_s=0.8, frames=1)
     write_data_set(
@@ -39,7 +41,9 @@ def write_evaluation(
 
 
 def wandb_records(file: Path):
-    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB; checksum, length and kind before each piece), protocol buffers in it."""
+    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB; checksum, length and kind before each
+    piece), protocol buffers in it.
+    """
     from wandb.proto import wandb_internal_pb2
 
     data, place, pieces = file.read_bytes(), 7, b""

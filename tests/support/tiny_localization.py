@@ -55,7 +55,9 @@ def benchmark(root: Path, name: str, batch_size: int = 7):
 
 
 def oracle(items) -> torch.Tensor:
-    """The region itself, brighter towards its middle so that any number of pixels can be kept; dim where nothing is in view."""
+    """The region itself, brighter towards its middle so that any number of pixels can be kept; dim where nothing is in
+    view.
+    """
     ramp = 1 - torch.from_numpy(np.hypot(*np.mgrid[-1:1:224j, -1:1:224j])).float() / 10
     return torch.stack([item.region() * ramp for item in items])
 
