@@ -266,6 +266,29 @@ def test_a_job_without_a_name_starts_nothing(slurm, tmp_path, name):
     )
 
 
+@pytest.mark.parametrize(("restart", "starts", "code"), [("yes", 2, 0), ("no", 1, 1)])
+def test_a_machine_starts_the_run_again_after_another_one_was_preempted_only_with_restart(
+    tmp_path, restart, starts, code
+):
+    """A stand-in for the launcher fails and leaves REQUEUE the first time, and succeeds the second time."""
+    launcher = tmp_path / "python"
+    launcher.write_text(
+        f'#!/bin/sh\necho "$@" >>{tmp_path}/starts\n[ $(wc -l <{tmp_path}/starts) = 2 ] && exit 0\n'
+        f"sleep 0.1; touch {tmp_path}/REQUEUE; exit 1\n"
+    )
+    launcher.chmod(0o755)
+    variables = {"PYTHON": str(launcher), "NODE": "1", "NODES": "2", "GPUS": "4", "HEAD": "host0", "RESTART": restart}
+    command = ["bash", "docker/train_node.sh", str(tmp_path), "steps=1"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | variables, timeout=60, check=False)
+    lines = (tmp_path / "starts").read_text().splitlines()
+    assert done.returncode == code and len(lines) == starts
+    assert lines[-1].startswith("-m accelerate.commands.launch --config_file configs/accelerate/multi_node.yaml ")
+    assert lines[-1].endswith(
+        "--num_machines 2 --num_processes 8 --machine_rank 1 "
+        "--main_process_ip host0 --main_process_port 29500 -m train steps=1"
+    )
+
+
 # ---------------------------------------------------------------------------------------------- Kubernetes
 
 

@@ -197,10 +197,10 @@ def test_workers_exit_silently_with_an_interrupted_run(folders, tmp_path, kill, 
         assert len(workers) >= 3
         # A terminal sends Ctrl-C to every process of the group; the other signals are sent to the run only.
         os.killpg(run.pid, kill) if kill == signal.SIGINT else run.send_signal(kill)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 60
         while _parents().keys() & set(workers) and time.monotonic() < deadline:
             run.stdout.read1()
             time.sleep(0.05)
-    run.wait(timeout=30)
+    run.wait(timeout=60)
     assert not _parents().keys() & set(workers)
     assert errors.read_bytes().strip() == message
