@@ -21,7 +21,6 @@ def validate_train_config(config: TrainConfig) -> None:
     if not Path(config.name).parts or Path(config.name).is_absolute() or ".." in Path(config.name).parts:
         raise UsageError(f"name={config.name!r}: must be the name of a folder below out={config.out}")
     _validate_best_metric(config)
-    _validate_encoder_settings(config.model)
     _validate_loss_settings(config.loss, config.model, len(config.stream.sources))
 
 
@@ -33,27 +32,6 @@ def _validate_best_metric(config: TrainConfig) -> None:
         raise UsageError(
             f"checkpoint.best_metric={best}: evaluate.every_steps={every} must be a multiple of "
             f"checkpoint.every_steps={config.checkpoint.every_steps}, so that each evaluated step has a checkpoint"
-        )
-
-
-def _validate_encoder_settings(model: ModelConfig) -> None:
-    for encoder, name, weights in (
-        ("image", model.image_encoder, model.image_weights),
-        ("audio", model.audio_encoder, model.audio_weights),
-    ):
-        if name == "tiny" and weights not in ("pretrained", "random"):
-            raise UsageError(
-                f"model.{encoder}_weights={weights}: the tiny {encoder} encoder starts from random weights; "
-                "init_checkpoint= loads the weights of a run"
-            )
-    if model.image_encoder == model.audio_encoder == "tiny":
-        for key in ("norm_eps", "gradient_checkpointing"):
-            if value := getattr(model, key):
-                raise UsageError(f"model.{key}={str(value).lower()} is for full-size encoders, and both are tiny")
-    if model.audio_conv_bias and (model.audio_encoder == "tiny" or model.audio_encoder.startswith("mel:")):
-        raise UsageError(
-            "model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, not for "
-            f"model.audio_encoder={model.audio_encoder}"
         )
 
 

@@ -21,10 +21,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from model.denseav import DenseAV
 from model.distributed import world_size
+from model.encoders.encoder import Encoder
 from model.training.ema import ModelEma
-
-# Names of the list of layers in encoders of timm, torchaudio and model.encoders.tiny.
-LAYER_LISTS = ("blocks", "layers")
 
 
 def shard_model(model: DenseAV, precision: str) -> None:
@@ -45,16 +43,9 @@ def shard_model(model: DenseAV, precision: str) -> None:
     warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor", UserWarning)
     mesh = init_device_mesh(model.log_scale.device.type, (world_size(),))
     for part in model.children():
-        for module in (*layers(part), part):
+        for module in (*(part.blocks if isinstance(part, Encoder) else ()), part):
             # The outermost modules too: the optimizer and the moving average change the shards.
             fully_shard(module, mesh=mesh, reshard_after_forward=True)
-
-
-def layers(part: nn.Module) -> Iterator[nn.Module]:
-    """The layers of an encoder, each of which is gathered separately; none if the encoder has no list of layers."""
-    for name, module in part.named_modules():
-        if name.rpartition(".")[2] in LAYER_LISTS:
-            yield from (layer for layer in module.children() if any(True for _ in layer.parameters()))
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -8,7 +8,7 @@ import shutil
 import torch
 
 from model.denseav import DenseAV
-from model.training.fsdp import is_sharded, layers
+from model.training.fsdp import is_sharded
 
 
 def compile_encoders(model: DenseAV) -> None:
@@ -27,7 +27,7 @@ def compile_encoders(model: DenseAV) -> None:
         )
     for encoder in (model.image_encoder, model.audio_encoder):
         if is_sharded(model):  # layer by layer: gathering weights would break a larger graph
-            for layer in layers(encoder):
+            for layer in encoder.blocks:
                 # Fixed shapes, so that grad_cache_chunk_size gets the same graph again in the backward pass.
                 layer.forward = torch.compile(layer.forward, dynamic=False)
         else:

@@ -22,22 +22,6 @@ FULL_SIZE = "model.image_encoder=vit_small_patch8_224.dino"
             ["checkpoint.best_metric=a/b/c", "evaluate.config=x", "evaluate.every_steps=1500"],
             "evaluate.every_steps=1500 must be a multiple of checkpoint",
         ),
-        (["model.norm_eps=1e-4"], "model.norm_eps=0.0001 is for full-size encoders, and both are tiny"),
-        (["model.gradient_checkpointing=true"], "model.gradient_checkpointing=true is for full-size encoders"),
-        (
-            ["model.image_weights=w.safetensors"],
-            "model.image_weights=w.safetensors: the tiny image encoder starts from random weights",
-        ),
-        (["model.audio_weights=w.pt", FULL_SIZE], "model.audio_weights=w.pt: the tiny audio encoder"),
-        (
-            ["model.audio_conv_bias=true"],
-            "model.audio_conv_bias=true is for encoders of the waveform such as hubert_base, "
-            "not for model.audio_encoder=tiny",
-        ),
-        (
-            ["model.audio_conv_bias=true", "model.audio_encoder=mel:vit_base_patch16_224.mae"],
-            "model.audio_encoder=mel:vit_base_patch16_224.mae",
-        ),
         (
             ["loss.label_smoothing=0.1", "loss.objective=margin"],
             "loss.label_smoothing=0.1 has no effect with loss.objective=margin",
