@@ -4,23 +4,22 @@ chance            what luck reaches
 untrained         the same architecture with random weights, also in encoders that began with pre-trained ones
 shuffled_prompts  the model itself, every picture with another one's prompt: a map that ignores the prompt loses nothing by that
 center_prior      maps: a bump in the middle of every picture
-global_pooling   retrieval: the model itself, its features averaged over cells and steps before they are compared. For maps it is no baseline: the mean
+global_pooling    retrieval: the model itself, its features averaged over cells and steps before they are compared. For maps it is no baseline: the mean
                   over steps of one head's products is the product with the mean
-object_prior      localisation: where things are, whatever sounds (ImageNet features); with it `ogl`, no baseline but what this field
+object_prior      localization: where things are, whatever sounds (ImageNet features); with it `ogl`, no baseline but what this field
                   reports: 0.4 of the model's own map, 0.6 of that prior
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from configs.errors import UsageError
 from configs.schema import EvalConfig
 
 if TYPE_CHECKING:
-    from eval.benchmarks.registry import Benchmark
+    from eval.benchmarks.benchmark import Benchmark
     from eval.results import BenchmarkResult
     from model.denseav import DenseAV
 
@@ -59,13 +58,10 @@ class Baselines:
     def __init__(self, config: EvalConfig, benchmarks: Mapping[str, Benchmark]) -> None:
         import torch
 
-        from eval.benchmarks.localization.benchmark import Localization
         from eval.benchmarks.localization.heatmap_sources import ObjectPrior
 
         self.names, self.prior = frozenset(config.baselines), None
-        if "object_prior" in self.names and any(
-            isinstance(benchmark, Localization) for benchmark in benchmarks.values()
-        ):
+        if any("object_prior" in self.names & benchmark.baselines for benchmark in benchmarks.values()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)  # random weights, where they are asked for, are those of every rank
                 self.prior = ObjectPrior(config.object_prior)
@@ -77,38 +73,10 @@ class Baselines:
             model: the one that is measured.
             own: what was measured of it, with chance.
         """
-        from eval.benchmarks.localization.benchmark import Localization
-        from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, center_prior
-        from eval.benchmarks.prompted_ade20k.benchmark import PromptedADE20K
-        from eval.benchmarks.retrieval.benchmark import Retrieval
-        from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
-
         found: dict[str, Mapping[str, float]] = {"chance": own.chance} if "chance" in self.names else {}
-        if "shuffled_prompts" in self.names and benchmark.prompted:
-            found["shuffled_prompts"] = benchmark.evaluate(model, shuffled=True).metrics
-        if "center_prior" in self.names and isinstance(benchmark, (Localization, PromptedADE20K)):
-            found["center_prior"] = benchmark.evaluate(model, maps=center_prior).metrics
-        if self.prior and isinstance(benchmark, Localization):
-            found["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
-            found["ogl"] = benchmark.evaluate(model, maps=ObjectGuided(ModelMaps(model), self.prior)).metrics
-        if (
-            "global_pooling" in self.names
-            and isinstance(benchmark, Retrieval)
-            and model.similarity_config.aggregation not in GLOBAL_AGGREGATIONS
-        ):
-            with globally_pooled(model):
-                found["global_pooling"] = benchmark.evaluate(model).metrics
+        requested = self.names | {"ogl"} if self.prior else self.names
+        for baseline in (name for name in PREFIXES if name in requested & benchmark.baselines):
+            found[baseline] = benchmark.evaluate_baseline(baseline, model, self.prior)
         return {
             f"{baseline}/{name}/{key}": value for baseline, metrics in found.items() for key, value in metrics.items()
         }
-
-
-@contextmanager
-def globally_pooled(model: DenseAV) -> Iterator[None]:
-    """Inside this block the model compares means over cells and steps (model.similarity.global_pooling.mean_pool); features that are kept stay good."""
-    own = model.similarity_config
-    model.similarity_config = own._replace(aggregation="mean_pool", use_cls=False)
-    try:
-        yield
-    finally:
-        model.similarity_config = own

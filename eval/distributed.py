@@ -7,7 +7,7 @@ ranks. One process works without a process group. What every rank computes alone
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,7 +22,7 @@ from model.distributed import world_size
 # How long a rank waits for another one: longer than any of them computes alone.
 TIMEOUT_S = 3600.0
 
-Columns = Sequence[Tensor | None]
+Columns = Sequence[Tensor]
 
 _heard: ContextVar[Callable[[], object]] = ContextVar("heard", default=lambda: False)
 
@@ -64,15 +64,13 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def distributed_map(
-    count: int, batch_size: int, work: Callable[[range], Columns], name: str = ""
-) -> list[Tensor | None]:
+def distributed_map(count: int, batch_size: int, work: Callable[[range], Columns], name: str = "") -> list[Tensor]:
     """What `work` makes of `count` items, on all ranks together; every rank has to call it.
 
     Args:
         count: of items, at least one.
         batch_size: items at once.
-        work: rows of a batch -> tensors with one entry for each row, or None, always alike. A rank may do a batch that is another one's.
+        work: rows of a batch -> tensors with one entry for each row. A rank may do a batch that is another one's.
         name: for the progress bar of the first rank.
 
     Returns:
@@ -85,21 +83,34 @@ def distributed_map(
     from tqdm import tqdm
 
     starts, ranks = range(0, count, batch_size), world_size()
-    found: list[Tensor | None] = []
+    found: list[Tensor] = []
     rounds = range(0, len(starts), ranks)
     for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
         start = starts[min(first + rank(), len(starts) - 1)]  # who has none left makes up the numbers
         own = _run_or_abort(work, range(start, min(start + batch_size, count)))
         # Filled in as they come: in a list of parts to be joined, all of them would be held twice.
-        found = found or [None if column is None else column.new_empty(count, *column.shape[1:]) for column in own]
+        found = found or [column.new_empty(count, *column.shape[1:]) for column in own]
         places = [slice(start, min(start + batch_size, count)) for start in starts[first : first + ranks]]
         for column, whole in zip(own, found, strict=True):
-            if column is not None:
-                for place, part in zip(
-                    places, _of_all_ranks(column, [place.stop - place.start for place in places]), strict=True
-                ):
-                    whole[place] = part
+            for place, part in zip(
+                places, _of_all_ranks(column, [place.stop - place.start for place in places]), strict=True
+            ):
+                whole[place] = part
     return found
+
+
+def distributed_columns(
+    count: int, batch_size: int, function: Callable[[range], Mapping[str, Tensor]], name: str = ""
+) -> dict[str, Tensor]:
+    """`distributed_map` for columns with names, the same in every batch."""
+    names: list[str] = []
+
+    def columns(rows: range) -> Columns:
+        batch = function(rows)
+        names[:] = batch
+        return list(batch.values())
+
+    return dict(zip(names, distributed_map(count, batch_size, columns, name), strict=True))
 
 
 def _run_or_abort(work: Callable[[range], Columns], rows: range) -> Columns:

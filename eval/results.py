@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eval.benchmarks.benchmark import BenchmarkInfo
+
 
 @dataclass(frozen=True)
 class Requirement:
@@ -66,6 +68,7 @@ class Results:
     metrics: value by key `task/variant/metric`, with a prefix for baselines. items: how many were used and left out, by `task/what`.
     per_class: task -> class name -> {"ap", "iou", "items"}. about: command, config, commit, versions, date.
     intervals: 95 %, (low, high), by key, of those metrics of the model that have one.
+    benchmarks: what a report says about each benchmark, by name; not stored.
     """
 
     metrics: dict[str, float]
@@ -75,3 +78,4 @@ class Results:
     examples: list[Example] = field(default_factory=list)
     about: dict[str, Any] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    benchmarks: Mapping[str, BenchmarkInfo] = field(default_factory=dict)

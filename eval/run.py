@@ -26,7 +26,7 @@ from configs.schema import EvalConfig, RequirementConfig
 from eval.baselines import PREFIXES, Baselines, check_baselines, is_model_metric
 
 if TYPE_CHECKING:
-    from eval.benchmarks.registry import Benchmark
+    from eval.benchmarks.benchmark import Benchmark
     from eval.results import BenchmarkResult, Requirement, Results
     from model.denseav import DenseAV
 
@@ -115,7 +115,7 @@ def evaluate(
     from eval.distributed import rank
     from eval.results import Results
 
-    results = Results({}, {}, [], about=_about(config))
+    results = Results({}, {}, [], about=_about(config), benchmarks={name: b.info for name, b in benchmarks.items()})
     bar = tqdm(benchmarks.items(), desc="benchmarks", unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
     for name, benchmark in bar:
         bar.set_postfix_str(name)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
-from eval.benchmarks.catalogue import Entry, entry
+from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.report.published_results import Published, beside
 from eval.results import Example, Results
 
@@ -43,7 +43,7 @@ class Section(NamedTuple):
     """A benchmark. `prefixes`: those that any of its rows has. `used`: what was counted; `left_out`: what is in no number, by reason."""
 
     task: str
-    about: Entry
+    about: BenchmarkInfo
     rows: Sequence[Row]
     prefixes: Sequence[str]
     used: Mapping[str, int]
@@ -64,6 +64,8 @@ def sections(results: Results) -> list[Section]:
 
 
 def _section(results: Results, task: str, own: Sequence[str]) -> Section:
+    from eval.benchmarks.registry import benchmark_info
+
     rows = []
     for key in (key for key in own if key.startswith(f"{task}/")):
         baselines = {
@@ -75,7 +77,7 @@ def _section(results: Results, task: str, own: Sequence[str]) -> Section:
     counts = {key.partition("/")[2]: count for key, count in results.items.items() if key.startswith(f"{task}/")}
     return Section(
         task=task,
-        about=entry(task),
+        about=results.benchmarks.get(task) or benchmark_info(task),
         rows=rows,
         prefixes=[prefix for prefix in PREFIXES if any(prefix in row.beside for row in rows)],
         used={_in_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
@@ -129,6 +131,8 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 def headline(metrics: Mapping[str, float]) -> str:
     """What was learnt, in words, from the numbers alone."""
+    from eval.benchmarks.registry import benchmark_info
+
     said = []
     for task, prompt in (("ade20k_speech", "Hearing a spoken word"), ("ade20k_sound", "hearing a sound")):
         key = f"{task}/basic/map"
@@ -139,7 +143,7 @@ def headline(metrics: Mapping[str, float]) -> str:
     if not said:
         keys = [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")]
         said = [
-            f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are found, cIoU at 0.5{_beside(key, metrics)}"
+            f"on {benchmark_info(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are found, cIoU at 0.5{_beside(key, metrics)}"
             for key in keys[:2]
         ]
     text = "; ".join(said)

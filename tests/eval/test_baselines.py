@@ -1,20 +1,22 @@
-"""What every number stands beside: each baseline where it makes sense, equal to what it says it is, and the model as it was afterwards."""
+"""Baselines: each where it applies, equal to a direct evaluation, and the model unchanged afterwards."""
 
 import copy
 
 import pytest
 import torch
 from tiny_evaluation import write_evaluation
-from tiny_localization import folders, make_twins
+from tiny_localization import data_settings, write_localization_sets
 from tiny_training import tiny_config, tiny_model
 
 from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig
-from eval.baselines import FLOORS, PREFIXES, Baselines, check_baselines, globally_pooled, is_model_metric
+from eval.baselines import FLOORS, PREFIXES, Baselines, check_baselines, is_model_metric
+from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, ObjectPrior, center_prior
 from eval.benchmarks.registry import build_benchmarks
+from eval.benchmarks.retrieval.benchmark import globally_pooled
 from eval.metrics.retrieval import recall_at_k
 from eval.run import evaluate
 from model.similarity.global_pooling import mean_pool
@@ -26,7 +28,7 @@ BENCHMARKS = ["vggss", "extended_flickr", "ade20k_sound", "audioset_retrieval", 
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     settings = write_evaluation(root, video=False)
-    twins = folders(make_twins(root / "twins"))
+    twins = data_settings(write_localization_sets(root / "twins"))
     own = {"config": settings, "benchmarks": BENCHMARKS, **twins}
     return lambda **more: load(EvalConfig, [f"{key}={value}" for key, value in {**own, **more}.items()])
 
@@ -51,7 +53,7 @@ def _found(config, model, benchmarks=None):
     return evaluate(config, benchmarks, model, Baselines(config, benchmarks), None)
 
 
-def test_each_floor_is_measured_where_it_is_one(world, model):
+def test_each_benchmark_gets_the_baselines_that_apply(world, model):
     config = world(
         baselines="[chance,shuffled_prompts,center_prior,global_pooling,object_prior]", object_prior="random"
     )
@@ -71,23 +73,23 @@ def test_each_floor_is_measured_where_it_is_one(world, model):
     assert own and all(key.partition("/")[2] in own for key in metrics if not is_model_metric(key))
 
 
-def test_floors_are_what_they_say(world, model):
+def test_prior_baselines_equal_direct_evaluation(world, model):
     config = world(baselines="[center_prior,object_prior]", object_prior="random", benchmarks="[vggss]")
     benchmarks = _small(config)
     metrics = _found(config, model, benchmarks).metrics
     torch.manual_seed(config.seed)
     prior = ObjectPrior("random")
-    for prefix, maps in (
+    for prefix, source in (
         ("center_prior", center_prior),
         ("object_prior", prior),
         ("ogl", ObjectGuided(ModelMaps(model), prior)),
     ):
-        wanted = benchmarks["vggss"].evaluate(model, maps=maps).metrics
+        wanted = benchmarks["vggss"].evaluate(model, source=source).metrics
         assert {key: metrics[f"{prefix}/vggss/{key}"] for key in wanted} == wanted
     assert metrics["object_prior/vggss/median/auc"] != metrics["ogl/vggss/median/auc"] != metrics["vggss/median/auc"]
 
 
-def test_the_centre_prior_of_prompted_pictures_finds_what_is_in_the_middle(world, model):
+def test_center_prior_applies_to_prompted_images(world, model):
     config = world(baselines="[center_prior]", benchmarks="[ade20k_speech]")
     (benchmark,) = build_benchmarks(config).values()
     metrics = _found(config, model, {"ade20k_speech": benchmark}).metrics
@@ -95,11 +97,11 @@ def test_the_centre_prior_of_prompted_pictures_finds_what_is_in_the_middle(world
         f"center_prior/{key}" for key in metrics if is_model_metric(key)
     }
     assert metrics["center_prior/ade20k_speech/basic/map"] == metrics["center_prior/ade20k_speech/advanced/map"]
-    edge = benchmark.evaluate(model, maps=lambda items: -center_prior(items)).metrics["basic/map"]
+    edge = benchmark.evaluate(model, source=lambda items: -center_prior(items)).metrics["basic/map"]
     assert metrics["center_prior/ade20k_speech/basic/map"] > 2 * edge  # the squares are drawn around the middle
 
 
-def test_global_features_are_means_of_what_was_encoded_once_and_the_model_stays_as_it_was(world, model):
+def test_global_pooling_reuses_encoded_features_and_restores_the_model(world, model):
     config = world(baselines="[global_pooling]", benchmarks="[audioset_retrieval]")
     settings, calls = model.similarity_config, []
     hook = model.image_encoder.register_forward_pre_hook(lambda *_: calls.append(1))
@@ -107,14 +109,14 @@ def test_global_features_are_means_of_what_was_encoded_once_and_the_model_stays_
     metrics = _found(config, model, benchmarks).metrics
     hook.remove()
     image, audio = benchmarks["audioset_retrieval"].gallery.encode(model)
-    sounds, pictures = mean_pool(audio.dense, image.dense, audio.mask)
+    sounds, pictures = mean_pool(audio, image)
     scores = torch.einsum("akc,vkc->av", sounds, pictures)
     assert metrics["global_pooling/audioset_retrieval/image_to_audio/recall_at_1"] == recall_at_k(scores.T, 1)
     assert metrics["global_pooling/audioset_retrieval/audio_to_image/recall_at_5"] == recall_at_k(scores, 5)
     assert model.similarity_config == settings and len(calls) <= 6  # 9 readable clips of 12 in batches of 2, once
 
 
-def test_settings_come_back_also_when_scoring_fails(model):
+def test_globally_pooled_restores_the_config_after_an_error(model):
     settings = model.similarity_config
     with pytest.raises(ZeroDivisionError), globally_pooled(model):
         assert model.similarity_config.aggregation == "mean_pool"
@@ -122,14 +124,14 @@ def test_settings_come_back_also_when_scoring_fails(model):
     assert model.similarity_config == settings
 
 
-def test_a_model_of_global_features_is_no_floor_of_itself(world, model):
+def test_globally_pooled_model_has_no_global_pooling_baseline(world, model):
     pooled = copy.copy(model)
     pooled.similarity_config = model.similarity_config._replace(aggregation="mean_pool")
     metrics = _found(world(baselines="[global_pooling]", benchmarks="[audioset_retrieval]"), pooled).metrics
     assert metrics and all(map(is_model_metric, metrics))
 
 
-def test_random_weights_of_the_object_prior_are_the_same_on_every_rank_and_disturb_nothing(world):
+def test_random_object_prior_is_reproducible_and_keeps_the_rng_state(world):
     config = world(baselines="[object_prior]", object_prior="random", benchmarks="[vggss]")
     benchmarks = build_benchmarks(config)
     before = torch.random.get_rng_state()
@@ -141,7 +143,7 @@ def test_random_weights_of_the_object_prior_are_the_same_on_every_rank_and_distu
     assert torch.equal(one.prior(items), other.prior(items))
 
 
-def test_weights_of_the_object_prior_are_looked_for_only_where_they_serve(world, monkeypatch):
+def test_object_prior_is_loaded_only_for_localization(world, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setenv("HF_HUB_CACHE", "/nowhere")
     config = world(baselines="[object_prior]", benchmarks="[audioset_retrieval]")
@@ -152,27 +154,25 @@ def test_weights_of_the_object_prior_are_looked_for_only_where_they_serve(world,
     assert "\n" not in str(told.value)
 
 
-def test_an_unknown_floor_is_told():
+def test_unknown_baseline_raises():
     check_baselines(list(FLOORS))
     with pytest.raises(UsageError, match="'luck', allowed are chance, untrained, shuffled_prompts, center_prior"):
         check_baselines(["chance", "luck"])
 
 
-def test_intervals_hold_the_models_own_numbers_and_are_of_nothing_else(world, model):
+def test_intervals_exist_for_model_metrics_only(world, model):
     results = _found(world(baselines="[chance,center_prior]", benchmarks="[vggss,extended_flickr]"), model)
     assert results.intervals.keys() == {key for key in results.metrics if is_model_metric(key)}
     assert all(low <= results.metrics[key] <= high for key, (low, high) in results.intervals.items())
     assert any(low < high for low, high in results.intervals.values())
 
 
-def test_a_figure_that_is_no_number_stops_the_run(world, model):
-    class Broken:
-        name, prompted = "broken", False
-
-        def evaluate(self, _):
+def test_nonfinite_metric_stops_the_run(world, model):
+    class Broken(Benchmark):
+        def evaluate(self, model):  # noqa: ARG002
             from eval.results import BenchmarkResult
 
             return BenchmarkResult({"basic/map": float("nan")}, {}, {})
 
     with pytest.raises(CommandFailed, match="broken/basic/map is nan"):
-        _found(world(baselines="[]"), model, {"broken": Broken()})
+        _found(world(baselines="[]"), model, {"broken": Broken("broken")})
