@@ -24,7 +24,7 @@ def format_help(schema: type) -> str:
 
 
 def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
-    """Key, type and field of every setting; the sections of a schema are entered, and items of lists are `KEY.N`."""
+    """Key, type and field of every setting; sections of a schema are entered, items are `KEY.N` or `KEY.NAME`."""
     types = field_types(schema)
     for f in dataclasses.fields(schema):
         kind = types[f.name]
@@ -32,5 +32,5 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclas
             yield from _fields(kind, f"{prefix}{f.name}.")
             continue
         yield prefix + f.name, kind, f
-        if typing.get_origin(kind) is list and is_section(item := typing.get_args(kind)[0]):
-            yield from _fields(item, f"{prefix}{f.name}.N.")
+        if typing.get_origin(kind) in (list, dict) and is_section(item := typing.get_args(kind)[-1]):
+            yield from _fields(item, f"{prefix}{f.name}.{'N' if typing.get_origin(kind) is list else 'NAME'}.")

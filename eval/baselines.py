@@ -14,15 +14,14 @@ object-guided
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from configs.errors import UsageError
 from configs.schema import EvalConfig
 
 if TYPE_CHECKING:
-    from eval.benchmarks.registry import Benchmark
+    from eval.benchmarks.benchmark import Benchmark
     from eval.results import BenchmarkResult
     from model.denseav import DenseAV
 
@@ -61,11 +60,10 @@ class Baselines:
     def __init__(self, config: EvalConfig, benchmarks: Mapping[str, Benchmark]) -> None:
         import torch
 
-        from eval.benchmarks.localization.benchmark import Localization
         from eval.benchmarks.localization.heatmap_sources import ObjectPrior
 
         self.names, self.prior = frozenset(config.baselines), None
-        if "object_prior" in self.names and any(isinstance(b, Localization) for b in benchmarks.values()):
+        if any("object_prior" in self.names & benchmark.baselines for benchmark in benchmarks.values()):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(config.seed)  # object_prior=random: the same weights on every rank
                 self.prior = ObjectPrior(config.object_prior)
@@ -81,39 +79,8 @@ class Baselines:
         Returns:
             Values by `BASELINE/name/variant/metric`.
         """
-        from eval.benchmarks.localization.benchmark import Localization
-        from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, center_prior
-        from eval.benchmarks.prompted_ade20k.benchmark import PromptedADE20K
-        from eval.benchmarks.retrieval.benchmark import Retrieval
-        from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
-
-        metrics: dict[str, Mapping[str, float]] = {}
-        if "chance" in self.names:
-            metrics["chance"] = result.chance
-        if isinstance(benchmark, (Localization, PromptedADE20K)):
-            if "shuffled_prompts" in self.names:
-                metrics["shuffled_prompts"] = benchmark.evaluate(model, shuffled=True).metrics
-            if "center_prior" in self.names:
-                metrics["center_prior"] = benchmark.evaluate(model, maps=center_prior).metrics
-        if self.prior and isinstance(benchmark, Localization):
-            metrics["object_prior"] = benchmark.evaluate(model, maps=self.prior).metrics
-            metrics["ogl"] = benchmark.evaluate(model, maps=ObjectGuided(ModelMaps(model), self.prior)).metrics
-        is_global = model.similarity_config.aggregation in GLOBAL_AGGREGATIONS
-        if "global_pooling" in self.names and isinstance(benchmark, Retrieval) and not is_global:
-            with globally_pooled(model):
-                metrics["global_pooling"] = benchmark.evaluate(model).metrics
+        metrics: dict[str, Mapping[str, float]] = {"chance": result.chance} if "chance" in self.names else {}
+        requested = self.names | {"ogl"} if self.prior else self.names
+        for baseline in (prefix for prefix in PREFIXES if prefix in requested & benchmark.baselines):
+            metrics[baseline] = benchmark.evaluate_baseline(baseline, model, self.prior)
         return {f"{baseline}/{name}/{key}": value for baseline, of in metrics.items() for key, value in of.items()}
-
-
-@contextmanager
-def globally_pooled(model: DenseAV) -> Iterator[None]:
-    """Inside this block the model compares globally pooled features (model.similarity.global_pooling.mean_pool).
-
-    Encoded features stay valid.
-    """
-    config = model.similarity_config
-    model.similarity_config = config._replace(aggregation="mean_pool", use_cls=False)
-    try:
-        yield
-    finally:
-        model.similarity_config = config

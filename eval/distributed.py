@@ -8,7 +8,7 @@ process group.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -23,7 +23,7 @@ from model.distributed import world_size
 # How long a rank waits for the others: longer than any of them computes between two collective calls.
 TIMEOUT_S = 3600.0
 
-Columns = Sequence[Tensor | None]
+Columns = Sequence[Tensor]
 
 _stop_reason: ContextVar[Callable[[], object]] = ContextVar("stop_reason", default=lambda: None)
 
@@ -68,15 +68,13 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
-def distributed_map(
-    count: int, batch_size: int, function: Callable[[range], Columns], name: str = ""
-) -> list[Tensor | None]:
+def distributed_map(count: int, batch_size: int, function: Callable[[range], Columns], name: str = "") -> list[Tensor]:
     """Apply a function to batches of `count` items on all ranks together. Every rank must call it.
 
     Args:
         count: number of items, at least 1.
         batch_size: items in a batch.
-        function: rows of a batch -> columns, each a tensor with one entry for each row, or None in every batch. A rank
+        function: rows of a batch -> columns, tensors with one entry for each row. A rank
             without a batch in the last round computes one of another rank's again.
         name: of the progress bar of the first rank.
 
@@ -91,20 +89,31 @@ def distributed_map(
 
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     ranks = world_size()
-    results: list[Tensor | None] = []
+    results: list[Tensor] = []
     rounds = range(0, len(batches), ranks)
     for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
         columns = _run_or_abort(function, batches[min(first + rank(), len(batches) - 1)])
         # Filled in place: concatenating a list of parts would hold all of them twice.
-        results = results or [
-            None if column is None else column.new_empty(count, *column.shape[1:]) for column in columns
-        ]
+        results = results or [column.new_empty(count, *column.shape[1:]) for column in columns]
         gathered = batches[first : first + ranks]
         for column, result in zip(columns, results, strict=True):
-            if column is not None and result is not None:
-                for rows, part in zip(gathered, _gather(column, list(map(len, gathered))), strict=True):
-                    result[rows.start : rows.stop] = part
+            for rows, part in zip(gathered, _gather(column, list(map(len, gathered))), strict=True):
+                result[rows.start : rows.stop] = part
     return results
+
+
+def distributed_columns(
+    count: int, batch_size: int, function: Callable[[range], Mapping[str, Tensor]], name: str = ""
+) -> dict[str, Tensor]:
+    """`distributed_map` for columns with names, the same in every batch."""
+    names: list[str] = []
+
+    def columns(rows: range) -> Columns:
+        batch = function(rows)
+        names[:] = batch
+        return list(batch.values())
+
+    return dict(zip(names, distributed_map(count, batch_size, columns, name), strict=True))
 
 
 def _run_or_abort(function: Callable[[range], Columns], rows: range) -> Columns:

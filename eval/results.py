@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
+from eval.benchmarks.benchmark import BenchmarkInfo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,6 +106,7 @@ class Results:
         examples: for the report; not stored.
         about: provenance: command, settings, versions, date (eval.provenance).
         intervals: 95 % interval (low, high) of those metrics of the model that have one, by key.
+        benchmarks: what reports say about each benchmark, by name; not stored.
     """
 
     metrics: dict[str, float]
@@ -114,6 +116,7 @@ class Results:
     examples: list[Example] = field(default_factory=list)
     about: dict[str, str] = field(default_factory=dict)
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    benchmarks: Mapping[str, BenchmarkInfo] = field(default_factory=dict)
 
 
 def write_metrics(results: Results, folder: Path) -> Path:

@@ -25,7 +25,7 @@ from eval.report.write import REPORT_FILES, report_folder, write_report
 from eval.results import METRICS_FILE, Requirement, Results, write_metrics
 
 if TYPE_CHECKING:
-    from eval.benchmarks.registry import Benchmark
+    from eval.benchmarks.benchmark import Benchmark
     from model.denseav import DenseAV
 
 Value = TypeVar("Value")
@@ -114,7 +114,7 @@ def evaluate(
 
     from eval.distributed import rank
 
-    results = Results({}, {}, [])
+    results = Results({}, {}, [], benchmarks={name: benchmark.info for name, benchmark in benchmarks.items()})
     bar = partial(tqdm, unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
     for name, benchmark in (progress := bar(benchmarks.items(), desc="benchmarks")):
         progress.set_postfix_str(name)

@@ -3,7 +3,14 @@
 from configs.schema.ablate import AblateConfig, VariantConfig
 from configs.schema.build import BuildConfig, DecodeConfig, SourceConfig
 from configs.schema.convert import ConvertConfig, ExportConfig
-from configs.schema.eval import EvalConfig, ParityConfig, RenderConfig, ReportConfig, RequirementConfig
+from configs.schema.eval import (
+    DataConfig,
+    EvalConfig,
+    ParityConfig,
+    RenderConfig,
+    ReportConfig,
+    RequirementConfig,
+)
 from configs.schema.inspect import DoctorConfig, IndexConfig, InspectConfig, VerifyConfig
 from configs.schema.loss import LossConfig
 from configs.schema.model import ModelConfig
@@ -18,6 +25,7 @@ __all__ = [
     "BuildConfig",
     "CheckpointConfig",
     "ConvertConfig",
+    "DataConfig",
     "DecodeConfig",
     "DoctorConfig",
     "EvalConfig",

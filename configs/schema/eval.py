@@ -14,33 +14,23 @@ class RequirementConfig:
 
 
 @dataclass
+class DataConfig:
+    kind: str = field("", "of an own data set: the benchmark whose layout and metrics apply, as vggss or retrieval")
+    root: str = field("", "folder of the data set")
+
+
+@dataclass
 class EvalConfig:
     checkpoint: str = field("", "run folder, step folder or from_pretrained folder")
     out: str = field("", "output folder of metrics.json, report.html, report.md and images")
     benchmarks: list[str] = field(
-        list,
-        "benchmarks to run: ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, vggsound_retrieval, "
-        "disentanglement, vggss, flickr_soundnet, is3 (boxes), is3_masks, avsbench_s4, avsbench_ms3, extended_vggss, "
-        "extended_flickr",
+        list, "published benchmarks and own data sets (data.NAME.kind) to run; benchmarks=[help] lists their names"
     )
     baselines: list[str] = field(
         lambda: ["chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling"],
         "baselines to measure in the same run; also object_prior, which needs ImageNet weights",
     )
-    prompted_ade20k: str = field("", "folder in the prompted-ADE20K layout")
-    places_audio: str = field("", "folder of Places Audio validation shards")
-    audioset: str = field("", "folder of AudioSet evaluation shards")
-    vggsound: str = field("", "folder of VGGSound test shards")
-    vggss: str = field("", "folder in the VGG-SS layout: eval/benchmarks/localization/vgg_ss.py")
-    flickr_soundnet: str = field(
-        "", "folder in the Flickr-SoundNet layout: eval/benchmarks/localization/flickr_soundnet.py"
-    )
-    is3: str = field("", "folder in the IS3 layout: eval/benchmarks/localization/is3.py")
-    avsbench: str = field("", "folder in the AVSBench-object layout: eval/benchmarks/localization/avsbench.py")
-    extended_vggss: str = field("", "folder in the Extended VGG-SS layout: eval/benchmarks/localization/slavc.py")
-    extended_flickr: str = field(
-        "", "folder in the Extended Flickr-SoundNet layout: eval/benchmarks/localization/slavc.py"
-    )
+    data: dict[str, DataConfig] = field(dict, "data sets by name; published ones have fixed names, as data.vggss.root=")
     object_prior: str = field(
         "pretrained", "ImageNet weights of object_prior: pretrained (timm's, cached or downloaded), random, or a file"
     )

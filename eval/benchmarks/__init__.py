@@ -1,4 +1,5 @@
-"""Benchmarks: a data set in its published layout and a metric. Reading order: tables, pictures, sounds; prompted_items, prompted_measures,
-prompted_ade20k; kept_features, gallery, retrieval, disentanglement; localization_items, vgg_ss, flickr_soundnet, is3, avsbench, extended
-(what a set is), localization_maps, localization_measures, localization; assemble.
-Each benchmark has `name`, `prompted` (its prompts can be shuffled) and `evaluate(model) -> Measured`; it is made only where its data is."""
+"""Benchmarks of published data sets, and of your own in the same layouts.
+
+Reading order: benchmark.py (the interface), registry.py (names), io.py, examples.py, then prompted_ade20k/, retrieval/
+and localization/. A new benchmark is a file here and a line in registry.py.
+"""

@@ -1,91 +1,101 @@
-"""From settings to benchmarks: the one place where a name picks a benchmark. All are made, and their data looked for, before any is run."""
+"""The benchmarks by name, and how the settings pick and build them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
 from functools import cache
 from pathlib import Path
 
 from configs.errors import UsageError
-from configs.schema import EvalConfig
-from eval.benchmarks.localization.avsbench import read_avsbench
-from eval.benchmarks.localization.benchmark import Localization
-from eval.benchmarks.localization.dataset import LocalizationSet
-from eval.benchmarks.localization.flickr_soundnet import read_flickr_soundnet
-from eval.benchmarks.localization.is3 import read_is3
-from eval.benchmarks.localization.metrics import CIoUMetrics, DetectionMetrics, MaskMetrics, Measure
-from eval.benchmarks.localization.slavc import read_extended
-from eval.benchmarks.localization.vgg_ss import read_vgg_ss
-from eval.benchmarks.prompted_ade20k.benchmark import PromptedADE20K
-from eval.benchmarks.retrieval.benchmark import Retrieval
-from eval.benchmarks.retrieval.disentanglement import HeadDisentanglement
+from configs.schema import DataConfig, EvalConfig
+from eval.baselines import PREFIXES
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs
+from eval.benchmarks.localization.avsbench import AVSBENCH_MS3, AVSBENCH_S4
+from eval.benchmarks.localization.flickr_soundnet import FLICKR_SOUNDNET
+from eval.benchmarks.localization.is3 import IS3, IS3_MASKS
+from eval.benchmarks.localization.slavc import EXTENDED_FLICKR, EXTENDED_VGGSS
+from eval.benchmarks.localization.vgg_ss import VGG_SS
+from eval.benchmarks.prompted_ade20k.benchmark import ADE20K_SOUND, ADE20K_SPEECH
+from eval.benchmarks.retrieval.benchmark import AUDIOSET_RETRIEVAL, PLACES_RETRIEVAL, RETRIEVAL, VGGSOUND_RETRIEVAL
+from eval.benchmarks.retrieval.disentanglement import DISENTANGLEMENT
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.benchmarks.retrieval.gallery import Gallery
 
-Benchmark = PromptedADE20K | Retrieval | HeadDisentanglement | Localization
+KINDS = {
+    "ade20k_speech": ADE20K_SPEECH,
+    "ade20k_sound": ADE20K_SOUND,
+    "places_retrieval": PLACES_RETRIEVAL,
+    "audioset_retrieval": AUDIOSET_RETRIEVAL,
+    "vggsound_retrieval": VGGSOUND_RETRIEVAL,
+    "retrieval": RETRIEVAL,
+    "disentanglement": DISENTANGLEMENT,
+    "vggss": VGG_SS,
+    "flickr_soundnet": FLICKR_SOUNDNET,
+    "is3": IS3,
+    "is3_masks": IS3_MASKS,
+    "avsbench_s4": AVSBENCH_S4,
+    "avsbench_ms3": AVSBENCH_MS3,
+    "extended_vggss": EXTENDED_VGGSS,
+    "extended_flickr": EXTENDED_FLICKR,
+}
 
 
 def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
-    """The benchmarks that `benchmarks` names, in its order; galleries are shared.
+    """The benchmarks that the setting `benchmarks` names, in its order, with their tables read.
+
+    A name is that of a published benchmark, which reads the data sets of `BenchmarkKind.data`, or that of an entry of
+    `data` with a `kind`: the user's own data. Benchmarks of the same shards share a gallery and its features.
 
     Raises:
-        UsageError: an unknown name, none at all, or data that is not there.
+        UsageError: an invalid entry of `data`, an unknown benchmark or none at all, or missing or invalid data.
     """
-
-    kept = FeatureCache(config.feature_cache_dir) if config.feature_cache_dir else None
+    for name, data in config.data.items():
+        _check_data(name, data)
+    names = [*KINDS, *(name for name, data in config.data.items() if data.kind and name not in KINDS)]
+    unknown = [name for name in config.benchmarks if name not in names]
+    if unknown or not config.benchmarks:
+        raise UsageError(f"benchmarks={unknown}: allowed are {', '.join(names)}")
+    feature_cache = FeatureCache(config.feature_cache_dir) if config.feature_cache_dir else None
 
     @cache
-    def gallery(key: str) -> Gallery:
-        folder = _folder(config, key)
+    def open_gallery(root: Path) -> Gallery:
+        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache)
+
+    benchmarks = {}
+    for name in config.benchmarks:
+        kind = KINDS[name if name in KINDS else config.data[name].kind]
+        sources = (name,) if name in config.data else kind.data
+        roots = [_root(source, name, config) for source in sources]
         try:
-            return Gallery(folder, config.gallery_size, config.batch_size, config.seed, kept)
+            inputs = BenchmarkInputs(name, roots, config.batch_size, config.seed, open_gallery)
+            benchmarks[name] = kind.build(inputs)
         except UsageError as error:
-            raise UsageError(f"{key}: {error}") from None
-
-    def prompted(prompt: str) -> PromptedADE20K:
-        return PromptedADE20K(_folder(config, "prompted_ade20k"), prompt, config.batch_size, config.seed)
-
-    def localization(name: str, key: str, read: Callable[[Path], LocalizationSet], measure: Measure) -> Localization:
-        return Localization(name, read(Path(_folder(config, key))), measure, config.batch_size, config.seed)
-
-    makers: dict[str, Callable[[], Benchmark]] = {
-        "ade20k_speech": lambda: prompted("speech"),
-        "ade20k_sound": lambda: prompted("sound"),
-        "places_retrieval": lambda: Retrieval("places_retrieval", gallery("places_audio")),
-        "audioset_retrieval": lambda: Retrieval("audioset_retrieval", gallery("audioset")),
-        "vggsound_retrieval": lambda: Retrieval("vggsound_retrieval", gallery("vggsound")),
-        "disentanglement": lambda: HeadDisentanglement(gallery("places_audio"), gallery("audioset")),
-        "vggss": lambda: localization("vggss", "vggss", read_vgg_ss, CIoUMetrics()),
-        "flickr_soundnet": lambda: localization(
-            "flickr_soundnet", "flickr_soundnet", read_flickr_soundnet, CIoUMetrics()
-        ),
-        "is3": lambda: localization(
-            "is3", "is3", lambda root: read_is3(root, masks=False), CIoUMetrics(interactive=True)
-        ),
-        "is3_masks": lambda: localization(
-            "is3_masks", "is3", lambda root: read_is3(root, masks=True), CIoUMetrics(interactive=True)
-        ),
-        "avsbench_s4": lambda: localization(
-            "avsbench_s4", "avsbench", lambda root: read_avsbench(root, "s4"), MaskMetrics()
-        ),
-        "avsbench_ms3": lambda: localization(
-            "avsbench_ms3", "avsbench", lambda root: read_avsbench(root, "ms3"), MaskMetrics()
-        ),
-        "extended_vggss": lambda: localization(
-            "extended_vggss", "extended_vggss", lambda root: read_extended(root, "vggss"), DetectionMetrics()
-        ),
-        "extended_flickr": lambda: localization(
-            "extended_flickr", "extended_flickr", lambda root: read_extended(root, "flickr"), DetectionMetrics()
-        ),
-    }
-    unknown = [name for name in config.benchmarks if name not in makers]
-    if unknown or not config.benchmarks:
-        raise UsageError(f"benchmarks={unknown or '[]'}: allowed are {', '.join(makers)}")
-    return {name: makers[name]() for name in config.benchmarks}
+            raise UsageError(f"{', '.join(f'data.{source}.root' for source in sources)}: {error}") from None
+        benchmarks[name].info = kind.info if name in KINDS else BenchmarkInfo(kind.info.question, name)
+    return benchmarks
 
 
-def _folder(config: EvalConfig, key: str) -> str:
-    folder = getattr(config, key)
-    if not folder:
-        raise UsageError(f"{key}= is missing: a benchmark of {', '.join(config.benchmarks)} needs this folder")
-    return folder
+def benchmark_info(name: str) -> BenchmarkInfo:
+    """What a report says about a published benchmark; about any other only its name."""
+    return KINDS[name].info if name in KINDS else BenchmarkInfo(name, name)
+
+
+def _check_data(name: str, data: DataConfig) -> None:
+    """Check an entry of `data`: published benchmarks and data sets need no kind, own ones do."""
+    kinds = [name for name, kind in KINDS.items() if len(kind.data) == 1]
+    published = {*kinds, *(source for kind in KINDS.values() for source in kind.data)}
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise UsageError(f"data: the name {name!r} is invalid: allowed are letters, digits, _ and -")
+    if name in PREFIXES:
+        raise UsageError(f"data.{name}: the name belongs to a baseline; choose one that is not {', '.join(PREFIXES)}")
+    if data.kind not in kinds and (data.kind or name not in published):
+        raise UsageError(f"data.{name}.kind={data.kind}: allowed are {', '.join(kinds)}")
+    if name in KINDS and data.kind not in ("", name):
+        raise UsageError(f"data.{name}.kind={data.kind}: {name} is a published benchmark; choose another name")
+
+
+def _root(source: str, benchmark: str, config: EvalConfig) -> Path:
+    root = config.data[source].root if source in config.data else ""
+    if not root:
+        raise UsageError(f"data.{source}.root= is missing: benchmark {benchmark} needs this folder")
+    return Path(root)

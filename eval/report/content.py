@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
-from eval.benchmarks.catalogue import Entry, entry
+from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.report.published_results import Published, published_for
 from eval.results import Example, Requirement, Results
 
@@ -67,7 +67,7 @@ class Section(NamedTuple):
     """
 
     task: str
-    about: Entry
+    about: BenchmarkInfo
     rows: Sequence[Row]
     prefixes: Sequence[str]
     used: Mapping[str, int]
@@ -145,6 +145,8 @@ def sections(results: Results) -> list[Section]:
 
 
 def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
+    from eval.benchmarks.registry import benchmark_info
+
     metrics = results.metrics
     rows = [
         Row(
@@ -161,7 +163,7 @@ def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
     counts = {key.partition("/")[2]: count for key, count in results.items.items() if key.startswith(f"{task}/")}
     return Section(
         task=task,
-        about=entry(task),
+        about=results.benchmarks.get(task) or benchmark_info(task),
         rows=rows,
         prefixes=[prefix for prefix in PREFIXES if any(prefix in row.baselines for row in rows)],
         used={_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
@@ -193,12 +195,14 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 def headline(metrics: Mapping[str, float]) -> str:
     """The main result in one sentence."""
+    from eval.benchmarks.registry import benchmark_info
+
     phrases = [
         f"{prompt}-prompted segmentation reaches mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
         for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))
         if key in metrics
     ] or [
-        f"on {entry(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized at cIoU 0.5"
+        f"on {benchmark_info(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized at cIoU 0.5"
         f"{_headline_baselines(key, metrics)}"
         for key in [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")][:2]
     ]

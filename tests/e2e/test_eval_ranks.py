@@ -10,7 +10,7 @@ import pytest
 import torch
 from paths import ROOT
 from tiny_evaluation import BENCHMARKS, write_evaluation
-from tiny_localization import NAMES, folders, make_twins
+from tiny_localization import NAMES, data_settings, write_localization_sets
 from tiny_training import tiny_config, tiny_model
 
 from model.hub import save_pretrained
@@ -26,7 +26,7 @@ def arguments(tmp_path_factory):
     torch.manual_seed(0)
     (root / "model").mkdir()
     save_pretrained(tiny_model(config), config.model, root / "model")
-    twins = [f"{key}={path}" for key, path in folders(make_twins(root / "twins")).items()]
+    twins = [f"{key}={path}" for key, path in data_settings(write_localization_sets(root / "twins")).items()]
     names = [*BENCHMARKS.strip("[]").split(", "), *NAMES]
     return [
         f"config={settings}",
@@ -98,7 +98,7 @@ def test_accelerate_launch_runs_eval_and_one_process_writes(arguments, tmp_path)
 
 @pytest.mark.slow
 def test_file_unreadable_on_one_rank_ends_all_ranks_with_one_line(arguments, tmp_path):
-    root = Path(next(a for a in arguments if a.startswith("vggss=")).partition("=")[2])
+    root = Path(next(a for a in arguments if a.startswith("data.vggss.root=")).partition("=")[2])
     picture = sorted((root / "frames").iterdir())[0]
     content = picture.read_bytes()
     picture.write_bytes(content[:100])
@@ -108,7 +108,7 @@ def test_file_unreadable_on_one_rank_ends_all_ranks_with_one_line(arguments, tmp
         )
     finally:
         picture.write_bytes(content)
-    assert done.returncode and f"error: {picture} is not a whole picture" in done.stderr
+    assert done.returncode and f"error: {picture} is not a complete image" in done.stderr
     assert "error: the evaluation failed on another process" in done.stderr
     assert not (tmp_path / "metrics.json").exists() and "eval/run.py" not in done.stderr
 

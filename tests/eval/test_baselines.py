@@ -5,16 +5,18 @@ import copy
 import pytest
 import torch
 from tiny_evaluation import write_evaluation
-from tiny_localization import folders, make_twins
+from tiny_localization import data_settings, write_localization_sets
 from tiny_training import tiny_config, tiny_model
 
 from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig
-from eval.baselines import BASELINES, PREFIXES, Baselines, check_baselines, globally_pooled, is_model_metric
+from eval.baselines import BASELINES, PREFIXES, Baselines, check_baselines, is_model_metric
+from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, ObjectPrior, center_prior
 from eval.benchmarks.registry import build_benchmarks
+from eval.benchmarks.retrieval.benchmark import globally_pooled
 from eval.metrics.retrieval import recall_at_k
 from eval.run import evaluate
 from model.similarity.global_pooling import mean_pool
@@ -26,7 +28,7 @@ NAMES = ["vggss", "extended_flickr", "ade20k_sound", "audioset_retrieval", "dise
 def world(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     settings = write_evaluation(root, video=False)
-    twins = folders(make_twins(root / "twins"))
+    twins = data_settings(write_localization_sets(root / "twins"))
     own = {"config": settings, "benchmarks": NAMES, **twins}
     return lambda **more: load(EvalConfig, [f"{key}={value}" for key, value in {**own, **more}.items()])
 
@@ -77,12 +79,12 @@ def test_prior_baselines_equal_the_benchmark_with_their_maps(world, model):
     metrics = _evaluate(config, model, benchmarks).metrics
     torch.manual_seed(config.seed)
     prior = ObjectPrior("random")
-    for prefix, maps in (
+    for prefix, source in (
         ("center_prior", center_prior),
         ("object_prior", prior),
         ("ogl", ObjectGuided(ModelMaps(model), prior)),
     ):
-        expected = benchmarks["vggss"].evaluate(model, maps=maps).metrics
+        expected = benchmarks["vggss"].evaluate(model, source=source).metrics
         assert {key: metrics[f"{prefix}/vggss/{key}"] for key in expected} == expected
     assert metrics["object_prior/vggss/median/auc"] != metrics["ogl/vggss/median/auc"] != metrics["vggss/median/auc"]
 
@@ -95,7 +97,7 @@ def test_center_prior_finds_objects_in_the_middle_of_prompted_images(world, mode
         f"center_prior/{key}" for key in metrics if is_model_metric(key)
     }
     assert metrics["center_prior/ade20k_speech/basic/map"] == metrics["center_prior/ade20k_speech/advanced/map"]
-    edge = benchmark.evaluate(model, maps=lambda items: -center_prior(items)).metrics["basic/map"]
+    edge = benchmark.evaluate(model, source=lambda items: -center_prior(items)).metrics["basic/map"]
     assert metrics["center_prior/ade20k_speech/basic/map"] > 2 * edge  # the squares are drawn around the middle
 
 
@@ -166,13 +168,11 @@ def test_intervals_cover_all_model_metrics_and_no_baselines(world, model):
 
 
 def test_metric_that_is_not_finite_stops_the_evaluation(world, model):
-    class Broken:
-        name, prompted = "broken", False
-
-        def evaluate(self, _):
+    class Broken(Benchmark):
+        def evaluate(self, model):  # noqa: ARG002
             from eval.results import BenchmarkResult
 
             return BenchmarkResult({"basic/map": float("nan")}, {}, {})
 
     with pytest.raises(CommandFailed, match="broken/basic/map is nan"):
-        _evaluate(world(baselines="[]"), model, {"broken": Broken()})
+        _evaluate(world(baselines="[]"), model, {"broken": Broken("broken")})

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_evaluation import write_evaluation
-from tiny_localization import folders, make_twins
+from tiny_localization import data_settings, write_localization_sets
 from tiny_prompted import write_prompted
 from tiny_training import tiny_config, tiny_model
 
@@ -22,7 +22,7 @@ from model.hub import save_pretrained
 def untouched(tmp_path_factory):
     root = tmp_path_factory.mktemp("world")
     write_evaluation(root, video=False)
-    make_twins(root / "twins")
+    write_localization_sets(root / "twins")
     config = tiny_config()
     torch.manual_seed(0)
     (root / "model").mkdir()
@@ -39,10 +39,10 @@ def root(untouched, tmp_path):
 def _evaluate(root, benchmark, checkpoint="model"):
     """The exit code and the content of metrics.json."""
     data = {
-        "prompted_ade20k": root / "prompted",
-        "places_audio": root / "places",
-        "audioset": root / "audioset",
-        **folders(root / "twins"),
+        "data.prompted_ade20k.root": root / "prompted",
+        "data.places_audio.root": root / "places",
+        "data.audioset.root": root / "audioset",
+        **data_settings(root / "twins"),
     }
     settings = [
         f"checkpoint={root / checkpoint}",
@@ -74,11 +74,11 @@ def test_missing_files_and_duplicates_of_localization_are_counted_in_all_files(r
     table.write_text(json.dumps([*rows, next(row for row in rows if row["file"] == pictures[5].stem)]))
     code, written = _evaluate(root, "vggss")
     assert code == 0
-    expected = {"items": 22, "left_out_no_picture": 1, "left_out_no_sound": 1, "left_out_duplicate": 1}
+    expected = {"items": 22, "left_out_no_image": 1, "left_out_no_audio": 1, "left_out_duplicate": 1}
     assert {key: written["items"][f"vggss/{key}"] for key in expected} == expected
     for name in ("report.md", "report.html"):
         text = (root / "out" / name).read_text()
-        assert "22 items" in text and all(why in text for why in ("1 no picture", "1 no sound", "1 duplicate")), name
+        assert "22 items" in text and all(why in text for why in ("1 no image", "1 no audio", "1 duplicate")), name
 
 
 def test_image_without_a_region_is_kept_and_counted(root):
@@ -125,7 +125,7 @@ def test_mask_with_another_aspect_ratio_than_its_image_is_refused(root, capsys):
     Image.fromarray(np.full((50, 90), 255, np.uint8)).save(mask)
     code, written = _evaluate(root, "is3_masks")
     assert (code, written) == (2, None)
-    _one_line(capsys, f"{mask} is 90 x 50 px", "is 64 x 64: they do not fit each other")
+    _one_line(capsys, f"{mask} is 90 x 50 px", "is 64 x 64: allowed are this aspect ratio or 224 x 224")
 
 
 def test_annotation_with_another_size_than_its_image_is_refused(root, capsys):
@@ -164,9 +164,9 @@ def test_nan_scores_are_one_error_line_and_write_nothing(root, benchmark, capsys
 @pytest.mark.parametrize(
     ("benchmark", "missing", "message"),
     [
-        ("vggss", "twins/vggss/metadata/vggss.json", "vggss="),
-        ("is3", "twins/is3/visual_frames", "not one usable item (24 no_picture)"),
-        ("ade20k_sound", "prompted/prompted_segmentation.csv", "prompted_ade20k="),
+        ("vggss", "twins/vggss/metadata/vggss.json", "data.vggss.root: "),
+        ("is3", "twins/is3/visual_frames", "no usable item (24 no_image)"),
+        ("ade20k_sound", "prompted/prompted_segmentation.csv", "data.prompted_ade20k.root: "),
         ("ade20k_sound", "prompted/audio", "no usable row"),
         ("places_retrieval", "places/manifest.json", "places"),
     ],

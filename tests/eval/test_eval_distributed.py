@@ -24,14 +24,12 @@ def test_single_process_computes_all_batches_in_order(count, batch_size):
 
     def work(rows):
         seen.append(list(rows))
-        return torch.tensor(rows)[:, None] * 2, None, torch.tensor([row % 2 == 0 for row in rows])
+        return torch.tensor(rows)[:, None] * 2, torch.tensor([row % 2 == 0 for row in rows])
 
-    double, nothing, even = distributed_map(count, batch_size, work)
-    assert (
-        double[:, 0].tolist() == [2 * n for n in range(count)]
-        and nothing is None
-        and even.tolist() == [n % 2 == 0 for n in range(count)]
-    )
+    double, even = distributed_map(count, batch_size, work)
+    assert double[:, 0].tolist() == [2 * n for n in range(count)] and even.tolist() == [
+        n % 2 == 0 for n in range(count)
+    ]
     assert [row for rows in seen for row in rows] == list(range(count)) and max(map(len, seen)) <= batch_size
 
 
@@ -59,9 +57,9 @@ rank, ranks = state.process_index, state.num_processes
 settings, out = sys.argv[1], Path(sys.argv[2])
 results = {}
 for count in (1, 2, 7, 12):
-    work = lambda rows: [torch.tensor(rows, dtype=torch.float64), torch.tensor([row % 3 == 0 for row in rows]), None]
-    values, flags, nothing = distributed_map(count, 2, work)
-    assert values.tolist() == list(range(count)) and nothing is None
+    work = lambda rows: [torch.tensor(rows, dtype=torch.float64), torch.tensor([row % 3 == 0 for row in rows])]
+    values, flags = distributed_map(count, 2, work)
+    assert values.tolist() == list(range(count))
     assert flags.tolist() == [n % 3 == 0 for n in range(count)]
 if ranks > 1:
     asked = []

@@ -50,8 +50,8 @@ def world(tmp_path_factory):
 
 def _arguments(world, *more):
     return [
-        f"checkpoint={world}/run", f"out={world}/out", f"prompted_ade20k={world}/prompted",
-        f"places_audio={world}/places", f"audioset={world}/audioset",
+        f"checkpoint={world}/run", f"out={world}/out", f"data.prompted_ade20k.root={world}/prompted",
+        f"data.places_audio.root={world}/places", f"data.audioset.root={world}/audioset",
         f"benchmarks={ALL}", "gallery_size=11", "batch_size=4", *more,
     ]  # fmt: skip
 
@@ -143,9 +143,12 @@ def test_requirement_compares_with_a_number_a_sum_or_a_multiple():
         ({"checkpoint": ""}, "checkpoint= is missing"),
         ({"benchmarks": "[vgg]"}, "vgg.*allowed are ade20k_speech"),
         ({"benchmarks": "[]"}, "allowed are ade20k_speech"),
-        ({"audioset": ""}, "audioset= is missing"),
-        ({"places_audio": "/nowhere"}, "/nowhere"),
-        ({"prompted_ade20k": "/nowhere"}, "prompted_ade20k=/nowhere: no prompted_segmentation.csv"),
+        ({"data.audioset.root": ""}, "data.audioset.root= is missing"),
+        ({"data.places_audio.root": "/nowhere"}, "/nowhere"),
+        (
+            {"data.prompted_ade20k.root": "/nowhere"},
+            "data.prompted_ade20k.root: /nowhere: no prompted_segmentation.csv",
+        ),
         ({"baselines": "[luck]"}, "'luck', allowed are chance, untrained, shuffled_prompts"),
     ],
 )

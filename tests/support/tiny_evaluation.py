@@ -1,4 +1,4 @@
-"""Writes a small world to evaluate on, with the settings for it, and reads back what W&B writes offline."""
+"""Small evaluation data with settings, and a reader for the files that W&B writes offline."""
 
 import json
 import struct
@@ -9,7 +9,7 @@ from tiny_prompted import write_prompted
 from tiny_shards import write_data_set
 
 BENCHMARKS = "[ade20k_speech, ade20k_sound, places_retrieval, audioset_retrieval, disentanglement]"
-KINDS = {"full": 1, "first": 2, "middle": 3, "last": 4}
+RECORD_KINDS = {"full": 1, "first": 2, "middle": 3, "last": 4}
 
 
 def write_evaluation(
@@ -18,8 +18,10 @@ def write_evaluation(
     benchmarks: str = BENCHMARKS,
     baselines: str = "[chance, untrained, shuffled_prompts]",
 ) -> Path:
-    """Prompted pictures, two evaluation splits (one with an unreadable clip), a video; returns the YAML file that names
-    them.
+    """Write prompted images, two evaluation splits (one with an unreadable clip) and a video.
+
+    Returns:
+        The YAML file with their settings.
     """
     write_prompted(root / "prompted")
     write_data_set(root / "places", [6, 5], duration_s=0.8, frames=1)
@@ -31,9 +33,10 @@ def write_evaluation(
     lines = [
         f"benchmarks: {benchmarks}",
         f"baselines: {baselines}",
-        f"prompted_ade20k: {root}/prompted",
-        f"places_audio: {root}/places",
-        f"audioset: {root}/audioset",
+        "data:",
+        f"  prompted_ade20k: {{root: {root}/prompted}}",
+        f"  places_audio: {{root: {root}/places}}",
+        f"  audioset: {{root: {root}/audioset}}",
     ]
     lines += ["gallery_size: 9", "batch_size: 2", *([f"video: {root}/a.mp4"] if video else [])]
     (root / "eval.yaml").write_text("\n".join(lines) + "\n")
@@ -41,23 +44,24 @@ def write_evaluation(
 
 
 def wandb_records(file: Path):
-    """The records of a .wandb file: LevelDB's log format (blocks of 32 KiB; checksum, length and kind before each
-    piece), protocol buffers in it.
+    """The records of a .wandb file: protocol buffers in LevelDB's log format.
+
+    That is blocks of 32 KiB, with checksum, length and kind before each piece.
     """
     from wandb.proto import wandb_internal_pb2
 
-    data, place, pieces = file.read_bytes(), 7, b""
+    data, offset, pieces = file.read_bytes(), 7, b""
     assert data[:4] == b":W&B"
-    while place + 7 <= len(data):
-        left = 32768 - place % 32768
+    while offset + 7 <= len(data):
+        left = 32768 - offset % 32768
         if left < 7:
-            place += left
+            offset += left
             continue
-        _, length, kind = struct.unpack("<IHB", data[place : place + 7])
-        assert kind in KINDS.values()
-        pieces += data[place + 7 : place + 7 + length]
-        place += 7 + length
-        if kind in (KINDS["full"], KINDS["last"]):
+        _, length, kind = struct.unpack("<IHB", data[offset : offset + 7])
+        assert kind in RECORD_KINDS.values()
+        pieces += data[offset + 7 : offset + 7 + length]
+        offset += 7 + length
+        if kind in (RECORD_KINDS["full"], RECORD_KINDS["last"]):
             record = wandb_internal_pb2.Record()
             record.ParseFromString(pieces)
             yield record
@@ -65,7 +69,7 @@ def wandb_records(file: Path):
 
 
 def wandb_history(file: Path) -> list[dict]:
-    """The logged steps: key -> value; the parts of a picture or table are a dict of their own."""
+    """The logged steps: key -> value; an image or a table is a nested dict."""
     lines = []
     for record in wandb_records(file):
         if record.WhichOneof("record_type") == "history":

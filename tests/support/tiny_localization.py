@@ -1,11 +1,12 @@
-"""Twins of the localisation sets made in this process, and maps that know the answer."""
+"""Small copies of the localization data sets, made in this process, and maps computed from the annotations."""
 
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from configs.schema import EvalConfig, ModelConfig, ToyWorldConfig
+from configs.schema import DataConfig, EvalConfig, ModelConfig, ToyWorldConfig
+from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.registry import build_benchmarks
 from model.build import build_denseav
 from model.denseav import DenseAV, InputSpec
@@ -27,8 +28,8 @@ NAMES = [
 FOLDERS = ["vggss", "flickr_soundnet", "is3", "avsbench", "extended_vggss", "extended_flickr"]
 
 
-def make_twins(root: Path, seed: int = 0) -> Path:
-    """All sets below `root`, as the toy world writes them."""
+def write_localization_sets(root: Path, seed: int = 0) -> Path:
+    """Write all data sets below `root`, as the toy world does."""
     config = ToyWorldConfig(out=str(root), seed=seed, image_size_px=SIZE_PX)
     parts = localization.COUNTS
     rows = {part: [layouts.make_item(config, part, number) for number in range(count)] for part, count in parts.items()}
@@ -39,31 +40,35 @@ def make_twins(root: Path, seed: int = 0) -> Path:
 
 
 def untrained_model() -> DenseAV:
-    """Random weights, the same ones each time."""
+    """A model with random weights, always the same."""
     torch.manual_seed(0)
     return build_denseav(CONFIG, InputSpec(SIZE_PX, 2.4, RATE_HZ)).eval()
 
 
-def folders(root: Path) -> dict[str, str]:
-    """The settings that name them."""
-    return {key: str(root / key) for key in FOLDERS}
+def data_settings(root: Path) -> dict[str, str]:
+    """Command-line settings of the folders."""
+    return {f"data.{name}.root": str(root / name) for name in FOLDERS}
 
 
-def benchmark(root: Path, name: str, batch_size: int = 7):
-    """One benchmark on a twin."""
-    return build_benchmarks(EvalConfig(benchmarks=[name], batch_size=batch_size, **folders(root)))[name]
+def benchmark(root: Path, name: str, batch_size: int = 7) -> Localization:
+    """One benchmark on a copy."""
+    data = {folder: DataConfig(root=str(root / folder)) for folder in FOLDERS}
+    built = build_benchmarks(EvalConfig(benchmarks=[name], batch_size=batch_size, data=data))[name]
+    assert isinstance(built, Localization)
+    return built
 
 
 def oracle(items) -> torch.Tensor:
-    """The region itself, brighter towards its middle so that any number of pixels can be kept; dim where nothing is in
-    view.
+    """Maps equal to the regions, brighter towards the middle so that any number of pixels can be kept.
+
+    They are dark where nothing is in view.
     """
     ramp = 1 - torch.from_numpy(np.hypot(*np.mgrid[-1:1:224j, -1:1:224j])).float() / 10
     return torch.stack([item.region() * ramp for item in items])
 
 
 def anti_oracle(items) -> torch.Tensor:
-    """Bright everywhere but there, and sure of it where nothing is in view."""
+    """Maps that are bright outside the regions, and brightest where nothing is in view."""
     return (
         torch.stack([(1 - (item.region() > 0).float()) * (1 if item.in_view else 2) for item in items])
         + torch.rand(len(items), 224, 224) / 100

@@ -1,4 +1,4 @@
-"""A small folder in the layout of prompted ADE20K: color c of a picture belongs to pitch c."""
+"""A small folder in the layout of prompted ADE20K: color c of an image belongs to pitch c."""
 
 import json
 
@@ -15,9 +15,9 @@ def write_prompted(root, count=6, rows=()):
         (root / folder).mkdir(parents=True, exist_ok=True)
     lines = ["image_location,ade_class_id,speech_prompt_file,timing,vggsound_file"]
     for n in range(count):
-        color, place = n % 3, 8 * (n % 4)
+        color, offset_px = n % 3, 8 * (n % 4)
         image, mask = np.full((SIZE_PX, 2 * SIZE_PX, 3), 40, np.uint8), np.zeros((SIZE_PX, 2 * SIZE_PX, 3), np.uint8)
-        square = (slice(16, 40), slice(40 + place, 64 + place))
+        square = (slice(16, 40), slice(40 + offset_px, 64 + offset_px))
         image[square][..., color] = 220
         mask[square] = (255, 200 + color, 255)
         other = (slice(44, 60), slice(36, 52))

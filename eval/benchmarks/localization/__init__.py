@@ -1,1 +1,1 @@
-"""Sound localization: one file for each data set, heatmap_sources.py (model and baselines), metrics.py, benchmark.py."""
+"""Sound source localization: benchmark.py, metrics.py, heatmap_sources.py, and one file for each data set."""

@@ -1,160 +1,185 @@
-"""Sound source localisation: where in the picture does this sound come from? One class for all sets; eval.benchmarks.localization.dataset says what a set is."""
+"""Sound source localization: where in the image does this sound come from? One class for all its data sets."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from configs.errors import CommandFailed
-from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, read_picture
-from eval.benchmarks.localization.heatmap_sources import MapSource, ModelMaps, RandomMaps, crop_audio, default_device
-from eval.benchmarks.localization.metrics import Measure
-from eval.benchmarks.sounds import sound_length_s
-from eval.distributed import distributed_map
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.examples import select_examples
+from eval.benchmarks.io import audio_duration_s
+from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, read_square_image
+from eval.benchmarks.localization.heatmap_sources import (
+    HeatmapSource,
+    ModelMaps,
+    ObjectGuided,
+    RandomMaps,
+    center_prior,
+    crop_audio,
+    default_device,
+)
+from eval.benchmarks.localization.metrics import LocalizationMetrics, Values
+from eval.distributed import distributed_columns
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from eval.metrics.segmentation import average_precision
 from eval.results import BenchmarkResult, Example
 from model.denseav import DenseAV
 
-# Odd: the one in the middle is the median.
-EXAMPLES = 5
 
-
-class Localization:
-    """Measures where maps are bright.
+class Localization(Benchmark):
+    """Compares heatmaps with annotated regions.
 
     Args:
         name: `vggss`, `is3`, ...
-        found: the set.
-        measure: what it reports.
-        batch_size: pictures at once.
-        seed: of the shuffled prompts.
+        data: the data set.
+        metrics: what it reports.
+        batch_size: items encoded at once.
+        seed: of shuffled prompts and intervals.
     """
 
-    prompted = True
+    baselines = frozenset({"shuffled_prompts", "center_prior", "object_prior", "ogl"})
 
-    def __init__(self, name: str, found: LocalizationSet, measure: Measure, batch_size: int, seed: int) -> None:
-        self.name, self.items, self.left_out, self.measure = name, found.items, found.left_out, measure
+    def __init__(
+        self, name: str, data: LocalizationSet, metrics: LocalizationMetrics, batch_size: int, seed: int
+    ) -> None:
+        super().__init__(name)
+        self.items, self.left_out, self.metrics = data.items, data.left_out, metrics
         self.batch_size, self.seed = batch_size, seed
 
-    def evaluate(self, model: DenseAV, shuffled: bool = False, maps: MapSource | None = None) -> BenchmarkResult:
-        """Maps of all items, their values, the figures of the set.
+    def evaluate(self, model: DenseAV, shuffled: bool = False, source: HeatmapSource | None = None) -> BenchmarkResult:
+        """Measure the maps of all items.
 
         Args:
-            shuffled: every sound is exchanged for another one, drawn by the seed; the regions stay.
-            maps: what gives the maps in place of the model (a prior, a mixture); chance and pictures are for the model's own.
+            shuffled: exchange the audio files among the items, drawn by the seed; the regions stay.
+            source: gives the maps instead of the model. Chance, examples and intervals are for the model only.
 
         Raises:
-            CommandFailed: maps that are not numbers.
+            CommandFailed: maps that are not finite.
             UsageError: a file that cannot be read.
         """
-        items = _with_other_sounds(self.items, self.seed) if shuffled else self.items
-        source = maps or ModelMaps(model)
-        values = self.values(source, items)
-        measured = BenchmarkResult(
-            self.measure.aggregate(values, items), {}, self._counts(values), self._classes(values)
+        items = _with_shuffled_audio(self.items, self.seed) if shuffled else self.items
+        model_maps = ModelMaps(model)
+        values = self.values(source or model_maps, items)
+        result = BenchmarkResult(
+            self.metrics.aggregate(values, items), {}, self._counts(values), self._per_class(values)
         )
-        if shuffled or maps is not None:
-            return measured
-        # Chance has the model's own grid: on a coarser one luck goes further.
-        chance = self.values(RandomMaps(*source(items[:1]).shape[1:]), items)
-        return measured._replace(
-            chance=self.measure.aggregate(chance, items),
-            examples=self._examples(source, values["ap"]),
-            intervals=self.measure.intervals(values, items, self.seed),
+        if shuffled or source is not None:
+            return result
+        # Chance has the grid of the model: random maps on a coarser one score higher.
+        rows, columns = model_maps(items[:1]).shape[1:]
+        return result._replace(
+            chance=self.metrics.aggregate(self.values(RandomMaps(rows, columns), items), items),
+            examples=[
+                self._example(items[row], model_maps, values["ap"][row].item()) for row in select_examples(values["ap"])
+            ],
+            intervals=self.metrics.intervals(values, items, self.seed),
         )
+
+    def evaluate_baseline(
+        self, baseline: str, model: DenseAV, object_prior: HeatmapSource | None = None
+    ) -> dict[str, float]:
+        """Measure shuffled prompts or the maps of a prior."""
+        if baseline == "shuffled_prompts":
+            return self.evaluate(model, shuffled=True).metrics
+        source: HeatmapSource = center_prior
+        if object_prior is not None and baseline != "center_prior":
+            source = object_prior if baseline == "object_prior" else ObjectGuided(ModelMaps(model), object_prior)
+        return self.evaluate(model, source=source).metrics
 
     @torch.inference_mode()
-    def values(self, maps: MapSource, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
-        """The measure's values of each item, first axis N, and of each picture alone `ap`: average precision over its pixels, NaN without a region.
+    def values(self, source: HeatmapSource, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
+        """Values of the metrics for each item, first axis N, and `ap`, the average precision over its pixels (or NaN).
 
-        On several ranks each works on its share of the batches, and gets the values of all items.
+        The batches are distributed over the ranks; every rank gets the values of all items.
         """
-        names: list[str] = []
+        return distributed_columns(
+            len(items),
+            self.batch_size,
+            lambda rows: self._batch_values(source, items[rows.start : rows.stop]),
+            self.name,
+        )
 
-        def of_batch(rows: range) -> list[Tensor]:
-            values = self._of_pictures(maps, items[rows.start : rows.stop])
-            names[:] = values
-            return list(values.values())
-
-        columns = distributed_map(len(items), self.batch_size, of_batch, self.name)
-        return dict(zip(names, columns, strict=True))
-
-    def _of_pictures(self, maps: MapSource, batch: Sequence[LocalizationExample]) -> dict[str, Tensor]:
+    def _batch_values(self, source: HeatmapSource, batch: Sequence[LocalizationExample]) -> dict[str, Tensor]:
         device = default_device()
-        raw = resize_to_224(maps(batch).float().to(device))
-        broken = [item.id for item, own in zip(batch, raw, strict=True) if not own.isfinite().all()]
+        raw = resize_to_224(source(batch).float().to(device))
+        broken = [item.id for item, heatmap in zip(batch, raw, strict=True) if not heatmap.isfinite().all()]
         if broken:
             raise CommandFailed(
-                f"{self.name}: maps hold values that are not finite numbers, {len(broken)} of {len(batch)} in a batch, first that of {broken[0]}"
+                f"{self.name}: the maps of {len(broken)} of {len(batch)} images in a batch contain values that are not "
+                f"finite numbers, first that of {broken[0]}"
             )
         truth = torch.stack([item.region() for item in batch]).to(device)
-        values = self.measure.per_image(raw, truth)
-        values["ap"] = torch.tensor(
-            [average_precision(own.flatten(), (region > 0).flatten()) for own, region in zip(raw, truth, strict=True)]
-        )
+        precisions = [
+            average_precision(heatmap.flatten(), (region > 0).flatten())
+            for heatmap, region in zip(raw, truth, strict=True)
+        ]
+        values = self.metrics.per_image(raw, truth) | {"ap": torch.tensor(precisions)}
         return {key: value.cpu() for key, value in values.items()}
 
-    def _counts(self, values: dict[str, Tensor]) -> dict[str, int]:
+    def _counts(self, values: Values) -> dict[str, int]:
         counts = {
             "items": len(self.items),
             "groups": len({item.group for item in self.items}),
             "without_a_region": int(values["ap"].isnan().sum()),
         }
-        lengths_s = {item.sound: sound_length_s(item.sound) for item in self.items if item.second is not None}
-        # Of these all that is heard counts for the map.
-        beyond = sum(item.second is not None and item.second >= lengths_s[item.sound] for item in self.items)
-        return (
-            counts
-            | ({"out_of_range_seconds": beyond} if lengths_s else {})
-            | {f"left_out_{why}": n for why, n in self.left_out.items()}
-        )
+        durations_s = {item.audio: audio_duration_s(item.audio) for item in self.items if item.second is not None}
+        if durations_s:
+            # The map of these is that of the whole audio window.
+            counts["out_of_range_seconds"] = sum(
+                item.second is not None and item.second >= durations_s[item.audio] for item in self.items
+            )
+        return counts | {f"left_out_{reason}": n for reason, n in self.left_out.items()}
 
-    def _classes(self, values: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-        """Means of the items that have a region, by what sounds."""
-        rows_of: dict[str, list[int]] = {}
+    def _per_class(self, values: Values) -> dict[str, dict[str, float]]:
+        """Means over the items that have a region, by label."""
+        rows_by_label: dict[str, list[int]] = {}
         for row, item in enumerate(self.items):
             if item.label and not values["ap"][row].isnan():
-                rows_of.setdefault(item.label, []).append(row)
+                rows_by_label.setdefault(item.label, []).append(row)
         return {
-            label: {
-                "ap": values["ap"][rows].mean().item(),
-                "iou": values["iou"][rows].mean().item(),
-                "items": len(rows),
-            }
-            for label, rows in sorted(rows_of.items())
+            label: {key: values[key][rows].mean().item() for key in ("ap", "iou")} | {"items": len(rows)}
+            for label, rows in sorted(rows_by_label.items())
         }
 
-    def _examples(self, maps: ModelMaps, own: Tensor) -> list[Example]:
-        """Pictures from best to worst, evenly spaced by their own average precision; each map and its heads on a scale of their own."""
-        ranked = sorted((row for row in range(len(own)) if not own[row].isnan()), key=lambda row: -own[row])
-        chosen = (
-            [ranked[i] for i in sorted({round(q) for q in np.linspace(0, len(ranked) - 1, EXAMPLES)})] if ranked else []
+    def _example(self, item: LocalizationExample, maps: ModelMaps, precision: float) -> Example:
+        """The item for the report; its map and its heads are scaled separately."""
+        window, heads = crop_audio(item, maps.model.inputs), resize_to_224(maps.per_head([item])[0]).cpu()
+        return Example(
+            task=self.name,
+            prompt=item.label or item.id,
+            image=read_square_image(item.image, SIDE_PX).permute(1, 2, 0).numpy(),
+            heatmap=min_max_normalize(resize_to_224(maps([item])))[0].cpu().numpy(),
+            heads=min_max_normalize(heads.flatten(0, 1)[None])[0].view(heads.shape).numpy(),
+            target=(item.region() > 0).numpy(),
+            average_precision=precision,
+            waveform=window.waveform[window.mask],
+            sample_rate_hz=maps.model.inputs.sample_rate_hz,
         )
-        examples = []
-        for item, precision in ((self.items[row], own[row].item()) for row in chosen):
-            heard, heads = crop_audio(item, maps.model.inputs), resize_to_224(maps.by_head([item])[0]).cpu()
-            example = Example(
-                task=self.name,
-                prompt=item.label or item.id,
-                image=read_picture(item.picture, SIDE_PX).permute(1, 2, 0).numpy(),
-                heatmap=min_max_normalize(resize_to_224(maps([item])))[0].cpu().numpy(),
-                heads=min_max_normalize(heads.flatten(0, 1)[None])[0].view(heads.shape).numpy(),
-                target=(item.region() > 0).numpy(),
-                average_precision=precision,
-                waveform=heard.waveform[heard.mask],
-                sample_rate_hz=maps.model.inputs.sample_rate_hz,
-            )
-            examples.append(example)
-        return examples
 
 
-def _with_other_sounds(items: Sequence[LocalizationExample], seed: int) -> list[LocalizationExample]:
-    """Each distinct sound is exchanged for another one (one alone stays)."""
-    sounds = list(dict.fromkeys(item.sound for item in items))
-    cycle = torch.randperm(len(sounds), generator=torch.Generator().manual_seed(seed)).tolist()
-    other = {sounds[one]: sounds[next_one] for one, next_one in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
-    return [item._replace(sound=other[item.sound]) for item in items]
+def localization_kind(
+    info: BenchmarkInfo, data: str, read: Callable[[Path], LocalizationSet], metrics: LocalizationMetrics
+) -> BenchmarkKind:
+    """A localization benchmark for the registry.
+
+    Args:
+        data: name of the published data set.
+        read: reads its folder.
+    """
+
+    def build(inputs: BenchmarkInputs) -> Localization:
+        return Localization(inputs.name, read(inputs.roots[0]), metrics, inputs.batch_size, inputs.seed)
+
+    return BenchmarkKind(info, (data,), build)
+
+
+def _with_shuffled_audio(items: Sequence[LocalizationExample], seed: int) -> list[LocalizationExample]:
+    """Exchange each distinct audio file for another one (a single one stays)."""
+    files = list(dict.fromkeys(item.audio for item in items))
+    cycle = torch.randperm(len(files), generator=torch.Generator().manual_seed(seed)).tolist()
+    other = {files[one]: files[next_one] for one, next_one in zip(cycle, cycle[1:] + cycle[:1], strict=True)}
+    return [item._replace(audio=other[item.audio]) for item in items]

@@ -1,6 +1,7 @@
-"""What all localisation sets come down to: a picture, a sound, and the region the sound comes from. One reader for each published layout gives these.
+"""The common form of all localization data sets: an image, audio, and the region that the audio comes from.
 
-Pictures are squeezed to a square without cropping, as everywhere in this field, so that regions in shares of the sides fit at any size.
+Images are resized to a square without cropping, as usual for these data sets, so that regions in fractions of the sides
+fit at any size.
 """
 
 from __future__ import annotations
@@ -17,31 +18,36 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from configs.errors import UsageError
-from eval.benchmarks.pictures import opened_picture
+from eval.benchmarks.io import open_image
 from eval.metrics.localization import SIDE_PX
 
-# Pixels of 224 x 224: left, top, right, bottom.
+# Left, top, right, bottom in pixels of 224 x 224.
 Box = tuple[int, int, int, int]
 
 
 class LocalizationExample(NamedTuple):
-    """One item.
+    """One item of a localization data set.
 
-    region: reads the annotation, float [224, 224], 0 to 1: the share of annotators who marked a pixel; all 0 where no source is in view.
-    label: what sounds, in words; empty: not known.
-    group: items with the same group belong together: prompts of one picture, frames of one video.
-    audio_window_s: length of the stretch of the sound that the model hears, around its middle or around `second`; what lacks is padding.
-    second: only this second of the sound counts for the map; None: all that is heard.
-    in_view: False where the set says that the source of the sound is not in the picture.
+    Attributes:
+        id: unique in the data set.
+        image, audio: files.
+        region: reads the annotation, float [224, 224], 0 to 1: the fraction of annotators who marked a pixel; all 0 if
+            no source is in view.
+        label: the class of the source, in words; empty: unknown.
+        group: items of a group belong together: prompts of one image, frames of one video.
+        audio_window_s: length of the part of the audio that the model gets, around its middle or around `second`;
+            padded if the audio is shorter.
+        second: the map is that of this second of the audio; None: of the whole window.
+        in_view: False if the source of the audio is not in the image.
     """
 
     id: str
-    picture: Path
-    sound: Path
+    image: Path
+    audio: Path
     region: Callable[[], Tensor]
     label: str
     group: str
-    audio_window_s: float
+    audio_window_s: float = 3.0
     second: int | None = None
     in_view: bool = True
 
@@ -55,32 +61,32 @@ class LocalizationSet:
     _ids: set[str] = field(default_factory=set)
 
     def add(self, item: LocalizationExample, annotation: Path | None = None) -> None:
-        """Take an item that is new and whose files are there, `annotation` too; count the others."""
-        files = {"no_picture": item.picture, "no_sound": item.sound, "no_annotation": annotation}
-        why = next(
-            (why for why, path in files.items() if path and not path.is_file()),
-            "duplicate" if item.id in self._ids else None,
-        )
-        if why:
-            self.left_out[why] += 1
+        """Add an item with a new id whose files exist (`annotation` too); count any other as left out."""
+        files = {"no_image": item.image, "no_audio": item.audio, "no_annotation": annotation}
+        reason = next((reason for reason, path in files.items() if path and not path.is_file()), None)
+        if reason or item.id in self._ids:
+            self.left_out[reason or "duplicate"] += 1
         else:
             self._ids.add(item.id)
             self.items.append(item)
 
-    def require_nonempty(self, key: str, root: Path) -> LocalizationSet:
-        """The set itself.
+    def require_nonempty(self, source: Path) -> LocalizationSet:
+        """Return the set itself.
+
+        Args:
+            source: folder or table, for the message.
 
         Raises:
-            UsageError: not one usable item; says how many rows are missing what.
+            UsageError: no usable item; the message counts the reasons.
         """
         if not self.items:
-            reasons = ", ".join(f"{n} {why}" for why, n in self.left_out.items()) or "its table is empty"
-            raise UsageError(f"{key}={root}: not one usable item ({reasons})")
+            reasons = ", ".join(f"{n} {reason}" for reason, n in self.left_out.items()) or "its table is empty"
+            raise UsageError(f"{source}: no usable item ({reasons})")
         return self
 
 
 def boxes_region(boxes: Sequence[Box], annotators_needed: int = 1) -> Float[Tensor, "H_px W_px"]:
-    """How many boxes cover each pixel, divided by `annotators_needed` and cut at 1; a box that spans no pixel covers none."""
+    """The number of boxes that cover each pixel, divided by `annotators_needed`, at most 1."""
     region = torch.zeros(SIDE_PX, SIDE_PX)
     for box in boxes:
         left, top, right, bottom = (min(max(corner, 0), SIDE_PX) for corner in box)
@@ -88,34 +94,34 @@ def boxes_region(boxes: Sequence[Box], annotators_needed: int = 1) -> Float[Tens
     return (region / annotators_needed).clamp(max=1)
 
 
-def mask_region(path: Path, picture: Path, min: int) -> Float[Tensor, "H_px W_px"]:
-    """1 where a colour of the mask reaches `min`, brought to 224 x 224 by the nearest pixel.
+def mask_region(path: Path, image: Path, min: int) -> Float[Tensor, "H_px W_px"]:
+    """1 where the largest color channel of the mask is `min` or more, resized to 224 x 224 (nearest neighbor).
 
     Raises:
-        UsageError: not a picture, or neither 224 x 224 nor of the proportions of its picture.
+        UsageError: not an image, or neither 224 x 224 nor of the aspect ratio of its image.
     """
     from PIL import Image
 
-    with opened_picture(picture) as opened:
+    with open_image(image) as opened:
         width_px, height_px = opened.size
-    with opened_picture(path) as opened:
+    with open_image(path) as opened:
         mask = np.asarray(opened.convert("RGB"))
     rows, columns = mask.shape[:2]
-    # A pixel of slack: sides are rounded when a picture is reduced.
-    if (rows, columns) != (SIDE_PX, SIDE_PX) and abs(columns * height_px - rows * width_px) > max(
-        columns, rows, width_px, height_px
-    ):
+    # One pixel of tolerance: the sides of a downscaled mask are rounded.
+    tolerance = max(columns, rows, width_px, height_px)
+    if (rows, columns) != (SIDE_PX, SIDE_PX) and abs(columns * height_px - rows * width_px) > tolerance:
         raise UsageError(
-            f"{path} is {columns} x {rows} px, its picture {picture} is {width_px} x {height_px}: they do not fit each other"
+            f"{path} is {columns} x {rows} px, but its image {image} is {width_px} x {height_px}: allowed are this "
+            f"aspect ratio or {SIDE_PX} x {SIDE_PX}"
         )
     inside = Image.fromarray((mask.max(axis=-1) >= min).astype(np.uint8))
     return torch.from_numpy(np.array(inside.resize((SIDE_PX, SIDE_PX), Image.Resampling.NEAREST))).float()
 
 
-def read_picture(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
-    """A picture, both sides resized to `size_px` (bicubic). Raises UsageError: not a whole picture."""
+def read_square_image(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
+    """An image with both sides resized to `size_px` (bicubic). Raises UsageError: not a complete image."""
     from PIL import Image
 
-    with opened_picture(path) as opened:
+    with open_image(path) as opened:
         resized = opened.convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

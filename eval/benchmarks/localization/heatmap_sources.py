@@ -1,4 +1,4 @@
-"""Where maps come from: a model, or what a model must beat. Each takes items and gives maps of any size and range, [B H W]."""
+"""Heatmaps of a model and of the baselines it is compared with: items -> maps [B H W] of any size and range."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from configs.errors import UsageError
-from eval.benchmarks.localization.dataset import LocalizationExample, read_picture
-from eval.benchmarks.sounds import read_waveform
+from eval.benchmarks.io import read_waveform
+from eval.benchmarks.localization.dataset import LocalizationExample, read_square_image
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from model.denseav import DenseAV
 from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, normalize
@@ -22,17 +22,17 @@ from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.inputs import InputSpec
 from pipelines.stream.augment import pad_or_crop
 
-MapSource = Callable[[Sequence[LocalizationExample]], Tensor]
+HeatmapSource = Callable[[Sequence[LocalizationExample]], Tensor]
 
-# Standard deviation of the centre prior's bump, as a share of the side.
-CENTER_SPREAD = 0.25
-# Share of the own map in the mixture with the object prior.
-OWN_SHARE = 0.4
+# Standard deviation of the center prior, as a fraction of the side.
+CENTER_STD = 0.25
+# Weight of the model's own map in ObjectGuided.
+OWN_WEIGHT = 0.4
 OBJECT_MODEL = "resnet18.tv_in1k"
 
 
 class ModelMaps:
-    """The maps of a model: maximum over heads of the similarities, mean over the steps that count. Source: reference 1.6 and 2."""
+    """The heatmaps of a model: maximum over heads, mean over audio steps. Source: reference 1.6 and 2."""
 
     def __init__(self, model: DenseAV) -> None:
         self.model, self.device = model, next(model.parameters()).device
@@ -42,8 +42,8 @@ class ModelMaps:
         image, audio, steps = self._encode(items)
         return self.model.heatmap(image, audio, step_weight=steps)
 
-    def by_head(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B K H W"]:
-        """Each head alone."""
+    def per_head(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B K H W"]:
+        """The map of each head."""
         image, audio, steps = self._encode(items)
         return self.model.heatmap(image, audio, per_head=True, step_weight=steps)
 
@@ -51,24 +51,29 @@ class ModelMaps:
     def _encode(self, items: Sequence[LocalizationExample]) -> tuple[ImageFeatures, AudioFeatures, Bool[Tensor, "B T"]]:
         """Features of the items, and True at the audio steps that count."""
         inputs = self.model.inputs
-        heard = [crop_audio(item, inputs) for item in items]
-        # Frames of one video that hear the same stretch share its features.
-        keys = [(item.sound, sound.start_s) for item, sound in zip(items, heard, strict=True)]
-        distinct = dict(zip(keys, heard, strict=True))
+        windows = [crop_audio(item, inputs) for item in items]
+        # Frames of one video with the same audio window share its features.
+        keys = [(item.audio, window.start_s) for item, window in zip(items, windows, strict=True)]
+        distinct = dict(zip(keys, windows, strict=True))
         rows = torch.tensor([list(distinct).index(key) for key in keys])
         waveform, mask = (
             torch.from_numpy(np.stack(column)).to(self.device)
-            for column in list(zip(*distinct.values(), strict=True))[:2]
+            for column in ([w.waveform for w in distinct.values()], [w.mask for w in distinct.values()])
         )
-        audio = self.model.encode_audio(waveform, mask)
-        audio = map_tensors(audio, lambda tensor: tensor[rows])
-        pictures = torch.stack([read_picture(item.picture, inputs.image_size_px) for item in items])
-        steps = frame_mask(items, [sound.start_s for sound in heard], audio.mask, inputs.clip_duration_s)
-        return self.model.encode_image(pictures.to(self.device)), audio, steps
+        audio = map_tensors(self.model.encode_audio(waveform, mask), lambda tensor: tensor[rows])
+        frames = torch.stack([read_square_image(item.image, inputs.image_size_px) for item in items])
+        steps = step_mask(items, [window.start_s for window in windows], audio.mask, inputs.clip_duration_s)
+        return self.model.encode_image(frames.to(self.device)), audio, steps
 
 
 class AudioWindow(NamedTuple):
-    """What the model hears: waveform float32 [S], True where it is sound, and where in the file it starts."""
+    """The part of an audio file that the model gets.
+
+    Attributes:
+        waveform: float32 [S], padded at the end with 0.
+        mask: bool [S], True at samples of the file.
+        start_s: where the window starts in the file.
+    """
 
     waveform: np.ndarray
     mask: np.ndarray
@@ -76,80 +81,73 @@ class AudioWindow(NamedTuple):
 
 
 def crop_audio(item: LocalizationExample, inputs: InputSpec) -> AudioWindow:
-    """The stretch around the middle of the item's sound, or around its second, of `audio_window_s` or as much of that as the model takes; padded at the end.
+    """Crop the audio around its middle, or around `second`, to `audio_window_s` or to as much as the model takes.
 
     Raises:
-        UsageError: not a sound file, or an empty one.
+        UsageError: not an audio file, or one without samples.
     """
     rate_hz = inputs.sample_rate_hz
-    waveform = read_waveform(item.sound, rate_hz)
+    waveform = read_waveform(item.audio, rate_hz)
     samples = round(min(item.audio_window_s, inputs.clip_duration_s) * rate_hz)
     middle = len(waveform) / 2 if item.second is None else (item.second + 0.5) * rate_hz
     start = int(min(max(middle - samples / 2, 0), max(len(waveform) - samples, 0)))
-    return AudioWindow(
-        *pad_or_crop(waveform[start : start + samples], round(inputs.clip_duration_s * rate_hz)), start / rate_hz
-    )
+    return AudioWindow(*pad_or_crop(waveform[start : start + samples], inputs.samples), start / rate_hz)
 
 
-def frame_mask(
+def step_mask(
     items: Sequence[LocalizationExample], starts_s: Sequence[float], mask: Bool[Tensor, "B T"], duration_s: float
 ) -> Bool[Tensor, "B T"]:
-    """The valid steps whose middle lies in the item's second; all valid ones where it names none, or none lies there.
+    """The audio steps that count for each map: valid ones whose middle lies in the item's second.
+
+    All valid ones count if the item has no second, or if no step lies in it.
 
     Args:
-        starts_s: where in its sound each item's first step begins.
-        duration_s: of all steps together.
+        starts_s: where the first step of each item begins in its audio.
+        mask: True = valid.
+        duration_s: of all T steps.
     """
     middle_s = (torch.arange(mask.shape[1], device=mask.device) + 0.5) * (duration_s / mask.shape[1])
-    first_s = torch.tensor(
-        [
-            -torch.inf if item.second is None else item.second - start_s
-            for item, start_s in zip(items, starts_s, strict=True)
-        ]
+    first_s, last_s = (
+        torch.tensor(
+            [
+                default if item.second is None else item.second + offset - start_s
+                for item, start_s in zip(items, starts_s, strict=True)
+            ],
+            device=mask.device,
+        )[:, None]
+        for offset, default in ((0, -torch.inf), (1, torch.inf))
     )
-    last_s = torch.tensor(
-        [
-            torch.inf if item.second is None else item.second + 1 - start_s
-            for item, start_s in zip(items, starts_s, strict=True)
-        ]
-    )
-    inside = mask & (middle_s >= first_s[:, None].to(mask.device)) & (middle_s < last_s[:, None].to(mask.device))
+    inside = mask & (middle_s >= first_s) & (middle_s < last_s)
     return torch.where(inside.any(dim=1, keepdim=True), inside, mask)
 
 
 def center_prior(items: Sequence[object]) -> Float[Tensor, "B H W"]:
-    """A bump in the middle of every picture: photographers point at what they mean."""
-    place = (torch.arange(SIDE_PX) + 0.5) / SIDE_PX - 0.5
-    bump = torch.exp(-(place**2) / (2 * CENTER_SPREAD**2))
-    return (bump[:, None] * bump).expand(len(items), -1, -1)
+    """A Gaussian at the center of every image, where photographers put their subject."""
+    position = (torch.arange(SIDE_PX) + 0.5) / SIDE_PX - 0.5
+    gaussian = torch.exp(-(position**2) / (2 * CENTER_STD**2))
+    return (gaussian[:, None] * gaussian).expand(len(items), -1, -1)
 
 
 class RandomMaps:
-    """Chance: even random numbers on a grid, for each item the same at any time."""
+    """Chance: uniform random numbers on a grid, always the same for the same item."""
 
     def __init__(self, rows: int, columns: int) -> None:
         self.rows, self.columns = rows, columns
 
     def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
         """0 to 1."""
-        return torch.stack(
-            [
-                torch.rand(
-                    self.rows, self.columns, generator=torch.Generator().manual_seed(zlib.crc32(item.id.encode()))
-                )
-                for item in items
-            ]
-        )
+        generators = (torch.Generator().manual_seed(zlib.crc32(item.id.encode())) for item in items)
+        return torch.stack([torch.rand(self.rows, self.columns, generator=generator) for generator in generators])
 
 
 class ObjectPrior:
-    """Where things are, whatever sounds: the mean over channels of the last feature map (7 x 7) of an ImageNet classifier, ResNet-18.
+    """Where objects are, whatever the audio: the channel mean of the last feature map (7 x 7) of an ImageNet ResNet-18.
 
     Args:
-        weights: `pretrained` (timm's own loader: its cache, or the network), `random`, or a file.
+        weights: `pretrained` (by timm: from its cache or the network), `random`, or a file.
 
     Raises:
-        UsageError: weights that are not there or do not fit.
+        UsageError: weights that do not exist or do not fit.
 
     Source: Mo and Morgado, Localizing Visual Sounds the Easy Way, ECCV 2022 (EZ-VSL).
     """
@@ -159,10 +157,11 @@ class ObjectPrior:
 
         origin = f"object_prior={weights}"
         try:
-            model = timm.create_model(OBJECT_MODEL, pretrained=weights == PRETRAINED, num_classes=0)
-        except Exception as error:  # the hub's and the network's errors have no common base
+            model = timm.create_model(OBJECT_MODEL, pretrained=weights == PRETRAINED, num_classes=0, global_pool="")
+        except Exception as error:  # errors of the hub and of the network have no common base class
             raise UsageError(
-                f"{origin}: the weights of {OBJECT_MODEL} are not in timm's cache and cannot be fetched ({summarize_error(error)}); give a file, or {RANDOM}"
+                f"{origin}: the weights of {OBJECT_MODEL} are not in timm's cache and cannot be downloaded "
+                f"({summarize_error(error)}); give a file, or {RANDOM}"
             ) from None
         if weights not in (PRETRAINED, RANDOM):
             try:
@@ -175,25 +174,26 @@ class ObjectPrior:
     @torch.inference_mode()
     def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
         """0 or more."""
-        pictures = torch.stack([read_picture(item.picture, SIDE_PX) for item in items])
-        return self.model.forward_features(normalize(pictures, IMAGENET_MEAN, IMAGENET_STD).to(self.device)).mean(dim=1)
+        frames = torch.stack([read_square_image(item.image, SIDE_PX) for item in items])
+        features: Tensor = self.model(normalize(frames, IMAGENET_MEAN, IMAGENET_STD).to(self.device))
+        return features.mean(dim=1)
 
 
 class ObjectGuided:
-    """0.4 of one's own maps and 0.6 of the object prior's, each first scaled to 0 to 1: what this field reports beside its models' own maps.
+    """Object-guided localization: 0.4 of a model's maps and 0.6 of the object prior's, each map scaled to 0 to 1.
 
-    Source: EZ-VSL, as ObjectPrior.
+    Papers report it beside the model's own maps. Source: EZ-VSL, as ObjectPrior.
     """
 
-    def __init__(self, own: MapSource, prior: MapSource) -> None:
+    def __init__(self, own: HeatmapSource, prior: HeatmapSource) -> None:
         self.own, self.prior = own, prior
 
     def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H_px W_px"]:
         """0 to 1."""
         own, prior = (min_max_normalize(resize_to_224(maps(items))).cpu() for maps in (self.own, self.prior))
-        return OWN_SHARE * own + (1 - OWN_SHARE) * prior
+        return OWN_WEIGHT * own + (1 - OWN_WEIGHT) * prior
 
 
 def default_device() -> torch.device:
-    """The machine's accelerator where there is one."""
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
+    """The accelerator of this machine, or its CPU."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")

@@ -1,11 +1,14 @@
-"""What each kind of localisation set reports, in two steps, so that values can be gathered from ranks, drawn again for intervals, or counted by class.
+"""Metrics of the localization data sets.
 
-`of_pictures` gives values of each picture, first axis B, from its map at 224 x 224 on its own scale and its annotated region, 0 to 1; the value called
-`iou` is what tables of classes show. `of_set` gives figures by `variant/metric`, 0 to 1, from the values of these items, `intervals` their intervals.
+They have two steps, so that values can be gathered from ranks, resampled for intervals, or grouped by class.
+`per_image` gives values of each image, first axis B, from its map at 224 x 224 and its annotated region; the value
+`iou` is for tables of classes. `aggregate` gives metrics by `variant/metric`, 0 to 1, from the values of all items, and
+`intervals` their 95 % intervals.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -30,33 +33,42 @@ from eval.metrics.threshold_selection import best_threshold, validation_mask
 Values = Mapping[str, Tensor]
 
 
-class _Means:
-    """Figures that are means of `parts`, numbers of items or of groups of items; NaN ones are not counted."""
+class LocalizationMetrics(ABC):
+    """Metrics that are means of `terms`, one for each item or group of items; NaN terms do not count."""
 
-    def parts(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def per_image(self, raw: Float[Tensor, "B H_px W_px"], truth: Float[Tensor, "B H_px W_px"]) -> dict[str, Tensor]:
+        """Values of each image; `raw` has any range, `truth` is the annotated region, 0 to 1."""
+
+    @abstractmethod
+    def terms(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Float[Tensor, "N"]]:
+        """What each item, or each group of items, adds to the mean of each metric."""
 
     def aggregate(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, float]:
-        """Figures by `variant/metric`; those of which nothing is to be counted are left out."""
-        figures = {key: part.nanmean().item() for key, part in self.parts(values, items).items()}
-        return {key: value for key, value in figures.items() if value == value}
+        """Metrics by `variant/metric`, without those that have no valid term."""
+        metrics = {key: terms.nanmean().item() for key, terms in self.terms(values, items).items()}
+        return {key: value for key, value in metrics.items() if value == value}
 
     def intervals(self, values: Values, items: Sequence[LocalizationExample], seed: int) -> dict[str, Interval]:
-        """95 % of every figure; what belongs together is drawn together. A threshold that was chosen on the items is not chosen again."""
+        """95 % intervals of all metrics.
+
+        Groups are resampled as a whole; thresholds chosen on the items are not chosen again.
+        """
         group = group_numbers(items)
-        parts = {key: part for key, part in self.parts(values, items).items() if not part.isnan().all()}
         return {
-            key: mean_interval(part, seed, group if len(part) == len(items) else None) for key, part in parts.items()
+            key: mean_interval(terms, seed, group if len(terms) == len(items) else None)
+            for key, terms in self.terms(values, items).items()
+            if not terms.isnan().all()
         }
 
 
-class CIoUMetrics(_Means):
+class CIoUMetrics(LocalizationMetrics):
     """VGG-SS, Flickr-SoundNet, IS3: is the source where the map is bright? cIoU at 0.5 and AUC.
 
     Variants: `median` keeps the brighter half of each map, `adaptive` as many pixels as are annotated.
 
     Args:
-        interactive: report iIoU and iAUC too, where a picture counts only if all its prompts do.
+        interactive: report iIoU and iAUC too, where an image counts only if all its prompts do.
 
     Source: reference 2.
     """
@@ -70,23 +82,24 @@ class CIoUMetrics(_Means):
         adaptive = ciou(threshold_at_area(maps, truth), truth)
         return {"median": ciou(threshold_at_median(maps), truth), "adaptive": adaptive, "iou": adaptive}
 
-    def parts(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
+    def terms(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Float[Tensor, "N"]]:
         """`median/ciou`, `median/auc`, ..., `adaptive/iauc`."""
-        parts = {}
+        terms: dict[str, Tensor] = {}
         for variant in ("median", "adaptive"):
-            parts |= {f"{variant}/ciou": _successes(values[variant]), f"{variant}/auc": area_of_each(values[variant])}
+            terms |= {f"{variant}/ciou": _successes(values[variant]), f"{variant}/auc": area_of_each(values[variant])}
             if self.interactive:
                 worst = group_min(values[variant], group_numbers(items))
-                parts |= {f"{variant}/iiou": _successes(worst), f"{variant}/iauc": area_of_each(worst)}
-        return parts
+                terms |= {f"{variant}/iiou": _successes(worst), f"{variant}/iauc": area_of_each(worst)}
+        return terms
 
 
-class MaskMetrics(_Means):
+class MaskMetrics(LocalizationMetrics):
     """AVSBench: how well does the map cover an exact mask? mIoU and F-score, means over frames.
 
-    Variants: `median` and `adaptive` as in CIoUMetrics, `threshold_0.5` keeps what reaches 0.5, `best_threshold_test` the best of 255 thresholds for all frames,
-    `best_threshold_val` the threshold best on about half of the videos, judged on the others. Frames without a source have no F-score, and their IoU is
-    the share of pixels left dark: half of them by `median` and `adaptive`, which always claim the brighter half there.
+    Variants: `median` and `adaptive` as in CIoUMetrics, `threshold_0.5` keeps values of 0.5 and more,
+    `best_threshold_test` uses the best of 255 thresholds for all frames, `best_threshold_val` the threshold that is
+    best on about half of the videos, evaluated on the others. Frames without a source have no F-score, and their IoU is
+    the fraction of dark pixels: half by `median` and `adaptive`, which always keep the brighter half.
 
     Source: eval.metrics.mask_iou.
     """
@@ -100,33 +113,33 @@ class MaskMetrics(_Means):
         values["curves/miou"], values["curves/f_score"] = overlap_curves(maps, inside)
         return values | {"iou": values["adaptive/miou"]}
 
-    def parts(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
+    def terms(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Float[Tensor, "N"]]:
         """`median/miou`, ..., `best_threshold_val/f_score`."""
         validation = validation_mask([item.group for item in items])
-        parts = {}
+        terms: dict[str, Tensor] = {}
         for metric in ("miou", "f_score"):
             curves = values[f"curves/{metric}"]
-            parts |= {f"{variant}/{metric}": values[f"{variant}/{metric}"] for variant in ("median", "adaptive")}
-            parts |= {
-                f"threshold_0.5/{metric}": curves[:, HALF],
-                f"best_threshold_test/{metric}": curves[:, best_threshold(curves)],
-            }
+            terms |= {f"{variant}/{metric}": values[f"{variant}/{metric}"] for variant in ("median", "adaptive")}
+            terms[f"threshold_0.5/{metric}"] = curves[:, HALF]
+            terms[f"best_threshold_test/{metric}"] = curves[:, best_threshold(curves)]
             if validation.any():
-                parts[f"best_threshold_val/{metric}"] = curves[:, best_threshold(curves[validation])].masked_fill(
-                    validation, torch.nan
-                )
-        return parts
+                chosen = curves[:, best_threshold(curves[validation])]
+                terms[f"best_threshold_val/{metric}"] = chosen.masked_fill(validation, torch.nan)
+        return terms
 
 
-class DetectionMetrics(_Means):
-    """Extended sets: is a source in view at all, and where? AP and max-F1, and cIoU of the pictures with one. Source: eval.metrics.detection."""
+class DetectionMetrics(LocalizationMetrics):
+    """Extended data sets: is a source in view at all, and where? AP and max-F1, and cIoU of the images with one.
+
+    Source: eval.metrics.detection.
+    """
 
     def per_image(self, raw: Float[Tensor, "B H_px W_px"], truth: Float[Tensor, "B H_px W_px"]) -> dict[str, Tensor]:
         """cIoU and confidence."""
         located = ciou(threshold_at_median(min_max_normalize(raw)), truth)
         return {"median": located, "confidence": confidence(raw), "iou": located}
 
-    def parts(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
+    def terms(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Float[Tensor, "N"]]:
         """`median/ciou`."""
         return {"median/ciou": _successes(values["median"]).masked_fill(~_in_view(items), torch.nan)}
 
@@ -136,32 +149,22 @@ class DetectionMetrics(_Means):
         return super().aggregate(values, items) | {"median/ap": average_precision, "median/max_f1": max_f1}
 
     def intervals(self, values: Values, items: Sequence[LocalizationExample], seed: int) -> dict[str, Interval]:
-        """95 % of every figure."""
-        confidence, found, in_view, group = (
-            values["confidence"],
-            values["median"] >= SUCCESS_AT,
-            _in_view(items),
-            group_numbers(items),
-        )
-        drawn = {
-            f"median/{name}": interval(
-                lambda rows, place=place: detection(confidence[rows], found[rows], in_view[rows])[place],
-                len(items),
-                seed,
-                group,
-            )
-            for place, name in enumerate(("ap", "max_f1"))
-        }
-        return super().intervals(values, items, seed) | drawn
+        """95 % intervals of all metrics."""
+        scores, located, in_view = values["confidence"], values["median"] >= SUCCESS_AT, _in_view(items)
 
+        def resampled(index: int) -> Interval:
+            def metric(rows: Tensor) -> float:
+                return detection(scores[rows], located[rows], in_view[rows])[index]
 
-Measure = CIoUMetrics | MaskMetrics | DetectionMetrics
+            return interval(metric, len(items), seed, group_numbers(items))
+
+        return super().intervals(values, items, seed) | {"median/ap": resampled(0), "median/max_f1": resampled(1)}
 
 
 def group_numbers(items: Sequence[LocalizationExample]) -> Int[Tensor, "N"]:
     """The same number for items of the same group, counted from 0."""
-    number = {group: place for place, group in enumerate(dict.fromkeys(item.group for item in items))}
-    return torch.tensor([number[item.group] for item in items])
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(item.group for item in items))}
+    return torch.tensor([numbers[item.group] for item in items])
 
 
 def _successes(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:

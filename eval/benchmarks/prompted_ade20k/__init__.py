@@ -1,1 +1,1 @@
-"""Prompted ADE20K: dataset.py, metrics.py, benchmark.py."""
+"""Prompted segmentation of ADE20K: dataset.py, metrics.py, benchmark.py."""

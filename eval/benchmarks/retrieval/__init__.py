@@ -1,1 +1,1 @@
-"""Retrieval and head disentanglement on a gallery of clips: gallery.py, feature_cache.py, benchmark.py, disentanglement.py."""
+"""Retrieval and head disentanglement: gallery.py, feature_cache.py, benchmark.py, disentanglement.py."""

@@ -1,15 +1,21 @@
-"""Retrieval: which picture belongs to this sound, and the other way round, among the pairs of an evaluation split.
+"""Cross-modal retrieval: which image belongs to this audio, and the reverse, among the pairs of an evaluation split.
 
-Held beside the features: all scores, 4 bytes each (0.4 GB for 10,000 pairs), and AT_ONCE scores by head.
+Memory beside the features: all scores, 4 bytes each (0.4 GB for 10,000 pairs), and MAX_SCORES scores per head.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from operator import itemgetter
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from configs.errors import CommandFailed
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.localization.heatmap_sources import HeatmapSource
 from eval.benchmarks.retrieval.examples import retrieval_examples
 from eval.benchmarks.retrieval.gallery import Gallery, PairFeatures
 from eval.distributed import distributed_map
@@ -18,14 +24,16 @@ from eval.metrics.retrieval import ranks
 from eval.results import BenchmarkResult
 from model.denseav import DenseAV
 from model.features import map_tensors
+from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
 RECALL_AT = (1, 5, 10)
-# The gallery's sounds are scored in so many parts, dealt to the ranks, or in more, of at most so many scores by head (64 MB).
-PARTS, AT_ONCE = 16, 2**24
+# The audio of the gallery is scored in this many parts, which are distributed over the ranks, or in more parts of at
+# most this many scores per head (64 MB).
+PARTS, MAX_SCORES = 16, 2**24
 
 
-class Retrieval:
-    """Recall@1, 5 and 10 both ways; scores are summed over heads.
+class Retrieval(Benchmark):
+    """Recall@1, 5 and 10 in both directions; scores are summed over heads.
 
     Args:
         name: `places_retrieval`, `audioset_retrieval`, ...
@@ -34,34 +42,61 @@ class Retrieval:
     Source: reference 1.6.
     """
 
-    prompted = False
+    baselines = frozenset({"global_pooling"})
 
     def __init__(self, name: str, gallery: Gallery) -> None:
-        self.name, self.gallery = name, gallery
+        super().__init__(name)
+        self.gallery = gallery
 
     def evaluate(self, model: DenseAV) -> BenchmarkResult:
-        """Score every sound against every picture, some sounds at a time, dealt to the ranks.
+        """Score all audio against all images.
 
         Raises:
-            CommandFailed: scores that are not finite numbers.
+            CommandFailed: scores that are not finite.
         """
         scores = all_scores(self.gallery.encode(model), model, self.name)
-        if wrong := sum(int((~part.isfinite()).any(dim=1).sum()) for part in scores.split(256)):
-            raise CommandFailed(f"{self.name}: the scores of {wrong} of {len(scores)} sounds are not finite numbers")
-        found = {"audio_to_image": ranks(scores), "image_to_audio": ranks(scores.T)}
-        hits = {f"{way}/recall_at_{k}": (place <= k).double() for way, place in found.items() for k in RECALL_AT}
-        metrics = {key: hit.mean().item() for key, hit in hits.items()}
-        chance = {f"{way}/recall_at_{k}": min(1.0, k / len(scores)) for way in found for k in RECALL_AT}
-        intervals = {key: mean_interval(hit, self.gallery.seed) for key, hit in hits.items()}
-        examples = retrieval_examples(self.name, self.gallery, model, found["audio_to_image"])
+        if broken := sum(int((~part.isfinite()).any(dim=1).sum()) for part in scores.split(256)):
+            raise CommandFailed(f"{self.name}: the scores of {broken} of {len(scores)} sounds are not finite numbers")
+        rank = {"audio_to_image": ranks(scores), "image_to_audio": ranks(scores.T)}
+        hits = {f"{way}/recall_at_{k}": (rank[way] <= k).double() for way in rank for k in RECALL_AT}
         return BenchmarkResult(
-            metrics, chance, {"items": len(scores)} | self.gallery.counts(), examples=examples, intervals=intervals
+            metrics={key: hit.mean().item() for key, hit in hits.items()},
+            chance={f"{way}/recall_at_{k}": min(1.0, k / len(scores)) for way in rank for k in RECALL_AT},
+            items={"items": len(scores)} | self.gallery.counts(),
+            examples=retrieval_examples(self.name, self.gallery, model, rank["audio_to_image"]),
+            intervals={key: mean_interval(hit, self.gallery.seed) for key, hit in hits.items()},
         )
+
+    def evaluate_baseline(
+        self,
+        baseline: str,  # noqa: ARG002
+        model: DenseAV,
+        object_prior: HeatmapSource | None = None,  # noqa: ARG002
+    ) -> dict[str, float]:
+        """Measure the model with globally pooled features; empty for a model that has such features itself."""
+        if model.similarity_config.aggregation in GLOBAL_AGGREGATIONS:
+            return {}
+        with globally_pooled(model):
+            return self.evaluate(model).metrics
+
+
+@contextmanager
+def globally_pooled(model: DenseAV) -> Iterator[None]:
+    """In the `with` block the model compares means over cells and steps (model.similarity.global_pooling.mean_pool).
+
+    Features that were encoded before stay valid.
+    """
+    config = model.similarity_config
+    model.similarity_config = config._replace(aggregation="mean_pool", use_cls=False)
+    try:
+        yield
+    finally:
+        model.similarity_config = config
 
 
 @torch.inference_mode()
 def all_scores(features: PairFeatures, model: DenseAV, name: str = "") -> Float[Tensor, "A V"]:
-    """Scores of all sounds against all pictures, on every rank.
+    """Scores of all audio against all images, on every rank.
 
     Args:
         name: for the progress bar.
@@ -69,14 +104,45 @@ def all_scores(features: PairFeatures, model: DenseAV, name: str = "") -> Float[
     image, audio = features
     pairs = len(audio.mask)
 
-    def some(rows: range) -> list[Tensor]:
-        return [
-            model.similarity_per_head(image, map_tensors(audio, lambda tensor: tensor[rows.start : rows.stop])).sum(
-                dim=-1
-            )
-        ]
+    def score_part(rows: range) -> list[Tensor]:
+        part = map_tensors(audio, itemgetter(slice(rows.start, rows.stop)))
+        return [model.similarity_per_head(image, part).sum(dim=-1)]
 
-    (scores,) = distributed_map(
-        pairs, max(1, min(-(-pairs // PARTS), AT_ONCE // (pairs * model.num_heads))), some, name
-    )
+    part_size = max(1, min(-(-pairs // PARTS), MAX_SCORES // (pairs * model.num_heads)))
+    (scores,) = distributed_map(pairs, part_size, score_part, name)
     return scores
+
+
+def _build(inputs: BenchmarkInputs) -> Retrieval:
+    return Retrieval(inputs.name, inputs.open_gallery(inputs.roots[0]))
+
+
+_QUESTION = "Which image belongs to this sound?"
+RETRIEVAL = BenchmarkKind(BenchmarkInfo(_QUESTION, "retrieval"), ("retrieval",), _build)
+PLACES_RETRIEVAL = BenchmarkKind(
+    BenchmarkInfo(
+        "Which image belongs to this caption?",
+        "Places Audio retrieval",
+        "Places Audio Captions: academic research only, we believe; images of Places205.",
+    ),
+    ("places_audio",),
+    _build,
+)
+AUDIOSET_RETRIEVAL = BenchmarkKind(
+    BenchmarkInfo(
+        _QUESTION,
+        "AudioSet retrieval",
+        "AudioSet's labels: CC BY 4.0; the videos belong to their uploaders.",
+    ),
+    ("audioset",),
+    _build,
+)
+VGGSOUND_RETRIEVAL = BenchmarkKind(
+    BenchmarkInfo(
+        _QUESTION,
+        "VGGSound retrieval",
+        "VGGSound's list: CC BY 4.0, we believe; the videos belong to their uploaders.",
+    ),
+    ("vggsound",),
+    _build,
+)

@@ -1,7 +1,7 @@
-"""Features of a gallery kept in a folder between runs: `FOLDER/gallery-HASH.safetensors`, where the hash says what they are features of.
+"""A cache of gallery features on disk: `FOLDER/gallery-HASH.safetensors`.
 
-It is of the weights, the model's parts and inputs, the data set and what was drawn of it, so that another model, data set or setting is another file.
-The tensors' own digest lies in the file: what was damaged on the disk is encoded again.
+The hash is of everything that the features depend on: the weights, the modules and inputs of the model, the data set
+and the settings of the gallery. Each file stores a digest of its tensors: a damaged one is detected and computed again.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -22,17 +22,20 @@ from eval.distributed import rank
 from model.denseav import DenseAV
 from model.distributed import world_size
 
-Kept = dict[str, Tensor]
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+Tensors = dict[str, Tensor]
 
 
 class FeatureCache:
     """Tensors by name in a folder.
 
     Args:
-        folder: made when it is missing.
+        folder: created if it does not exist.
 
     Raises:
-        UsageError: it cannot be made.
+        UsageError: it cannot be created.
     """
 
     def __init__(self, folder: str) -> None:
@@ -41,23 +44,29 @@ class FeatureCache:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UsageError(
-                f"feature_cache_dir={folder}: {error.strerror}; name a folder that can be written, or leave it empty"
+                f"feature_cache_dir={folder}: {error.strerror}; allowed are a writable folder, or empty for no cache"
             ) from None
 
-    def get_or_compute(self, model: DenseAV, settings: Mapping[str, Any], encode: Callable[[], Kept]) -> Kept:
-        """What was kept of this model and these settings, or what `encode` gives, kept now; on every rank the same."""
+    def get_or_compute(self, model: DenseAV, settings: Mapping[str, Any], compute: Callable[[], Tensors]) -> Tensors:
+        """The cached tensors of this model and these settings; if there are none, those of `compute`, which are cached.
+
+        The result is the same on every rank.
+        """
         path = self.folder / f"gallery-{_fingerprint(model, settings)}.safetensors"
-        found = _read(path)
-        if _on_every_rank(found is not None):
-            return {name: tensor.to(next(model.parameters()).device) for name, tensor in found.items()}
-        found = encode()
+        cached = _read(path)
+        if _on_every_rank(cached is not None) and cached is not None:
+            return {name: tensor.to(next(model.parameters()).device) for name, tensor in cached.items()}
+        tensors = compute()
         if rank() == 0:
-            _write(found, path)
-        return found
+            _write(tensors, path)
+        return tensors
 
 
 def _fingerprint(model: DenseAV, settings: Mapping[str, Any]) -> str:
-    """Of all that features depend on; the model's repr says its layers and their settings, and numbers differ in their last bits between devices."""
+    """Hash of all that features depend on.
+
+    The repr of the model contains its layers and their settings; the last bits of features differ between devices.
+    """
     parts = {
         "model": repr(model),
         "heads": model.num_heads,
@@ -69,32 +78,34 @@ def _fingerprint(model: DenseAV, settings: Mapping[str, Any]) -> str:
     return _update(digest, model.state_dict()).hexdigest()[:32]
 
 
-def _update(digest: Any, tensors: Mapping[str, Tensor]) -> Any:
+def _update(digest: _Hash, tensors: Mapping[str, Tensor]) -> _Hash:
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest
 
 
-def _read(path: Path) -> Kept | None:
-    """The tensors of a file; None where there is none, or (with a warning) none that is whole."""
+def _read(path: Path) -> Tensors | None:
+    """The tensors of a file; None if there is no such file, or (with a warning) if it is damaged."""
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(path, "pt") as stored:
-            stated = (stored.metadata() or {}).get("sha256")
+            sha256 = (stored.metadata() or {}).get("sha256")
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
     except FileNotFoundError:
         return None
     except (SafetensorError, OSError) as error:
-        return _warn(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): the features are made again")
-    if stated != _update(hashlib.sha256(), tensors).hexdigest():
-        return _warn(f"{path} is damaged: the features are made again")
+        _warn(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): encoding its features again")
+        return None
+    if sha256 != _update(hashlib.sha256(), tensors).hexdigest():
+        _warn(f"{path} is damaged: encoding its features again")
+        return None
     return tensors
 
 
-def _write(tensors: Kept, path: Path) -> None:
-    """The file appears whole or, with a warning, not at all."""
+def _write(tensors: Tensors, path: Path) -> None:
+    """Write the file atomically; print a warning if that fails."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
@@ -105,7 +116,7 @@ def _write(tensors: Kept, path: Path) -> None:
         temporary.replace(path)
     except (SafetensorError, OSError) as error:
         temporary.unlink(missing_ok=True)
-        _warn(f"features are not kept in {path}: {' '.join(str(error).split())[:200]}")
+        _warn(f"features are not cached in {path}: {' '.join(str(error).split())[:200]}")
 
 
 def _warn(text: str) -> None:
@@ -113,8 +124,8 @@ def _warn(text: str) -> None:
         print(f"warning: {text}", file=sys.stderr)
 
 
-def _on_every_rank(own: bool) -> bool:
-    told = [own] * world_size()
+def _on_every_rank(value: bool) -> bool:
+    values = [value] * world_size()
     if world_size() > 1:
-        distributed.all_gather_object(told, own)
-    return all(told)
+        distributed.all_gather_object(values, value)
+    return all(values)

@@ -1,4 +1,4 @@
-"""Localisation end to end on twins of every set: an untrained model, maps that know the answer, and what a model must beat."""
+"""Localization on small copies of every data set: an untrained model, maps from the annotations, baselines."""
 
 import json
 from functools import partial
@@ -13,10 +13,10 @@ from tiny_localization import (
     RATE_HZ,
     anti_oracle,
     benchmark,
-    folders,
-    make_twins,
+    data_settings,
     oracle,
     untrained_model,
+    write_localization_sets,
 )
 
 from configs.errors import CommandFailed, UsageError
@@ -34,8 +34,8 @@ from model.hub import save_pretrained
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory):
-    return make_twins(tmp_path_factory.mktemp("twins"))
+def sets(tmp_path_factory):
+    return write_localization_sets(tmp_path_factory.mktemp("sets"))
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def untrained():
     return untrained_model()
 
 
-# ---------------------------------------------------------------------------------------------- every set
+# ---------------------------------------------------------------------------------------------- all data sets
 
 KEYS = {
     "vggss": {"median/ciou", "median/auc", "adaptive/ciou", "adaptive/auc"},
@@ -63,20 +63,20 @@ KEYS |= {
 }
 
 
-def test_seconds_that_are_not_in_the_sound_are_counted(twins, untrained, tmp_path):
-    short = benchmark(twins, "avsbench_s4")
+def test_seconds_after_the_end_of_the_audio_are_counted(sets, untrained, tmp_path):
+    short = benchmark(sets, "avsbench_s4")
     waveform = np.random.default_rng(0).normal(0, 0.1, round(1.4 * RATE_HZ))
     soundfile.write(tmp_path / "short.wav", waveform, RATE_HZ)
     short.items = [
-        item._replace(sound=tmp_path / "short.wav") if item.group == short.items[0].group else item
+        item._replace(audio=tmp_path / "short.wav") if item.group == short.items[0].group else item
         for item in short.items
     ]
-    assert short.evaluate(untrained).items["out_of_range_seconds"] == 3, "of five; the second one is there in part"
+    assert short.evaluate(untrained).items["out_of_range_seconds"] == 3, "of five; the second one is partly there"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_untrained_model_is_measured_beside_chance_with_pictures_and_counts(twins, untrained, name):
-    own = benchmark(twins, name)
+def test_result_of_an_untrained_model_has_metrics_chance_examples_and_counts(sets, untrained, name):
+    own = benchmark(sets, name)
     measured = own.evaluate(untrained)
     assert set(measured.metrics) == set(measured.chance) == KEYS[name]
     assert all(0 <= value <= 1 for value in [*measured.metrics.values(), *measured.chance.values()])
@@ -92,57 +92,55 @@ def test_an_untrained_model_is_measured_beside_chance_with_pictures_and_counts(t
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_maps_that_know_the_answer_reach_one_and_their_opposite_nothing(twins, untrained, name):
-    own = benchmark(twins, name)
-    right, wrong = own.evaluate(untrained, maps=oracle).metrics, own.evaluate(untrained, maps=anti_oracle).metrics
+def test_annotation_maps_score_one_and_inverted_maps_zero(sets, untrained, name):
+    own = benchmark(sets, name)
+    right, wrong = own.evaluate(untrained, source=oracle).metrics, own.evaluate(untrained, source=anti_oracle).metrics
     # F1 is looked up at ten thresholds, so with few items the best one is missed by a little.
     assert {key: value for key, value in right.items() if value < (0.9 if key.endswith("max_f1") else 0.95)} == {}
-    silent_frames = 0.2 if name == "avsbench_ms3" else 0  # an empty frame counts by the share of its pixels left dark
+    silent_frames = 0.2 if name == "avsbench_ms3" else 0  # an empty frame counts by the fraction of its dark pixels
     for key, value in wrong.items():
         limit = {"auc": 0.05, "iauc": 0.05}.get(key.partition("/")[2], 0.01)
-        if "best_threshold" not in key:  # at its lowest threshold every map claims everything
+        if "best_threshold" not in key:  # at its lowest threshold every map keeps all pixels
             assert value <= limit + silent_frames * key.endswith("miou"), (name, key)
 
 
-def test_the_same_numbers_come_out_whatever_the_batch(twins, untrained):
+def test_metrics_do_not_depend_on_the_batch_size(sets, untrained):
     for name in ("vggss", "avsbench_ms3"):
-        one, other = (benchmark(twins, name, batch_size=size).evaluate(untrained) for size in (4, 32))
+        one, other = (benchmark(sets, name, batch_size=size).evaluate(untrained) for size in (4, 32))
         assert one.metrics == pytest.approx(other.metrics, abs=1e-6) and one.chance == other.chance
 
 
-def test_shuffled_prompts_change_the_maps_and_nothing_else(twins, untrained):
-    own = benchmark(twins, "is3")
-    heard = []
+def test_shuffled_prompts_exchange_only_the_audio(sets, untrained):
+    own = benchmark(sets, "is3")
+    seen = []
     source = ModelMaps(untrained)
 
-    def listening(items):
-        heard.extend((item.picture, item.sound) for item in items)
+    def recorded(items):
+        seen.extend((item.image, item.audio) for item in items)
         return source(items)
 
     straight, again, shuffled = (
-        own.evaluate(untrained, shuffled=s, maps=listening).metrics for s in (False, False, True)
+        own.evaluate(untrained, shuffled=s, source=recorded).metrics for s in (False, False, True)
     )
     assert straight == again and set(shuffled) == set(straight)
-    assert all(picture.stem == sound.stem for picture, sound in heard[:48]) and all(
-        p.stem != s.stem for p, s in heard[48:]
-    )
-    assert sorted(s for _, s in heard[48:]) == sorted(s for _, s in heard[:24])
+    assert all(image.stem == audio.stem for image, audio in seen[:48]) and all(p.stem != s.stem for p, s in seen[48:])
+    assert sorted(s for _, s in seen[48:]) == sorted(s for _, s in seen[:24])
 
 
-def test_a_video_of_five_items_shares_one_exchanged_sound(twins, untrained):
-    own = benchmark(twins, "avsbench_s4")
+def test_shuffled_frames_of_a_video_share_one_audio_file(sets, untrained):
+    own = benchmark(sets, "avsbench_s4")
     seen = []
-    own.evaluate(untrained, shuffled=True, maps=lambda items: (seen.extend(items), center_prior(items))[1])
+    own.evaluate(untrained, shuffled=True, source=lambda items: (seen.extend(items), center_prior(items))[1])
     assert all(
-        len({item.sound for item in seen[start : start + 5]}) == 1 and seen[start].sound != own.items[start].sound
+        len({item.audio for item in seen[start : start + 5]}) == 1 and seen[start].audio != own.items[start].audio
         for start in range(0, 30, 5)
     )
 
 
-def test_pictures_without_a_region_are_counted_and_stay_in_the_denominator(twins, untrained):
-    found = benchmark(twins, "vggss")
+def test_images_without_a_region_are_counted_and_included_in_the_mean(sets, untrained):
+    found = benchmark(sets, "vggss")
     items = [found.items[0]._replace(region=partial(boxes_region, [])), found.items[1]]
-    two = Localization("vggss", LocalizationSet(items), CIoUMetrics(), 2, 0).evaluate(untrained, maps=oracle)
+    two = Localization("vggss", LocalizationSet(items), CIoUMetrics(), 2, 0).evaluate(untrained, source=oracle)
     assert (
         two.metrics["median/ciou"] == 0.5
         and two.items["without_a_region"] == 1
@@ -150,24 +148,26 @@ def test_pictures_without_a_region_are_counted_and_stay_in_the_denominator(twins
     )
 
 
-def test_maps_that_are_no_numbers_stop_the_run_with_the_name_of_the_picture(twins, untrained):
+def test_nonfinite_maps_raise_with_the_image_id(sets, untrained):
     def broken(items):
         maps = torch.rand(len(items), 7, 7)
         maps[-1, 3, 3] = torch.nan
         return maps
 
-    own = benchmark(twins, "vggss", batch_size=4)
-    with pytest.raises(CommandFailed, match=rf"vggss: .* 1 of 4 in a batch, first that of {own.items[3].id}"):
-        own.evaluate(untrained, maps=broken)
+    own = benchmark(sets, "vggss", batch_size=4)
+    with pytest.raises(
+        CommandFailed, match=rf"vggss: the maps of 1 of 4 images in a batch .* first that of {own.items[3].id}"
+    ):
+        own.evaluate(untrained, source=broken)
     with pytest.raises(CommandFailed, match="24 of 24"):
-        benchmark(twins, "vggss", batch_size=32).evaluate(
-            untrained, maps=lambda items: torch.full((len(items), 7, 7), torch.inf)
+        benchmark(sets, "vggss", batch_size=32).evaluate(
+            untrained, source=lambda items: torch.full((len(items), 7, 7), torch.inf)
         )
 
 
-def test_flat_maps_find_nothing_and_break_nothing(twins, untrained):
+def test_constant_maps_score_zero(sets, untrained):
     for name in ("vggss", "avsbench_ms3", "extended_flickr"):
-        metrics = benchmark(twins, name).evaluate(untrained, maps=lambda items: torch.ones(len(items), 7, 7)).metrics
+        metrics = benchmark(sets, name).evaluate(untrained, source=lambda items: torch.ones(len(items), 7, 7)).metrics
         assert all(
             value == 0
             for key, value in metrics.items()
@@ -175,9 +175,9 @@ def test_flat_maps_find_nothing_and_break_nothing(twins, untrained):
         )
 
 
-def test_the_command_measures_them_all_with_stable_keys(twins, untrained, tmp_path):
+def test_command_evaluates_all_data_sets_with_stable_keys(sets, untrained, tmp_path):
     save_pretrained(untrained, CONFIG, tmp_path)
-    sets = [f"{key}={path}" for key, path in folders(twins).items()]
+    sets = [f"{key}={path}" for key, path in data_settings(sets).items()]
     assert (
         main(
             load(
@@ -188,7 +188,7 @@ def test_the_command_measures_them_all_with_stable_keys(twins, untrained, tmp_pa
         == 0
     )
     written = json.loads((tmp_path / "out/metrics.json").read_text())
-    wanted = {
+    expected = {
         "vggss/median/ciou",
         "vggss/median/auc",
         "vggss/adaptive/ciou",
@@ -196,67 +196,67 @@ def test_the_command_measures_them_all_with_stable_keys(twins, untrained, tmp_pa
         "is3/adaptive/iiou",
         "is3/median/ciou",
     }
-    wanted |= {
+    expected |= {
         "is3_masks/median/iauc",
         "avsbench_s4/threshold_0.5/miou",
         "avsbench_ms3/best_threshold_test/f_score",
         "extended_vggss/median/ap",
         "extended_flickr/median/max_f1",
     }
-    assert wanted | {f"chance/{key}" for key in wanted} <= set(written["metrics"])
+    assert expected | {f"chance/{key}" for key in expected} <= set(written["metrics"])
     assert written["items"]["avsbench_ms3/without_a_region"] == 6 and written["items"]["is3/groups"] == 12
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("is3", "is3= is missing"),
-        ("avsbench_ms3", "avsbench= is missing"),
-        ("extended_flickr", "extended_flickr= is missing"),
+        ("is3", "data.is3.root= is missing"),
+        ("avsbench_ms3", "data.avsbench.root= is missing"),
+        ("extended_flickr", "data.extended_flickr.root= is missing"),
     ],
 )
-def test_a_set_without_its_folder_is_told(name, message):
+def test_missing_folder_setting_is_named(name, message):
     from eval.benchmarks.registry import build_benchmarks
 
     with pytest.raises(UsageError, match=message):
         build_benchmarks(EvalConfig(benchmarks=[name]))
 
 
-# ---------------------------------------------------------------------------------------------- measures
+# ---------------------------------------------------------------------------------------------- metrics
 
 
-def test_a_picture_with_two_prompts_counts_only_if_both_are_found(twins, untrained):
-    own = benchmark(twins, "is3_masks")
+def test_interactive_iou_requires_all_prompts_of_an_image(sets, untrained):
+    own = benchmark(sets, "is3_masks")
 
     def every_second(items):
         maps = oracle(items)
         return torch.stack(
             [
-                m if item.picture.stem.endswith(item.group.split("_")[0]) else -m
+                m if item.image.stem.endswith(item.group.split("_")[0]) else -m
                 for m, item in zip(maps, items, strict=True)
             ]
         )
 
-    metrics = own.evaluate(untrained, maps=every_second).metrics
+    metrics = own.evaluate(untrained, source=every_second).metrics
     assert metrics["median/ciou"] == 0.5 and metrics["median/iiou"] == 0.0
 
 
-def test_a_threshold_for_all_beats_a_fixed_one_and_is_judged_elsewhere():
+def test_best_threshold_beats_a_fixed_threshold():
     maps = torch.rand(40, 224, 224) * 0.4
     truth = torch.zeros(40, 224, 224)
     truth[:, :100, :100] = 1
     maps[:, :100, :100] += 0.05
     maps[:, -1, -1] = 1
     items = [LocalizationExample(f"v{n // 5}_{n % 5}", None, None, None, "", f"v{n // 5}", 5.0) for n in range(40)]
-    measure = MaskMetrics()
-    figures = measure.aggregate(measure.per_image(maps, truth), items)
+    metrics = MaskMetrics()
+    figures = metrics.aggregate(metrics.per_image(maps, truth), items)
     assert figures["best_threshold_test/miou"] > figures["threshold_0.5/miou"] == 0.0
     assert figures["best_threshold_val/miou"] == pytest.approx(figures["best_threshold_test/miou"], abs=0.01)
-    alone = measure.aggregate(measure.per_image(maps[:5], truth[:5]), items[:5])
-    assert not any(key.startswith("best_threshold_val") for key in alone)  # one video cannot be two halves
+    alone = metrics.aggregate(metrics.per_image(maps[:5], truth[:5]), items[:5])
+    assert not any(key.startswith("best_threshold_val") for key in alone)  # one video cannot be split into halves
 
 
-def test_a_threshold_chosen_on_some_videos_is_judged_on_the_others():
+def test_validation_threshold_is_evaluated_on_the_other_videos():
     items = [LocalizationExample(f"v{n}", None, None, None, "", f"v{n}", 5.0) for n in range(20)]
     validation = validation_mask([item.group for item in items])
     curves = torch.zeros(20, 255, dtype=torch.float64)
@@ -273,17 +273,17 @@ def test_a_threshold_chosen_on_some_videos_is_judged_on_the_others():
 
 
 @pytest.mark.parametrize("name", ["is3", "avsbench_ms3", "extended_vggss"])
-def test_every_figure_lies_in_its_interval(twins, name):
-    own = benchmark(twins, name)
+def test_every_metric_lies_in_its_interval(sets, name):
+    own = benchmark(sets, name)
     values = own.values(
         lambda items: oracle(items) + 1.5 * RandomMaps(14, 14)(items).repeat_interleave(16, 1).repeat_interleave(16, 2),
         own.items,
     )
-    figures, intervals = own.measure.aggregate(values, own.items), own.measure.intervals(values, own.items, seed=0)
+    figures, intervals = own.metrics.aggregate(values, own.items), own.metrics.intervals(values, own.items, seed=0)
     assert set(figures) == set(intervals) == KEYS[name]
     assert all(low - 1e-9 <= figures[key] <= high + 1e-9 for key, (low, high) in intervals.items())
     assert sum(high - low > 0.01 for low, high in intervals.values()) > len(intervals) / 2
-    assert own.measure.intervals(values, own.items, seed=0) == intervals
+    assert own.metrics.intervals(values, own.items, seed=0) == intervals
     if name == "extended_vggss":
         in_view = torch.tensor([item.in_view for item in own.items])
         drawn = interval(
@@ -296,17 +296,17 @@ def test_every_figure_lies_in_its_interval(twins, name):
         assert intervals["median/ap"] == drawn != intervals["median/max_f1"]
 
 
-def test_confidence_is_read_off_the_maps_before_they_are_scaled():
+def test_confidence_uses_unscaled_maps():
     visible = LocalizationExample("a", None, None, None, "", "a", 3.0)
     items = [visible, visible._replace(id="b", in_view=False)]
     truth = torch.zeros(2, 224, 224)
     truth[0, :112] = 1
     raw = torch.rand(2, 224, 224) + 10 * truth + torch.tensor([0.0, 50.0])[:, None, None]
-    measure = DetectionMetrics()
+    metrics = DetectionMetrics()
     assert (
-        measure.aggregate(measure.per_image(raw, truth), items)["median/ap"] == 0.5
-    )  # the silent picture is the surest
+        metrics.aggregate(metrics.per_image(raw, truth), items)["median/ap"] == 0.5
+    )  # the image without a source has the highest confidence
     assert (
-        measure.aggregate(measure.per_image(raw * torch.tensor([1.0, 0.01])[:, None, None], truth), items)["median/ap"]
+        metrics.aggregate(metrics.per_image(raw * torch.tensor([1.0, 0.01])[:, None, None], truth), items)["median/ap"]
         == 1.0
     )

@@ -1,4 +1,4 @@
-"""Readers of the published layouts: what they find in a whole folder, and what they say of a damaged or hostile one."""
+"""Readers of the published layouts on complete folders and on folders with missing files."""
 
 import json
 import shutil
@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_localization import SIZE_PX, make_twins
+from tiny_localization import SIZE_PX, write_localization_sets
 
 from configs.errors import UsageError
 from eval.benchmarks.localization.avsbench import read_avsbench
-from eval.benchmarks.localization.dataset import boxes_region, mask_region, read_picture
+from eval.benchmarks.localization.dataset import boxes_region, mask_region, read_square_image
 from eval.benchmarks.localization.flickr_soundnet import read_boxes, read_flickr_soundnet
 from eval.benchmarks.localization.is3 import read_is3
 from eval.benchmarks.localization.slavc import read_extended
@@ -31,21 +31,21 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    return make_twins(tmp_path_factory.mktemp("twins"))
+def complete(tmp_path_factory):
+    return write_localization_sets(tmp_path_factory.mktemp("sets"))
 
 
 @pytest.fixture
-def copy(whole, tmp_path):
-    """A twin that may be spoilt."""
+def copy(complete, tmp_path):
+    """A function that copies a set, for a test to damage."""
 
-    def of(name):
-        return shutil.copytree(whole / name.partition("_s4")[0].partition("_ms3")[0], tmp_path / name)
+    def copy_set(name):
+        return shutil.copytree(complete / name.partition("_s4")[0].partition("_ms3")[0], tmp_path / name)
 
-    return of
+    return copy_set
 
 
-# ---------------------------------------------------------------------------------------------- whole folders
+# ---------------------------------------------------------------------------------------------- complete folders
 
 
 @pytest.mark.parametrize(
@@ -57,39 +57,39 @@ def copy(whole, tmp_path):
         ("avsbench_s4", 30, 6),
         ("avsbench_ms3", 30, 6),
         ("extended_vggss", 32, 32),
-        ("extended_flickr", 32, 16),  # each picture is there with its own sound and with another one's
+        ("extended_flickr", 32, 16),  # each image occurs with its own audio and with another one's
     ],
 )
-def test_a_whole_set_is_read_in_its_published_size(whole, name, items, groups):
-    found = READERS[name](whole / name.partition("_s4")[0].partition("_ms3")[0])
+def test_complete_set_has_its_published_size(complete, name, items, groups):
+    found = READERS[name](complete / name.partition("_s4")[0].partition("_ms3")[0])
     assert (len(found.items), len({item.group for item in found.items}), found.left_out) == (items, groups, {})
-    assert all(item.picture.is_file() and item.sound.is_file() for item in found.items)
+    assert all(item.image.is_file() and item.audio.is_file() for item in found.items)
     assert all(item.in_view == bool(item.region().any()) for item in found.items if name != "avsbench_ms3")
 
 
-def test_a_vgg_ss_box_lies_around_what_sounds_in_the_squeezed_picture(whole):
-    for item in read_vgg_ss(whole / "vggss").items:
-        with Image.open(item.picture) as picture:
+def test_vgg_ss_boxes_surround_the_source_in_the_square_image(complete):
+    for item in read_vgg_ss(complete / "vggss").items:
+        with Image.open(item.image) as picture:
             assert picture.size == (SIZE_PX, SIZE_PX * 3 // 4)
-        own, region = read_picture(item.picture, 224).float() / 255, item.region() > 0
+        own, region = read_square_image(item.image, 224).float() / 255, item.region() > 0
         inside, outside = own[:, region].mean(dim=1), own[:, ~region].mean(dim=1)
         assert item.label in CLASSES and (inside - outside).abs().max() > 0.05
         assert item.audio_window_s == 3.0 and item.second is None
 
 
-def test_two_of_three_annotators_make_a_pixel_certain(whole):
-    item = read_flickr_soundnet(whole / "flickr_soundnet").items[0]
+def test_pixels_of_two_annotators_count_fully(complete):
+    item = read_flickr_soundnet(complete / "flickr_soundnet").items[0]
     assert set(item.region().unique().tolist()) == {0.0, 0.5, 1.0}
-    assert len(read_boxes(whole / "flickr_soundnet/Annotations" / f"{item.id}.xml")) == 3
+    assert len(read_boxes(complete / "flickr_soundnet/Annotations" / f"{item.id}.xml")) == 3
 
 
-def test_both_prompts_of_an_is3_picture_show_the_same_and_mean_different_places(whole):
-    boxes, masks = (read_is3(whole / "is3", masks=masks).items for masks in (False, True))
+def test_both_prompts_of_an_is3_image_have_disjoint_regions(complete):
+    boxes, masks = (read_is3(complete / "is3", masks=masks).items for masks in (False, True))
     for first, second in zip(masks[::2], masks[1::2], strict=True):
         assert (
             first.group == second.group
             and first.label != second.label
-            and first.picture.read_bytes() == second.picture.read_bytes()
+            and first.image.read_bytes() == second.image.read_bytes()
         )
         assert not (first.region() * second.region()).any()
     for box, mask in zip(boxes, masks, strict=True):
@@ -99,32 +99,32 @@ def test_both_prompts_of_an_is3_picture_show_the_same_and_mean_different_places(
         )
 
 
-def test_five_seconds_of_a_video_are_five_items_of_one_sound(whole):
-    items = read_avsbench(whole / "avsbench", "ms3").items
-    assert [item.second for item in items[:5]] == [0, 1, 2, 3, 4] and len({item.sound for item in items[:5]}) == 1
+def test_avsbench_video_has_five_items_with_one_audio_file(complete):
+    items = read_avsbench(complete / "avsbench", "ms3").items
+    assert [item.second for item in items[:5]] == [0, 1, 2, 3, 4] and len({item.audio for item in items[:5]}) == 1
     one, again, both, other, silent = (item.region() for item in items[:5])
     assert both.sum() > max(one.sum(), other.sum()) and not silent.any()
     assert ((one > 0) & (again > 0)).any()
-    assert {item.label for item in read_avsbench(whole / "avsbench", "s4").items} <= set(CLASSES)
+    assert {item.label for item in read_avsbench(complete / "avsbench", "s4").items} <= set(CLASSES)
 
 
-def test_the_extension_has_sounds_of_what_is_not_in_view(whole):
-    vggss, flickr = (read_extended(whole / f"extended_{base}", base).items for base in ("vggss", "flickr"))
+def test_extended_set_contains_items_with_no_source_in_view(complete):
+    vggss, flickr = (read_extended(complete / f"extended_{base}", base).items for base in ("vggss", "flickr"))
     assert [item.in_view for item in vggss] == [True] * 16 + [False] * 16 == [item.in_view for item in flickr]
-    assert all(item.picture.stem == item.sound.stem for item in vggss)
-    assert all(item.picture.stem != item.sound.stem for item in flickr[16:])
+    assert all(item.image.stem == item.audio.stem for item in vggss)
+    assert all(item.image.stem != item.audio.stem for item in flickr[16:])
 
 
 # ---------------------------------------------------------------------------------------------- boxes and masks
 
 
-def test_a_box_is_cut_at_the_border_and_one_without_a_pixel_covers_none():
+def test_boxes_are_clipped_and_empty_boxes_cover_nothing():
     assert boxes_region([(-50, 10**30, 224, 10**31), (9, 5, 3, 8), (7, 7, 7, 9)]).sum() == 0
     assert boxes_region([(-9, -9, 2, 3)]).nonzero().tolist() == [[r, c] for r in range(3) for c in range(2)]
     assert boxes_region([(0, 0, 9, 9)] * 3, annotators_needed=2).unique().tolist() == [0.0, 1.0]
 
 
-def test_boxes_outside_or_upside_down_stay_in_the_published_count(copy):
+def test_items_with_empty_or_clipped_boxes_are_kept(copy):
     root = copy("vggss")
     table = root / "metadata/vggss.json"
     rows = json.loads(table.read_text())
@@ -139,17 +139,17 @@ def test_boxes_outside_or_upside_down_stay_in_the_published_count(copy):
 @pytest.mark.parametrize(
     ("size", "fits"), [((64, 48), True), ((224, 224), True), ((33, 25), True), ((64, 64), False), ((48, 64), False)]
 )
-def test_a_mask_has_the_proportions_of_its_picture_or_the_size_all_are_measured_at(tmp_path, size, fits):
+def test_mask_needs_the_aspect_ratio_of_its_image_or_224_pixels(tmp_path, size, fits):
     Image.new("RGB", (64, 48)).save(tmp_path / "picture.png")
     Image.fromarray(np.full(size[::-1], 255, np.uint8)).save(tmp_path / "mask.png")
     if fits:
         assert mask_region(tmp_path / "mask.png", tmp_path / "picture.png", 128).eq(1).all()
     else:
-        with pytest.raises(UsageError, match=rf"mask\.png is {size[0]} x {size[1]} px, its picture .* is 64 x 48"):
+        with pytest.raises(UsageError, match=rf"mask\.png is {size[0]} x {size[1]} px, but its image .* is 64 x 48"):
             mask_region(tmp_path / "mask.png", tmp_path / "picture.png", 128)
 
 
-def test_masks_of_all_kinds_of_png_are_understood(tmp_path):
+def test_masks_are_read_from_gray_binary_and_palette_pngs(tmp_path):
     inside = np.zeros((224, 224), bool)
     inside[20:90, 30:200] = True
     Image.new("RGB", (224, 224)).save(tmp_path / "picture.png")
@@ -167,21 +167,21 @@ def test_masks_of_all_kinds_of_png_are_understood(tmp_path):
         ), name
 
 
-# ---------------------------------------------------------------------------------------------- what is missing
+# ---------------------------------------------------------------------------------------------- missing files
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_missing_files_are_counted_by_reason_and_the_rest_is_used(copy, name):
+def test_items_with_missing_files_are_counted_by_reason(copy, name):
     root = copy(name)
     before = READERS[name](root).items
-    before[0].picture.unlink()
-    before[-1].sound.unlink()
+    before[0].image.unlink()
+    before[-1].audio.unlink()
     found = READERS[name](root)
-    assert found.left_out["no_picture"] >= 1 and found.left_out["no_sound"] >= 1
+    assert found.left_out["no_image"] >= 1 and found.left_out["no_audio"] >= 1
     assert len(found.items) + found.left_out.total() == len(before)
 
 
-def test_an_is3_picture_counts_with_both_prompts_or_not_at_all(copy):
+def test_is3_image_is_left_out_unless_both_prompts_exist(copy):
     root = copy("is3")
     next((root / "gt_masks").iterdir()).unlink()
     found = read_is3(root, masks=True)
@@ -190,27 +190,26 @@ def test_an_is3_picture_counts_with_both_prompts_or_not_at_all(copy):
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_set_without_a_usable_item_says_so_in_one_line_with_counts(copy, name):
+def test_set_without_usable_items_raises_one_line_with_counts(copy, name):
     root = copy(name)
     for item in READERS[name](root).items:
-        item.sound.unlink(missing_ok=True)
-    with pytest.raises(UsageError, match=r"not one usable item \(\d+ no_sound\)") as caught:
+        item.audio.unlink(missing_ok=True)
+    with pytest.raises(UsageError, match=r"no usable item \(\d+ no_audio\)") as caught:
         READERS[name](root)
     assert "\n" not in str(caught.value)
 
 
-def test_an_extension_of_which_all_silent_rows_are_missing_is_no_extension(copy):
+def test_extended_set_without_added_items_raises(copy):
     root = copy("extended_vggss")
     for item in read_extended(root, "vggss").items[16:]:
-        item.picture.unlink()
-    with pytest.raises(UsageError, match=r"vggss_test_plus_silent\.csv of extended_vggss.*16 no_picture"):
+        item.image.unlink()
+    with pytest.raises(UsageError, match=r"vggss_test_plus_silent\.csv: no usable item .*16 no_image"):
         read_extended(root, "vggss")
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_folder_without_its_table_names_the_setting_and_what_belongs_there(tmp_path, name):
-    setting = "avsbench" if name.startswith("avsbench") else name
-    with pytest.raises(UsageError, match=rf"{setting}={tmp_path}: no .* there; expected beside it are"):
+def test_missing_table_raises_with_the_expected_contents(tmp_path, name):
+    with pytest.raises(UsageError, match=rf"{tmp_path}: no .*; the folder must contain it and"):
         READERS[name](tmp_path)
 
 

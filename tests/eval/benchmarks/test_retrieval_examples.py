@@ -1,4 +1,4 @@
-"""Pairs of a gallery to look at: from the sound that finds its picture to the one that does not, with the map of the pair."""
+"""Pairs of a gallery for the report: from the best to the worst rank, with the heatmap of each pair."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,14 @@ def gallery(tmp_path_factory):
     return Gallery(str(write_data_set(tmp_path_factory.mktemp("g") / "set", [7, 6], frames=1)), 13, 4, 0)
 
 
-def test_they_run_from_the_best_to_the_worst_place_and_show_their_own_clip(gallery, model):
+def test_retrieval_examples_go_from_best_to_worst_rank(gallery, model):
     gallery.encode(model)
-    places = torch.tensor([4, 1, 9, 13, 2, 2, 7, 5, 11, 3, 8, 6, 10])
-    examples = retrieval_examples("places_retrieval", gallery, model, places)
+    ranks = torch.tensor([4, 1, 9, 13, 2, 2, 7, 5, 11, 3, 8, 6, 10])
+    examples = retrieval_examples("places_retrieval", gallery, model, ranks)
     assert [e.place for e in examples] == [1, 3, 6, 9, 13]  # sorted: 1 2 2 3 4 5 6 7 8 9 10 11 13
     reader = ClipReader(gallery.index, *model.inputs)
     for example in examples:
-        clip = gallery.clips[places.tolist().index(example.place)]
+        clip = gallery.clips[ranks.tolist().index(example.place)]
         assert example.prompt.startswith(gallery.index.id(clip)) and example.value == f"place {example.place}"
         assert np.array_equal(example.image, gallery.item(reader, clip).frame.permute(1, 2, 0).numpy())
         assert (
@@ -43,12 +43,12 @@ def test_they_run_from_the_best_to_the_worst_place_and_show_their_own_clip(galle
     assert heatmap_sheet(examples).shape == (5 * (160 + 22), (2 + model.num_heads) * 160, 3)  # no target
 
 
-def test_a_gallery_of_one_has_one(tmp_path, model):
+def test_gallery_of_one_pair_has_one_example(tmp_path, model):
     measured = Retrieval("x", Gallery(str(write_data_set(tmp_path / "one", [1], frames=1)), 5, 4, 0)).evaluate(model)
     assert [e.place for e in measured.examples] == [1]
 
 
-def test_the_benchmark_brings_them_and_their_places_are_those_of_its_numbers(gallery, model):
+def test_ranks_of_examples_agree_with_recall(gallery, model):
     measured = Retrieval("places_retrieval", gallery).evaluate(model)
     first = measured.metrics["audio_to_image/recall_at_1"]
     assert (measured.examples[0].place == 1) == (first > 0) and (measured.examples[-1].place > 10) == (

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 import soundfile
-from tiny_localization import make_twins
+from tiny_localization import write_localization_sets
 
 from configs.schema import ToyWorldConfig
 from pipelines.toy_world import layouts, localization
@@ -21,7 +21,7 @@ def _files(folder):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    return make_twins(tmp_path_factory.mktemp("toy"), seed=5)
+    return write_localization_sets(tmp_path_factory.mktemp("toy"), seed=5)
 
 
 def test_every_file_belongs_to_a_listed_folder_or_table(root):
@@ -39,7 +39,7 @@ def test_removed_files_are_regenerated_identically(root):
     before = _files(root)
     for name in list(before)[::3]:
         (root / name).unlink()
-    assert _files(make_twins(root, seed=5)) == before
+    assert _files(write_localization_sets(root, seed=5)) == before
 
 
 def test_the_order_of_the_parts_that_seeds_their_items_is_fixed():

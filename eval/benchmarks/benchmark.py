@@ -1,0 +1,99 @@
+"""The interface of all benchmarks: `Benchmark` is what they implement, `BenchmarkKind` what the registry holds."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+if TYPE_CHECKING:
+    from eval.benchmarks.localization.heatmap_sources import HeatmapSource
+    from eval.benchmarks.retrieval.gallery import Gallery
+    from eval.results import BenchmarkResult
+    from model.denseav import DenseAV
+
+
+class BenchmarkInfo(NamedTuple):
+    """What a report says about a benchmark.
+
+    Attributes:
+        question: the question it answers, a heading.
+        name: of the benchmark, in words.
+        terms: license terms of the published data as its authors state them, or as we believe them to be; empty: the
+            user's own data. They are not legal advice: whoever uses the data has to read its terms.
+    """
+
+    question: str
+    name: str
+    terms: str = ""
+
+
+class Benchmark(ABC):
+    """A data set with its metrics and baselines.
+
+    Attributes:
+        name: the first part of its metric keys.
+        info: for reports.
+        baselines: names of the baselines that apply (eval.baselines); `chance` is part of every result, and `untrained`
+            applies to every benchmark.
+    """
+
+    baselines: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, name: str) -> None:
+        self.name, self.info = name, BenchmarkInfo(name, name)
+
+    @abstractmethod
+    def evaluate(self, model: DenseAV) -> BenchmarkResult:
+        """Measure a model. On several ranks every rank calls it and gets the same result.
+
+        Raises:
+            CommandFailed: the model gives values that are not finite.
+            UsageError: a file that cannot be read.
+        """
+
+    def evaluate_baseline(
+        self, baseline: str, model: DenseAV, object_prior: HeatmapSource | None = None
+    ) -> dict[str, float]:
+        """Measure one of `baselines`.
+
+        Args:
+            object_prior: for `object_prior` and `ogl`.
+
+        Returns:
+            Values by the keys of the metrics of `evaluate`; empty where the model is its own baseline.
+        """
+        raise NotImplementedError(f"{self.name}: baseline {baseline}")
+
+
+class BenchmarkInputs(NamedTuple):
+    """What a benchmark is built from.
+
+    Attributes:
+        name: of the benchmark.
+        roots: folders of its data, one for each entry of `BenchmarkKind.data`.
+        batch_size: items encoded at once.
+        seed: of shuffled prompts and bootstrap intervals.
+        open_gallery: opens a folder of shards for retrieval; benchmarks that open the same folder share its features.
+    """
+
+    name: str
+    roots: Sequence[Path]
+    batch_size: int
+    seed: int
+    open_gallery: Callable[[Path], Gallery]
+
+
+class BenchmarkKind(NamedTuple):
+    """A registered benchmark.
+
+    Attributes:
+        info: of the published benchmark.
+        data: names of the data sets (`data.NAME.root` in the settings) that it reads.
+        build: makes it, and reads its tables.
+    """
+
+    info: BenchmarkInfo
+    data: tuple[str, ...]
+    build: Callable[[BenchmarkInputs], Benchmark]
