@@ -183,9 +183,8 @@ def results_from_json(content: Mapping[str, Any]) -> Results:
     requirements = [
         Requirement(**r | {"value": math.nan if r["value"] is None else r["value"]}) for r in content["requirements"]
     ]
-    return Results(
-        content["metrics"], content["items"], requirements, about=content["about"], intervals=content["intervals"]
-    )
+    intervals = {key: (low, high) for key, (low, high) in content["intervals"].items()}
+    return Results(content["metrics"], content["items"], requirements, about=content["about"], intervals=intervals)
 
 
 def _is_number(value: Any) -> bool:

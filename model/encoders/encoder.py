@@ -59,8 +59,9 @@ class ImageEncoder(Encoder):
         """
         if frames.dtype != torch.uint8:
             raise ValueError(f"frames are {frames.dtype}; allowed is torch.uint8, RGB in 0 to 255")
-        dtype = next(self.parameters()).dtype
-        return self.encode_normalized(normalize(frames, self.mean, self.std).to(dtype))
+        normalized = normalize(frames, self.mean, self.std)
+        weight = next(self.parameters(), normalized)
+        return self.encode_normalized(normalized.to(weight.dtype))
 
     @abstractmethod
     def encode_normalized(

@@ -127,11 +127,11 @@ def test_newer_step_of_a_run_folder_is_evaluated_again(arguments, tmp_path):
 @pytest.mark.parametrize("pattern", ["manifest.json", "*.tar"])
 def test_changed_data_is_evaluated_again(arguments, pattern):
     config = load(EvalConfig, arguments)
-    path = next(Path(config.places_audio).glob(pattern))
+    path = next(Path(config.data["places_audio"].root).glob(pattern))
     with _changed(path, path.read_bytes() + b" "):
         assert not _is_current(arguments)
     assert _is_current(arguments)
-    config.places_audio = "s3://bucket/shards"
+    config.data["places_audio"].root = "s3://bucket/shards"
     assert describe_inputs(config, ROOT)["data"] == "", "remote data cannot be compared"
 
 

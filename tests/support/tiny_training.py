@@ -34,7 +34,7 @@ def tiny_model(config: TrainConfig, seed: int = 0):
 def backward(model, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
     image, audio, calibration = model(
-        torch.randn(2, 3, 32, 32, generator=generator),
+        torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8, generator=generator),
         torch.randn(2, 10240, generator=generator),
         torch.ones(2, 10240, dtype=torch.bool),
     )

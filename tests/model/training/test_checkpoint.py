@@ -132,7 +132,7 @@ def test_checkpoint_with_unknown_settings_names_another_version(tmp_path):
     folder = save(tmp_path, 2, tiny_state(config), config)
     state = json.loads((folder / "state.json").read_text())
     (folder / "state.json").write_text(json.dumps(state | {"config": state["config"].replace("embed_dim", "channels")}))
-    with pytest.raises(ValueError, match=r"written by another version of this program \(model\.channels: unknown key"):
+    with pytest.raises(ValueError, match=r"before the settings were renamed \(first unknown key: model\.channels\)"):
         read_state(folder, config, {})
 
 

@@ -86,7 +86,7 @@ def test_encoder_memory_does_not_grow_with_the_batch():
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             image, audio, _ = model(
-                torch.randn(PAIRS, 3, 64, 64),
+                torch.randint(256, (PAIRS, 3, 64, 64), dtype=torch.uint8),
                 torch.randn(PAIRS, SAMPLES),
                 torch.ones(PAIRS, SAMPLES, dtype=torch.bool),
                 None,

@@ -20,11 +20,11 @@ from model.training.step import forward_loss
 
 
 def _output(value: float = 1.0):
-    """Output of a forward pass with this pixel in one image."""
+    """Output of a forward pass with this sample in one waveform."""
     config = tiny_config()
     model = tiny_model(config).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
-    batch.frames[1, 0, 0, 0] = value
+    batch.waveform[1, 100] = value
     return forward_loss(model, batch, model.similarity_config, config.loss, seed=1)
 
 
@@ -49,9 +49,9 @@ def test_nonfinite_loss_stops_the_run_with_step_terms_clips_and_a_report(tmp_pat
     (rank,) = report["ranks"]
     assert (
         rank["clips"] == ["a", "b"]
-        and rank["features"]["image"]["not_finite"] > 0 == rank["features"]["audio"]["not_finite"]
+        and rank["features"]["audio"]["not_finite"] > 0 == rank["features"]["image"]["not_finite"]
     )
-    assert 0 < rank["features"]["audio"]["largest"] < 100
+    assert 0 < rank["features"]["image"]["largest"] < 100
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,8 @@ def test_consecutive_skips_stop_the_run_unless_interrupted_by_finite_losses(tmp_
 def test_skipped_batch_does_not_change_running_means():
     model = tiny_model(tiny_config()).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
-    batch.waveform[1, 100], batch.frames[0, 0, 0, 0] = math.nan, math.inf
+    batch.waveform[1, 100] = math.nan
+    next(model.image_encoder.parameters()).data.fill_(math.inf)
     forward_loss(model, batch, model.similarity_config, tiny_config().loss, seed=1)
     running = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
     assert running and all(buffer.isfinite().all() for buffer in running.values())
@@ -122,7 +123,7 @@ made = []
 for step in range(1, 6):
     batch = rows(tiny_batch(4, INPUTS.image_size_px, 10240, seed=step), slice(rank, None, 2))
     if step in (2, 3) and rank == 1:
-        batch.frames[0] = float("nan")
+        batch.waveform[0] = float("nan")
     output = forward_loss(wrapped, batch, model.similarity_config, config.loss, step)
     if not guard.should_skip(step, output, [f"clip{rank}_{step}"], 0.1):
         output.loss.backward()

@@ -180,7 +180,9 @@ def _counted(model):
     inputs = model.inputs
     counter = FlopCounterMode(display=False)
     with counter:
-        image = model.encode_image(torch.randn(2, 3, inputs.image_size_px, inputs.image_size_px)).dense
+        image = model.encode_image(
+            torch.zeros(2, 3, inputs.image_size_px, inputs.image_size_px, dtype=torch.uint8)
+        ).dense
         audio = model.encode_audio(torch.randn(2, 10240), torch.ones(2, 10240, dtype=torch.bool)).dense
         (image.sum() + audio.sum()).backward()
     return counter.get_total_flops() / 2
@@ -212,16 +214,17 @@ def test_recomputation_by_gradient_checkpointing_does_not_count():
 
 def test_layer_costs_two_flops_per_product_forward_and_four_backward():
     from model.denseav import DenseAV, SimilarityConfig
+    from model.encoders.encoder import Encoder, ImageEncoder
 
-    class Patches(nn.Module):
+    class Patches(ImageEncoder):
         def __init__(self):
             super().__init__()
             self.layer = nn.Conv2d(3, 8, 4, 4)
 
-        def forward(self, frames):
+        def encode_normalized(self, frames):
             return self.layer(frames), None
 
-    class Grouped(nn.Module):
+    class Grouped(Encoder):
         def __init__(self):
             super().__init__()
             self.first, self.layer = nn.Conv1d(1, 16, 10, 10), nn.Conv1d(16, 16, 5, padding=2, groups=4)

@@ -164,7 +164,7 @@ GOOD = [("a.JPG", jpeg(1)), ("a.flac", encode_audio(tone(1))), ("a.txt", b"not i
 DAMAGES = {
     "offset wrong": (
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0]["files"].update(jpg=[0, 5])),
-        "0.json puts a.JPG at (0, 5)",
+        "0.json lists a.JPG at (0, 5)",
     ),
     "id outside the folder": (
         lambda folder: _edit(folder / "0.json", lambda i: i["members"][0].update(id="../a")),
@@ -175,12 +175,15 @@ DAMAGES = {
         "'a\\nb' is not a valid id",
     ),
     "member lost": (lambda folder: _rewrite(folder, GOOD[:1]), "0.tar lacks a.flac"),
-    "member twice": (lambda folder: _rewrite(folder, [*GOOD, ("a.jpg", b"x")]), "0.tar has a.jpg twice"),
+    "member twice": (lambda folder: _rewrite(folder, [*GOOD, ("a.jpg", b"x")]), "0.tar contains a.jpg twice"),
     "link": (
         lambda folder: _rewrite(folder, [*GOOD, (special("b.jpg", tarfile.SYMTYPE, "x"), b"")]),
         "0.tar contains b.jpg, which is not a regular file",
     ),
-    "truncated": (lambda folder: os.truncate(folder / "0.tar", 2000), "0.tar has 2000 bytes, manifest.json says 10240"),
+    "truncated": (
+        lambda folder: os.truncate(folder / "0.tar", 2000),
+        "0.tar has 2000 bytes, but manifest.json has size_bytes=10240",
+    ),
     "index gone": (lambda folder: (folder / "0.json").unlink(), "0.json cannot be read"),
 }
 
