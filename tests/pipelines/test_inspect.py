@@ -322,7 +322,7 @@ def test_a_missing_template_or_style_sheet_is_reported_in_one_line(out, tmp_path
     package = shutil.copytree(
         ROOT / "pipelines", tmp_path / "app/pipelines", ignore=shutil.ignore_patterns("__pycache__")
     )
-    (tmp_path / "app/configs").symlink_to(ROOT / "configs")
+    shutil.copytree(ROOT / "configs", tmp_path / "app/configs", ignore=shutil.ignore_patterns("__pycache__"))
     (package / "inspect" / name).unlink()
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.inspect", str(out), f"html={tmp_path}/page.html"],

@@ -158,7 +158,7 @@ def test_classes_in_one_half_have_no_validation_threshold_and_a_set_without_pixe
         "basic/map",
         "basic/miou",
     }
-    with pytest.raises(UsageError, match="none of the classes that the 24 prompts ask for has a pixel"):
+    with pytest.raises(UsageError, match="none of the classes of the 24 prompts has a pixel"):
         _measure(maps, np.zeros_like(relevant), asked, [name] * 24)
 
 
