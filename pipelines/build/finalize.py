@@ -100,4 +100,5 @@ def print_table(out: Folder, manifest: dict[str, Any]) -> None:
     print(f"{'rows':<10}{manifest['rows']:>10}")
     print(f"{'written':<10}{manifest['written']:>10}   {size}")
     print(f"{'rejected':<10}{manifest['rejected']:>10}   {reasons}".rstrip())
-    print(f"{'seconds':<10}{stats['build_seconds']:>10.1f}   in the run that completed it")
+    if "build_seconds" in stats:  # data sets of version 0.1 store it under another name
+        print(f"{'seconds':<10}{stats['build_seconds']:>10.1f}   in the run that completed it")

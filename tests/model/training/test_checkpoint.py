@@ -209,7 +209,9 @@ except OSError as error:
 
 def test_disk_full_in_the_middle_of_a_file_leaves_no_checkpoint(tmp_path):
     code = FILL_THE_DISK.format(root=str(ROOT))
-    done = subprocess.run([sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    # -B: under the limit on the size of a file, Python would leave cut .pyc files for every later run.
+    command = [sys.executable, "-B", "-c", code, tmp_path]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["OSError", "27"], done.stderr
     assert not list(tmp_path.iterdir())
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
