@@ -35,9 +35,12 @@ def main(config: EvalConfig) -> int:
     """Print the stored results if they are current; otherwise evaluate, on all processes of the launcher."""
     from eval.provenance import find_current_results
 
-    for key in ("checkpoint", "out"):
-        if not getattr(config, key):
-            raise UsageError(f"{key}= is missing: give the run folder of a training")
+    if config.benchmarks == ["help"]:
+        return print_benchmarks()
+    if not config.checkpoint:
+        raise UsageError("checkpoint= is missing: give the run folder of a training")
+    if not config.out:
+        raise UsageError("out= is missing: give the folder of the report")
     check_settings(config)
     # Several processes could disagree about files of which one machine sees an older state.
     if os.environ.get("WORLD_SIZE", "1") == "1" and (results := find_current_results(config, REPORT_FILES)):
@@ -49,6 +52,15 @@ def main(config: EvalConfig) -> int:
 
     with init_distributed():
         return _evaluate_and_report(config)
+
+
+def print_benchmarks() -> int:
+    """Print the names of the benchmarks and what each asks; returns the exit code."""
+    from eval.benchmarks.registry import KINDS
+
+    for name, kind in KINDS.items():
+        print(f"{name:<20} {kind.info.question}")
+    return 0
 
 
 def check_settings(config: EvalConfig) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from model.build import build_denseav
@@ -56,8 +57,8 @@ def released_checkpoint(params: dict[str, Any], _tensors: dict[str, Tensor]) -> 
     }
 
 
-def make_weight(name: str, shape: list[int]) -> Tensor:
-    """A weight that is a function of its name."""
+def make_weight(name: str, shape: list[int]) -> Float[Tensor, "..."]:
+    """A weight of the given shape that is a function of its name."""
     x = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
     last = name.rpartition(".")[2]
     if last == "weight_g" or (last == "weight" and len(shape) == 1):

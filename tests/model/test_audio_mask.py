@@ -1,3 +1,5 @@
+"""Which audio steps are valid, from which samples are."""
+
 import pytest
 import torch
 

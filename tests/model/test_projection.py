@@ -1,3 +1,5 @@
+"""The projections of image and audio features."""
+
 import pytest
 import torch
 from torch.nn import functional

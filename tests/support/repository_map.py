@@ -39,7 +39,7 @@ def description(path: str) -> str:
     elif path.endswith(".md"):
         first = text.partition("\n")[0].lstrip("# ")
     else:
-        comments = re.findall(r"^(?:#(?!!)|/\*|\{#|<!--) ?(.*?)(?:\*/|#\}|-->)?$", text, re.MULTILINE)
+        comments = re.findall(r"^(?:#(?!!)|/\*|\{#-?|<!--) ?(.*?)(?:\*/|#\}|-->)?$", text, re.MULTILINE)
         first = next((line for line in comments if line.strip()), "")
     first = " ".join(first.split())
     return re.split(r"(?<=[a-z)`])\. ", first + " ", maxsplit=1)[0].strip().removesuffix(".")

@@ -1,3 +1,5 @@
+"""Contrastive losses against values worked out by hand and slow loops."""
+
 import itertools
 import math
 

@@ -1,3 +1,5 @@
+"""The objective: which terms it computes, how it weighs them, which settings reach them."""
+
 import dataclasses
 import itertools
 

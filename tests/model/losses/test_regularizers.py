@@ -1,3 +1,5 @@
+"""Regularizers against values worked out by hand and slow loops."""
+
 import dataclasses
 import itertools
 

@@ -1,3 +1,5 @@
+"""The dense similarity volume and its scores against slow loops."""
+
 import itertools
 
 import pytest

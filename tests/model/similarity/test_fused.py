@@ -1,3 +1,5 @@
+"""Fused scores and their gradients against the dense ones."""
+
 import itertools
 
 import pytest
