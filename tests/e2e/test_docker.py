@@ -153,7 +153,7 @@ def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built, s
     assert last.startswith(
         "--parsable --dependency=afterany:1000 --cpus-per-task=1 docker/slurm_build.sh finish source.root="
     )
-    assert (spool / "log0").read_text().count(f"of {SHARDS} shards are there with slice=") == 3
+    assert len(re.findall(rf"slice=\d/3 is complete, \d+ of {SHARDS} shards", (spool / "log0").read_text())) == 3
     assert f"{out} is complete" in (spool / "log1").read_text()
     assert contents(out) == built
 
@@ -166,7 +166,7 @@ def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built, s
     _submit("3", media, out, environment)
     assert "failed: 137" in (spool / "log0").read_text()
     assert re.search(
-        rf"error: .* 3 of {SHARDS} shards are not there yet \(train-000001, train-000004, train-000007",
+        rf"error: .* 3 of {SHARDS} shards are missing \(train-000001, train-000004, train-000007",
         (spool / "log1").read_text(),
     )
     broken.write_text(SRUN)

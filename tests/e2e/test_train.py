@@ -12,6 +12,7 @@ from tiny_runs import (
     ROOT,
     TWO_PROCESSES,
     assert_same_checkpoint,
+    command,
     losses,
     run,
     settings_of_a_run,
@@ -141,17 +142,13 @@ def test_finished_run_is_recognized_without_torch_and_its_settings_and_data_are_
     folder = uninterrupted / "a"
     (folder / "REQUEUE").write_text("SIGTERM after step 6\n")
     code = "import sys, train; code = train.run(train.TrainConfig, '', train.main); print('torch' in sys.modules, code)"
-    done = subprocess.run(
-        [sys.executable, "-c", code, *settings, f"out={uninterrupted}", "name=a", "log_every_steps=3"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    arguments = command(settings, uninterrupted, "log_every_steps=3")[2:]
+    done = subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines() == [
         f"resuming after step 6 of {folder}/checkpoints/step_00000006: steps=6 are done, there is nothing to do",
         f"trained 6 steps on 1 process: {folder}",
         "False 0",
-    ]
+    ], done.stderr
     assert not (folder / "REQUEUE").exists() and "log_every_steps: 3" in (folder / "config.yaml").read_text()
     other_data = settings_of_a_run(tmp_path / "data", [9, 9])[-1]
     done = run(settings, uninterrupted, other_data)

@@ -173,7 +173,7 @@ def _write(content):
         (_write({"state_dict": [1]}), "no state_dict of tensors in it"),
         (
             _write({"state_dict": weights(), "hyper_parameters": {"sim_agg_heads": 1, "sim_agg_type": ["x"]}}),
-            "not a denseav checkpoint (",
+            "model.similarity_aggregation=['x']: allowed are misa",
         ),
         (
             _write(

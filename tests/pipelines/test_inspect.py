@@ -20,6 +20,7 @@ from PIL import Image
 from tiny_media import write_video, write_wav
 
 from configs.errors import UsageError
+from configs.package_names import PACKAGES
 from configs.schema import InspectConfig
 from pipelines.inspect.__main__ import main
 from pipelines.inspect.clip_preview import ClipPreview
@@ -319,11 +320,9 @@ def test_long_audio_and_large_images_are_reduced_in_the_page(tmp_path, capsys):
 @pytest.mark.parametrize("name", ["page.css", "page.html.j2"])
 def test_a_missing_template_or_style_sheet_is_reported_in_one_line(out, tmp_path, name):
     """As in a wheel that was built without its data files."""
-    package = shutil.copytree(
-        ROOT / "pipelines", tmp_path / "app/pipelines", ignore=shutil.ignore_patterns("__pycache__")
-    )
-    shutil.copytree(ROOT / "configs", tmp_path / "app/configs", ignore=shutil.ignore_patterns("__pycache__"))
-    (package / "inspect" / name).unlink()
+    for package in PACKAGES:
+        shutil.copytree(ROOT / package, tmp_path / "app" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / "app/pipelines/inspect" / name).unlink()
     done = subprocess.run(
         [sys.executable, "-m", "pipelines.inspect", str(out), f"html={tmp_path}/page.html"],
         cwd=tmp_path / "app",
@@ -331,7 +330,9 @@ def test_a_missing_template_or_style_sheet_is_reported_in_one_line(out, tmp_path
         text=True,
     )
     assert done.returncode == 1 and not list(tmp_path.glob("*.html*"))
-    error = f"error: {package}/inspect/{name} is missing: this installation is incomplete; run pip install "
+    error = (
+        f"error: {tmp_path}/app/pipelines/inspect/{name} is missing: this installation is incomplete; run pip install "
+    )
     assert done.stderr.splitlines()[-1].startswith(error) and "Traceback" not in done.stderr
 
 

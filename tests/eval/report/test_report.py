@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 
+from configs.package_names import PACKAGES
 from eval.baselines import PREFIXES
 from eval.benchmarks.registry import KINDS, benchmark_info, build_benchmarks
 from eval.report.content import headline, metric_name, sections, with_rank_labels
@@ -294,7 +295,7 @@ def test_chart_has_a_gap_at_nan(tmp_path):
 
 @pytest.mark.parametrize("file", ["report.css", "report.html.j2", "report.md.j2", "published_results.yaml"])
 def test_incomplete_installation_is_one_error_line_before_the_evaluation(tmp_path, file):
-    for package in ("configs", "eval", "pipelines"):
+    for package in PACKAGES:
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "eval/report" / file).unlink()
     program = (

@@ -125,7 +125,7 @@ def test_empty_selection_and_missing_id_list_give_one_line_errors(folder, tmp_pa
     with pytest.raises(UsageError, match="exclude and labels select none of its clips") as error:
         select(folder, [ids_file(tmp_path / "ids", *clips(*range(16)))])
     assert str(folder) in str(error.value)
-    with pytest.raises(UsageError, match=r"exclude=.* cannot be read: there is no such file"):
+    with pytest.raises(UsageError, match=r"exclude=.* cannot be read: no such file"):
         select(folder, [str(tmp_path / "none")])
 
 
