@@ -1,4 +1,4 @@
-"""A decoded clip as the members of a shard: KEY.json, then those of each modality (KEY.0.jpg, KEY.flac, ...)."""
+"""Encodes a decoded clip as shard members: KEY.json, then each modality (KEY.0.jpg, KEY.flac, ...)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FSDP in two real processes on the CPU: each has half of the weights; numbers and files equal those of one process."""
+"""FSDP in two real CPU processes: each holds half of the weights; metrics and checkpoints as of one process."""
 
 import json
 import os

@@ -37,7 +37,9 @@ def test_toy_ablation_is_planned_seed_by_seed(monkeypatch):
         first["mean pooling (sisa)"].model.similarity_aggregation == "sisa"
         and first["mean pooling (sisa)"].steps == 1000
     )
-    assert first["heads told apart (disentangle)"].loss.disentangle == 5 and first["no other added term"].loss.tv == 0
+    assert (
+        first["head specialization (disentangle)"].loss.disentangle == 5 and first["no other added term"].loss.tv == 0
+    )
     assert runs[0].evaluate.baselines == [] and runs[0].evaluate.requirements == [] and runs[0].evaluate.video == ""
 
 

@@ -4,10 +4,10 @@ import json
 
 import numpy as np
 import soundfile
+from oracle_encoders import PITCHES_HZ
 from PIL import Image
 
 SIZE_PX, RATE_HZ = 64, 16000
-PITCHES_HZ = (400, 1000, 2500)
 
 
 def write_prompted(root, count=6, rows=()):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from oracle_encoders import PITCHES_HZ, Colors, Identity, Pitches
 from PIL import Image
 from tiny_localization import RATE_HZ, SIZE_PX, benchmark, oracle, untrained_model, write_localization_sets
 from torch import nn
@@ -25,7 +26,6 @@ from eval.benchmarks.localization.heatmap_sources import (
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import min_max_normalize
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
-from model.encoders.encoder import Encoder, ImageEncoder
 
 
 @pytest.fixture(scope="module")
@@ -40,35 +40,13 @@ def untrained():
 
 # ---------------------------------------------------------------------------------------------- audio windows
 
-PITCHES_HZ = (400, 1000, 2500)
-
-
-class _Colors(ImageEncoder):
-    channels, stride = 3, 8
-
-    def encode_normalized(self, frames):
-        return nn.functional.avg_pool2d(frames, 8), None
-
-
-class _Pitches(Encoder):
-    channels, stride = 3, 800
-
-    def forward(self, waveform):
-        spectrum = torch.fft.rfft(waveform.unfold(-1, 800, 800)).abs()
-        return torch.stack([spectrum[..., hz // 20] for hz in PITCHES_HZ], dim=1), None
-
-
-class _Identity(nn.Module):
-    def forward(self, dense, cls):
-        return dense, cls
-
 
 def _oracle_model(clip_duration_s):
     model = DenseAV(
-        _Colors(),
-        _Pitches(),
-        _Identity(),
-        _Identity(),
+        Colors(),
+        Pitches(),
+        Identity(),
+        Identity(),
         1,
         1,
         InputSpec(SIZE_PX, clip_duration_s, RATE_HZ),

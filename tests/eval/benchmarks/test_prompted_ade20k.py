@@ -4,40 +4,19 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from oracle_encoders import Colors, Identity, Pitches
 from PIL import Image
-from tiny_prompted import PITCHES_HZ, RATE_HZ, SIZE_PX, write_prompted
-from torch import nn
+from tiny_prompted import RATE_HZ, SIZE_PX, write_prompted
 
 from configs.errors import CommandFailed, UsageError
 from eval.benchmarks.prompted_ade20k.benchmark import PromptedADE20K
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
-from model.encoders.encoder import Encoder, ImageEncoder
-
-
-class _Colors(ImageEncoder):
-    channels, stride = 3, 8
-
-    def encode_normalized(self, frames):
-        return nn.functional.avg_pool2d(frames, 8), None
-
-
-class _Pitches(Encoder):
-    channels, stride = 3, 800
-
-    def forward(self, waveform):
-        spectrum = torch.fft.rfft(waveform.unfold(-1, 800, 800)).abs()
-        return torch.stack([spectrum[..., hz // 20] for hz in PITCHES_HZ], dim=1), None
-
-
-class _Identity(nn.Module):
-    def forward(self, dense, cls):
-        return dense, cls
 
 
 @pytest.fixture
 def oracle_model():
     return DenseAV(
-        _Colors(), _Pitches(), _Identity(), _Identity(), 1, 1, InputSpec(SIZE_PX, 1.0, RATE_HZ), SimilarityConfig()
+        Colors(), Pitches(), Identity(), Identity(), 1, 1, InputSpec(SIZE_PX, 1.0, RATE_HZ), SimilarityConfig()
     ).eval()
 
 

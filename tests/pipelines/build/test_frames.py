@@ -1,4 +1,4 @@
-"""Selected frames of real files of many codecs equal, to the pixel, those of decoding every frame."""
+"""Selected frames of real files of many codecs are pixel-identical to full decoding."""
 
 from functools import cache
 from pathlib import Path
