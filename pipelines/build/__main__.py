@@ -16,8 +16,10 @@ import contextlib
 import itertools
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -42,8 +44,6 @@ SOURCES = {
 
 def main(config: BuildConfig) -> int:
     """Build the missing shards of the data set and print a summary; returns the exit code."""
-    from tqdm import tqdm
-
     _validate(config)
     media_check = MediaCheck(Path(config.source.root))
     rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
@@ -77,8 +77,9 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
             require_media(table.read(0, len(table)), Path(config.source.root))
             out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
-            with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
-                EXECUTORS[config.executor](spec, table, numbers, config.processes, on_clips)
+            rows = sum(table.rows_in(number) for number in numbers)
+            with tqdm(total=rows, unit="clip", desc="shards", smoothing=0.05) as bar:
+                EXECUTORS[config.executor](spec, table, numbers, config.processes, _progress(bar))
             if config.executor == "slice":
                 print(
                     f"{out}: slice={config.slice} is complete, {len(numbers)} of {table.shards} shards; "
@@ -96,42 +97,46 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
 
 def _validate(config: BuildConfig) -> None:
     decode = config.decode
-    if not config.out and not config.dry_run:
-        raise UsageError("out= is empty: set the folder for the shards, for example out=data/shards/train")
-    if decode.mode == "fast" and decode.decoder != "pyav":
-        raise UsageError(f"decode.decoder={decode.decoder}: decode.mode=fast supports pyav only")
-    if bool(config.slice) != (config.executor == "slice"):
-        raise UsageError(
+    for is_wrong, message in (
+        (
+            not config.out and not config.dry_run,
+            "out= is empty: set the folder for the shards, for example out=data/shards/train",
+        ),
+        (
+            decode.mode == "fast" and decode.decoder != "pyav",
+            f"decode.decoder={decode.decoder}: decode.mode=fast supports pyav only",
+        ),
+        (
+            bool(config.slice) != (config.executor == "slice"),
             f"executor={config.executor} does not go with slice={config.slice!r}: "
-            "set executor=slice slice=I/N, or slice=finish at the end"
-        )
+            "set executor=slice slice=I/N, or slice=finish at the end",
+        ),
+        (
+            not is_id(config.source.split),
+            f"source.split={config.source.split!r} is not a valid shard name: use letters, digits, _ and -",
+        ),
+        (
+            decode.max_duration_s < decode.min_duration_s,
+            f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, "
+            "which is decode.min_duration_s",
+        ),
+    ):
+        if is_wrong:
+            raise UsageError(message)
     if config.slice not in ("", "finish"):
         shards_of_slice(config.slice, 0)
-    if not is_id(config.source.split):
-        raise UsageError(
-            f"source.split={config.source.split!r} is not a valid shard name: use letters, digits, _ and -"
-        )
-    if decode.max_duration_s < decode.min_duration_s:
-        raise UsageError(
-            f"decode.max_duration_s={decode.max_duration_s} must be {decode.min_duration_s} or more, "
-            "which is decode.min_duration_s"
-        )
 
 
-@contextlib.contextmanager
-def _progress(rows: int) -> Iterator[OnClips]:
-    from tqdm import tqdm
-
+def _progress(bar: tqdm[Any]) -> OnClips:
     total_rejected = 0
-    with tqdm(total=rows, unit="clip", desc="shards", smoothing=0.05) as bar:
 
-        def on_clips(done: int, rejected: int) -> None:
-            nonlocal total_rejected
-            total_rejected += rejected
-            bar.set_postfix(rejected=total_rejected, refresh=False)
-            bar.update(done)
+    def on_clips(done: int, rejected: int) -> None:
+        nonlocal total_rejected
+        total_rejected += rejected
+        bar.set_postfix(rejected=total_rejected, refresh=False)
+        bar.update(done)
 
-        yield on_clips
+    return on_clips
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from configs.errors import UsageError
 from configs.load import diff_configs
 from configs.schema import BuildConfig, DecodeConfig
 from pipelines.build.row_table import RowTable
-from pipelines.storage import Folder, read
+from pipelines.storage import Folder, read, write
 
 FORMAT = 2
 # Settings that do not change the data set.
@@ -56,10 +56,10 @@ def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildSpec:
     built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings}
     build_hash = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
     if not _resumes(out, built):
-        with out.atomic_open("build.json") as file:
-            file.write(json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True).encode())
-    root = Path(config.source.root).absolute()
-    return BuildSpec(root, out, config.source.split, config.decode, build_hash, config.retry_rejected)
+        write(out, "build.json", json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True).encode())
+    return BuildSpec(
+        Path(config.source.root).absolute(), out, config.source.split, config.decode, build_hash, config.retry_rejected
+    )
 
 
 def versions() -> dict[str, str]:

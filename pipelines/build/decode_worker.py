@@ -54,11 +54,6 @@ class DecodingProcess:
         except _WorkerDied:
             return self._try(clip)
 
-    def warm_up(self) -> None:
-        """Start the process now instead of with the first clip."""
-        if self._worker is None:
-            self._start()
-
     def stop(self) -> None:
         """End the process, without finishing its clip."""
         self._stopped = True
@@ -69,7 +64,7 @@ class DecodingProcess:
     def _try(self, clip: Clip) -> dict[str, bytes]:
         if self._stopped:
             raise Stopped
-        process, connection = self._worker or self._start()
+        process, connection = self._worker or self.start()
         wall_limit_s = self._settings.cpu_limit_s * _WALL_PER_CPU_TIME
         is_late = False
         try:
@@ -101,7 +96,8 @@ class DecodingProcess:
             "crashed", f"the process ended with {signal.Signals(-exit_code).name if exit_code < 0 else exit_code}"
         )
 
-    def _start(self) -> tuple[BaseProcess, Connection]:
+    def start(self) -> tuple[BaseProcess, Connection]:
+        """Start the process now instead of with the first clip."""
         connection, remote = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(remote, self._root, self._settings), daemon=True)
         process.start()

@@ -9,7 +9,7 @@ from typing import Any
 
 from configs.errors import CommandFailed
 from pipelines.build.build_spec import FORMAT, BuildSpec
-from pipelines.storage import Folder, read
+from pipelines.storage import Folder, read, write
 
 _ENTRY_KEYS = ("name", "clips", "size_bytes", "sha256")
 
@@ -74,8 +74,7 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
         "size_bytes": sum(entry["size_bytes"] for entry in entries),
         "build_seconds": round(seconds, 3),
     }
-    with spec.out.atomic_open("stats.json") as file:
-        file.write(json.dumps(stats, indent=1).encode())
+    write(spec.out, "stats.json", json.dumps(stats, indent=1).encode())
     manifest = {
         "format": FORMAT,
         "fingerprint": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
@@ -86,8 +85,7 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
         "shards": entries,
         "settings": json.loads(read(spec.out, "build.json"))["settings"],
     }
-    with spec.out.atomic_open("manifest.json") as file:
-        file.write(json.dumps(manifest, indent=1).encode())
+    write(spec.out, "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 
 

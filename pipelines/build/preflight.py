@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
 import sys
@@ -30,7 +31,7 @@ class MediaCheck:
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._names: dict[str, frozenset[str]] = {}
+        self._names = functools.cache(self._list)
         self.rows = self.clips = self.missing = 0
         self.first_missing = ""
 
@@ -65,9 +66,7 @@ class MediaCheck:
 
     def _exists(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")
-        if folder not in self._names:
-            self._names[folder] = self._list(folder)
-        return name in self._names[folder]
+        return name in self._names(folder)
 
     def _list(self, folder: str) -> frozenset[str]:
         if folder.startswith("/") or ".." in folder.split("/"):  # such rows are rejected; never list outside the root
@@ -115,7 +114,7 @@ def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[C
     written = out_bytes = 0
     reasons = Counter[str]()
     with_media = [clip for clip, size in zip(sampled, sizes, strict=True) if size]
-    process.warm_up()
+    process.start()
     began_s = time.perf_counter()
     try:
         for clip in with_media[:_DECODED_CLIPS]:
@@ -129,13 +128,12 @@ def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[C
     seconds = time.perf_counter() - began_s
     rejected = f" ({', '.join(f'{n} {reason}' for reason, n in sorted(reasons.items()))})" if reasons else ""
     decoded = written + reasons.total()
-    estimated_clips = clips * len(with_media) / len(sampled)
     shards = -(-media_check.rows // config.clips_per_shard)
     print(f"{'rows':<14}{media_check.rows:>12}")
     print(f"{'missing':<14}{media_check.missing:>12}   {100 * media_check.missing / media_check.rows:.1f} %")
     print(f"{'reads':<14}{_format_bytes(clips * sum(sizes) / len(sizes))} (estimate)")
     if decoded:
-        per_clip = estimated_clips / decoded
+        per_clip = clips * len(with_media) / len(sampled) / decoded
         print(f"{'writes':<14}{_format_bytes(per_clip * out_bytes)} (estimate), in {shards} shards")
         print(f"{'clips':<14}{round(per_clip * written):>12}   (estimate): {written} of {decoded} decoded{rejected}")
         print(f"{'core hours':<14}{per_clip * seconds / 3600:>12.3g}   (estimate), decode.mode={config.decode.mode}")

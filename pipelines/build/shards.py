@@ -6,23 +6,19 @@ it is written after the tar, and both are written atomically (pipelines/storage)
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 from pipelines.build.build_spec import BuildSpec
 from pipelines.build.decode.container import media_fingerprint
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected, RejectedClip
-from pipelines.storage import Folder, LocalFolder, read
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
+from pipelines.storage import LocalFolder, read, write
 
 Entry = dict[str, Any]  # the content of the JSON file of a shard
 
@@ -50,10 +46,14 @@ def build_shard(
         on_clips(len(rows), len(earlier["rejected"]))
         return
     known = {rejected["id"]: rejected for rejected in earlier["rejected"]} if earlier else {}
+    stored = {member["id"]: member["files"] for member in earlier["members"]} if earlier else {}
     members: list[Entry] = []
     rejected: list[Rejected] = []
     states: dict[str, str] = {}
-    with _stored_members(spec.out, earlier) as stored, spec.out.atomic_open(f"{name}.tar") as file:
+    with (
+        spec.out.open(f"{name}.tar") if earlier else io.BytesIO() as earlier_tar,
+        spec.out.atomic_open(f"{name}.tar") as file,
+    ):
         hashing = _HashingWriter(file)
         with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for row in rows:
@@ -61,7 +61,8 @@ def build_shard(
                     try:
                         if earlier and row.id in known and row.id not in changed:
                             raise RejectedClip(known[row.id]["reason"], known[row.id]["detail"])
-                        files = stored(row.id) or process.encode(row)
+                        ranges = stored.get(row.id)
+                        files = read_members(earlier_tar, ranges) if ranges else process.encode(row)
                         members.append({"id": row.id, "labels": row.labels, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
                         states[row.id] = media_fingerprint(spec.root, row)
@@ -79,8 +80,7 @@ def build_shard(
     content = json.dumps(
         entry | {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states}
     )
-    with spec.out.atomic_open(f"{name}.json") as file:
-        file.write(content.encode())
+    write(spec.out, f"{name}.json", content.encode())
 
 
 def read_complete_shard(spec: BuildSpec, name: str) -> Entry | None:
@@ -119,23 +119,13 @@ def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict
     return byte_ranges
 
 
-@contextlib.contextmanager
-def _stored_members(folder: Folder, entry: Entry | None) -> Iterator[Callable[[str], dict[str, bytes]]]:
-    """Yield a function that reads the members of a clip from an earlier shard, {} if it does not have the clip."""
-    if entry is None:
-        yield lambda _: {}
-        return
-    files = {member["id"]: member["files"] for member in entry["members"]}
-    with folder.open(f"{entry['name']}.tar") as tar:
-
-        def read_members(clip_id: str) -> dict[str, bytes]:
-            members = {}
-            for extension, (offset, size) in files.get(clip_id, {}).items():
-                tar.seek(offset)
-                members[extension] = tar.read(size)
-            return members
-
-        yield read_members
+def read_members(tar: BinaryIO, byte_ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
+    """The members of a clip, by extension, from what `add_members` returned for it."""
+    members = {}
+    for extension, (offset, size) in byte_ranges.items():
+        tar.seek(offset)
+        members[extension] = tar.read(size)
+    return members
 
 
 class _HashingWriter(io.RawIOBase):
@@ -144,7 +134,7 @@ class _HashingWriter(io.RawIOBase):
     def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest, self.size_bytes = file, hashlib.sha256(), 0
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         self.digest.update(data)
         written = self._file.write(data)
         self.size_bytes += written

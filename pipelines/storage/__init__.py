@@ -9,7 +9,7 @@ from __future__ import annotations
 from pipelines.storage.local_folder import LocalFolder
 from pipelines.storage.remote_folder import RemoteFolder
 
-__all__ = ["Folder", "LocalFolder", "RemoteFolder", "open_folder", "read"]
+__all__ = ["Folder", "LocalFolder", "RemoteFolder", "open_folder", "read", "write"]
 
 Folder = LocalFolder | RemoteFolder
 
@@ -34,3 +34,9 @@ def read(folder: Folder, name: str) -> bytes:
     """
     with folder.open(name) as file:
         return file.read()
+
+
+def write(folder: Folder, name: str, data: bytes) -> None:
+    """Write a file, which appears atomically."""
+    with folder.atomic_open(name) as file:
+        file.write(data)

@@ -145,15 +145,13 @@ class ImageAugmentation:
 
     def __init__(self, settings: AugmentConfig, size_px: int) -> None:
         jitter, crops = settings.color_jitter, settings.crop_scale_min < 1
-        steps: list[torch.nn.Module] = []
-        if crops:
-            steps.append(v2.RandomResizedCrop(size_px, scale=(settings.crop_scale_min, 1.0), antialias=True))
-        if settings.flip_probability:
-            steps.append(v2.RandomHorizontalFlip(settings.flip_probability))
-        if jitter:
-            steps.append(v2.ColorJitter(jitter, jitter, jitter, jitter))
-        if settings.grayscale_probability:
-            steps.append(v2.RandomGrayscale(settings.grayscale_probability))
+        transforms = (
+            (crops, v2.RandomResizedCrop(size_px, scale=(settings.crop_scale_min, 1.0), antialias=True)),
+            (settings.flip_probability, v2.RandomHorizontalFlip(settings.flip_probability)),
+            (jitter, v2.ColorJitter(jitter, jitter, jitter, jitter)),
+            (settings.grayscale_probability, v2.RandomGrayscale(settings.grayscale_probability)),
+        )
+        steps = [transform for is_used, transform in transforms if is_used]
         self.size_px, self._crops, self._random = size_px, crops, v2.Compose(steps) if steps else None
 
     def __call__(self, image: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:

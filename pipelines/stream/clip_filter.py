@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import itertools
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,35 +13,28 @@ from pipelines.sources.filters import is_excluded, read_ids
 from pipelines.stream.member_index import MemberTable
 
 
-@dataclass(frozen=True)
-class Selection:
-    """A filter of clips. Calling it with a member table returns the selected rows, int32, ascending.
+def select_clips(table: MemberTable, exclude: Sequence[str], labels: Sequence[str]) -> np.ndarray:
+    """The selected rows of a member table, int32, ascending.
 
-    Attributes:
+    Args:
+        table: of the data set.
         exclude: files of ids to exclude, as `pipelines.build` reads them: ids of clips, or of videos with all their
             clips.
         labels: select clips that have one of these; empty: all.
 
-    Raises (when called):
+    Raises:
         UsageError: a file of ids cannot be read, no clip has a label, or the shards were indexed without labels.
     """
-
-    exclude: tuple[str, ...]
-    labels: tuple[str, ...]
-
-    def __call__(self, table: MemberTable) -> np.ndarray:
-        selected = np.ones(len(table.columns["id_starts"]) - 1, dtype=bool)
-        if self.exclude:
-            excluded = frozenset[str]().union(*map(read_ids, self.exclude))
-            text, starts = table.columns["id_bytes"].tobytes(), table.columns["id_starts"].tolist()
-            selected &= [
-                not is_excluded(text[start:end].decode(), excluded) for start, end in itertools.pairwise(starts)
-            ]
-        if self.labels:
-            matches = np.isin(table.columns["label_numbers"], _label_numbers(self.labels, table.labels))
-            matches_before = np.concatenate([[0], np.cumsum(matches)])[table.columns["label_starts"]]
-            selected &= np.diff(matches_before) > 0
-        return np.flatnonzero(selected).astype(np.int32)
+    selected = np.ones(len(table.columns["id_starts"]) - 1, dtype=bool)
+    if exclude:
+        excluded = frozenset[str]().union(*map(read_ids, exclude))
+        text, starts = table.columns["id_bytes"].tobytes(), table.columns["id_starts"].tolist()
+        selected &= [not is_excluded(text[start:end].decode(), excluded) for start, end in itertools.pairwise(starts)]
+    if labels:
+        matches = np.isin(table.columns["label_numbers"], _label_numbers(labels, table.labels))
+        matches_before = np.concatenate([[0], np.cumsum(matches)])[table.columns["label_starts"]]
+        selected &= np.diff(matches_before) > 0
+    return np.flatnonzero(selected).astype(np.int32)
 
 
 def _label_numbers(labels: Sequence[str], known: Sequence[str]) -> list[int]:

@@ -19,7 +19,7 @@ from configs.errors import CommandFailed, UsageError
 from pipelines.modalities.frames import Frames
 from pipelines.modalities.waveform import Waveform
 from pipelines.shard_format import is_shard_name, printable
-from pipelines.storage import LocalFolder, open_folder
+from pipelines.storage import LocalFolder, open_folder, read, write
 from pipelines.stream.foreign_tar import IndexedTar, index_tar, starts_with
 
 _MEDIA = {*Frames.file_types, *Waveform.file_types}
@@ -68,8 +68,7 @@ def index_foreign_shards(address: str, max_member_mb: float) -> int:
             _write_summary(scratch, entries)
             for name in ("rejected.jsonl", "stats.json", *(f"{name}.json" for name in names)):
                 (scratch.path / name).replace(folder.path / name)
-            with folder.atomic_open("manifest.json") as file:
-                file.write((scratch.path / "manifest.json").read_bytes())
+            write(folder, "manifest.json", read(scratch, "manifest.json"))
     clips, size_bytes = _totals(entries)
     print(f"{'clips':<10}{clips:>10}   in {len(entries)} shards, {size_bytes / 1e6:.1f} MB")
     print(f"{'members':<10}{members.total():>10}   {_format_counts(members)}")
@@ -161,8 +160,7 @@ def _totals(entries: Sequence[dict[str, Any]]) -> tuple[int, int]:
 
 def _write_summary(folder: LocalFolder, entries: Sequence[dict[str, Any]]) -> None:
     clips, size_bytes = _totals(entries)
-    with folder.atomic_open("rejected.jsonl"):
-        pass
+    write(folder, "rejected.jsonl", b"")
     _write_json(folder, "stats.json", {"rows": clips, "written": clips, "rejected": {}, "size_bytes": size_bytes})
     fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
     counts = {"rows": clips, "written": clips, "rejected": 0}
@@ -172,8 +170,7 @@ def _write_summary(folder: LocalFolder, entries: Sequence[dict[str, Any]]) -> No
 def _write_json(folder: LocalFolder, name: str, content: dict[str, Any]) -> None:
     data = json.dumps({"adopted": True} | content).encode()
     assert data.startswith(_MARK)
-    with folder.atomic_open(name) as file:
-        file.write(data)
+    write(folder, name, data)
 
 
 def _format_counts(counts: Counter[str]) -> str:

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -68,12 +68,11 @@ def load_or_build(path: Path, folder: Folder, shards: Sequence[dict[str, Any]]) 
             not allowed.
         CommandFailed: a remote one cannot be fetched.
     """
-    loaded = load(path)
-    if loaded is None:
-        built = _build(folder, shards)
-        _store(path, built)
-        loaded = load(path) or built
-    return loaded
+    if stored := load(path):
+        return stored
+    built = _build(folder, shards)
+    _store(path, built)
+    return load(path) or built
 
 
 def load(path: Path) -> MemberTable | None:
@@ -165,7 +164,9 @@ def _store(path: Path, table: MemberTable) -> None:
     """Store the table as a folder that appears atomically; do nothing where it cannot be written or already exists."""
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary_folder(path.parent) as temporary:
+        with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent, ignore_cleanup_errors=True) as folder:
+            temporary = Path(folder)
+            temporary.chmod(0o755)
             for name, column in table.columns.items():
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, column, allow_pickle=False)
@@ -173,13 +174,3 @@ def _store(path: Path, table: MemberTable) -> None:
                     os.fsync(file.fileno())
             (temporary / "names.json").write_text(json.dumps({"extensions": table.extensions, "labels": table.labels}))
             temporary.rename(path)
-
-
-@contextlib.contextmanager
-def _temporary_folder(parent: Path) -> Iterator[Path]:
-    temporary = Path(tempfile.mkdtemp(prefix=".new-", dir=parent))
-    temporary.chmod(0o755)
-    try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

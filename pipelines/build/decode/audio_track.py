@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
+from av import AudioFrame, AudioResampler
 
 from pipelines.build.decode.container import Segment
 from pipelines.manifest import RejectedClip
-
-if TYPE_CHECKING:
-    from av import AudioFrame
 
 # Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
 _MAX_JITTER_S = 0.02
@@ -83,8 +79,6 @@ def _first_channel(frame: AudioFrame) -> np.ndarray:
 def _resample(track: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
     if rate_hz == target_hz:
         return track
-    from av import AudioFrame, AudioResampler
-
     frame = AudioFrame.from_ndarray(np.ascontiguousarray(track[None]), format="flt", layout="mono")
     frame.sample_rate = rate_hz
     resampler = AudioResampler(format="flt", layout="mono", rate=target_hz)

@@ -15,10 +15,14 @@ import dataclasses
 import importlib
 import tempfile
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import av
 import numpy as np
+from av.container import InputContainer
+from av.video.reformatter import Interpolation, VideoReformatter
+from PIL import Image, ImageOps
 
 from configs.schema import DecodeConfig
 from pipelines.build.decode import frames_decord, frames_pyav
@@ -36,12 +40,6 @@ from pipelines.build.decode.ffmpeg_fallback import transcode
 from pipelines.build.decode.frame_selection import sample_times
 from pipelines.build.decode.packet_scan import FrameTimes, scan
 from pipelines.manifest import Clip, RejectedClip, StorageError
-
-if TYPE_CHECKING:
-    from fractions import Fraction
-
-    from av import VideoFrame
-    from av.container import InputContainer
 
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
 _TOLERATED_BYTES = 4096  # 0.13 s of 16 kHz PCM; writers that forget to pad a chunk are off by one
@@ -94,8 +92,6 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
 
     Differs from the reference: audio is resampled from exact positions in time, not from the start of the audio stream.
     """
-    import av
-
     media = regular_file(root, clip.media)
     image = regular_file(root, clip.image) if clip.image else None
     if (missing := missing_bytes(media)) > _TOLERATED_BYTES:
@@ -123,11 +119,11 @@ def _decode(
     container: InputContainer, media: Path, image: Path | None, clip: Clip, settings: DecodeConfig
 ) -> DecodedClip:
     segment = segment_of(container, clip, settings)
-    scanned = scan(media, container, segment, with_frames=image is None)
+    audio, packets, file_end_s = scan(media, container, segment, with_frames=image is None)
     if not segment.end_is_stated:
-        segment = segment.cut_to(scanned.file_end_s, clip, settings)
-    waveform, audio_end_s = scanned.audio.waveform(settings.sample_rate_hz)
-    end_s = max(audio_end_s, 0.0 if image else scanned.frames.end_s)
+        segment = segment.cut_to(file_end_s, clip, settings)
+    waveform, audio_end_s = audio.waveform(settings.sample_rate_hz)
+    end_s = max(audio_end_s, 0.0 if image else packets.end_s)
     if len(waveform) < settings.min_duration_s * settings.sample_rate_hz:
         raise RejectedClip(
             "too_short",
@@ -143,7 +139,7 @@ def _decode(
     if image:
         frames, times_s, fps = [_read_image(image, settings.short_side_px)], [0.0], 0.0
     else:
-        frames, times_s, fps = _read_video(container, media, segment, scanned.frames, settings)
+        frames, times_s, fps = _read_video(container, media, segment, packets, settings)
     return DecodedClip(
         frames,
         times_s,
@@ -153,7 +149,7 @@ def _decode(
         segment.end_s,
         fps,
         settings.decoder,
-        _version(settings.decoder),
+        importlib.import_module("av" if settings.decoder == "pyav" else settings.decoder).__version__,
     )
 
 
@@ -178,10 +174,6 @@ def _read_video(
     return frames, [time_s for time_s, _ in distinct], float(stream.average_rate or 0)
 
 
-def _version(decoder: str) -> str:
-    return importlib.import_module({"pyav": "av"}.get(decoder, decoder)).__version__
-
-
 def _is_static(frames: list[np.ndarray]) -> bool:
     """Whether no cell of an 8 x 8 grid changes in any frame."""
     parts = [_parts(frame) for frame in frames]
@@ -199,8 +191,6 @@ class FrameConverter:
     """Converts frames to RGB, uint8 [H_px, W_px, 3]: square pixels, upright, short side at most `short_side_px`."""
 
     def __init__(self, pixel_aspect: Fraction | None, short_side_px: int) -> None:
-        from av.video.reformatter import Interpolation, VideoReformatter
-
         self._pixel_aspect, self._short_side_px = float(pixel_aspect or 1), short_side_px
         self._reformatter = VideoReformatter()
         # Without FULL_CHR_H_INT colors are 1.7 levels too dark on average; with these flags 0.02, and at most 0.5.
@@ -208,7 +198,7 @@ class FrameConverter:
             Interpolation.BICUBIC | Interpolation.FULL_CHR_H_INT | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
         )
 
-    def __call__(self, frame: VideoFrame) -> np.ndarray:
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
         height, width = frame.height, frame.width * self._pixel_aspect
         scale = min(1.0, self._short_side_px / min(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
@@ -218,8 +208,6 @@ class FrameConverter:
 
 def _read_image(path: Path, short_side_px: int) -> np.ndarray:
     """Read an image file as RGB, uint8 [H_px, W_px, 3], upright, its short side at most `short_side_px`."""
-    from PIL import Image, ImageOps
-
     try:
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file).convert("RGB")

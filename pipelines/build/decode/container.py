@@ -11,15 +11,14 @@ import math
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Self
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition, Stream
 
 from configs.schema import DecodeConfig
 from pipelines.manifest import Clip, RejectedClip, StorageError
-
-if TYPE_CHECKING:
-    from av import VideoStream
-    from av.container import InputContainer
-    from av.stream import Stream
 
 # Containers that hold their streams themselves; playlists, which refer to other files and addresses, are excluded.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
@@ -59,7 +58,7 @@ class Segment(NamedTuple):
         """Duration in seconds."""
         return self.end_s - self.start_s
 
-    def cut_to(self, file_end_s: float, clip: Clip, settings: DecodeConfig) -> Segment:
+    def cut_to(self, file_end_s: float, clip: Clip, settings: DecodeConfig) -> Self:
         """Truncate the segment to the end of the file, given in seconds from the start of the segment.
 
         Raises:
@@ -123,8 +122,6 @@ def open_media(path: Path) -> InputContainer:
         UnsupportedMedia: the file is not one of CONTAINERS.
         StorageError: the file system does not answer.
     """
-    import av
-
     av.logging.set_level(None)  # errors are in the list of rejected clips
     try:
         # "file:" prevents a name such as "concat:a" from being parsed as a URL.
@@ -145,14 +142,12 @@ def seek(container: InputContainer, segment: Segment, time_s: float) -> None:
         container.seek(round((segment.zero_s + time_s) * 1e6), backward=True)
 
 
-def video_stream(container: InputContainer) -> VideoStream:
+def video_stream(container: InputContainer) -> av.VideoStream:
     """The first video stream that is not the cover image of an audio file.
 
     Raises:
         RejectedClip: there is none.
     """
-    from av.stream import Disposition
-
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:
             return stream
@@ -184,19 +179,18 @@ def segment_of(container: InputContainer, clip: Clip, settings: DecodeConfig) ->
 
 def media_fingerprint(root: Path, clip: Clip) -> str:
     """Fingerprint of the files of a clip: size, and hash of the first and last 64 KiB of each; the same for a copy."""
-    fingerprints = []
-    for name in filter(None, (clip.media, clip.image)):
-        path = root / name
-        try:
-            if not stat.S_ISREG(path.stat().st_mode):
-                fingerprints.append("no regular file")
-                continue
-            with path.open("rb") as file:
-                size_bytes = os.fstat(file.fileno()).st_size
-                digest = hashlib.sha256(file.read(_END_BYTES))
-                file.seek(max(0, size_bytes - _END_BYTES))
-                digest.update(file.read(_END_BYTES))
-            fingerprints.append(f"{size_bytes}-{digest.hexdigest()[:16]}")
-        except OSError as error:
-            fingerprints.append(error.strerror or "")
-    return " ".join(fingerprints)
+    return " ".join(_file_fingerprint(root / name) for name in (clip.media, clip.image) if name)
+
+
+def _file_fingerprint(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "no regular file"
+        with path.open("rb") as file:
+            size_bytes = os.fstat(file.fileno()).st_size
+            digest = hashlib.sha256(file.read(_END_BYTES))
+            file.seek(max(0, size_bytes - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
+        return f"{size_bytes}-{digest.hexdigest()[:16]}"
+    except OSError as error:
+        return error.strerror or ""

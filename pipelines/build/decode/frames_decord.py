@@ -9,17 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 
 from pipelines.build.decode.container import Segment, open_media, time_base_s, video_stream
 from pipelines.build.decode.frame_selection import frame_at, nearest
 from pipelines.build.decode.packet_scan import FrameTimes
 from pipelines.manifest import RejectedClip
-
-if TYPE_CHECKING:
-    from av import VideoFrame
 
 
 def read_frames(
@@ -28,14 +25,13 @@ def read_frames(
     _packets: FrameTimes,
     sample_times_s: np.ndarray,
     mode: str,
-    convert: Callable[[VideoFrame], np.ndarray],
+    convert: Callable[[av.VideoFrame], np.ndarray],
 ) -> list[tuple[float, np.ndarray]]:
     """As `frames_pyav.read_frames`.
 
     Raises:
         RejectedClip: decord does not decode the file.
     """
-    import av
     import decord
 
     decord.logging.set_level(decord.logging.QUIET)

@@ -11,17 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import av
 import numpy as np
 
 from pipelines.build.decode.container import PREROLL_S, Segment, open_media, seek, time_base_s, video_stream
 from pipelines.build.decode.frame_selection import frame_at, nearest, packet_ranges, select_frames
 from pipelines.build.decode.packet_scan import MAX_BAD_FRACTION, FrameTimes
 from pipelines.manifest import RejectedClip
-
-if TYPE_CHECKING:
-    from av import VideoFrame
 
 FAST_TOLERANCE_S = 0.1
 _EXACT_TOLERANCE_S = 1e-6
@@ -33,7 +30,7 @@ def read_frames(
     packets: FrameTimes,
     sample_times_s: np.ndarray,
     mode: str,
-    convert: Callable[[VideoFrame], np.ndarray],
+    convert: Callable[[av.VideoFrame], np.ndarray],
 ) -> list[tuple[float, np.ndarray]]:
     """Decode the frames of a segment at given sample times.
 
@@ -51,8 +48,6 @@ def read_frames(
     Raises:
         RejectedClip, av.error.FFmpegError: the frames do not decode.
     """
-    import av
-
     if packets.stamps:
         shown = np.flatnonzero(np.logical_and(packets.shown, packets.keys) if mode == "keyframes" else packets.shown)
         times_s = np.asarray(packets.times_s)
@@ -84,16 +79,17 @@ def _distinct(frames: list[tuple[float, np.ndarray]]) -> list[tuple[float, np.nd
 
 def _decode_selected(
     path: Path, segment: Segment, packets: FrameTimes, selected: list[int], mode: str, exactly: bool
-) -> Iterator[tuple[float, VideoFrame]]:
+) -> Iterator[tuple[float, av.VideoFrame]]:
     """Decode the packets that the selected frames need; keyframes need no others.
 
     Args:
         exactly: decode selected frames that are not reference frames too.
     """
-    if mode == "keyframes":
-        ranges = [range(index, index + 1) for index in sorted(selected)]
-    else:
-        ranges = packet_ranges(packets.times_s, packets.keys, selected)
+    ranges = (
+        [range(index, index + 1) for index in sorted(selected)]
+        if mode == "keyframes"
+        else packet_ranges(packets.times_s, packets.keys, selected)
+    )
     indices = {packets.stamps[index]: index for part in ranges for index in part}
     starts, last, exact = {part.start for part in ranges[1:]}, ranges[-1].stop - 1, set(selected) if exactly else set()
     with open_media(path) as container:  # reopened: not every container seeks back to where the scan began
@@ -101,7 +97,7 @@ def _decode_selected(
         codec, unit_s = stream.codec_context, time_base_s(stream)
         seek(container, segment, packets.from_s)
 
-        def timed(frames: list[VideoFrame]) -> Iterator[tuple[float, VideoFrame]]:
+        def timed(frames: list[av.VideoFrame]) -> Iterator[tuple[float, av.VideoFrame]]:
             for frame in frames:
                 if frame.pts is not None:
                     yield segment.clip_time_s(frame.pts, unit_s), frame
@@ -120,10 +116,8 @@ def _decode_selected(
         yield from timed(codec.decode(None))
 
 
-def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, VideoFrame]]:
+def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
     """Decode all frames from a time of the file on, tolerating a few packets that do not decode."""
-    import av
-
     with open_media(path) as container:
         stream = video_stream(container)
         seek(container, segment, from_s)

@@ -9,15 +9,13 @@ import contextlib
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+import av
+from av.container import InputContainer
 
 from pipelines.build.decode.audio_track import AudioTrack
 from pipelines.build.decode.container import PREROLL_S, Segment, open_media, seek, time_base_s, video_stream
 from pipelines.manifest import RejectedClip
-
-if TYPE_CHECKING:
-    from av import AudioStream, Packet, VideoStream
-    from av.container import InputContainer
 
 _MAX_PACKET_S = 1.0
 _INTERLEAVING_S = 10.0  # how far apart in the file audio and video of one moment may be
@@ -45,7 +43,7 @@ class FrameTimes:
     end_s: float = 0.0
     _all_stated: bool = True
 
-    def add(self, packet: Packet[Any], segment: Segment, unit_s: float) -> None:
+    def add(self, packet: av.Packet, segment: Segment, unit_s: float) -> None:
         """Record a packet of a stream with time base `unit_s`."""
         if packet.pts is None:
             self._all_stated = False
@@ -64,22 +62,9 @@ class FrameTimes:
             self.stamps.clear()
 
 
-@dataclass
-class Scan:
-    """The result of a scan: the audio, the times of the frames, and the end of the file, if it was reached.
-
-    Attributes:
-        audio: the decoded audio.
-        frames: the presentation times of the frames.
-        file_end_s: end of the file in seconds from the start of the clip; infinite if it was not reached.
-    """
-
-    audio: AudioTrack
-    frames: FrameTimes
-    file_end_s: float
-
-
-def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool) -> Scan:
+def scan(
+    path: Path, container: InputContainer, segment: Segment, with_frames: bool
+) -> tuple[AudioTrack, FrameTimes, float]:
     """Read a segment once; again from further ahead if the seek lands after its target.
 
     Args:
@@ -87,6 +72,10 @@ def scan(path: Path, container: InputContainer, segment: Segment, with_frames: b
         container: the same file, open, at its start.
         segment: the segment.
         with_frames: whether to record the times of the frames.
+
+    Returns:
+        The decoded audio, the presentation times of the frames, and the end of the file in seconds from the start of
+        the clip, infinite if it was not reached.
 
     Raises:
         RejectedClip: many of the audio packets do not decode.
@@ -97,13 +86,15 @@ def scan(path: Path, container: InputContainer, segment: Segment, with_frames: b
         with contextlib.nullcontext(container) if preroll_s == PREROLL_S[0] else open_media(path) as opened:
             seek(opened, segment, from_s)
             video = video_stream(opened) if with_frames else None
-            result = _scan_from_here(opened, segment, FrameTimes(from_s), video)
-        if from_s <= 0 or not with_frames or min(result.frames.times_s, default=1.0) <= 0:
+            audio, frames, file_end_s = _scan_from_here(opened, segment, FrameTimes(from_s), video)
+        if from_s <= 0 or not with_frames or min(frames.times_s, default=1.0) <= 0:
             break
-    return result
+    return audio, frames, file_end_s
 
 
-def _scan_from_here(container: InputContainer, segment: Segment, frames: FrameTimes, video: VideoStream | None) -> Scan:
+def _scan_from_here(
+    container: InputContainer, segment: Segment, frames: FrameTimes, video: av.VideoStream | None
+) -> tuple[AudioTrack, FrameTimes, float]:
     audio_stream = container.streams.audio[0]
     streams = [stream for stream in (audio_stream, video) if stream]
     units_s = {stream.index: time_base_s(stream) for stream in streams}
@@ -122,7 +113,11 @@ def _scan_from_here(container: InputContainer, segment: Segment, frames: FrameTi
                 frames.add(packet, segment, unit_s)
         elif not (audio.is_full or is_after or time_s < -PREROLL_S[0] - _MAX_PACKET_S):
             packets += 1
-            bad += not _decode_into(audio, audio_stream, packet)
+            try:
+                for frame in audio_stream.decode(packet):
+                    audio.add(frame)
+            except av.error.FFmpegError:
+                bad += 1
         if (audio.is_full and is_video_done) or time_s > segment.duration_s + _INTERLEAVING_S:
             break
         last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
@@ -131,16 +126,4 @@ def _scan_from_here(container: InputContainer, segment: Segment, frames: FrameTi
     if bad > MAX_BAD_FRACTION * packets:
         raise RejectedClip("unreadable", f"{bad} of {packets} audio packets do not decode")
     frames.close(segment)
-    return Scan(audio, frames, file_end_s)
-
-
-def _decode_into(audio: AudioTrack, stream: AudioStream, packet: Packet[Any]) -> bool:
-    """Decode a packet and add its frames; returns whether it decodes."""
-    import av
-
-    try:
-        for frame in stream.decode(packet):
-            audio.add(frame)
-    except av.error.FFmpegError:
-        return False
-    return True
+    return audio, frames, file_end_s

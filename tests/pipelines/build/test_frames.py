@@ -60,7 +60,7 @@ def scanned(path: Path, start_s: float, end_s: float):
     with open_media(path) as container:
         clip = Clip(id="a", media=path.name, start_s=start_s, end_s=end_s)
         segment = segment_of(container, clip, DecodeConfig())
-        return segment, scan(path, container, segment, with_frames=True).frames
+        return segment, scan(path, container, segment, with_frames=True)[1]
 
 
 @pytest.mark.parametrize("part", SEGMENTS)
