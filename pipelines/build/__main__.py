@@ -10,14 +10,11 @@ slice=finish). The data set does not depend on the path of `source.root`. retry_
 whose media have changed; media of written clips are not checked again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 from tqdm import tqdm
 
@@ -127,7 +124,7 @@ def _validate(config: BuildConfig) -> None:
         shards_of_slice(config.slice, 0)
 
 
-def _progress(bar: tqdm[Any]) -> OnClips:
+def _progress(bar: tqdm) -> OnClips:
     total_rejected = 0
 
     def on_clips(done: int, rejected: int) -> None:

@@ -1,7 +1,5 @@
 """The settings that all shards of a data set share, recorded in build.json so that a folder never holds a mixture."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

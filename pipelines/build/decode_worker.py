@@ -5,8 +5,6 @@ ten times that in wall time, for disks that do not answer. A clip that ends the 
 process, then rejected; the build continues.
 """
 
-from __future__ import annotations
-
 import contextlib
 import multiprocessing
 import signal

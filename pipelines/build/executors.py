@@ -7,8 +7,6 @@ All executors call `build_shard` once per shard; shards are independent, so all 
 - ray: one task per shard, on the nodes of a Ray cluster (ray_executor.py).
 """
 
-from __future__ import annotations
-
 import os
 import queue
 from collections.abc import Callable, Sequence

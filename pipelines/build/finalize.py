@@ -1,7 +1,5 @@
 """Completes a data set: writes rejected.jsonl, stats.json and the root manifest from the indices of its shards."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

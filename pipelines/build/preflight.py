@@ -1,7 +1,5 @@
 """Checks before a build: missing media, and a dry run that estimates size and cost. Only a dry run opens media."""
 
-from __future__ import annotations
-
 import functools
 import os
 import random

@@ -9,8 +9,6 @@ shard. If the driver is killed by SIGKILL, two idle agents of a local cluster en
 end at once.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -4,8 +4,6 @@ All rows go into one file of one JSON object per line, so that a process needs o
 shard. Memory: 16 bytes per row and the set of ids (about 0.3 GB for the two million clips of AudioSet).
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from array import array

@@ -4,8 +4,6 @@ Tar headers hold no time or user, so the same clips give the same bytes. A shard
 it is written after the tar, and both are written atomically (pipelines/storage).
 """
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

@@ -5,8 +5,6 @@ members of a clip). To add one, write a file like these, append its class to MOD
 `DecodeConfig`; data sets that store it then have it in `Batch.extra`.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from pipelines.modalities.frames import Frames

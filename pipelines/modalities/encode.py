@@ -1,7 +1,5 @@
 """Encodes a decoded clip as shard members: KEY.json, then each modality (KEY.0.jpg, KEY.flac, ...)."""
 
-from __future__ import annotations
-
 import json
 
 from configs.schema import DecodeConfig

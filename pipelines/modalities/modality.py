@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 import io
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from pipelines.build.decode.clip import DecodedClip
+    from pipelines.stream.index import DatasetIndex
 
 T = TypeVar("T")
 V = TypeVar("V")
+_MAX_MEMBER_BYTES = 1 << 26
 Fields = dict[str, Any]  # name -> numpy array or tensor of one example, of the same shape for every clip
 
 
@@ -79,26 +81,52 @@ class ExampleSpec(NamedTuple):
     sample_rate_hz: int
 
 
-class StoredClip(Protocol):
-    """A clip in a shard, as a modality reads it."""
+class StoredClip:
+    """A clip in a shard, as a modality reads it.
+
+    Attributes:
+        keys: extensions of its images and its audio; empty in shards of pipelines.build.
+    """
+
+    def __init__(self, index: DatasetIndex, clip: int, keys: MemberKeys) -> None:
+        self._index, self._clip, self.keys = index, clip, keys
 
     @property
     def id(self) -> str:
         """The clip's id."""
+        return self._index.id(self._clip)
 
     @property
     def data_set(self) -> str:
         """Folder of its data set, for messages."""
+        return str(self._index.folder)
 
-    @property
-    def keys(self) -> MemberKeys:
-        """Extensions of its images and its audio; empty in shards of pipelines.build."""
-
-    def extensions(self) -> Collection[str]:
-        """Extensions of its members: `json`, `0.jpg`, ..., `flac`."""
+    def extensions(self) -> Mapping[str, tuple[int, int]]:
+        """(offset, size) in bytes of its members by extension: `json`, `0.jpg`, ..., `flac`."""
+        return self._index.members(self._clip)
 
     def read(self, extension: str) -> bytes:
-        """The bytes of a member. Raises UnreadableClip."""
+        """The bytes of a member.
+
+        Raises:
+            UnreadableClip: there is no such member, it is larger than 64 MiB, empty or truncated, or the disk fails.
+        """
+        size = self.extensions().get(extension, (0, None))[1]
+        if size is None:
+            raise UnreadableClip("missing_member", f"clip {self.id} has no .{extension}")
+        if size > _MAX_MEMBER_BYTES:
+            raise UnreadableClip(
+                "too_large", f".{extension} of clip {self.id} has {size} bytes, at most {_MAX_MEMBER_BYTES} are read"
+            )
+        try:
+            data = self._index.read(self._clip, extension)
+        except OSError as error:
+            raise UnreadableClip("read_error", f"clip {self.id}: {error}") from None
+        if len(data) < size:
+            raise UnreadableClip("cut_off", f".{extension} of clip {self.id} has {len(data)} bytes of {size}")
+        if not data:
+            raise UnreadableClip("empty_member", f".{extension} of clip {self.id}")
+        return data
 
 
 @dataclass

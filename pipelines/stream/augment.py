@@ -7,8 +7,6 @@ Source: reference 1.4. Differs from the reference: where the other clip is short
 long as the other clip.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

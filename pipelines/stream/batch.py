@@ -1,13 +1,11 @@
 """The examples of one rank's part of one global batch, stacked."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -62,7 +60,7 @@ class Batch:
     def __len__(self) -> int:
         return len(self.id)
 
-    def to(self, device: torch.device | str) -> Batch:
+    def to(self, device: torch.device | str) -> Self:
         """The same batch on a device."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, torch.Tensor)}
         return dataclasses.replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})

@@ -7,8 +7,6 @@ only the size (a machine that goes down loses the end of a file, not its middle)
 while the shards being fetched at one moment are larger than that; on a network file system flock must work.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import os

@@ -5,8 +5,6 @@ that fetches it, which reserves space for all of it. All locks are the kernel's 
 ends: an unlocked temporary file was left by a killed process and is removed.
 """
 
-from __future__ import annotations
-
 import contextlib
 import fcntl
 import os

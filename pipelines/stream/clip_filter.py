@@ -1,7 +1,5 @@
 """Clip filter: select the clips of a data set by lists of excluded ids and by label, without building shards again."""
 
-from __future__ import annotations
-
 import difflib
 import itertools
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ It reads and augments clips and replaces unreadable ones; the batch is the same 
 workers import this module: it needs torch, torchvision and numpy, nothing of the model.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Sequence
 

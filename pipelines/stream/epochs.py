@@ -1,7 +1,5 @@
 """Epochs of one source in one lane: shards in a new random order each, clips shuffled inside windows of these."""
 
-from __future__ import annotations
-
 import bisect
 from collections.abc import Iterator
 from functools import lru_cache

@@ -6,8 +6,6 @@ truncated or concatenated files. Limits: no compressed tars; a clip's members mu
 requires too.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from typing import BinaryIO, NamedTuple
 
@@ -53,6 +51,20 @@ class IndexedTar(NamedTuple):
 
 class _RejectedTar(Exception):
     """The tar contains a member, or something else, that is not allowed."""
+
+
+class _TailReader(HashingReader):
+    """A HashingReader that also knows where the zeros at the end of the file start."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        super().__init__(file)
+        self.content_bytes = 0
+
+    def read(self, count: int) -> bytes:
+        before, data = self.size_bytes, super().read(count)
+        if content := data.rstrip(b"\0"):
+            self.content_bytes = before + len(content)
+        return data
 
 
 def index_tar(folder: LocalFolder, name: str, max_bytes: float) -> IndexedTar:
@@ -147,17 +159,3 @@ def _check_array_header(file: BinaryIO, name: str, offset: int) -> None:
         raise _RejectedTar(f"{name} is not an array that NumPy writes: {type(error).__name__} {error}") from None
     if dtype.hasobject:
         raise _RejectedTar(f"{name} holds Python objects, that is a pickle, which runs code when it is read")
-
-
-class _TailReader(HashingReader):
-    """A HashingReader that also knows where the zeros at the end of the file start."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        super().__init__(file)
-        self.content_bytes = 0
-
-    def read(self, count: int) -> bytes:
-        before, data = self.size_bytes, super().read(count)
-        if content := data.rstrip(b"\0"):
-            self.content_bytes = before + len(content)
-        return data

@@ -6,8 +6,6 @@ Only the requested members are read, by offset: from the tars of a local folder,
 (cache.py). Limits: data sets with a manifest.json, written by pipelines.build or by this command; not thread-safe.
 """
 
-from __future__ import annotations
-
 import bisect
 import hashlib
 import json
@@ -16,7 +14,7 @@ import sys
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 
@@ -93,7 +91,7 @@ class DatasetIndex:
         folder: str | Path,
         cache: CacheSettings | None = None,
         select: Callable[[MemberTable], np.ndarray] | None = None,
-    ) -> DatasetIndex:
+    ) -> Self:
         """Open a data set.
 
         Args:

@@ -4,8 +4,6 @@ The tars are not changed, no file of others is overwritten, and nothing is writt
 (foreign_tar.py). Limits: local folders; every run reads all tars again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

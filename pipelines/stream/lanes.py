@@ -1,7 +1,5 @@
 """Integer weights, by which positions are divided among sources, and the number of lanes that divides shards evenly."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from fractions import Fraction

@@ -1,7 +1,5 @@
 """The training stream: data sets, sampler, dataset and worker processes. Its state is one integer, the step."""
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import itertools

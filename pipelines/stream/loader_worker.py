@@ -1,7 +1,5 @@
 """Setup of a loader worker: it ignores Ctrl-C and exits silently when the training process ends, even by SIGKILL."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

@@ -5,8 +5,6 @@ fingerprint. Processes may build it concurrently; the first to finish stores it.
 4 GiB.
 """
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -1,7 +1,5 @@
 """The data sets of a run and the order of their clips. Needs no torch: a finished run is recognized by it without."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple

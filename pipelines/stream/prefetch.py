@@ -3,8 +3,6 @@
 Limits: replacements of unreadable clips may be in other shards, which are fetched when they are read.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import threading

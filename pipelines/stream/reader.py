@@ -1,7 +1,5 @@
 """Clips of one data set by number: their metadata, one frame, the waveform, and evaluation examples of them."""
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -13,14 +11,21 @@ import torch
 from configs.errors import UsageError
 from pipelines.modalities import MODALITIES
 from pipelines.modalities.frames import Frames, frame_extensions
-from pipelines.modalities.modality import ExampleSpec, Fields, MemberKeys, Modality, UnreadableClip, decoding_errors
+from pipelines.modalities.modality import (
+    ExampleSpec,
+    Fields,
+    MemberKeys,
+    Modality,
+    StoredClip,
+    UnreadableClip,
+    decoding_errors,
+)
 from pipelines.modalities.waveform import Waveform
 from pipelines.stream.batch import Example
 from pipelines.stream.index import DatasetIndex
 
 __all__ = ["ClipReader", "MemberKeys", "UnreadableClip"]
 
-_MAX_MEMBER_BYTES = 1 << 26
 _CHECKED_CLIPS = 100
 
 
@@ -79,9 +84,9 @@ class ClipReader:
                     f"set stream.sources.{self.source}.{setting} to one of these"
                 )
 
-    def stored(self, clip: int) -> ClipMembers:
+    def stored(self, clip: int) -> StoredClip:
         """A clip as modalities read it."""
-        return ClipMembers(self, clip)
+        return StoredClip(self.index, clip, self.keys)
 
     def metadata(self, clip: int) -> dict[str, Any]:
         """The content of KEY.json: labels, text, times.
@@ -140,44 +145,3 @@ class ClipReader:
 
     def _sample(self) -> range:
         return range(0, self.index.clips, -(-self.index.clips // _CHECKED_CLIPS))
-
-
-class ClipMembers:
-    """The members of one clip; implements `pipelines.modalities.modality.StoredClip`."""
-
-    def __init__(self, reader: ClipReader, clip: int) -> None:
-        self._index, self._clip, self.keys = reader.index, clip, reader.keys
-
-    @property
-    def id(self) -> str:
-        return self._index.id(self._clip)
-
-    @property
-    def data_set(self) -> str:
-        return str(self._index.folder)
-
-    def extensions(self) -> Mapping[str, tuple[int, int]]:
-        return self._index.members(self._clip)
-
-    def read(self, extension: str) -> bytes:
-        """The bytes of a member.
-
-        Raises:
-            UnreadableClip: there is no such member, it is larger than 64 MiB, empty or truncated, or the disk fails.
-        """
-        size = self.extensions().get(extension, (0, None))[1]
-        if size is None:
-            raise UnreadableClip("missing_member", f"clip {self.id} has no .{extension}")
-        if size > _MAX_MEMBER_BYTES:
-            raise UnreadableClip(
-                "too_large", f".{extension} of clip {self.id} has {size} bytes, at most {_MAX_MEMBER_BYTES} are read"
-            )
-        try:
-            data = self._index.read(self._clip, extension)
-        except OSError as error:
-            raise UnreadableClip("read_error", f"clip {self.id}: {error}") from None
-        if len(data) < size:
-            raise UnreadableClip("cut_off", f".{extension} of clip {self.id} has {len(data)} bytes of {size}")
-        if not data:
-            raise UnreadableClip("empty_member", f".{extension} of clip {self.id}")
-        return data

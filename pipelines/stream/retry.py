@@ -1,7 +1,5 @@
 """Retries with exponential backoff and jitter for requests to a remote store."""
 
-from __future__ import annotations
-
 import json
 import random
 import time

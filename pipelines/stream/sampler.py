@@ -14,8 +14,6 @@ shards of its own lanes.
 Limits: another numpy version may give another order (seeding.py).
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache

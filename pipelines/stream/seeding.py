@@ -1,7 +1,5 @@
 """Random generators that are pure functions of a key. Limits: another numpy version may change its Philox streams."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

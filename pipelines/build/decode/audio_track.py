@@ -1,7 +1,5 @@
 """The audio of a clip: the first channel, as in the reference, placed by presentation time and resampled."""
 
-from __future__ import annotations
-
 import numpy as np
 from av import AudioFrame, AudioResampler
 

@@ -9,8 +9,6 @@ first audio stream of a file are used; audio that changes its sample rate is rej
 version of FFmpeg in the wheel of the decoder, which is stored with each clip.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 import tempfile

@@ -3,8 +3,6 @@
 Times are seconds from the start of the file. The clock that audio and video share may be at `zero_s` there.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import math

@@ -5,8 +5,6 @@ ones. Limits: a truncated file is not detected; the CPU time of ffmpeg is limite
 separately.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import subprocess

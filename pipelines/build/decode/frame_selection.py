@@ -1,7 +1,5 @@
 """Selects the frames of a clip, and the packets that must be decoded to get them. Pure functions of times."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 

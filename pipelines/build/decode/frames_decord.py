@@ -5,8 +5,6 @@ selects frames other than those on screen in H.264 with open GOPs and in AVI, do
 narrow videos (96x64), which are then rejected as unreadable.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

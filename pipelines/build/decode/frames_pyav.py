@@ -7,8 +7,6 @@
 - A file that does not state presentation times, or wrong ones, is decoded from end to end.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from pathlib import Path
 

@@ -3,8 +3,6 @@
 These times determine which frames are selected, before any of them is decoded (frame_selection.py).
 """
 
-from __future__ import annotations
-
 import contextlib
 import math
 from dataclasses import dataclass, field

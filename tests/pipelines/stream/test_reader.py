@@ -13,7 +13,7 @@ from tiny_stream import SHORT_AUGMENT
 
 from configs.errors import UsageError
 from configs.schema import AugmentConfig, StreamConfig, StreamSourceConfig
-from pipelines.stream import reader as reader_module
+from pipelines.modalities import modality
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.loader import open_stream
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
@@ -26,7 +26,7 @@ def test_metadata_that_is_not_a_json_object_is_bad_json(tmp_path, data):
 
 
 def test_member_over_the_size_limit_is_never_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(reader_module, "_MAX_MEMBER_BYTES", 1000)
+    monkeypatch.setattr(modality, "_MAX_MEMBER_BYTES", 1000)
     reader = reader_of(tmp_path / "a", {"0.jpg": bytes(1001), "flac": bytes(1001), "json": bytes(1001)})
     for read in (lambda: reader.frame(0, 0), lambda: reader.waveform(0), lambda: reader.metadata(0)):
         with pytest.raises(UnreadableClip, match=r"^too_large: .* has 1001 bytes, at most 1000 are read"):
