@@ -56,9 +56,8 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
                 continue
             entries.append({key: entry[key] for key in _ENTRY_KEYS})
             written += entry["clips"]
-            for rejected in entry["rejected"]:
-                reasons[rejected["reason"]] += 1
-                rejected_file.write(json.dumps(rejected).encode() + b"\n")
+            reasons.update(rejected["reason"] for rejected in entry["rejected"])
+            rejected_file.writelines(json.dumps(rejected).encode() + b"\n" for rejected in entry["rejected"])
         if missing:
             raise CommandFailed(
                 f"{spec.out}: {len(missing)} of {shards} shards are missing ({', '.join(missing[:3])}, ...); "

@@ -75,10 +75,8 @@ def build_shard(
         "sha256": hashing.digest.hexdigest(),
         "recipe": spec.build_hash,
     }
-    content = json.dumps(
-        entry | {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states}
-    )
-    write(spec.out, f"{name}.json", content.encode())
+    entry |= {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states}
+    write(spec.out, f"{name}.json", json.dumps(entry).encode())
 
 
 def read_complete_shard(spec: BuildSpec, name: str) -> Entry | None:
@@ -96,7 +94,6 @@ def read_complete_shard(spec: BuildSpec, name: str) -> Entry | None:
 
 
 def _changed_rejects(spec: BuildSpec, rows: Sequence[Clip | Rejected], entry: Entry) -> set[str]:
-    """Ids of rejected clips whose media have changed."""
     states = entry["media_of_rejected"]
     return {
         row.id

@@ -129,8 +129,7 @@ class Frames(Modality[StoredFrames]):
 
 def frame_extensions(clip: StoredClip) -> list[str]:
     """Extensions of a clip's images in order of time: `0.jpg`, `1.jpg`, ..., `10.jpg`."""
-    key = clip.keys.image_key
-    names = [name for name in clip.extensions() if _is_frame(name, key)]
+    names = (name for name in clip.extensions() if _is_frame(name, clip.keys.image_key))
     return sorted(names, key=lambda name: (len(name), name))
 
 

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.atomic_write import temporary_path
 from configs.errors import CommandFailed, UsageError
 from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
-from pipelines.stream.cache_eviction import download_lock, evict, locked, temporary_copy
+from pipelines.stream.cache_eviction import download_lock, evict, locked
 
 # A slower connection counts as broken; the file system gives up a silent one much sooner.
 _MIN_BYTES_PER_S = 50_000
@@ -136,7 +137,7 @@ class ShardCache:
         """Fetch a shard; a prefetch if `waiting_since_s` is None. None where another process does or did so."""
         path, is_prefetch = self.path(name), waiting_since_s is None
         self.data_set_folder.mkdir(parents=True, exist_ok=True)
-        temporary = temporary_copy(path, self.size_bytes(name))
+        temporary = temporary_path(path, writer=str(self.size_bytes(name)))
         with download_lock(temporary, wait=not is_prefetch) as acquired:
             if not acquired:
                 return None

@@ -27,11 +27,6 @@ def locked(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def temporary_copy(path: Path, size_bytes: int) -> Path:
-    """The path of a copy while it is fetched."""
-    return path.with_name(f".{path.name}.{size_bytes}.tmp")
-
-
 @contextlib.contextmanager
 def download_lock(temporary: Path, wait: bool) -> Iterator[bool]:
     """Lock the download of a copy: yields whether the lock was acquired. A file left at the path is removed afterwards.

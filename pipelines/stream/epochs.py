@@ -59,8 +59,7 @@ class LaneEpochs:
 
     def _shards_of_window(self, number: int) -> list[int]:
         epoch, window = divmod(number, self._windows)
-        shards = self._shards_of_epoch(epoch)
-        ends = np.cumsum(self._counts[shards])
+        shards, ends = self._shards_of_epoch(epoch)
         first, last = np.searchsorted(ends, [self._edges[window], self._edges[window + 1] - 1], side="right")
         return [int(shard) for shard in shards[first : last + 1] if self._counts[shard]]
 
@@ -70,12 +69,12 @@ class LaneEpochs:
             order = _separate_repeats(order, self._before_repair(epoch - 1, self._windows - 1))
         return order
 
-    def _shards_of_epoch(self, epoch: int) -> np.ndarray:
-        return seeded_rng(*self._key, "shards", epoch).permutation(len(self._counts))
+    def _shards_of_epoch(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        shards = seeded_rng(*self._key, "shards", epoch).permutation(len(self._counts))
+        return shards, np.cumsum(self._counts[shards])
 
     def _before_repair(self, epoch: int, window: int) -> np.ndarray:
-        shards = self._shards_of_epoch(epoch)
-        ends = np.cumsum(self._counts[shards])
+        shards, ends = self._shards_of_epoch(epoch)
         numbers = np.arange(self._edges[window], self._edges[window + 1])
         at = np.searchsorted(ends, numbers, side="right")
         clips = self._firsts[shards][at] + numbers - (ends - self._counts[shards])[at]

@@ -28,7 +28,6 @@ from pipelines.stream.cache import ShardCache, ShardInfo
 from pipelines.stream.member_index import BLOCK_BYTES, TABLE_FORMAT, MemberTable, load, load_or_build
 
 MAX_OPEN_SHARDS = 128
-DEFAULT_CACHE = "~/.cache/denseav"
 
 
 class Shard(NamedTuple):
@@ -42,7 +41,7 @@ class Shard(NamedTuple):
 class CacheSettings(NamedTuple):
     """Folder and maximum size of the copies of remote shards."""
 
-    folder: str = DEFAULT_CACHE
+    folder: str = "~/.cache/denseav"
     max_bytes: int = 10**11
 
 
@@ -129,11 +128,10 @@ class DatasetIndex:
             raise UsageError(str(error) if str(error).startswith(str(folder)) else f"{folder}: {error}") from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        table = None if self._table_path.is_dir() else self._table
         return _unpickle, (
             self.folder,
             self._entries,
-            table,
+            None if self._table_path.is_dir() else self._table,
             self._rows,
             self._tar_folder,
             self.cache,

@@ -4,12 +4,11 @@ The tars are not changed, no file of others is overwritten, and nothing is writt
 (foreign_tar.py). Limits: local folders; every run reads all tars again.
 """
 
-import contextlib
 import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -53,7 +52,12 @@ def index_foreign_shards(address: str, max_member_mb: float) -> int:
     names = [name.removesuffix(".tar") for name in sorted(sizes)]
     with folder.folder_lock():
         _check_file_names(folder, names)
-        with _scratch(folder) as scratch:
+        try:
+            scratch_folder = folder.scratch()
+        except OSError as error:
+            raise CommandFailed(f"{folder} cannot be written ({error.strerror}): {_USE_LINKS}") from None
+        with scratch_folder as path:  # for the files that are written before all tars have passed
+            scratch = LocalFolder(path)
             entries, members, skipped = _index_all(
                 folder, names, sizes, scratch, min(max_member_mb * 1e6, _MAX_MEMBER_BYTES)
             )
@@ -63,11 +67,11 @@ def index_foreign_shards(address: str, max_member_mb: float) -> int:
                     f"{_format_counts(members + skipped) or 'nothing'}; decode whole videos first: unpack them, then "
                     "python -m pipelines.build source.kind=folder"
                 )
-            _write_summary(scratch, entries)
+            clips, size_bytes = (sum(entry[key] for entry in entries) for key in ("clips", "size_bytes"))
+            _write_summary(scratch, entries, clips, size_bytes)
             for name in ("rejected.jsonl", "stats.json", *(f"{name}.json" for name in names)):
                 (scratch.path / name).replace(folder.path / name)
             write(folder, "manifest.json", read(scratch, "manifest.json"))
-    clips, size_bytes = _totals(entries)
     print(f"{'clips':<10}{clips:>10}   in {len(entries)} shards, {size_bytes / 1e6:.1f} MB")
     print(f"{'members':<10}{members.total():>10}   {_format_counts(members)}")
     print(f"{'skipped':<10}{skipped.total():>10}   {_format_counts(skipped)}".rstrip())
@@ -88,25 +92,12 @@ def _check_file_names(folder: LocalFolder, names: Sequence[str]) -> None:
                 "and are not manifest or stats"
             )
     existing = folder.sizes()
-    written = [
-        name for name in ("manifest.json", "stats.json", *(f"{name}.json" for name in names)) if name in existing
-    ]
-    others = [name for name in written if not starts_with(folder, name, _MARK)]
+    written = ("manifest.json", "stats.json", *(f"{name}.json" for name in names))
+    others = [name for name in written if name in existing and not starts_with(folder, name, _MARK)]
     if existing.get("rejected.jsonl"):  # this command writes an empty one
         others.append("rejected.jsonl")
     if others:
         raise UsageError(f"{folder}/{others[0]} was not written by this command: move it away, or {_USE_LINKS}")
-
-
-@contextlib.contextmanager
-def _scratch(folder: LocalFolder) -> Iterator[LocalFolder]:
-    """A temporary folder inside `folder` for the files that are written before all tars have passed."""
-    try:
-        scratch = folder.scratch()
-    except OSError as error:
-        raise CommandFailed(f"{folder} cannot be written ({error.strerror}): {_USE_LINKS}") from None
-    with scratch as path:
-        yield LocalFolder(path)
 
 
 def _index_all(
@@ -151,18 +142,18 @@ def _entry(tar: IndexedTar) -> dict[str, Any]:
     return {"name": tar.name, "clips": len(tar.clips), "size_bytes": tar.size_bytes, "sha256": tar.sha256}
 
 
-def _totals(entries: Sequence[dict[str, Any]]) -> tuple[int, int]:
-    """Clips and bytes of all shards."""
-    return sum(entry["clips"] for entry in entries), sum(entry["size_bytes"] for entry in entries)
-
-
-def _write_summary(folder: LocalFolder, entries: Sequence[dict[str, Any]]) -> None:
-    clips, size_bytes = _totals(entries)
+def _write_summary(folder: LocalFolder, entries: Sequence[dict[str, Any]], clips: int, size_bytes: int) -> None:
     write(folder, "rejected.jsonl", b"")
     _write_json(folder, "stats.json", {"rows": clips, "written": clips, "rejected": {}, "size_bytes": size_bytes})
-    fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
-    counts = {"rows": clips, "written": clips, "rejected": 0}
-    _write_json(folder, "manifest.json", {"format": 2, "fingerprint": fingerprint} | counts | {"shards": entries})
+    manifest = {
+        "format": 2,
+        "fingerprint": hashlib.sha256(json.dumps(entries).encode()).hexdigest(),
+        "rows": clips,
+        "written": clips,
+        "rejected": 0,
+        "shards": entries,
+    }
+    _write_json(folder, "manifest.json", manifest)
 
 
 def _write_json(folder: LocalFolder, name: str, content: dict[str, Any]) -> None:

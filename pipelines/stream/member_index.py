@@ -80,22 +80,13 @@ def load(path: Path) -> MemberTable | None:
     try:
         names = json.loads((path / "names.json").read_text())
         # Plain arrays over the maps: slicing numpy's memmap class costs five times as much.
-        mapped = {name: _mapped(path / f"{name}.npy") for name in _COLUMNS}
-        return MemberTable(mapped, names["extensions"], names["labels"])
+        columns = {
+            name: np.load(path / f"{name}.npy", mmap_mode="r", allow_pickle=False).view(np.ndarray) for name in _COLUMNS
+        }
+        return MemberTable(columns, names["extensions"], names["labels"])
     except (OSError, ValueError, EOFError, KeyError):
         shutil.rmtree(path, ignore_errors=True)
         return None
-
-
-def _mapped(path: Path) -> np.ndarray:
-    """A stored array, memory-mapped unless it is empty: zero bytes cannot be mapped."""
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False).view(np.ndarray)
-    except ValueError:
-        empty = np.load(path, allow_pickle=False)
-        if empty.size:
-            raise
-        return empty
 
 
 def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> MemberTable:

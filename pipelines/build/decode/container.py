@@ -91,12 +91,13 @@ def regular_file(root: Path, name: str) -> Path:
             raise StorageError(f"{path}: {error.strerror}") from None
         reason = "unreadable" if isinstance(error, PermissionError) else "missing"
         raise RejectedClip(reason, f"{name}: {error.strerror}") from None
-    if not stat.S_ISREG(status.st_mode):
-        raise RejectedClip("unreadable", f"{name} is not a regular file")
-    if not os.access(path, os.R_OK):
-        raise RejectedClip("unreadable", f"{name}: permission denied")
-    if not status.st_size:
-        raise RejectedClip("unreadable", f"{name} is empty")
+    for is_usable, problem in (
+        (stat.S_ISREG(status.st_mode), f"{name} is not a regular file"),
+        (os.access(path, os.R_OK), f"{name}: permission denied"),
+        (status.st_size, f"{name} is empty"),
+    ):
+        if not is_usable:
+            raise RejectedClip("unreadable", problem)
     return path
 
 
