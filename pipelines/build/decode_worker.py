@@ -64,13 +64,11 @@ class DecodingProcess:
             raise Stopped
         process, connection = self._worker or self.start()
         wall_limit_s = self._settings.cpu_limit_s * _WALL_PER_CPU_TIME
-        is_late = False
-        try:
+        answer, is_late = None, False
+        with contextlib.suppress(EOFError, OSError):
             connection.send(clip)
             is_late = not connection.poll(wall_limit_s)
             answer = None if is_late else connection.recv()
-        except (EOFError, OSError):
-            answer = None
         if isinstance(answer, StorageError):
             raise CommandFailed(f"the storage failed at {answer}; finished shards are kept, run the same command again")
         if isinstance(answer, RejectedClip):

@@ -17,11 +17,15 @@ def read_complete_manifest(out: Folder) -> dict[str, Any] | None:
     try:
         manifest = json.loads(read(out, "manifest.json"))
         sizes = out.sizes()
-        is_complete = "stats.json" in sizes and read(out, "rejected.jsonl").count(b"\n") == manifest["rejected"]
-        for shard in manifest["shards"] if is_complete else ():
-            index = json.loads(read(out, f"{shard['name']}.json"))
-            has_size = sizes.get(f"{shard['name']}.tar") == shard["size_bytes"]
-            is_complete = is_complete and has_size and shard.items() <= index.items()
+        is_complete = (
+            "stats.json" in sizes
+            and read(out, "rejected.jsonl").count(b"\n") == manifest["rejected"]
+            and all(
+                sizes.get(f"{shard['name']}.tar") == shard["size_bytes"]
+                and shard.items() <= json.loads(read(out, f"{shard['name']}.json")).items()
+                for shard in manifest["shards"]
+            )
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
     return manifest if is_complete else None

@@ -7,7 +7,7 @@ requires too.
 """
 
 from collections import Counter
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO
 
 from configs.errors import CommandFailed
 from pipelines.shard_format import (
@@ -31,22 +31,7 @@ _COMPRESSED = {
 }
 _READ_BYTES = 1 << 20
 
-
-class IndexedTar(NamedTuple):
-    """The index of a tar.
-
-    Attributes:
-        name: without `.tar`.
-        size_bytes, sha256: of the whole file.
-        clips: key -> extension -> (offset, size) in bytes, in the order of the tar.
-        skipped: number of members that were not indexed, by type.
-    """
-
-    name: str
-    size_bytes: int
-    sha256: str
-    clips: dict[str, dict[str, tuple[int, int]]]
-    skipped: Counter[str]
+Clips = dict[str, dict[str, tuple[int, int]]]  # key -> extension -> (offset, size) in bytes
 
 
 class _RejectedTar(Exception):
@@ -67,13 +52,17 @@ class _TailReader(HashingReader):
         return data
 
 
-def index_tar(folder: LocalFolder, name: str, max_bytes: float) -> IndexedTar:
+def index_tar(folder: LocalFolder, name: str, max_bytes: float) -> tuple[dict[str, Any], Clips, Counter[str]]:
     """Index one tar of a folder.
 
     Args:
         folder: the folder.
         name: of the tar, without `.tar`.
         max_bytes: a larger member of an indexed type rejects the tar.
+
+    Returns:
+        The tar's entry in a manifest, its clips in the order of the tar, and the number of members that were not
+        indexed, by type.
 
     Raises:
         CommandFailed: the tar is rejected or cannot be read.
@@ -91,7 +80,8 @@ def index_tar(folder: LocalFolder, name: str, max_bytes: float) -> IndexedTar:
         raise CommandFailed(f"{tar} is not a readable tar: {reason}") from None
     except OSError as error:
         raise CommandFailed(f"{tar} cannot be read: {error.strerror or error}") from None
-    return IndexedTar(name, hashing.size_bytes, hashing.digest.hexdigest(), clips, skipped)
+    sha256 = hashing.digest.hexdigest()
+    return {"name": name, "clips": len(clips), "size_bytes": hashing.size_bytes, "sha256": sha256}, clips, skipped
 
 
 def starts_with(folder: LocalFolder, name: str, data: bytes) -> bool:
@@ -100,11 +90,9 @@ def starts_with(folder: LocalFolder, name: str, data: bytes) -> bool:
         return file.read(len(data)) == data
 
 
-def _scan(
-    file: _TailReader, random_access: BinaryIO, max_bytes: float
-) -> tuple[dict[str, dict[str, tuple[int, int]]], Counter[str]]:
-    """`IndexedTar.clips` and `IndexedTar.skipped`; `random_access` is the same file, to look into members."""
-    clips: dict[str, dict[str, tuple[int, int]]] = {}
+def _scan(file: _TailReader, random_access: BinaryIO, max_bytes: float) -> tuple[Clips, Counter[str]]:
+    """Clips and skipped members; `random_access` is the same file, to look into members."""
+    clips: Clips = {}
     skipped, end = Counter[str](), 0
     for member in tar_members(file):
         if not (member.isreg() or member.isdir()):

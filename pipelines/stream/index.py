@@ -38,13 +38,6 @@ class Shard(NamedTuple):
     clips: int
 
 
-class CacheSettings(NamedTuple):
-    """Folder and maximum size of the copies of remote shards."""
-
-    folder: str = "~/.cache/denseav"
-    max_bytes: int = 10**11
-
-
 class DatasetIndex:
     """The clips of a data set, or of a selection of it, numbered from 0 in shard order. Create it with `open`.
 
@@ -88,22 +81,23 @@ class DatasetIndex:
     def open(
         cls,
         folder: str | Path,
-        cache: CacheSettings | None = None,
         select: Callable[[MemberTable], np.ndarray] | None = None,
+        cache_dir: str = "~/.cache/denseav",
+        cache_bytes: int = 10**11,
     ) -> Self:
         """Open a data set.
 
         Args:
             folder: local, or any address of fsspec.
-            cache: of a remote data set.
             select: returns the rows of the table to use, integers, ascending; None: all.
+            cache_dir, cache_bytes: folder and maximum size of the copies of remote shards.
 
         Raises:
             UsageError: the folder does not exist, is unfinished, has changed since it was built, or has members of a
                 type that is not allowed.
             CommandFailed: a remote folder does not answer.
         """
-        opened, settings = open_folder(str(folder)), cache or CacheSettings()
+        opened = open_folder(str(folder))
         entries = _manifest_shards(opened)
         fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
         if not any(entry["clips"] for entry in entries):
@@ -116,8 +110,7 @@ class DatasetIndex:
             table = load_or_build(table_path, opened, entries)
         else:
             stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
-            cache_folder = Path(settings.folder).expanduser()
-            shard_cache = ShardCache(opened, stated, cache_folder, fingerprint, settings.max_bytes)
+            shard_cache = ShardCache(opened, stated, Path(cache_dir).expanduser(), fingerprint, cache_bytes)
             tar_folder, table_path = shard_cache.data_set_folder, shard_cache.data_set_folder / table_name
             with shard_cache.index_lock():
                 table = load_or_build(table_path, opened, entries)

@@ -17,7 +17,7 @@ from pipelines.modalities.frames import Frames
 from pipelines.modalities.waveform import Waveform
 from pipelines.shard_format import is_shard_name, printable
 from pipelines.storage import LocalFolder, open_folder, read, write
-from pipelines.stream.foreign_tar import IndexedTar, index_tar, starts_with
+from pipelines.stream.foreign_tar import Clips, index_tar, starts_with
 
 _MEDIA = {*Frames.file_types, *Waveform.file_types}
 _MARK = b'{"adopted": true, '  # first bytes of every JSON file that this command writes
@@ -106,13 +106,11 @@ def _index_all(
     """Index the tars, several at once: manifest entries, members by type, skipped members."""
     from tqdm import tqdm
 
-    def index(name: str) -> IndexedTar:
-        tar = index_tar(folder, name, max_bytes)
-        members = [{"id": key, "files": files} for key, files in tar.clips.items()]
-        _write_json(
-            scratch, f"{name}.json", _entry(tar) | {"members": members, "rejected": [], "media_of_rejected": {}}
-        )
-        return tar
+    def index(name: str) -> tuple[dict[str, Any], Clips, Counter[str]]:
+        entry, clips, skipped = index_tar(folder, name, max_bytes)
+        members = [{"id": key, "files": files} for key, files in clips.items()]
+        _write_json(scratch, f"{name}.json", entry | {"members": members, "rejected": [], "media_of_rejected": {}})
+        return entry, clips, skipped
 
     entries, extensions, members, skipped = [], set[str](), Counter[str](), Counter[str]()
     pool = ThreadPoolExecutor(
@@ -120,26 +118,22 @@ def _index_all(
     )  # reading and hashing release the GIL
     try:
         with tqdm(total=sum(sizes.values()), unit="B", unit_scale=True, desc="index", disable=None) as bar:
-            for tar in pool.map(index, names):
-                entries.append(_entry(tar))
-                counts = Counter(extension for files in tar.clips.values() for extension in files)
+            for entry, clips, skipped_in_tar in pool.map(index, names):
+                entries.append(entry)
+                counts = Counter(extension for files in clips.values() for extension in files)
                 for extension, count in counts.items():
                     members[extension.rpartition(".")[2]] += count
                 extensions |= counts.keys()
-                skipped += tar.skipped
+                skipped += skipped_in_tar
                 if len(extensions) > _MAX_EXTENSIONS:
                     raise CommandFailed(
                         f"{folder}: more than {_MAX_EXTENSIONS} extensions, such as .{printable(next(iter(counts)))}; "
                         "a key ends at the first dot of a name, so it cannot contain one"
                     )
-                bar.update(tar.size_bytes)
+                bar.update(entry["size_bytes"])
     finally:
         pool.shutdown(cancel_futures=True)
     return entries, members, skipped
-
-
-def _entry(tar: IndexedTar) -> dict[str, Any]:
-    return {"name": tar.name, "clips": len(tar.clips), "size_bytes": tar.size_bytes, "sha256": tar.sha256}
 
 
 def _write_summary(folder: LocalFolder, entries: Sequence[dict[str, Any]], clips: int, size_bytes: int) -> None:

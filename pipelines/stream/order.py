@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from configs.errors import UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.clip_filter import select_clips
-from pipelines.stream.index import CacheSettings, DatasetIndex
+from pipelines.stream.index import DatasetIndex
 from pipelines.stream.lanes import OrderSource
 from pipelines.stream.sampler import DeterministicSampler
 
@@ -40,11 +40,17 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
         raise UsageError(
             "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
         )
-    cache = CacheSettings(config.cache_dir, int(config.cache_gb * 1e9))
     indexes = []
     for source in config.sources:
         select = partial(select_clips, exclude=source.exclude, labels=source.labels)
-        indexes.append(DatasetIndex.open(source.shards, cache, select if source.exclude or source.labels else None))
+        indexes.append(
+            DatasetIndex.open(
+                source.shards,
+                select if source.exclude or source.labels else None,
+                config.cache_dir,
+                int(config.cache_gb * 1e9),
+            )
+        )
     names = [source.name or Path(source.shards).name for source in config.sources]
     for what, values in (("name", names), ("data set", [index.fingerprint for index in indexes])):
         for number, value in enumerate(values):

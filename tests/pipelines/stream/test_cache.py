@@ -29,7 +29,7 @@ from tiny_disk import tiny_disk
 
 from configs.errors import CommandFailed, UsageError
 from pipelines.stream import retry
-from pipelines.stream.index import CacheSettings, DatasetIndex
+from pipelines.stream.index import DatasetIndex
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 
@@ -77,9 +77,9 @@ def test_concurrent_processes_fetch_each_shard_once(cache, server, folder, tmp_p
 
 def test_concurrent_opens_of_a_data_set_fetch_its_indices_once(server, tmp_path):
     before = server.answers()
-    settings, found = CacheSettings(str(tmp_path / "cache"), 10**9), []
+    settings, found = {"cache_dir": str(tmp_path / "cache"), "cache_bytes": 10**9}, []
     threads = [
-        threading.Thread(target=lambda: found.append(DatasetIndex.open(server.address, settings).id(4)))
+        threading.Thread(target=lambda: found.append(DatasetIndex.open(server.address, **settings).id(4)))
         for _ in range(3)
     ]
     for thread in threads:
@@ -125,11 +125,11 @@ def test_waiter_takes_over_a_killed_download(cache, server, folder, tmp_path):
 
 
 def test_leftover_of_an_unfinished_member_index_is_removed(server, tmp_path):
-    settings = CacheSettings(str(tmp_path / "cache"), 10**9)
-    first = DatasetIndex.open(server.address, settings)
+    settings = {"cache_dir": str(tmp_path / "cache"), "cache_bytes": 10**9}
+    first = DatasetIndex.open(server.address, **settings)
     (table,) = first.cache.data_set_folder.glob("2-*")
     table.rename(table.with_name(".new-abc"))
-    assert DatasetIndex.open(server.address, settings).id(4) == "clip0004"
+    assert DatasetIndex.open(server.address, **settings).id(4) == "clip0004"
     assert {path.name for path in first.cache.data_set_folder.iterdir()} == {".lock", table.name}
 
 
@@ -153,9 +153,7 @@ def test_cache_does_not_detect_a_changed_copy_of_the_same_size(cache, server):
 
 def test_index_is_unpickled_without_access_to_the_remote_store(folder, tmp_path):
     with serve_flaky(folder) as own:
-        index = DatasetIndex.open(
-            own.address, CacheSettings(str(tmp_path / "cache"), 10**9), lambda _: np.array([1, 4, 7], np.int32)
-        )
+        index = DatasetIndex.open(own.address, lambda _: np.array([1, 4, 7], np.int32), str(tmp_path / "cache"), 10**9)
         expected = index.read(0, "wav")
     again = pickle.loads(pickle.dumps(index))
     assert (again.fingerprint, again.shards, again.id(2)) == (index.fingerprint, index.shards, "clip0007")
@@ -171,7 +169,7 @@ def test_manifest_with_a_path_as_shard_name_is_rejected(folder, tmp_path):
     manifest["shards"][0]["name"] = "../../elsewhere"
     (copy / "manifest.json").write_text(json.dumps(manifest))
     with serve_flaky(copy) as own, pytest.raises(UsageError, match=r"invalid name of a shard: '../../elsewhere'"):
-        DatasetIndex.open(own.address, CacheSettings(str(tmp_path / "cache"), 10**9))
+        DatasetIndex.open(own.address, cache_dir=str(tmp_path / "cache"), cache_bytes=10**9)
 
 
 def test_cache_too_small_for_two_shards_or_not_creatable_is_rejected(cache, tmp_path):
@@ -187,7 +185,7 @@ def test_cache_too_small_for_two_shards_or_not_creatable_is_rejected(cache, tmp_
 
 def test_full_disk_gives_a_one_line_error(server, tmp_path):
     with tiny_disk(tmp_path, "200k") as disk:
-        index = DatasetIndex.open(server.address, CacheSettings(str(disk), 10**9))
+        index = DatasetIndex.open(server.address, cache_dir=str(disk), cache_bytes=10**9)
         with pytest.raises(CommandFailed) as error:
             [index.read(clip, "wav") for clip in range(index.clips)]
         assert str(error.value).startswith(f"stream.cache_dir={disk}, for copies of http://127.0.0.1:")
