@@ -11,6 +11,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import simplejpeg
 
 from configs.schema import AugmentConfig, DecodeConfig
 from pipelines.modalities.modality import (
@@ -78,8 +79,6 @@ class Frames(Modality[StoredFrames]):
     @staticmethod
     def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
         """Each frame as a JPEG."""
-        import simplejpeg
-
         return {
             f"{number}.jpg": simplejpeg.encode_jpeg(frame, quality=settings.jpeg_quality)
             for number, frame in enumerate(decoded.frames)
@@ -141,8 +140,6 @@ def _is_frame(name: str, key: str) -> bool:
 
 
 def _decode_jpeg(data: bytes) -> np.ndarray:
-    import simplejpeg
-
     height_px, width_px, _, _ = simplejpeg.decode_jpeg_header(data)
     _check_size(width_px, height_px)
     if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:

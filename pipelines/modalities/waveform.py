@@ -11,6 +11,7 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+import soundfile
 
 from configs.errors import UsageError
 from configs.schema import DecodeConfig
@@ -43,8 +44,6 @@ class Waveform(Modality[np.ndarray]):
     @staticmethod
     def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
         """The waveform as one file of type `settings.audio_format`."""
-        import soundfile
-
         samples, buffer = pcm16(decoded.waveform), io.BytesIO()
         soundfile.write(buffer, samples, decoded.sample_rate_hz, format=settings.audio_format.upper(), subtype="PCM_16")
         return {settings.audio_format: buffer.getvalue()}
@@ -117,8 +116,6 @@ def pcm16(waveform: np.ndarray) -> np.ndarray:
 
 def _decode_audio(data: bytes, samples: int) -> tuple[int, np.ndarray]:
     """Sample rate in Hz and the first channel, float32 [<= samples]."""
-    import soundfile
-
     if data[:4] not in _CONTAINERS:
         raise ValueError("the first bytes are not those of a FLAC, WAV or Ogg file")
     with soundfile.SoundFile(io.BytesIO(data)) as file:

@@ -12,9 +12,9 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 from configs.atomic_write import temporary_path
 from configs.errors import CommandFailed, UsageError
@@ -31,19 +31,12 @@ class _NoSpace(Exception):
     """Pinned shards fill the cache."""
 
 
-class ShardInfo(NamedTuple):
-    """Size and hash of a shard, as stated in the manifest."""
-
-    size_bytes: int
-    sha256: str
-
-
 class ShardCache:
     """The local copies of a remote data set's shards. Pickling it needs neither the network nor the disk.
 
     Args:
         remote: the data set.
-        shards: name of each tar, without `.tar` -> size and hash stated in the manifest.
+        entries: of its shards in the manifest, with name, size_bytes and sha256.
         folder: where copies are stored; several data sets and processes may share it.
         fingerprint: of the data set.
         max_bytes: maximum size of all copies in `folder`.
@@ -57,13 +50,13 @@ class ShardCache:
     """
 
     def __init__(
-        self, remote: RemoteFolder, shards: dict[str, ShardInfo], folder: Path, fingerprint: str, max_bytes: int
+        self, remote: RemoteFolder, entries: Sequence[dict[str, Any]], folder: Path, fingerprint: str, max_bytes: int
     ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
-        self._remote, self._shards = remote, shards
+        self._remote, self._entries = remote, {entry["name"]: entry for entry in entries}
         self._open_retries, self._prefetch_retries = retry.LONG_RETRY, retry.SHORT_RETRY
         self.data_set_folder = folder / fingerprint[:16]
-        largest = max((shard.size_bytes for shard in shards.values()), default=0)
+        largest = max((entry["size_bytes"] for entry in entries), default=0)
         if max_bytes < 2 * largest:
             raise UsageError(
                 f"stream.cache_gb={max_bytes / 1e9:g} cannot hold two shards of {remote}, "
@@ -83,7 +76,7 @@ class ShardCache:
 
     def size_bytes(self, name: str) -> int:
         """A shard's size, cached or not."""
-        return self._shards[name].size_bytes
+        return self._entries[name]["size_bytes"]
 
     def open(self, name: str) -> int:
         """A file descriptor of a shard's tar, which is fetched first if it is not cached.
@@ -127,7 +120,7 @@ class ShardCache:
             descriptor = os.open(self.path(name), os.O_RDONLY | os.O_CLOEXEC)
         except FileNotFoundError:
             return None
-        if os.fstat(descriptor).st_size != self._shards[name].size_bytes:
+        if os.fstat(descriptor).st_size != self.size_bytes(name):
             os.close(descriptor)
             return None
         _touch(descriptor)
@@ -154,19 +147,19 @@ class ShardCache:
 
     def _download(self, name: str, path: Path) -> None:
         """Download a shard once and verify it against the manifest."""
-        stated, address = self._shards[name], f"{self._remote}/{name}.tar"
+        stated, address = self._entries[name], f"{self._remote}/{name}.tar"
         verify = f"python -m pipelines.verify {self._remote} lists the damage"
         try:
-            self._remote.download(f"{name}.tar", path, _GRACE_S + stated.size_bytes / _MIN_BYTES_PER_S)
+            self._remote.download(f"{name}.tar", path, _GRACE_S + stated["size_bytes"] / _MIN_BYTES_PER_S)
         except FileNotFoundError:
             raise CommandFailed(f"{address} is missing, but manifest.json lists it; {verify}") from None
         with path.open("rb") as file:
-            received = ShardInfo(os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest())
-        if received.size_bytes != stated.size_bytes:
+            size_bytes, sha256 = os.fstat(file.fileno()).st_size, hashlib.file_digest(file, "sha256").hexdigest()
+        if size_bytes != stated["size_bytes"]:
             raise CommandFailed(
-                f"{address}: received {received.size_bytes} bytes, manifest.json states {stated.size_bytes}; {verify}"
+                f"{address}: received {size_bytes} bytes, manifest.json states {stated['size_bytes']}; {verify}"
             )
-        if received != stated:
+        if sha256 != stated["sha256"]:
             raise CommandFailed(f"{address}: its SHA-256 differs from manifest.json; {verify}")
 
     @contextlib.contextmanager

@@ -24,7 +24,7 @@ from configs.schema import IndexConfig
 from pipelines.shard_format import is_shard_name
 from pipelines.storage import Folder, LocalFolder, open_folder
 from pipelines.stream import retry
-from pipelines.stream.cache import ShardCache, ShardInfo
+from pipelines.stream.cache import ShardCache
 from pipelines.stream.member_index import BLOCK_BYTES, TABLE_FORMAT, MemberTable, load, load_or_build
 
 MAX_OPEN_SHARDS = 128
@@ -109,8 +109,7 @@ class DatasetIndex:
             tar_folder, table_path = opened.path, opened.path / ".index" / table_name
             table = load_or_build(table_path, opened, entries)
         else:
-            stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
-            shard_cache = ShardCache(opened, stated, Path(cache_dir).expanduser(), fingerprint, cache_bytes)
+            shard_cache = ShardCache(opened, entries, Path(cache_dir).expanduser(), fingerprint, cache_bytes)
             tar_folder, table_path = shard_cache.data_set_folder, shard_cache.data_set_folder / table_name
             with shard_cache.index_lock():
                 table = load_or_build(table_path, opened, entries)

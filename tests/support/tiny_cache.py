@@ -7,7 +7,7 @@ import os
 from tiny_shards import write_data_set
 
 from pipelines.storage import RemoteFolder
-from pipelines.stream.cache import ShardCache, ShardInfo
+from pipelines.stream.cache import ShardCache
 
 SHARDS = 6
 NAMES = [f"train-{number:06d}" for number in range(SHARDS)]
@@ -26,8 +26,7 @@ def shard_bytes(folder):
 def cache_of(folder, address, root, max_bytes):
     """A shard cache below `root` for the data set in `folder`, which is served at `address`."""
     entries = json.loads((folder / "manifest.json").read_text())["shards"]
-    stated = {entry["name"]: ShardInfo(entry["size_bytes"], entry["sha256"]) for entry in entries}
-    return ShardCache(RemoteFolder(address), stated, root / "cache", entries[0]["sha256"], round(max_bytes))
+    return ShardCache(RemoteFolder(address), entries, root / "cache", entries[0]["sha256"], round(max_bytes))
 
 
 def copies(root):

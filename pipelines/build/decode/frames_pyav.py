@@ -117,10 +117,9 @@ def _decode_selected(
 def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
     """Decode all frames from a time of the file on, tolerating a few packets that do not decode."""
     with open_media(path) as container:
-        stream = video_stream(container)
         seek(container, segment, from_s)
         packets = bad = 0
-        for packet in container.demux(stream):
+        for packet in container.demux(video_stream(container)):
             packets += 1
             try:
                 frames = packet.decode()
