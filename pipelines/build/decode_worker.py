@@ -14,12 +14,10 @@ from pathlib import Path
 
 from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
-from pipelines.build.decode.clip import decode_clip
 from pipelines.manifest import Clip, RejectedClip, StorageError
-from pipelines.modalities.encode import encode_clip
 
 _WALL_PER_CPU_TIME = 10
-_MODULES = ["pipelines.build.decode_worker", "av", "simplejpeg", "soundfile", "PIL.Image"]
+_MODULES = ["pipelines.build.decode_worker", "pipelines.modalities.encode"]
 
 
 class Stopped(Exception):
@@ -116,6 +114,9 @@ def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
 
 
 def _answer(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes] | RejectedClip | StorageError:
+    from pipelines.build.decode.clip import decode_clip
+    from pipelines.modalities.encode import encode_clip
+
     signal.setitimer(signal.ITIMER_PROF, settings.cpu_limit_s)
     try:
         return encode_clip(clip, decode_clip(clip, root, settings), settings)

@@ -7,18 +7,20 @@ it is written after the tar, and both are written atomically (pipelines/storage)
 import hashlib
 import io
 import json
+import stat
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, BinaryIO
 
 from pipelines.build.build_spec import BuildSpec
-from pipelines.build.decode.container import media_fingerprint
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.manifest import Clip, Rejected, RejectedClip
 from pipelines.storage import LocalFolder, read, write
 
 Entry = dict[str, Any]  # the content of the JSON file of a shard
+_END_BYTES = 65536
 
 
 def build_shard(
@@ -100,6 +102,25 @@ def _changed_rejects(spec: BuildSpec, rows: Sequence[Clip | Rejected], entry: En
         for row in rows
         if isinstance(row, Clip) and row.id in states and media_fingerprint(spec.root, row) != states[row.id]
     }
+
+
+def media_fingerprint(root: Path, clip: Clip) -> str:
+    """Fingerprint of the files of a clip: size, and hash of the first and last 64 KiB of each; the same for a copy."""
+    return " ".join(_file_fingerprint(root / name) for name in (clip.media, clip.image) if name)
+
+
+def _file_fingerprint(path: Path) -> str:
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            return "no regular file"
+        with path.open("rb") as file:
+            digest = hashlib.sha256(file.read(_END_BYTES))
+            size_bytes = file.seek(0, io.SEEK_END)
+            file.seek(max(0, size_bytes - _END_BYTES))
+            digest.update(file.read(_END_BYTES))
+        return f"{size_bytes}-{digest.hexdigest()[:16]}"
+    except OSError as error:
+        return error.strerror or ""
 
 
 def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:

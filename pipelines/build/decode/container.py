@@ -4,7 +4,6 @@ Times are seconds from the start of the file. The clock that audio and video sha
 """
 
 import errno
-import hashlib
 import math
 import os
 import stat
@@ -34,7 +33,6 @@ STORAGE_ERRORS = {
 # How far before a segment reading starts: lossy audio needs a few packets to settle. The larger values are for seeks
 # that land after their target, as in files without an index (MPEG-TS).
 PREROLL_S = (0.5, 10.0, math.inf)
-_END_BYTES = 65536
 
 
 class Segment(NamedTuple):
@@ -174,22 +172,3 @@ def segment_of(container: InputContainer, clip: Clip, settings: DecodeConfig) ->
     end_s = min(clip.end_s or math.inf, clip.start_s + settings.max_duration_s)
     segment = Segment((container.start_time or 0) / 1e6, clip.start_s, end_s, bool(container.duration))
     return segment.cut_to((container.duration or math.inf) / 1e6 - clip.start_s, clip, settings)
-
-
-def media_fingerprint(root: Path, clip: Clip) -> str:
-    """Fingerprint of the files of a clip: size, and hash of the first and last 64 KiB of each; the same for a copy."""
-    return " ".join(_file_fingerprint(root / name) for name in (clip.media, clip.image) if name)
-
-
-def _file_fingerprint(path: Path) -> str:
-    try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            return "no regular file"
-        with path.open("rb") as file:
-            size_bytes = os.fstat(file.fileno()).st_size
-            digest = hashlib.sha256(file.read(_END_BYTES))
-            file.seek(max(0, size_bytes - _END_BYTES))
-            digest.update(file.read(_END_BYTES))
-        return f"{size_bytes}-{digest.hexdigest()[:16]}"
-    except OSError as error:
-        return error.strerror or ""
