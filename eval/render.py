@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from model.denseav import DenseAV
     from model.features import AudioFeatures, ImageFeatures
-    from pipelines.build.decode.clip import DecodedClip
+    from pipelines.modalities.modality import DecodedClip
 
 MAX_DURATION_S = 120.0
 MAX_FPS = 25

@@ -17,7 +17,7 @@ from configs.schema import DecodeConfig
 from pipelines.manifest import Clip, RejectedClip, StorageError
 
 _WALL_PER_CPU_TIME = 10
-_MODULES = ["pipelines.build.decode_worker", "pipelines.modalities.encode"]
+_MODULES = ["pipelines.build.decode_worker", "pipelines.build.decode.clip", "pipelines.modalities.encode"]
 
 
 class Stopped(Exception):

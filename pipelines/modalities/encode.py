@@ -3,9 +3,9 @@
 import json
 
 from configs.schema import DecodeConfig
-from pipelines.build.decode.clip import DecodedClip
 from pipelines.manifest import Clip
 from pipelines.modalities import MODALITIES
+from pipelines.modalities.modality import DecodedClip
 
 
 def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:

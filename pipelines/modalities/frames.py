@@ -15,6 +15,7 @@ import simplejpeg
 
 from configs.schema import AugmentConfig, DecodeConfig
 from pipelines.modalities.modality import (
+    DecodedClip,
     ExampleSpec,
     Fields,
     Modality,
@@ -26,8 +27,6 @@ from pipelines.modalities.modality import (
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-    from pipelines.build.decode.clip import DecodedClip
 
 _MAX_PIXELS = 50_000_000
 _MAX_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory

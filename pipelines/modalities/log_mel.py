@@ -4,19 +4,13 @@ It is only stored, for evaluation and for training without audio augmentation: t
 whole waveform, before any splice or mask, so training computes its own.
 """
 
-from __future__ import annotations
-
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from configs.schema import DecodeConfig
-from pipelines.modalities.modality import Modality
+from pipelines.modalities.modality import DecodedClip, Modality
 from pipelines.modalities.waveform import pcm16
-
-if TYPE_CHECKING:
-    from pipelines.build.decode.clip import DecodedClip
 
 MEL_BINS = 128
 HOP_MS = 10

@@ -23,7 +23,6 @@ from configs.schema import AugmentConfig, DecodeConfig
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from pipelines.build.decode.clip import DecodedClip
     from pipelines.stream.index import DatasetIndex
 
 T = TypeVar("T")
@@ -127,6 +126,32 @@ class StoredClip:
         if not data:
             raise UnreadableClip("empty_member", f".{extension} of clip {self.id}")
         return data
+
+
+@dataclass(frozen=True)
+class DecodedClip:
+    """The content of a clip, before it is encoded for a shard.
+
+    Attributes:
+        frames: at least one RGB image, uint8 [H_px, W_px, 3]; consecutive ones differ.
+        frame_times_s: presentation time of each frame in seconds from the start of the clip; negative if it was on
+            screen before the clip began.
+        waveform: mono, float32 [S], -1 to 1; shorter than the clip if the audio of the file ends earlier.
+        sample_rate_hz: sample rate of the waveform.
+        start_s, end_s: the segment in seconds of the file; end_s is the actual end.
+        fps: frame rate of the video; 0 for an image.
+        decoder, decoder_version: name and version of the decoder.
+    """
+
+    frames: list[np.ndarray]
+    frame_times_s: list[float]
+    waveform: np.ndarray
+    sample_rate_hz: int
+    start_s: float
+    end_s: float
+    fps: float
+    decoder: str
+    decoder_version: str
 
 
 @dataclass

@@ -4,11 +4,8 @@ The bytes decide how audio is decoded, not its extension, and what its header cl
 allocated. Limits: FLAC, WAV and Ogg Opus; the first channel; nothing is resampled.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
-from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
@@ -16,6 +13,7 @@ import soundfile
 from configs.errors import UsageError
 from configs.schema import DecodeConfig
 from pipelines.modalities.modality import (
+    DecodedClip,
     Fields,
     Modality,
     StoredClip,
@@ -23,9 +21,6 @@ from pipelines.modalities.modality import (
     UnreadableClip,
     decoding_errors,
 )
-
-if TYPE_CHECKING:
-    from pipelines.build.decode.clip import DecodedClip
 
 # Clips with less audio than this fraction of the configured length are not trained on (reference 1.4).
 MIN_AUDIO_FRACTION = 0.04

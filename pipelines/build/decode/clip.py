@@ -12,7 +12,6 @@ version of FFmpeg in the wheel of the decoder, which is stored with each clip.
 import dataclasses
 import importlib
 import tempfile
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -38,38 +37,13 @@ from pipelines.build.decode.ffmpeg_fallback import transcode
 from pipelines.build.decode.frame_selection import sample_times
 from pipelines.build.decode.packet_scan import FrameTimes, scan
 from pipelines.manifest import Clip, RejectedClip, StorageError
+from pipelines.modalities.modality import DecodedClip
 
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
 _TOLERATED_BYTES = 4096  # 0.13 s of 16 kHz PCM; writers that forget to pad a chunk are off by one
 _ESTIMATED_DURATION = {"mp3", "aac"}  # containers whose duration is estimated from the bit rate
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _STATIC_LEVELS = 2.0  # of 255; codecs change the parts of a static image by less
-
-
-@dataclass(frozen=True)
-class DecodedClip:
-    """The content of a clip, before it is encoded for a shard.
-
-    Attributes:
-        frames: at least one RGB image, uint8 [H_px, W_px, 3]; consecutive ones differ.
-        frame_times_s: presentation time of each frame in seconds from the start of the clip; negative if it was on
-            screen before the clip began.
-        waveform: mono, float32 [S], -1 to 1; shorter than the clip if the audio of the file ends earlier.
-        sample_rate_hz: sample rate of the waveform.
-        start_s, end_s: the segment in seconds of the file; end_s is the actual end.
-        fps: frame rate of the video; 0 for an image.
-        decoder, decoder_version: name and version of the decoder.
-    """
-
-    frames: list[np.ndarray]
-    frame_times_s: list[float]
-    waveform: np.ndarray
-    sample_rate_hz: int
-    start_s: float
-    end_s: float
-    fps: float
-    decoder: str
-    decoder_version: str
 
 
 def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 _ROUNDING_S = 1e-6
 
@@ -16,7 +15,7 @@ def sample_times(duration_s: float, count: int) -> np.ndarray:
     return (np.arange(count) + 0.5) * duration_s / count
 
 
-def frame_at(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+def frame_at(times_s: Sequence[float] | np.ndarray, sample_times_s: np.ndarray) -> np.ndarray:
     """The frame on screen at each sample time: the last one presented before it, or the first frame if there is none.
 
     Args:
@@ -32,7 +31,7 @@ def frame_at(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
     return order[np.maximum(ranks, 0)]
 
 
-def nearest(times_s: ArrayLike, sample_times_s: np.ndarray) -> np.ndarray:
+def nearest(times_s: Sequence[float] | np.ndarray, sample_times_s: np.ndarray) -> np.ndarray:
     """The frame nearest to each sample time, the first of equally near ones; int64 [count], indices into `times_s`."""
     return np.abs(np.asarray(times_s)[None, :] - sample_times_s[:, None]).argmin(axis=1)
 

@@ -24,7 +24,7 @@ ENCODE = """
 import sys
 import numpy as np
 from configs.schema import DecodeConfig
-from pipelines.build.decode.clip import DecodedClip
+from pipelines.modalities.modality import DecodedClip
 from pipelines.manifest import Clip
 from pipelines.modalities.encode import encode_clip
 frames, waveform = [np.zeros((8, 8, 3), np.uint8)] * 2, np.ones(16000, np.float32) / 2
