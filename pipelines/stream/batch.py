@@ -4,6 +4,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -23,8 +24,8 @@ class Example(NamedTuple):
     image_weight: torch.Tensor
     source: int
     id: str
-    position: int
-    extra: Mapping[str, Fields]
+    position: int = -1
+    extra: Mapping[str, Fields] = MappingProxyType({})
 
 
 @dataclass
