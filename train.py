@@ -144,6 +144,7 @@ def fit(run: Run) -> int:
     if accelerator.is_main_process and is_saved and stop.reason.should_requeue:
         (folder / "REQUEUE").write_text(f"{stop.reason.name} after step {run.step}\n")
     all_saved = stop.all_ranks(is_saved)  # the launcher ends all processes once one exits, so they exit together
+    stop.ignore_signals()
     accelerator.end_training()
     if not all_saved:
         raise CommandFailed(f"{folder}: cannot write the last checkpoint; free some space and run this command again")

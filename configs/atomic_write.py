@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 from configs.errors import UsageError
+
+# What flock answers on file systems without locks: NFS without a lock daemon, Lustre without `flock`, some of FUSE.
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -40,11 +45,16 @@ def atomic_open(path: Path, writer: str = "") -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[None]:
+def folder_lock(folder: Path, required: bool = False) -> Iterator[None]:
     """Hold an exclusive lock on an existing folder; the kernel releases it when the process ends.
+
+    Args:
+        folder: to lock.
+        required: fail on a file system without locks, instead of printing a warning.
 
     Raises:
         UsageError: another process holds the lock.
+        OSError: the file system has no locks, and `required`.
     """
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -54,6 +64,11 @@ def folder_lock(folder: Path) -> Iterator[None]:
             raise UsageError(
                 f"out={folder} is being written by another command; wait for it, or give another folder"
             ) from None
+        except OSError as error:
+            if required or error.errno not in NO_LOCKS:
+                raise
+            reason = f"the file system of {folder} has no locks ({error.strerror})"
+            print(f"warning: {reason}; make sure that no other command writes to it", file=sys.stderr)
         yield
     finally:
         os.close(descriptor)

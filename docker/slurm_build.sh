@@ -5,11 +5,11 @@
 #
 # This submits 100 slices and a dependent job that writes the manifest, or lists the missing shards if a slice failed. Slices are resumable: run the same
 # command again, and completed shards are kept.
-# Environment variables: SBATCH_PARTITION, SBATCH_ACCOUNT and the like set options of sbatch, PYTHON the interpreter.
+# Environment variables: CPUS, the cores of each slice (8), which must not be more than a node has; SBATCH_PARTITION, SBATCH_ACCOUNT and the like set
+# options of sbatch, PYTHON the interpreter.
 #SBATCH --job-name=shards
 #SBATCH --nodes=1
 #SBATCH --ntasks=1
-#SBATCH --cpus-per-task=8
 #SBATCH --mem-per-cpu=2G
 #SBATCH --time=24:00:00
 #SBATCH --requeue
@@ -31,7 +31,7 @@ finish)
     exit 2
     ;;
 *)
-    array=$(sbatch --parsable --array="0-$(($1 - 1))" "$0" slice "${@:2}")
+    array=$(sbatch --parsable --array="0-$(($1 - 1))" --cpus-per-task="${CPUS:-8}" "$0" slice "${@:2}")
     sbatch --parsable --dependency="afterany:${array%%;*}" --cpus-per-task=1 "$0" finish "${@:2}"
     ;;
 esac

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 
 from torch import Tensor
@@ -16,12 +17,13 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
-def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
-    """Write tensors to a safetensors file.
+def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
+    """Write tensors to a safetensors file, readable by whom the umask allows; safetensors alone makes it private.
 
     Args:
         tensors: contiguous tensors on the CPU, by name.
         path: file to write.
+        metadata: texts for the header of the file.
 
     Raises:
         OSError: the disk is full or not writable; safetensors itself raises an error of its own.
@@ -29,8 +31,11 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
+    path.touch()
+    mode = stat.S_IMODE(path.stat().st_mode)
     try:
-        save_file(tensors, path)
+        save_file(tensors, path, metadata)
+        path.chmod(mode)
     except SafetensorError as error:
         number = re.search(r"os error (\d+)", str(error))
         if number is None:

@@ -22,9 +22,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from configs.atomic_write import folder_lock
 from configs.cli import run
+from configs.errors import UsageError
 from configs.schema import DoctorConfig
 from pipelines.cgroup import cgroup_limit
+from pipelines.worker_processes import MAX_TMPDIR_BYTES
 
 _PROJECT = "denseav-trainer"
 _MODULES = {"decord2": "decord", "ffmpeg-python": "ffmpeg", "pillow": "PIL"}  # where it is not the distribution's name
@@ -173,8 +176,24 @@ def _machine() -> Iterator[Finding]:
     yield _disk("working folder", Path.cwd(), _MIN_FREE_BYTES, "missing", "use another folder")
     folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     yield _disk("TMPDIR", folder, _MIN_FREE_BYTES, "missing", "set TMPDIR to another folder")
+    if (size_bytes := len(os.fsencode(folder))) > MAX_TMPDIR_BYTES:
+        detail = f"its path of {size_bytes} bytes is too long for the sockets of worker processes"
+        yield Finding("missing", "TMPDIR length", detail, f"set TMPDIR to a folder with at most {MAX_TMPDIR_BYTES}")
+    yield _locks(Path.cwd())
     advice = "training needs it: docker run --ipc=host or --shm-size=8g"
     yield _disk("/dev/shm", Path("/dev/shm"), _MIN_SHM_BYTES, "optional", advice)
+
+
+def _locks(folder: Path) -> Finding:
+    """Whether commands that write the same folder exclude each other, and a shard cache may lie on this file system."""
+    try:
+        with folder_lock(folder, required=True):
+            return Finding("ok", "file locks", f"in {folder}")
+    except UsageError:
+        return Finding("ok", "file locks", f"in {folder}, which another command is writing")
+    except OSError as error:
+        advice = "write a folder by one command at a time, and set stream.cache_dir to a local disk"
+        return Finding("optional", "file locks", f"{error.strerror} in {folder}", advice)
 
 
 def _disk(name: str, folder: Path, min_bytes: int, state: str, advice: str) -> Finding:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import shutil
 import sys
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from configs.atomic_write import atomic_open, temporary_path
+from configs.errors import CommandFailed
 
 BEST = "best"
 # Metrics of an evaluation that ended after the checkpoint was written; earlier ones are in state.json. The file is not
@@ -27,7 +29,11 @@ MANIFEST = "manifest.json"
 
 def step_folders(root: Path) -> list[Path]:
     """The checkpoint folders below `root`, newest first; other names are ignored."""
-    return sorted((folder for folder in root.glob("step_*") if folder.name[5:].isdigit()), key=step_of, reverse=True)
+    try:
+        folders = [folder for folder in root.iterdir() if re.fullmatch(r"step_\d+", folder.name)]
+    except FileNotFoundError:
+        return []
+    return sorted(folders, key=step_of, reverse=True)
 
 
 def step_of(folder: Path) -> int:
@@ -46,6 +52,9 @@ def find_corruption(folder: Path) -> str | None:
 
     Returns:
         What is damaged, in a few words; None if all hashes match.
+
+    Raises:
+        CommandFailed: a file cannot be read, for example without permission, so that it may be intact.
     """
     try:
         hashes = json.loads((folder / MANIFEST).read_text())
@@ -56,8 +65,12 @@ def find_corruption(folder: Path) -> str | None:
             for (name, expected), digest in zip(hashes.items(), actual, strict=True):
                 if digest != expected:
                     return f"{name} has changed"
-    except (OSError, ValueError, AttributeError, TypeError) as error:
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError, ValueError, AttributeError, TypeError) as error:
         return str(error)
+    except OSError as error:
+        raise CommandFailed(
+            f"{error.filename or folder} cannot be read: {error.strerror}; nothing was changed"
+        ) from None
     return None
 
 
@@ -69,6 +82,7 @@ def newest_checkpoint(root: Path) -> Path | None:
 
     Raises:
         ValueError: there are checkpoints, and all are damaged.
+        CommandFailed: one cannot be read.
     """
     folders = step_folders(root)
     for folder in folders:

@@ -89,6 +89,14 @@ class Preemption:
             os.write(2, f"\n{_REASONS[number].name}: stopping after the current step, then saving\n".encode())
         self._received = max(self._received, _REASONS[number])
 
+    def ignore_signals(self) -> None:
+        """Ignore further signals, until the process ends: the result of the run is decided, and its files are written.
+
+        Python restores the default action, which is to end the process, of every handled signal before it exits.
+        """
+        for number in _REASONS:
+            signal.signal(number, signal.SIG_IGN)
+
     def local_reason(self) -> StopReason:
         """Why this rank should stop, regardless of the others."""
         return max(self._received, StopReason.TIME_LIMIT if time.time() >= self._ends_s else StopReason.NONE)

@@ -6,7 +6,6 @@ process, then rejected; the build continues.
 """
 
 import contextlib
-import multiprocessing
 import signal
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -15,6 +14,7 @@ from pathlib import Path
 from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
 from pipelines.manifest import Clip, RejectedClip, StorageError
+from pipelines.worker_processes import forkserver_context
 
 _WALL_PER_CPU_TIME = 10
 _MODULES = ["pipelines.build.decode_worker", "pipelines.build.decode.clip", "pipelines.modalities.encode"]
@@ -29,8 +29,7 @@ class DecodingProcess:
 
     def __init__(self, root: Path, settings: DecodeConfig) -> None:
         self._root, self._settings = root, settings
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(_MODULES)
+        self._context = forkserver_context(_MODULES)
         self._worker: tuple[BaseProcess, Connection] | None = None
         self._stopped = False
 

@@ -168,7 +168,7 @@ class RemoteFolder:
             if is_temporary(name):
                 self.remove(name)
         for path in Path(tempfile.gettempdir()).glob(f"{_SCRATCH}*"):
-            with contextlib.suppress(UsageError, OSError), folder_lock(path):
+            with contextlib.suppress(UsageError, OSError), folder_lock(path, required=True):
                 shutil.rmtree(path, ignore_errors=True)
 
     def _all_sizes(self) -> dict[str, int]:

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.atomic_write import temporary_path
+from configs.atomic_write import NO_LOCKS, temporary_path
 from configs.errors import CommandFailed, UsageError
 from pipelines.storage import RemoteFolder
 from pipelines.stream import retry
@@ -168,8 +168,13 @@ class ShardCache:
             yield
         except OSError as error:
             raise CommandFailed(
-                f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; free disk space, "
-                "reduce stream.cache_gb or choose another folder, then run the same command again"
+                f"stream.cache_dir={self.folder}, for copies of {self._remote}: {error.strerror}; "
+                + (
+                    "its file system has no locks: choose a folder on a local disk"
+                    if error.errno in NO_LOCKS
+                    else "free disk space, reduce stream.cache_gb or choose another folder"
+                )
+                + ", then run the same command again"
             ) from None
 
 

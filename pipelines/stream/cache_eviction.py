@@ -8,7 +8,7 @@ ends: an unlocked temporary file was left by a killed process and is removed.
 import contextlib
 import fcntl
 import os
-import tempfile
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -60,7 +60,8 @@ class PinnedShards:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         with locked(folder / _LOCK):
-            self._file = tempfile.NamedTemporaryFile("w", prefix=_PINNED, dir=folder)  # noqa: SIM115
+            # Not a temporary file of `tempfile`, which other users could not read.
+            self._file = (folder / f"{_PINNED}{uuid.uuid4().hex}").open("x")
             fcntl.flock(self._file, fcntl.LOCK_EX)
 
     def pin(self, paths: Iterable[Path]) -> None:

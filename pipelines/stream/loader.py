@@ -22,6 +22,7 @@ from pipelines.stream.loader_worker import exit_with_parent
 from pipelines.stream.order import open_order
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
+from pipelines.worker_processes import forkserver_context
 
 # The error rate is measured over at least this many of the last clips.
 ERROR_RATE_CLIPS = 1000
@@ -77,8 +78,7 @@ class Stream:
         generator = torch.Generator()
         if not self._config.num_workers:
             return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_identity, generator=generator)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["pipelines.stream.dataset"])
+        context = forkserver_context(["pipelines.stream.dataset"])
         _start_fork_server()
         return DataLoader(
             self.dataset,

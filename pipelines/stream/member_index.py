@@ -154,8 +154,8 @@ def _store(path: Path, table: MemberTable) -> None:
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".new-", dir=path.parent, ignore_cleanup_errors=True) as folder:
-            temporary = Path(folder)
-            temporary.chmod(0o755)
+            temporary = Path(folder) / path.name  # in it, because the folder itself is private
+            temporary.mkdir()
             for name, column in table.columns.items():
                 with (temporary / f"{name}.npy").open("wb") as file:
                     np.save(file, column, allow_pickle=False)

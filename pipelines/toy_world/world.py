@@ -19,6 +19,7 @@ from configs.errors import UsageError
 from configs.schema import ToyWorldConfig
 from pipelines.toy_world import layouts
 from pipelines.toy_world.media import write
+from pipelines.worker_processes import forkserver_context
 
 _FORMAT = 1  # increase it when the same settings give other files
 _MARKER = "toy_world.json"
@@ -65,8 +66,7 @@ def _make_items(config: ToyWorldConfig) -> dict[str, list[dict[str, Any]]]:
 
     parts = layouts.item_counts(config)
     names, numbers = zip(*((part, number) for part, count in parts.items() for number in range(count)), strict=True)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipelines.toy_world.layouts", "av", "soundfile"])
+    context = forkserver_context(["pipelines.toy_world.layouts", "av", "soundfile"])
     pool = ProcessPoolExecutor(config.processes or os.cpu_count(), mp_context=context, initializer=_exit_with_parent)
     rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     try:

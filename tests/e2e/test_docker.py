@@ -104,7 +104,7 @@ options=()
 while [[ "$1" == --* ]]; do options+=("$1"); shift; done
 script=$1; shift
 cp "$script" "$SPOOL/script$count"
-cores=$(sed -n 's/^#SBATCH --cpus-per-task=//p' "$script")
+cores=1
 first=0 last=0 array=
 for option in "${options[@]}"; do
     case $option in
@@ -146,10 +146,10 @@ def _submit(slices, media, out, environment) -> subprocess.CompletedProcess:
 def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built, slurm, tmp_path):
     spool, environment = slurm
     out = tmp_path / "out"
-    done = _submit("3", media, out, environment)
+    done = _submit("3", media, out, environment | {"CPUS": "2"})
     assert done.returncode == 0 and done.stdout == "1001;cluster\n", done.stderr
     array, last = (spool / "jobs").read_text().splitlines()
-    assert array.startswith("--parsable --array=0-2 docker/slurm_build.sh slice source.root=")
+    assert array.startswith("--parsable --array=0-2 --cpus-per-task=2 docker/slurm_build.sh slice source.root=")
     assert last.startswith(
         "--parsable --dependency=afterany:1000 --cpus-per-task=1 docker/slurm_build.sh finish source.root="
     )
@@ -164,6 +164,7 @@ def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built, s
     broken = tmp_path / "bin/srun"
     broken.write_text(SRUN.replace("exec", '[ "${SLURM_ARRAY_TASK_ID:-}" = 1 ] && kill -9 $$\nexec'))  # a node fails
     _submit("3", media, out, environment)
+    assert " --cpus-per-task=8 " in (spool / "jobs").read_text().splitlines()[0]  # the default
     assert "failed: 137" in (spool / "log0").read_text()
     assert re.search(
         rf"error: .* 3 of {SHARDS} shards are missing \(train-000001, train-000004, train-000007",

@@ -1,10 +1,12 @@
 """The training command in separate processes: its files, resuming, invalid input."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -153,6 +155,23 @@ def test_finished_run_is_recognized_without_torch_and_its_settings_and_data_are_
     other_data = settings_of_a_run(tmp_path / "data", [9, 9])[-1]
     done = run(settings, uninterrupted, other_data)
     assert done.returncode == 2 and "sources.second.data_set" in done.stderr, done.stderr
+
+
+@pytest.mark.slow
+def test_signals_after_the_last_step_do_not_end_a_complete_run(settings, uninterrupted, tmp_path):
+    shutil.copytree(uninterrupted / "a", tmp_path / "a")
+    shutil.rmtree(tmp_path / "a/checkpoints/step_00000006")
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command(settings, tmp_path), cwd=ROOT, env=environment, **pipes) as process:
+        for line in process.stdout:
+            if line.startswith("trained 6 steps"):
+                break
+        while process.poll() is None:  # until the interpreter has ended, which no longer handles signals by then
+            process.send_signal(signal.SIGUSR1)
+            time.sleep(0.001)
+        assert process.returncode == 0, process.stderr.read()
+    assert not (tmp_path / "a/REQUEUE").exists()
 
 
 def test_finished_run_with_a_damaged_checkpoint_trains_the_last_steps_again(settings, uninterrupted, tmp_path):

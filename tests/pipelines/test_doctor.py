@@ -121,6 +121,21 @@ def test_a_low_open_files_limit_and_an_unusable_tmpdir_are_reported(tmp_path):
     assert lines["TMPDIR"].startswith(f"missing   TMPDIR              {tmp_path}/none is not a writable folder")
 
 
+def test_a_tmpdir_too_long_for_sockets_is_reported_here_and_in_one_line_by_a_build(tmp_path):
+    folder = tmp_path / ("x" * (76 - len(str(tmp_path)) - 1))
+    folder.mkdir()
+    code, lines, _ = doctor(TMPDIR=str(folder))
+    assert code == 1
+    assert lines["TMPDIR length"].startswith("missing   TMPDIR length       its path of 76 bytes is too long for the")
+    build = [sys.executable, "-m", "pipelines.build", f"source.root={tmp_path}", f"out={tmp_path}/out"]
+    (tmp_path / "a.mp4").touch()
+    done = subprocess.run(build, cwd=ROOT, env=os.environ | {"TMPDIR": str(folder)}, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.splitlines()[-1].startswith(f"error: TMPDIR={folder}: its path of 76")
+    shorter = os.environ | {"TMPDIR": str(folder.rename(folder.with_name(folder.name[1:])))}
+    done = subprocess.run(build, cwd=ROOT, env=shorter, capture_output=True, text=True)
+    assert done.returncode == 1 and "no clip could be used" in done.stderr  # a.mp4 is empty
+
+
 def test_torch_is_not_imported():
     code = "import sys; from pipelines.doctor import main; main(None); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)

@@ -21,6 +21,7 @@ from configs.errors import UsageError
 from eval.distributed import rank
 from model.denseav import DenseAV
 from model.distributed import world_size
+from model.weights_file import save_tensors
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -106,15 +107,12 @@ def _read(path: Path) -> Tensors | None:
 
 def _write(tensors: Tensors, path: Path) -> None:
     """Write the file atomically; print a warning if that fails."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     temporary = temporary_path(path)
     try:
         stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(stored, temporary, {"sha256": _update(hashlib.sha256(), stored).hexdigest()})
+        save_tensors(stored, temporary, {"sha256": _update(hashlib.sha256(), stored).hexdigest()})
         temporary.replace(path)
-    except (SafetensorError, OSError) as error:
+    except OSError as error:
         temporary.unlink(missing_ok=True)
         _warn(f"features are not cached in {path}: {' '.join(str(error).split())[:200]}")
 

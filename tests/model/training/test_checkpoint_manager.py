@@ -5,8 +5,10 @@ import threading
 import warnings
 
 import pytest
+from other_user import open_folder, other_user
 from tiny_training import save, step, tiny_config, tiny_state
 
+from configs.errors import CommandFailed
 from configs.schema import CheckpointConfig
 from model.hub import from_pretrained
 from model.training.checkpoint import snapshot
@@ -49,6 +51,22 @@ def test_run_does_not_restart_if_every_checkpoint_is_damaged(tmp_path):
     (tmp_path / "step_00000005").mkdir()
     with pytest.raises(ValueError, match="all 1 checkpoints are damaged"):
         newest_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("hidden", ["step_00000002/model.safetensors", "step_00000002", "."])
+def test_checkpoint_without_read_permission_is_neither_damaged_nor_skipped_nor_renamed(hidden):
+    config = tiny_config()
+    state = tiny_state(config)
+    with open_folder() as root:
+        for number in (1, 2):
+            save(root, number, state, config)
+        (root / hidden).chmod(0)
+        with other_user(), pytest.raises((CommandFailed, PermissionError), match="Permission denied"):
+            newest_checkpoint(root)
+        (root / hidden).chmod(0o755)
+        assert sorted(path.name for path in root.iterdir()) == ["step_00000001", "step_00000002"]
+        with other_user():
+            assert newest_checkpoint(root) == root / "step_00000002"  # its files have the mode that the umask allows
 
 
 def test_older_checkpoints_are_pruned_and_other_folders_kept(tmp_path):

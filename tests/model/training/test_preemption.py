@@ -5,12 +5,15 @@ import multiprocessing
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from types import SimpleNamespace
 
 import pytest
 import torch
+from paths import ROOT
 
 from configs.errors import CommandFailed
 from model.training import preemption
@@ -119,6 +122,25 @@ def test_invalid_slurm_end_time_is_ignored(monkeypatch):
 def _never():
     threading.Event().wait()
     yield
+
+
+@pytest.mark.parametrize(("ends", "code"), [("stop.ignore_signals()", 0), ("", -signal.SIGUSR1)])
+def test_ignored_signals_do_not_end_a_process_that_is_exiting(ends, code):
+    """Without `ignore_signals` Python ends: it has restored the default actions when it frees the last objects."""
+    script = f"""
+import os, signal
+from model.training.preemption import Preemption
+
+stop = Preemption()
+{ends}
+
+class Last:
+    def __del__(self, kill=os.kill, pid=os.getpid(), number=signal.SIGUSR1):
+        kill(pid, number)
+
+signal.last = Last()  # modules of the interpreter are the last to go
+"""
+    assert subprocess.run([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE).returncode == code
 
 
 def test_hanging_data_do_not_keep_a_run_from_stopping():
