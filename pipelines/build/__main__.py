@@ -14,9 +14,8 @@ import contextlib
 import itertools
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
-
-from tqdm import tqdm
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -41,6 +40,8 @@ SOURCES = {
 
 def main(config: BuildConfig) -> int:
     """Build the missing shards of the data set and print a summary; returns the exit code."""
+    from tqdm import tqdm  # not for --help
+
     _validate(config)
     media_check = MediaCheck(Path(config.source.root))
     rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
@@ -74,9 +75,8 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
             require_media(table.read(0, len(table)), Path(config.source.root))
             out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
-            rows = sum(table.rows_in(number) for number in numbers)
-            with tqdm(total=rows, unit="clip", desc="shards", smoothing=0.05) as bar:
-                EXECUTORS[config.executor](spec, table, numbers, config.processes, _progress(bar))
+            with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
+                EXECUTORS[config.executor](spec, table, numbers, config.processes, on_clips)
             if config.executor == "slice":
                 print(
                     f"{out}: slice={config.slice} is complete, {len(numbers)} of {table.shards} shards; "
@@ -124,16 +124,20 @@ def _validate(config: BuildConfig) -> None:
         shards_of_slice(config.slice, 0)
 
 
-def _progress(bar: tqdm) -> OnClips:
+@contextlib.contextmanager
+def _progress(rows: int) -> Iterator[OnClips]:
+    from tqdm import tqdm
+
     total_rejected = 0
+    with tqdm(total=rows, unit="clip", desc="shards", smoothing=0.05) as bar:
 
-    def on_clips(done: int, rejected: int) -> None:
-        nonlocal total_rejected
-        total_rejected += rejected
-        bar.set_postfix(rejected=total_rejected, refresh=False)
-        bar.update(done)
+        def on_clips(done: int, rejected: int) -> None:
+            nonlocal total_rejected
+            total_rejected += rejected
+            bar.set_postfix(rejected=total_rejected, refresh=False)
+            bar.update(done)
 
-    return on_clips
+        yield on_clips
 
 
 if __name__ == "__main__":
