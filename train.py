@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.atomic_write import locked_run_dir
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import TrainConfig
 from configs.validate import validate_train_config
+from model.training import launch, preemption, resume
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
 
     from eval.periodic import PeriodicEvaluation
     from model.denseav import DenseAV
-    from model.training import checkpoint, checkpoint_manager, ema, nan_guard, optim, preemption, throughput, tracking
+    from model.training import checkpoint, checkpoint_manager, ema, nan_guard, optim, throughput, tracking
     from pipelines.stream.batch import Batch
     from pipelines.stream.loader import Stream
 
@@ -62,7 +64,7 @@ class Run:
 
 def main(config: TrainConfig) -> int:
     """Handle signals, connect to the other processes, build the run and train; returns the exit code."""
-    from model.training import preemption, resume
+    from model.training import tracking
     from pipelines.stream.order import open_order
 
     stop = preemption.Preemption(config.time_limit_min)
@@ -70,9 +72,6 @@ def main(config: TrainConfig) -> int:
     folder, seed, batch_size = Path(config.out) / config.name, config.seed, config.global_batch_size
     if resume.is_finished(config, folder, lambda: open_order(config.stream, seed, batch_size).fingerprint):
         return 0
-
-    from configs.atomic_write import locked_run_dir
-    from model.training import launch, tracking
 
     fsdp, timeout_s = launch.fsdp_requested(), config.distributed_timeout_s
     accelerator = launch.create_accelerator(timeout_s, tracking.tracker_names(config.tracker), folder)
@@ -96,7 +95,6 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
         gradient_accumulation,
         nan_guard,
         optim,
-        resume,
         throughput,
         tracking,
     )
@@ -130,7 +128,6 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
 def fit(run: Run) -> int:
     """Train until the last step or until stopped, and save the last checkpoint; returns the exit code."""
     from eval.periodic import PeriodicEvaluation
-    from model.training.resume import trained_message
 
     config, accelerator, stop, folder = run.config, run.accelerator, run.stop, run.folder
     with run.checkpoints, run.log:
@@ -152,7 +149,7 @@ def fit(run: Run) -> int:
         stopped = f"{stop.reason.name}: stopped after step {run.step} of {config.steps}"
         accelerator.print(f"{stopped}; the same command resumes: {folder}")
         return stop.reason.exit_code
-    accelerator.print(trained_message(run.step, accelerator.num_processes, folder))
+    accelerator.print(resume.trained_message(run.step, accelerator.num_processes, folder))
     return 0
 
 
@@ -161,21 +158,23 @@ def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | N
     from model.training import checkpoint, clipping, fsdp, optim
 
     config, accelerator, stop, model = run.config, run.accelerator, run.stop, run.model
-    on_main, eval_weights = accelerator.is_main_process, fsdp.EvalWeights(run.weight_average)
+    on_main, ema = accelerator.is_main_process, run.weight_average
     optim.freeze_for_phase(model, phase.name, run.learnable)
-    optimizer, clipper = (
+    state = checkpoint.TrainingState(
+        model,
         optim.build_optimizer(config.optim, model),
         clipping.build_gradient_clipper(config.optim, model),
+        ema,
+        accelerator.scaler,
     )
-    state = checkpoint.TrainingState(model, optimizer, clipper, run.weight_average, accelerator.scaler)
     if run.resume_from:
         checkpoint.restore(run.resume_from, state, same_phase=run.resume_phase == phase.name)
         run.resume_from = None
     run.meter.ideal_s_per_clip = run.ideal_s_per_clip[phase.name]
-    wrapped, wrapped_optimizer = fsdp.prepare(accelerator, model, optimizer)
+    wrapped, wrapped_optimizer = fsdp.prepare(accelerator, model, state.optimizer)
     wrapped.train()
     # An evaluation that the run was stopped in is repeated.
-    late_metrics = evaluation.maybe_evaluate(phase.start, model, eval_weights, run.log) if evaluation else {}
+    late_metrics = evaluation.maybe_evaluate(phase.start, model, ema, run.log) if evaluation else {}
     if late_metrics and on_main:
         run.checkpoints.add_metrics(late_metrics)
     run.meter.restart()
@@ -191,7 +190,7 @@ def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | N
         run.log.step()
         if values:
             run.log.add(run.step, values)
-        metrics = evaluation.maybe_evaluate(run.step, model, eval_weights, run.log) if evaluation else {}
+        metrics = evaluation.maybe_evaluate(run.step, model, ema, run.log) if evaluation else {}
         if metrics:
             run.meter.restart()
         if run.step % config.checkpoint.every_steps == 0 or run.step == config.steps:

@@ -28,7 +28,8 @@ from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
 from model.build import build_random_init
 from model.denseav import DenseAV
-from model.training.fsdp import EvalWeights
+from model.training.ema import ModelEma
+from model.training.fsdp import eval_weights
 from model.training.tracking import RunLogger, read_history
 
 PREFIX = "eval/"
@@ -72,7 +73,7 @@ class PeriodicEvaluation:
         self.has_baselines, self.evaluated_steps = broadcast_object_list([baselines, steps])
         self.baselines = Baselines(self.config, self.benchmarks)
 
-    def maybe_evaluate(self, step: int, model: DenseAV, weights: EvalWeights, log: RunLogger) -> dict[str, float]:
+    def maybe_evaluate(self, step: int, model: DenseAV, ema: ModelEma | None, log: RunLogger) -> dict[str, float]:
         """Evaluate if this step is due and not evaluated yet, log and print the metrics. Every rank must call it.
 
         An evaluation that fails (a clip that cannot be read, scores that are not finite) is a warning; training
@@ -81,7 +82,7 @@ class PeriodicEvaluation:
         Args:
             step: number of finished steps.
             model: in training mode; unchanged afterwards.
-            weights: the weights to evaluate.
+            ema: moving average of the weights, which is evaluated if there is one.
 
         Returns:
             The metrics by `task/variant/metric`; {} if the step is not due, a rank should stop, or the evaluation
@@ -92,7 +93,7 @@ class PeriodicEvaluation:
             return {}
         baselines = None if self.has_baselines else self.baselines
         try:
-            with interruptible(self.stop_reason), weights.swapped_into(model), _eval_copy(model) as eval_model:
+            with interruptible(self.stop_reason), eval_weights(model, ema), _eval_copy(model) as eval_model:
                 untrained = (
                     partial(self._untrained, eval_model) if baselines and "untrained" in self.config.baselines else None
                 )

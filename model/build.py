@@ -101,27 +101,24 @@ def _audio_projection(config: ModelConfig, encoder: Encoder) -> AudioLinear | Au
 
 
 def _check(config: ModelConfig) -> None:
-    heads, aggregation = config.num_heads, config.similarity_aggregation
     check_choices(config, "model.")
-    if heads < 1 or config.embed_dim % heads:
-        raise ValueError(f"model.num_heads={heads} must divide model.embed_dim={config.embed_dim}")
-    if config.audio_projection == "conv_attention" and config.embed_dim % 6:
-        raise ValueError(
-            f"model.embed_dim={config.embed_dim}: must be a multiple of 6, the attention heads of conv_attention"
-        )
-    if config.projection_init_gain != 1 and config.audio_projection != "linear":
-        raise ValueError(
-            f"model.projection_init_gain={config.projection_init_gain} is for model.audio_projection=linear, "
-            f"here it is {config.audio_projection}"
-        )
-    if aggregation in GLOBAL_AGGREGATIONS:
-        if heads > 1:
-            raise ValueError(
-                f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; "
-                "allowed is 1"
-            )
-        if config.add_cls_similarity:
-            raise ValueError(
-                f"model.add_cls_similarity=true adds to every cell, and model.similarity_aggregation={aggregation} "
-                "has none; allowed is false"
-            )
+    heads, aggregation, gain = config.num_heads, config.similarity_aggregation, config.projection_init_gain
+    is_global = aggregation in GLOBAL_AGGREGATIONS
+    errors = {
+        f"model.num_heads={heads} must divide model.embed_dim={config.embed_dim}": (
+            heads < 1 or config.embed_dim % heads > 0
+        ),
+        f"model.embed_dim={config.embed_dim}: must be a multiple of 6, the attention heads of conv_attention": (
+            config.audio_projection == "conv_attention" and config.embed_dim % 6 > 0
+        ),
+        f"model.projection_init_gain={gain} is for model.audio_projection=linear, here it is "
+        f"{config.audio_projection}": gain != 1 and config.audio_projection != "linear",
+        f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; allowed is 1": (
+            is_global and heads > 1
+        ),
+        f"model.add_cls_similarity=true adds to every cell, and model.similarity_aggregation={aggregation} has none; "
+        "allowed is false": is_global and config.add_cls_similarity,
+    }
+    for message, is_error in errors.items():
+        if is_error:
+            raise ValueError(message)

@@ -12,9 +12,8 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from model.audio_mask import downsample_mask
-from model.dtypes import upcast_half
 from model.encoders.encoder import Encoder
-from model.features import AudioFeatures, ImageFeatures, concat_features, map_tensors
+from model.features import AudioFeatures, ImageFeatures, concat_features
 from model.heatmap import pool_volume
 from model.inputs import InputSpec as InputSpec
 from model.losses.contrastive import LogitScale
@@ -134,9 +133,7 @@ class DenseAV(nn.Module):
 
     def paired_similarity(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "B K H W T"]:
         """Similarities of matching pairs in float32 or better, as this model scores them; 0 at masked-out steps."""
-        config = self.similarity_config
-        audio, image = map_tensors(audio, upcast_half), map_tensors(image, upcast_half)
-        return dense.paired_similarity(audio, image, config.nonneg, config.use_cls)
+        return dense.paired_similarity(audio, image, self.similarity_config.nonneg, self.similarity_config.use_cls)
 
     def similarity_per_head(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "A V K"]:
         """Score of every audio against every image, each head alone, as this model scores them."""

@@ -19,6 +19,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """The rank of this process; 0 without a process group."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
 def all_gather_batch(local: Shaped[Tensor, "b *rest"]) -> Shaped[Tensor, "B *rest"]:
     """Gather the rows [B / R, ...] of all R ranks in the order of the global batch [B, ...]: row p is on rank p mod R.
 
@@ -39,12 +44,11 @@ def index_global_batch(local: Float[Tensor, "b N *rest"], index: Int[Tensor, "M"
         local: this rank's rows.
         index: positions in the flattened batch [B * N, ...].
     """
-    ranks, rank = world_size(), distributed.get_rank() if world_size() > 1 else 0
     pair, entry = index.to(local.device) // local.shape[1], index.to(local.device) % local.shape[1]
-    taken = local[pair // ranks, entry]
-    if ranks == 1:
+    taken = local[pair // world_size(), entry]
+    if world_size() == 1:
         return taken
-    is_local = (pair % ranks == rank).view(-1, *[1] * (taken.ndim - 1))
+    is_local = (pair % world_size() == rank()).view(-1, *[1] * (taken.ndim - 1))
     return all_reduce_sum(torch.where(is_local, taken, 0))
 
 
@@ -57,9 +61,7 @@ class _GatherPairs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(gradient)
-        return gradient[distributed.get_rank() :: world_size()]
+        return all_reduce_sum(gradient)[rank() :: world_size()]
 
 
 class _SumOverRanks(torch.autograd.Function):
@@ -69,8 +71,4 @@ class _SumOverRanks(torch.autograd.Function):
         distributed.all_reduce(total)
         return total
 
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total
+    backward = forward

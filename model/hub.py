@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from configs.load import load_stored
 from configs.schema import ModelConfig
 from model.build import build_random_init
 from model.denseav import DenseAV, InputSpec
 from model.training.checkpoint_folder import MANIFEST, find_corruption, newest_checkpoint
-from model.weights_file import read_tensors, save_tensors
+from model.weights_file import save_tensors
 
 
 def save_pretrained(model: DenseAV, config: ModelConfig, folder: Path) -> None:
@@ -41,12 +43,10 @@ def from_pretrained(folder: str | Path) -> DenseAV:
     Raises:
         ValueError: there is no model, or the weights do not fit the architecture in config.json.
     """
-    from safetensors import SafetensorError
-
     folder = resolve_checkpoint(Path(folder))
     model, file = build_random_init(*_read_config(folder), seed=0), select_weights_file(folder)
     try:
-        model.load_state_dict(read_tensors(file), strict=True)
+        model.load_state_dict(load_file(file), strict=True)
     except (SafetensorError, RuntimeError, OSError) as error:
         raise ValueError(
             f"checkpoint={folder}: {file.name} does not fit config.json: {' '.join(str(error).split())[:300]}"

@@ -1,4 +1,4 @@
-"""Read and write safetensors files."""
+"""Read and write files of weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,19 @@ import re
 import stat
 from pathlib import Path
 
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """Read the tensors of a safetensors file onto the CPU."""
-    from safetensors.torch import load_file
+def read_checkpoint(path: Path) -> object:
+    """Read a safetensors file or one of `torch.save` onto the CPU, without running code in it.
 
-    return load_file(path)
+    Raises:
+        Exception: the file cannot be read; the errors of safetensors, pickle and zip have no common base class.
+    """
+    return load_file(path) if path.suffix == ".safetensors" else torch.load(path, map_location="cpu", weights_only=True)
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str] | None = None) -> None:
@@ -28,9 +33,6 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     Raises:
         OSError: the disk is full or not writable; safetensors itself raises an error of its own.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
     path.touch()
     mode = stat.S_IMODE(path.stat().st_mode)
     try:

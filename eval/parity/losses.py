@@ -37,7 +37,7 @@ def loss_terms(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[d
         source=tensors["source"],
     )
     weights = {TERMS[name]: weight for name, weight in params["weights"].items()}
-    terms = compute_loss_terms(inputs, ContrastiveConfig(), weights).terms
+    terms = compute_loss_terms(inputs, ContrastiveConfig(), weights)
     loss = weighted_sum(terms, weights)
     grad_audio, grad_image, grad_log_scale = torch.autograd.grad(loss, (audio.dense, image.dense, log_scale))
     yield {

@@ -52,11 +52,15 @@ def main(config: ConvertConfig) -> int:
     save_pretrained(model, model_config, out)
     lora = f", LoRA of rank {model_config.lora_rank}" if model_config.lora_rank else ""
     parameters = sum(weights[name].numel() for name in loaded)
-    print(f"{'image':<10}{model_config.image_encoder}{lora}")
-    print(f"{'audio':<10}{model_config.audio_encoder}")
-    print(f"{'heads':<10}{model_config.num_heads}, {model_config.embed_dim} channels in all")
-    print(f"{'weights':<10}{parameters:,} in {len(loaded)} tensors, {len(unused)} unused")
-    print(f"{'written':<10}{out}")
+    summary = {
+        "image": f"{model_config.image_encoder}{lora}",
+        "audio": model_config.audio_encoder,
+        "heads": f"{model_config.num_heads}, {model_config.embed_dim} channels in all",
+        "weights": f"{parameters:,} in {len(loaded)} tensors, {len(unused)} unused",
+        "written": out,
+    }
+    for name, value in summary.items():
+        print(f"{name:<10}{value}")
     return 0
 
 
@@ -79,18 +83,14 @@ def _convert(config: ConvertConfig, stored: Mapping[str, Tensor], settings: Mapp
 
 def _read(source: str) -> Any:
     """The content of a checkpoint file, read without running code in it."""
-    import torch
+    from model.weights_file import read_checkpoint
 
     path = Path(source)
     if not source or not path.is_file():
         raise UsageError(f"source={source!r}: no such file; give a published .ckpt or .safetensors")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # errors of safetensors, pickle and zip have no common base class
+        return read_checkpoint(path)
+    except Exception as error:
         # torch's own message advises to run the code.
         reason = (
             "it holds more than tensors and plain values, or is damaged"

@@ -27,16 +27,13 @@ class Encoder(nn.Module):
         channels: C of the features.
         has_cls: whether there are class tokens.
         stride: pixels (image) or samples (audio) from one cell or step to the next.
+        blocks: layers that FSDP shards one by one; empty: the encoder as a whole.
     """
 
     has_cls: ClassVar[bool] = False
     channels: int
     stride: int
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """Layers that FSDP shards one by one; empty: the encoder as a whole."""
-        return ()
+    blocks: Sequence[nn.Module] = ()
 
 
 class ImageEncoder(Encoder):
@@ -60,8 +57,7 @@ class ImageEncoder(Encoder):
         if frames.dtype != torch.uint8:
             raise ValueError(f"frames are {frames.dtype}; allowed is torch.uint8, RGB in 0 to 255")
         normalized = normalize(frames, self.mean, self.std)
-        weight = next(self.parameters(), normalized)
-        return self.encode_normalized(normalized.to(weight.dtype))
+        return self.encode_normalized(normalized.to(next(self.parameters(), normalized).dtype))
 
     @abstractmethod
     def encode_normalized(

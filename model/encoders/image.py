@@ -5,17 +5,13 @@ One cell for each patch. Limits: those of timm_vit.py, and square patches; sides
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from configs.schema import ModelConfig
 from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, EncoderBuilder, ImageEncoder
-from model.encoders.lora import LoraSettings, add_lora
+from model.encoders.lora import add_lora
 from model.encoders.pretrained import PRETRAINED
-from model.encoders.timm_vit import VisionTransformer, create_vit
-from model.inputs import InputSpec
+from model.encoders.timm_vit import create_vit
 
 
 class TimmImageEncoder(ImageEncoder):
@@ -25,7 +21,8 @@ class TimmImageEncoder(ImageEncoder):
         name, weights, norm_eps, gradient_checkpointing: see timm_vit.create_vit. The published models have a norm_eps
             of 1e-4.
         image_size_px: side of the images; position embeddings are resampled to it.
-        lora: adapters on frozen weights; None: all weights are trained.
+        lora_rank: rank of adapters on frozen weights; 0: all weights are trained.
+        lora_alpha, lora_dropout: see add_lora.
 
     Raises:
         ValueError: as create_vit, or a side that is not a multiple of the patch.
@@ -40,29 +37,31 @@ class TimmImageEncoder(ImageEncoder):
         name: str,
         image_size_px: int,
         weights: str = PRETRAINED,
-        lora: LoraSettings | None = None,
+        lora_rank: int = 0,
+        lora_alpha: float = 32.0,
+        lora_dropout: float = 0.1,
         norm_eps: float | None = None,
         gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         size_px = (image_size_px, image_size_px)
         self.model = create_vit(name, size_px, 3, weights, "model.image_encoder=", norm_eps, gradient_checkpointing)
-        self.stride = _patch_size_px(self.model, name)
+        self.stride, width_px = self.model.patch_embed.patch_size
+        if self.stride != width_px:
+            raise ValueError(
+                f"model.image_encoder={name} has patches of {self.stride} x {width_px} px; "
+                "only square patches are supported"
+            )
         if image_size_px % self.stride:
             raise ValueError(
                 f"stream.image_size_px={image_size_px} must be a multiple of {self.stride}, the patch size of {name}"
             )
-        self.channels = self.model.num_features
+        self.channels, self.blocks = self.model.num_features, tuple(self.model.blocks)
         # Weights that were trained with a normalization of their own keep it.
         self.mean = self.model.pretrained_cfg.get("mean") or IMAGENET_MEAN
         self.std = self.model.pretrained_cfg.get("std") or IMAGENET_STD
-        if lora:
-            add_lora(self.model, lora)
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer's blocks."""
-        return list(self.model.blocks)
+        if lora_rank:
+            add_lora(self.model, lora_rank, lora_alpha, lora_dropout)
 
     def encode_normalized(
         self, frames: Float[Tensor, "V 3 H_px W_px"]
@@ -74,25 +73,16 @@ class TimmImageEncoder(ImageEncoder):
         return features, tokens[:, 0]
 
 
-def _patch_size_px(model: VisionTransformer, name: str) -> int:
-    height, width = model.patch_embed.patch_size
-    if height != width:
-        raise ValueError(
-            f"model.image_encoder={name} has patches of {height} x {width} px; only square patches are supported"
-        )
-    return height
-
-
-def _build(name: str, config: ModelConfig, inputs: InputSpec) -> TimmImageEncoder:
-    lora = LoraSettings(config.lora_rank, config.lora_alpha, config.lora_dropout) if config.lora_rank else None
-    return TimmImageEncoder(
+TIMM = EncoderBuilder(
+    lambda name, config, inputs: TimmImageEncoder(
         name,
         inputs.image_size_px,
         config.image_weights,
-        lora,
+        config.lora_rank,
+        config.lora_alpha,
+        config.lora_dropout,
         config.norm_eps or None,
         config.gradient_checkpointing,
-    )
-
-
-TIMM = EncoderBuilder(_build, frozenset({"image_weights", "lora_rank", "norm_eps", "gradient_checkpointing"}))
+    ),
+    frozenset({"image_weights", "lora_rank", "norm_eps", "gradient_checkpointing"}),
+)

@@ -6,18 +6,14 @@ timm_vit.py, and patches that divide 128 bins.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from configs.schema import ModelConfig
 from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED
 from model.encoders.timm_vit import create_vit
-from model.inputs import InputSpec
 
 MEL_BINS = 128
 HOP_MS, WINDOW_MS = 10, 25
@@ -59,7 +55,7 @@ class MelEncoder(Encoder):
         self.model = create_vit(
             name, spectrogram, 1, weights, "model.audio_encoder=mel:", norm_eps, gradient_checkpointing
         )
-        self.channels = self.model.num_features
+        self.channels, self.blocks = self.model.num_features, tuple(self.model.blocks)
         self._patch_frames, self._patch_bins = self.model.patch_embed.patch_size
         self.stride = self._patch_frames * self.log_mel.hop
         if MEL_BINS % self._patch_bins:
@@ -67,11 +63,6 @@ class MelEncoder(Encoder):
                 f"model.audio_encoder=mel:{name} has patches of {self._patch_bins} px, "
                 f"which do not divide the {MEL_BINS} mel bins"
             )
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer's blocks."""
-        return list(self.model.blocks)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], Float[Tensor, "A C"]]:
         """Encode waveforms, spectrograms padded or cropped to whole patches; 164,200 samples give 64 steps."""
@@ -129,15 +120,14 @@ class KaldiFbank(nn.Module):
             return energy.clamp(min=torch.finfo(torch.float32).eps).log()
 
 
-def _build(name: str, config: ModelConfig, inputs: InputSpec) -> MelEncoder:
-    return MelEncoder(
+MEL = EncoderBuilder(
+    lambda name, config, inputs: MelEncoder(
         name,
         inputs.samples,
         inputs.sample_rate_hz,
         config.audio_weights,
         config.norm_eps or None,
         config.gradient_checkpointing,
-    )
-
-
-MEL = EncoderBuilder(_build, frozenset({"audio_weights", "norm_eps", "gradient_checkpointing"}))
+    ),
+    frozenset({"audio_weights", "norm_eps", "gradient_checkpointing"}),
+)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
 from torch import Tensor
+
+from model.weights_file import read_checkpoint
 
 RANDOM, PRETRAINED = "random", "pretrained"
 
@@ -27,18 +28,11 @@ def read_weights(file: str, origin: str, ignore: tuple[str, ...] = ()) -> dict[s
     if not path.is_file():
         raise ValueError(f"{origin}: no such file")
     try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content: object = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # the errors of safetensors, pickle and zip have no common base
+        content = read_checkpoint(path)
+    except Exception as error:
         raise ValueError(f"{origin} is not a checkpoint ({summarize_error(error)})") from None
-    for key in ("state_dict", "model"):
-        if isinstance(content, dict) and key in content:
-            content = content[key]
-            break
+    if isinstance(content, dict):
+        content = content.get("state_dict", content.get("model", content))
     items = content.items() if isinstance(content, dict) else ()
     state = {key: value for key, value in items if isinstance(value, Tensor) and not key.startswith(ignore)}
     if not state:

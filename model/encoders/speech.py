@@ -5,22 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from configs.schema import ModelConfig
 from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
-from model.inputs import InputSpec
-
-if TYPE_CHECKING:
-    from torchaudio.models import Wav2Vec2Model
-else:  # torchaudio is slow to import
-    Wav2Vec2Model = nn.Module
 
 SAMPLE_RATE_HZ = 16_000
 # Our name -> torchaudio's bundle; its own loader caches the weights in torch's cache.
@@ -75,30 +68,22 @@ class SpeechTransformerEncoder(Encoder):
         # and processes that drop different layers stop with an error or deadlock. The other dropouts stay.
         self.model.encoder.transformer.layer_drop = 0.0
         self.channels = self.model.encoder.feature_projection.projection.out_features
-        if norm_eps is not None:
-            for module in self.model.encoder.modules():
-                if isinstance(module, nn.LayerNorm):
-                    module.eps = norm_eps
+        self.blocks = tuple(self.model.encoder.transformer.layers)
+        for module in self.model.encoder.modules():
+            if norm_eps is not None and isinstance(module, nn.LayerNorm):
+                module.eps = norm_eps
         self._gradient_checkpointing = gradient_checkpointing
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The transformer's layers."""
-        return list(self.model.encoder.transformer.layers)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
         """Encode waveforms, normalized to zero mean and unit variance with padding; 164,200 samples give 512 steps."""
         waveform = waveform - waveform.mean(dim=1, keepdim=True)
         waveform = waveform / torch.sqrt(waveform.var(dim=1, keepdim=True, correction=0) + 1e-7)
         features, _ = self.model.feature_extractor(waveform, None)
-        if not (self._gradient_checkpointing and self.training):
-            return self.model.encoder(features).transpose(1, 2), None
-        return self._checkpointed(features).transpose(1, 2), None
+        encode = self._checkpointed if self._gradient_checkpointing and self.training else self.model.encoder
+        return encode(features).transpose(1, 2), None
 
     def _checkpointed(self, features: Float[Tensor, "A T F"]) -> Float[Tensor, "A T C"]:
         """The same as `self.model.encoder`, storing only the inputs of each layer."""
-        from torch.utils.checkpoint import checkpoint
-
         transformer = self.model.encoder.transformer
         hidden = transformer._preprocess(self.model.encoder.feature_projection(features))
         position_bias = None
@@ -107,7 +92,8 @@ class SpeechTransformerEncoder(Encoder):
         return hidden if transformer.layer_norm_first else transformer.layer_norm(hidden)
 
 
-def _create(name: str, weights: str, conv_bias: bool) -> Wav2Vec2Model:
+def _create(name: str, weights: str, conv_bias: bool) -> Any:
+    """Create a torchaudio Wav2Vec2Model; torchaudio has no types and is slow to import."""
     import torchaudio
 
     if name not in BUNDLES:
@@ -144,15 +130,14 @@ def _create(name: str, weights: str, conv_bias: bool) -> Wav2Vec2Model:
     return model
 
 
-def _build(name: str, config: ModelConfig, inputs: InputSpec) -> SpeechTransformerEncoder:
-    return SpeechTransformerEncoder(
+SPEECH = EncoderBuilder(
+    lambda name, config, inputs: SpeechTransformerEncoder(
         name,
         inputs.sample_rate_hz,
         config.audio_weights,
         config.norm_eps or None,
         config.audio_conv_bias,
         config.gradient_checkpointing,
-    )
-
-
-SPEECH = EncoderBuilder(_build, frozenset({"audio_weights", "norm_eps", "audio_conv_bias", "gradient_checkpointing"}))
+    ),
+    frozenset({"audio_weights", "norm_eps", "audio_conv_bias", "gradient_checkpointing"}),
+)

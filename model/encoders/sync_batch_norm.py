@@ -53,6 +53,3 @@ class SyncBatchNorm(nn.BatchNorm1d):
             self.running_var.lerp_(variance * count / max(1, count - 1), self.momentum)
         normal = (rows - mean[:, None]) * (variance[:, None] + self.eps).rsqrt()
         return (normal * self.weight[:, None] + self.bias[:, None]).to(x.dtype).view_as(x)
-
-    def _check_input_dim(self, input: Tensor) -> None:
-        """Allow any number of cells."""

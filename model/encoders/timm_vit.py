@@ -6,22 +6,11 @@ local-dir:FOLDER).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any
 
 from torch import nn
 
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
-
-if TYPE_CHECKING:
-    from timm.models import vision_transformer
-
-    class VisionTransformer(vision_transformer.VisionTransformer):
-        """With the attribute that timm.create_model adds."""
-
-        pretrained_cfg: dict[str, Any]
-
-else:  # timm is slow to import
-    VisionTransformer = nn.Module
 
 
 def create_vit(
@@ -32,10 +21,11 @@ def create_vit(
     config_key: str,
     norm_eps: float | None = None,
     gradient_checkpointing: bool = False,
-) -> VisionTransformer:
-    """Create a transformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
+) -> Any:
+    """Create a VisionTransformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
 
     timm resamples position embeddings to the shape of the images, and sums the weights of three colors for one channel.
+    timm has no types, so the return type is open.
 
     Args:
         name: as timm.list_models returns it, or with one of timm's prefixes.
@@ -63,7 +53,7 @@ def create_vit(
         state = read_weights(weights, weights_origin, ignore=("head.",))
         overlay = {"state_dict": state, "source": "", "classifier": None}
     try:
-        created = timm.create_model(
+        model = timm.create_model(
             name,
             pretrained=weights != RANDOM,
             pretrained_cfg_overlay=overlay,
@@ -82,7 +72,6 @@ def create_vit(
             f"{origin}: {what} not in timm's cache and cannot be fetched ({summarize_error(error)}); "
             f"give a file as {weights_key}, or {weights_key}={RANDOM} with a name that timm lists"
         ) from None
-    model = cast(VisionTransformer, created)
     if not getattr(model, "num_prefix_tokens", 0) or model.cls_token is None:
         raise ValueError(f"{origin} has no class token")
     model.pretrained_cfg.pop("state_dict", None)
@@ -95,7 +84,7 @@ def create_vit(
     return model
 
 
-def _use_token_norm(model: VisionTransformer) -> None:
+def _use_token_norm(model: Any) -> None:
     """Apply a norm that timm has after pooling (eva02, beit3, AudioMAE) before it; remove unused pooling (vit_pe_core).
 
     Parameters that no token reaches get no gradient, and then several processes cannot train.

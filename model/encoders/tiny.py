@@ -10,8 +10,6 @@ group normalization 0.27 and 0.40; with instance normalization the model does no
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -49,11 +47,7 @@ class TinyImageEncoder(ImageEncoder):
             SyncBatchNorm(channels),
             nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False),
         )
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The layers with parameters."""
-        return _with_parameters(self.layers)
+        self.blocks = tuple(self.layers)[:-1]
 
     def encode_normalized(self, frames: Float[Tensor, "V 3 H_px W_px"]) -> tuple[Float[Tensor, "V C H W"], None]:
         """Features with H = H_px / 8, W = W_px / 8."""
@@ -86,11 +80,7 @@ class TinyAudioEncoder(Encoder):
             StandardizedConv1d(width, channels, 1, bias=False),
             SyncBatchNorm(channels),
         )
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """The layers with parameters."""
-        return _with_parameters(self.layers)
+        self.blocks = tuple(self.layers)
 
     def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], None]:
         """Encode waveforms in -1 to 1. T = floor(S / samples in 80 ms); a silent waveform gives finite features."""
@@ -145,10 +135,6 @@ def _conv1d(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:
     return nn.Sequential(
         StandardizedConv1d(inputs, outputs, kernel, stride, padding, bias=False), SyncBatchNorm(outputs), nn.ReLU()
     )
-
-
-def _with_parameters(layers: nn.Sequential) -> list[nn.Module]:
-    return [layer for layer in layers if any(True for _ in layer.parameters())]
 
 
 IMAGE = EncoderBuilder(lambda _name, _config, _inputs: TinyImageEncoder(), frozenset())

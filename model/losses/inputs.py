@@ -68,8 +68,7 @@ class LossInputs:
     @cached_property
     def volume(self) -> Float[Tensor, "B K H W T"]:
         """Similarities of matching pairs, 0 at masked-out steps; float32 or better."""
-        image, audio = map_tensors(self.image, upcast_half), map_tensors(self.audio, upcast_half)
-        return dense.paired_similarity(audio, image, self.similarity.nonneg, self.similarity.use_cls)
+        return dense.paired_similarity(self.audio, self.image, self.similarity.nonneg, self.similarity.use_cls)
 
     def sample_positions(self) -> tuple[Float[Tensor, "N K C"], Float[Tensor, "M K C"]]:
         """Draw audio steps and image cells of the global batch without repetition, all where there are fewer."""

@@ -10,7 +10,6 @@ gradients. Source: reference 1.3.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,21 +21,17 @@ from model.losses.inputs import LossInputs
 from model.losses.regularizers import REGULARIZERS, safe_divide
 
 
-class LossOutput(NamedTuple):
-    """Unweighted terms by name, the contrastive one first, and the scores [B B] of the global batch, audio by image."""
-
-    terms: dict[str, Float[Tensor, ""]]
-    scores: Float[Tensor, "B B"]
-
-
-def compute_loss_terms(inputs: LossInputs, contrastive: ContrastiveConfig, weights: Mapping[str, float]) -> LossOutput:
+def compute_loss_terms(
+    inputs: LossInputs, contrastive: ContrastiveConfig, weights: Mapping[str, float]
+) -> dict[str, Float[Tensor, ""]]:
     """Compute the contrastive term and every regularizer whose weight is not 0, over the pairs of all processes.
 
     Args:
         weights: weight of each regularizer by name; absent means 0.
 
     Returns:
-        The same on every process. Regularizers that do not apply (`head_specialization` with one head) are left out.
+        Unweighted terms by name, the contrastive one first; the same on every process. Regularizers that do not apply
+        (`head_specialization` with one head) are left out.
 
     Raises:
         ValueError: scores that need class tokens without class tokens, a bias that is missing or has no effect, an
@@ -44,14 +39,13 @@ def compute_loss_terms(inputs: LossInputs, contrastive: ContrastiveConfig, weigh
     """
     _check(inputs, contrastive)
     logits = to_logits(inputs.scores, inputs.logit_scale)
-    loss = CONTRASTIVE_LOSSES[contrastive.objective](logits, inputs.positives, contrastive)
-    terms = {contrastive.objective: loss}
+    terms = {contrastive.objective: CONTRASTIVE_LOSSES[contrastive.objective](logits, inputs.positives, contrastive)}
     means = {name: compute(inputs) for name, compute in REGULARIZERS.items() if weights.get(name)}
     partial = {name: mean for name, mean in means.items() if mean is not None}
     if partial:
         parts = all_reduce_sum(torch.stack([torch.stack(mean) for mean in partial.values()]))
         terms |= zip(partial, safe_divide(*parts.unbind(dim=1)), strict=True)
-    return LossOutput(terms, inputs.scores)
+    return terms
 
 
 def weighted_sum(terms: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, float]) -> Float[Tensor, ""]:

@@ -21,15 +21,10 @@ from model.losses.inputs import LossInputs
 
 
 class PartialMean(NamedTuple):
-    """A mean before its division. A denominator of 0 (nothing to average) gives 0."""
+    """A mean before its division, by `safe_divide`. A denominator of 0 (nothing to average) gives 0."""
 
     numerator: Float[Tensor, ""]
     denominator: Float[Tensor, ""]
-
-    @property
-    def value(self) -> Float[Tensor, ""]:
-        """The mean over this process alone."""
-        return safe_divide(*self)
 
 
 def safe_divide(numerator: Float[Tensor, "*n"], denominator: Float[Tensor, "*n"]) -> Float[Tensor, "*n"]:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from model.features import AudioFeatures, ImageFeatures
+from model.dtypes import upcast_half
+from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.similarity import global_pooling
 from model.similarity.config import SimilarityConfig
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
@@ -50,12 +51,15 @@ def paired_similarity(
 ) -> Float[Tensor, "B K H W T"]:
     """Similarities of matching pairs only, 0 at masked-out steps: the input of heatmaps and of most loss terms.
 
+    Computed in float32 or better.
+
     Args:
         audio, image: features of B pairs; a fully masked pair gives zeros.
         nonneg, use_cls: see `similarity_volume`.
 
     Source: reference 1.2.
     """
+    audio, image = map_tensors(audio, upcast_half), map_tensors(image, upcast_half)
     volume = torch.einsum("bkct,bkchw->bkhwt", audio.dense, image.dense)
     if use_cls:
         assert audio.cls is not None and image.cls is not None, "features without class tokens"

@@ -10,7 +10,9 @@ from accelerate import Accelerator
 
 from configs.schema import TrainConfig
 from model.build import build_denseav, check_input_sizes
-from model.denseav import DenseAV, InputSpec
+from model.denseav import DenseAV
+from model.encoders.pretrained import RANDOM
+from model.inputs import InputSpec
 from model.training.ema import ModelEma
 from model.training.flops import ideal_s_per_clip_by_phase
 from model.training.fsdp import shard_model
@@ -39,18 +41,17 @@ def build_training_model(
         ValueError: the model cannot be built, or the inputs are too small for it.
     """
     torch.manual_seed(config.seed)
-    model_config = config.model
-    if is_resumed or config.init_checkpoint:
-        model_config = dataclasses.replace(config.model, image_weights="random", audio_weights="random")
+    random = {"image_weights": RANDOM, "audio_weights": RANDOM} if is_resumed or config.init_checkpoint else {}
     inputs = InputSpec(config.stream.image_size_px, config.stream.clip_duration_s, config.stream.sample_rate_hz)
-    model = build_denseav(model_config, inputs)
+    model = build_denseav(dataclasses.replace(config.model, **random), inputs)
     if config.init_checkpoint and not is_resumed:
         weights = load_init_weights(model, config.init_checkpoint, config.init_exclude)
         accelerator.print(f"initial weights: {weights}")
     learnable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     check_input_sizes(model.to(accelerator.device))
-    names = [phase.name for phase in phases]
-    ideal_s_per_clip = ideal_s_per_clip_by_phase(model, names, learnable, accelerator.num_processes)
+    ideal_s_per_clip = ideal_s_per_clip_by_phase(
+        model, [phase.name for phase in phases], learnable, accelerator.num_processes
+    )
     if fsdp:
         shard_model(model, accelerator.mixed_precision)
     ema = ModelEma(model, config.optim.ema_decay) if config.optim.ema_decay else None

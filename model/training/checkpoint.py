@@ -24,20 +24,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, distributed
+from safetensors.torch import load_file
+from torch import Tensor
 
 from configs.atomic_write import temporary_path
 from configs.errors import CommandFailed
 from configs.load import to_yaml
 from configs.schema import TrainConfig
 from model.denseav import DenseAV
-from model.distributed import world_size
+from model.distributed import rank
 from model.hub import config_dict
 from model.training.checkpoint_folder import MANIFEST, sha256
 from model.training.clipping import GradientClipper
 from model.training.dtensor import full_tensor, norms, shard_like
 from model.training.ema import ModelEma
-from model.weights_file import read_tensors, save_tensors
+from model.weights_file import save_tensors
 
 
 class TrainingState(NamedTuple):
@@ -86,9 +87,8 @@ def snapshot(
         CommandFailed: a weight is not finite, so that no run should resume from here.
     """
     _check_finite(step, state.model)
-    model = state.model.state_dict()
     tensors = {
-        "model.safetensors": model,
+        "model.safetensors": state.model.state_dict(),
         "optimizer.safetensors": _optimizer_tensors(state),
         "clipping.safetensors": state.clipping.state(),
     }
@@ -106,13 +106,7 @@ def snapshot(
             "versions": versions(),
         },
     }
-    is_writer = world_size() == 1 or distributed.get_rank() == 0
-    gathered = {file: ((name, full_tensor(tensor)) for name, tensor in part.items()) for file, part in tensors.items()}
-    return Snapshot(
-        step,
-        texts,
-        {file: {name: _to_host(tensor) for name, tensor in part if is_writer} for file, part in gathered.items()},
-    )
+    return Snapshot(step, texts, {file: _copy_to_host(part) for file, part in tensors.items()})
 
 
 def write(root: Path, snap: Snapshot) -> Path:
@@ -162,22 +156,21 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
     """
     current = state.model.state_dict()
     weights = {
-        name: shard_like(tensor, current.get(name))
-        for name, tensor in read_tensors(folder / "model.safetensors").items()
+        name: shard_like(tensor, current.get(name)) for name, tensor in load_file(folder / "model.safetensors").items()
     }
     try:
         state.model.load_state_dict(weights, strict=True)
     except RuntimeError as error:
         raise ValueError(f"{folder} does not fit the model: {' '.join(str(error).split())[:300]}") from None
     if state.ema is not None:
-        state.ema.load(read_tensors(folder / "ema.safetensors"))
+        state.ema.load(load_file(folder / "ema.safetensors"))
     if same_phase:
         parameters = dict(state.model.named_parameters())
-        for key, value in read_tensors(folder / "optimizer.safetensors").items():
+        for key, value in load_file(folder / "optimizer.safetensors").items():
             name, entry = key.split("|")
             like = parameters[name]
             state.optimizer.state[like][entry] = value if entry == "step" else shard_like(value, like).to(like.device)
-        state.clipping.load(read_tensors(folder / "clipping.safetensors"))
+        state.clipping.load(load_file(folder / "clipping.safetensors"))
     scaler_state = json.loads((folder / "state.json").read_text())["scaler"]
     if state.scaler is not None and scaler_state:
         state.scaler.load_state_dict(scaler_state)
@@ -219,8 +212,12 @@ def _optimizer_tensors(state: TrainingState) -> dict[str, Tensor]:
     }
 
 
-def _to_host(tensor: Tensor) -> Tensor:
-    return tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+def _copy_to_host(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Gather full tensors on every rank, and copy them on rank 0."""
+    full = ((name, full_tensor(tensor).detach()) for name, tensor in tensors.items())
+    return {
+        name: tensor.to("cpu", copy=True, memory_format=torch.contiguous_format) for name, tensor in full if rank() == 0
+    }
 
 
 def _sync(path: Path) -> None:

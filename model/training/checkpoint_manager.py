@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 
@@ -13,7 +14,7 @@ from model.training.checkpoint import Snapshot, write
 from model.training.checkpoint_folder import METRICS, check_metric, prune, update_best_link, write_metrics
 
 
-class CheckpointManager:
+class CheckpointManager(AbstractContextManager["CheckpointManager"]):
     """Writes one checkpoint at a time while training continues; leaving the `with` block waits for the last one.
 
     Write errors are logged as warnings; training continues.
@@ -87,9 +88,6 @@ class CheckpointManager:
             )
         except BaseException as error:  # raised by `finish` in the training thread
             self._error = error
-
-    def __enter__(self) -> CheckpointManager:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

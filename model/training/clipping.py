@@ -12,8 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from configs.schema import OptimConfig
-from model.training.dtensor import local_shard
-from model.training.dtensor import norms as norms_of
+from model.training import dtensor
 
 # Norms of a parameter that are needed before it is clipped by their mean.
 MIN_HISTORY = 10
@@ -56,24 +55,18 @@ class GradientClipper:
         Returns:
             The norm of all gradients together before clipping; 0 if there are none.
         """
-        present, gradients = [], []
-        for number, parameter in enumerate(self.parameters):
-            if parameter.grad is not None:
-                present.append(number)
-                gradients.append(parameter.grad)
+        gradients = {number: p.grad for number, p in enumerate(self.parameters) if p.grad is not None}
         if not gradients:
             return torch.zeros(())
-        norms = norms_of(gradients)
-        limits = self._limits(present, norms) if self.factor else torch.full_like(norms, self.max_norm)
-        torch._foreach_mul_(
-            [local_shard(gradient) for gradient in gradients], list((limits / (norms + 1e-12)).clamp(max=1.0).unbind())
-        )
+        norms = dtensor.norms(list(gradients.values()))
+        limits = self._limits(list(gradients), norms) if self.factor else torch.full_like(norms, self.max_norm)
+        factors = (limits / (norms + 1e-12)).clamp(max=1.0)
+        torch._foreach_mul_([dtensor.local_shard(gradient) for gradient in gradients.values()], list(factors.unbind()))
         return norms.square().sum().sqrt()
 
     def _limits(self, present: list[int], norms: Float[Tensor, "present"]) -> Float[Tensor, "present"]:
         """The limit of each norm from the previous steps; afterwards this step's norms enter the means."""
-        is_complete = len(present) == len(self.parameters)
-        chosen = slice(None) if is_complete else torch.tensor(present, device=norms.device)
+        chosen = torch.tensor(present, device=norms.device) if len(present) < len(self.parameters) else slice(None)
         window, counts = self.norms[:, chosen], self.counts[chosen]
         means = window.sum(dim=0) / counts.clamp(1, self.window)
         by_mean = torch.where(counts >= MIN_HISTORY, self.factor * means.clamp(min=MIN_MEAN_NORM), torch.inf)
@@ -96,7 +89,9 @@ class GradientClipper:
 
 def build_gradient_clipper(config: OptimConfig, model: nn.Module) -> GradientClipper:
     """Build the clipper of the parameters that require a gradient now."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
     return GradientClipper(
-        learning, config.max_grad_norm_per_param, config.adaptive_clip_factor, config.adaptive_clip_window
+        (parameter for parameter in model.parameters() if parameter.requires_grad),
+        config.max_grad_norm_per_param,
+        config.adaptive_clip_factor,
+        config.adaptive_clip_window,
     )

@@ -33,7 +33,7 @@ class ModelEma:
     def update(self, model: nn.Module, step: int) -> None:
         """Update the average with the weights after `step` finished steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(self._local_means(), self._local_parameters(model), 1 - decay)
+        torch._foreach_lerp_(*self._local_shards(model), 1 - decay)
 
     def weights(self, model: nn.Module) -> dict[str, Tensor]:
         """The state dict of the model with averaged parameters; buffers are those of the model."""
@@ -56,14 +56,13 @@ class ModelEma:
 
     @torch.no_grad()
     def _exchange(self, model: nn.Module) -> None:
-        parameters, means = self._local_parameters(model), self._local_means()
+        means, parameters = self._local_shards(model)
         copies = [p.clone() for p in parameters]
         torch._foreach_copy_(parameters, means)
         torch._foreach_copy_(means, copies)
 
-    def _local_parameters(self, model: nn.Module) -> list[Tensor]:
+    def _local_shards(self, model: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+        """The means and the parameters they belong to."""
         parameters = dict(model.named_parameters())
-        return [local_shard(parameters[name].detach()) for name in self._means]
-
-    def _local_means(self) -> list[Tensor]:
-        return [local_shard(mean) for mean in self._means.values()]
+        own = [local_shard(parameters[name].detach()) for name in self._means]
+        return [local_shard(mean) for mean in self._means.values()], own

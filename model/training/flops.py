@@ -74,16 +74,16 @@ def peak_flops(device_name: str) -> float | None:
 
 def clip_flops(model: DenseAV) -> float:
     """FLOPs of one training clip, forward and backward to the parameters that require a gradient."""
-    samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
+    side_px, samples = model.inputs.image_size_px, model.inputs.samples
     counter = FlopCounterMode(
         display=False, custom_mapping={torch.ops.aten.convolution_backward: _convolution_backward}
     )
     # Fused attention computes its scores twice.
     with FakeTensorMode(), counter, torch.enable_grad(), sdpa_kernel(SDPBackend.MATH):
         shape = _as_fake_tensors(model)
-        frames = torch.zeros(1, 3, model.inputs.image_size_px, model.inputs.image_size_px, dtype=torch.uint8)
-        waveform, mask = torch.zeros(1, samples), torch.ones(1, samples, dtype=torch.bool)
-        (shape.encode_image(frames).dense.sum() + shape.encode_audio(waveform, mask).dense.sum()).backward()
+        image = shape.encode_image(torch.zeros(1, 3, side_px, side_px, dtype=torch.uint8))
+        audio = shape.encode_audio(torch.zeros(1, samples), torch.ones(1, samples, dtype=torch.bool))
+        (image.dense.sum() + audio.dense.sum()).backward()
     return float(counter.get_total_flops())
 
 

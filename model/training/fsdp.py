@@ -81,27 +81,22 @@ def sync_unsharded_grads(model: DenseAV) -> None:
         torch._foreach_copy_(gradients, list((mean / world_size()).unbind()))
 
 
-class EvalWeights:
-    """The weights to evaluate: the moving average if there is one, gathered on every rank if the model is sharded.
+@contextmanager
+def eval_weights(model: DenseAV, ema: ModelEma | None) -> Iterator[None]:
+    """Inside this block the model has the weights to evaluate, and each rank may compute alone; every rank enters it.
 
     Args:
+        model: if it is sharded, its weights are gathered on every rank.
         ema: moving average of the weights; None: the model's own weights.
     """
-
-    def __init__(self, ema: ModelEma | None) -> None:
-        self.ema = ema
-
-    @contextmanager
-    def swapped_into(self, model: DenseAV) -> Iterator[None]:
-        """Inside this block the model has these weights and each rank may compute alone; every rank has to enter it."""
-        sharded = list(_sharded_modules(model))
-        with self.ema.swapped_into(model) if self.ema else nullcontext():
+    sharded = list(_sharded_modules(model))
+    with ema.swapped_into(model) if ema else nullcontext():
+        for module in sharded:
+            module.set_reshard_after_forward(False, recurse=False)
+            module.unshard()
+        try:
+            yield
+        finally:
             for module in sharded:
-                module.set_reshard_after_forward(False, recurse=False)
-                module.unshard()
-            try:
-                yield
-            finally:
-                for module in sharded:
-                    module.set_reshard_after_forward(True, recurse=False)
-                    module.reshard()
+                module.set_reshard_after_forward(True, recurse=False)
+                module.reshard()

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import nn
 
 from model.hub import resolve_checkpoint, select_weights_file
 from model.training.optim import is_under
-from model.weights_file import read_tensors
 
 
 def load_init_weights(model: nn.Module, init_checkpoint: str, init_exclude: Sequence[str]) -> Path:
@@ -30,7 +30,7 @@ def load_init_weights(model: nn.Module, init_checkpoint: str, init_exclude: Sequ
     file = select_weights_file(resolve_checkpoint(Path(init_checkpoint), "init_checkpoint"))
     state = model.state_dict()
     try:
-        stored = read_tensors(file)
+        stored = load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"init_checkpoint={file} cannot be read ({error})") from None
     for part in init_exclude:

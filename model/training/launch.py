@@ -75,12 +75,9 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
             raise ValueError(
                 f"{key}={value} (from the accelerate configuration): allowed is {allowed}; set {setting} instead"
             )
-    # Explicit, because the launcher's own use_cpu does not reach several processes.
-    on_cpu = not torch.accelerator.is_available()
-    timeout = InitProcessGroupKwargs(timeout=timedelta(seconds=distributed_timeout_s))
     setting = f"distributed_timeout_s={distributed_timeout_s:g}"
-    address = f"{os.environ.get('MASTER_ADDR', 'localhost')}:{os.environ.get('MASTER_PORT', '29500')}"
-    address = f"rendezvous address {address}"
+    host, port = os.environ.get("MASTER_ADDR", "localhost"), os.environ.get("MASTER_PORT", "29500")
+    address = f"rendezvous address {host}:{port}"
     watchdog = threading.Timer(
         distributed_timeout_s + 5, _abort, [f"{address} belongs to another program or did not answer within {setting}"]
     )
@@ -90,7 +87,11 @@ def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], fo
     os.environ.pop("ACCELERATE_USE_FSDP", None)
     try:
         accelerator = Accelerator(
-            cpu=on_cpu, log_with=list(trackers) or None, project_dir=folder, kwargs_handlers=[timeout]
+            # Explicit, because the launcher's own use_cpu does not reach several processes.
+            cpu=not torch.accelerator.is_available(),
+            log_with=list(trackers) or None,
+            project_dir=folder,
+            kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(seconds=distributed_timeout_s))],
         )
     except ValueError as error:
         raise ValueError(f"{_one_line(error)} (from the accelerate configuration)") from None
@@ -126,9 +127,8 @@ def report_lost_peers(distributed_timeout_s: float) -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, CommandFailed) or not _LOST.search(str(error)):
             raise
-        rank = os.environ.get("RANK", "0")
         raise CommandFailed(
-            f"rank {rank}: another process of the run has ended or did not answer within "
+            f"rank {os.environ.get('RANK', '0')}: another process of the run has ended or did not answer within "
             f"distributed_timeout_s={distributed_timeout_s:g} ({_one_line(error)[:120]}); "
             "run the same command again to resume from the last checkpoint"
         ) from None

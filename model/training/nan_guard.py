@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from accelerate.utils import gather_object
 from jaxtyping import Shaped
 from torch import Tensor
 
 from configs.atomic_write import atomic_open
 from configs.errors import CommandFailed
-from model.distributed import all_reduce_sum
+from model.distributed import all_reduce_sum, rank
 from model.losses.contrastive import logit_scale
 from model.training.step import StepOutput
 
@@ -50,8 +51,6 @@ class NonfiniteGuard:
             CommandFailed: the loss is not finite on some rank, and the action is `stop` or this is the
                 MAX_CONSECUTIVE_SKIPS-th such step in a row.
         """
-        from accelerate import PartialState
-
         if not all_reduce_sum((~output.loss.isfinite()).float()):
             return False
         report = self._report(step, output, ids, lr)
@@ -63,19 +62,16 @@ class NonfiniteGuard:
             raise CommandFailed(f"{message}; nonfinite_loss_action=skip skips such steps")
         if self._consecutive == MAX_CONSECUTIVE_SKIPS:
             raise CommandFailed(f"{message}; {MAX_CONSECUTIVE_SKIPS} such steps in a row")
-        if PartialState().is_main_process:
+        if rank() == 0:
             print(f"warning: {message}; the step is skipped", file=sys.stderr)
         return True
 
     def _report(self, step: int, output: StepOutput, ids: Sequence[str], lr: float) -> Path:
         """Write the clips and features of all ranks to a file; returns its path."""
-        from accelerate import PartialState
-        from accelerate.utils import gather_object
-
         features = {"image": _summarize(output.inputs.image.dense), "audio": _summarize(output.inputs.audio.dense)}
         ranks = gather_object([{"clips": list(ids), "features": features}])
         path = self.folder / f"nonfinite_step_{step:08d}.json"
-        if PartialState().is_main_process:
+        if rank() == 0:
             report = {
                 "step": step,
                 "loss": _json_float(output.loss.item()),

@@ -110,12 +110,6 @@ class Preemption:
         if distributed.is_initialized() and distributed.get_world_size() > 1:
             self._group = distributed.new_group(backend="gloo", timeout=timedelta(seconds=distributed_timeout_s))
 
-    def sync_reason(self) -> StopReason:
-        """Why to stop, the same on every rank, for work outside of steps; every rank has to call it."""
-        (reason,) = self.all_reduce_max(self.local_reason())
-        self.reason = StopReason(reason)
-        return self.reason
-
     def next_or_stop(self, items: Iterator[T]) -> T | None:
         """The next item, when every rank has one; None on every rank if one has to stop, and then `reason` is set.
 

@@ -11,12 +11,12 @@ import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, nn
 from torch.nn import functional
 
 from configs.schema import LossConfig
 from model.audio_mask import downsample_weight
-from model.distributed import all_reduce_sum, world_size
+from model.distributed import all_reduce_sum, rank, world_size
 from model.dtypes import upcast_half
 from model.features import Features, map_tensors
 from model.losses.contrastive import ContrastiveConfig, LogitScale, logit_scale
@@ -93,11 +93,10 @@ def forward_loss(
     Returns:
         The same loss on every rank.
     """
-    fallback_step = _local_rows(
-        torch.rand(len(batch.frames) * world_size(), generator=torch.Generator().manual_seed(derive_seed(seed, 1)))
-    )
+    generator = torch.Generator().manual_seed(derive_seed(seed, 1))
+    fallback_steps = torch.rand(len(batch.frames) * world_size(), generator=generator)  # of the global batch
     image, audio, parameters = model(
-        batch.frames, batch.waveform, batch.audio_mask, fallback_step, grad_cache_chunk_size
+        batch.frames, batch.waveform, batch.audio_mask, fallback_steps[rank() :: world_size()], grad_cache_chunk_size
     )
     image, audio = _round(image, score_dtype), _round(audio, score_dtype)
     grid = (image.dense.shape[-2], image.dense.shape[-1])
@@ -115,11 +114,11 @@ def forward_loss(
     )
     weights = {name: getattr(config, name) for name in REGULARIZERS}
     contrastive = ContrastiveConfig(config.objective, config.label_smoothing, config.margin)
-    terms, scores = compute_loss_terms(inputs, contrastive, weights)
+    terms = compute_loss_terms(inputs, contrastive, weights)
     detached = dataclasses.replace(
         inputs, image=map_tensors(image, Tensor.detach), audio=map_tensors(audio, Tensor.detach)
     )
-    return StepOutput(weighted_sum(terms, weights), terms, scores.detach(), detached)
+    return StepOutput(weighted_sum(terms, weights), terms, inputs.scores.detach(), detached)
 
 
 def _round(features: Features, dtype: torch.dtype | None) -> Features:
@@ -127,10 +126,6 @@ def _round(features: Features, dtype: torch.dtype | None) -> Features:
     if dtype is None:
         return features
     return map_tensors(features, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
-
-
-def _local_rows(rows: Tensor) -> Tensor:
-    return rows if world_size() == 1 else rows[distributed.get_rank() :: world_size()]
 
 
 def derive_seed(*parts: int) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
+from accelerate.utils import gather_object
 from torch import nn
 
 from model.training.dtensor import norms
@@ -55,8 +56,6 @@ class ThroughputMeter:
             maximum over ranks, without the loader's processes; `rejected/REASON` of all ranks together.
         """
         elapsed_s = max(time.perf_counter() - self.began, 1e-9)
-        from accelerate.utils import gather_object
-
         local = {
             "data_time_fraction": self.waited_s / elapsed_s,
             "memory/host_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,

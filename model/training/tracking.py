@@ -72,7 +72,7 @@ def _logged_in() -> bool:
         return False
 
 
-class RunLogger:
+class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
     """History, tracker and progress bar of a run, used in a `with` block. On ranks other than 0 it does nothing.
 
     If a tracker fails, a warning is logged once and the run continues without it.
@@ -130,9 +130,6 @@ class RunLogger:
                 self._trackers.clear()
                 if tracker.name == "wandb":
                     _tear_down_wandb()
-
-    def __enter__(self) -> RunLogger:
-        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None

@@ -20,7 +20,6 @@ from eval.results import Example
 from eval.visualize import heatmap_sheet, similarity_matrix
 from model.hub import save_pretrained
 from model.training.ema import ModelEma
-from model.training.fsdp import EvalWeights
 from model.training.tracking import Media, RunLogger
 
 
@@ -71,12 +70,12 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
     evaluation, config = _evaluation(settings, tmp_path)
     model, log = tiny_model(config).train(), Log()
     ema = ModelEma(model, 0.5)
-    assert evaluation.maybe_evaluate(1, model, EvalWeights(ema), log) == {}
+    assert evaluation.maybe_evaluate(1, model, ema, log) == {}
     for number in (2, 4, 5):
         _step(model, ema, number)
         before = {name: value.clone() for name, value in model.state_dict().items()}
         random = torch.random.get_rng_state()
-        found = evaluation.maybe_evaluate(number, model, EvalWeights(ema), log)
+        found = evaluation.maybe_evaluate(number, model, ema, log)
         assert all(module.training for module in model.modules())
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert torch.equal(random, torch.random.get_rng_state())
@@ -90,7 +89,7 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
             expected = {key: value for key, value in expected.items() if baselines.is_model_metric(key)}
         assert found == pytest.approx(expected, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
-    assert evaluation.maybe_evaluate(5, model, EvalWeights(ema), log) == {}, "already evaluated"
+    assert evaluation.maybe_evaluate(5, model, ema, log) == {}, "already evaluated"
     assert (first, second, third) == (2, 4, 5) and set(at_second) == {f"eval/{key}" for key in found}
     assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
 
@@ -98,7 +97,7 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
 def test_last_step_is_always_evaluated_and_a_resumed_run_skips_known_baselines(settings, tmp_path):
     (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
     evaluation, config = _evaluation(settings, tmp_path)
-    found = evaluation.maybe_evaluate(5, tiny_model(config).train(), EvalWeights(None), Log())
+    found = evaluation.maybe_evaluate(5, tiny_model(config).train(), None, Log())
     assert "ade20k_sound/basic/map" in found and all(map(baselines.is_model_metric, found))
 
 
@@ -107,7 +106,7 @@ def test_tracker_gets_heatmaps_similarities_tables_and_a_video_with_audio(settin
 
     evaluation, config = _evaluation(settings, tmp_path)
     log = Log()
-    evaluation.maybe_evaluate(2, tiny_model(config).train(), EvalWeights(None), log)
+    evaluation.maybe_evaluate(2, tiny_model(config).train(), None, log)
     ((step, media),) = log.shown
     assert step == 2 and set(media.pictures) == {
         *(
@@ -132,7 +131,7 @@ def test_interrupted_evaluation_gives_no_metrics(settings, tmp_path):
     asked = []
     evaluation, config = _evaluation(settings, tmp_path, stop_reason=lambda: len(asked) > 6 or asked.append(1))
     model, log = tiny_model(config).train(), Log()
-    assert evaluation.maybe_evaluate(2, model, EvalWeights(None), log) == {} and not log.added and not log.shown
+    assert evaluation.maybe_evaluate(2, model, None, log) == {} and not log.added and not log.shown
     assert len(asked) == 7 and model.training and not evaluation.has_baselines
 
 
@@ -141,12 +140,12 @@ def test_failed_evaluation_is_a_warning_and_training_continues(settings, tmp_pat
     model, log = tiny_model(config).train(), Log()
     with monkeypatch.context() as broken:
         broken.setattr(Gallery, "encode", lambda *_: (_ for _ in ()).throw(UsageError("clip c1 has sound at 44100 Hz")))
-        assert evaluation.maybe_evaluate(2, model, EvalWeights(None), log) == {} and not log.added and model.training
+        assert evaluation.maybe_evaluate(2, model, None, log) == {} and not log.added and model.training
     assert (
         capsys.readouterr().err.splitlines()[-1]
         == "warning: evaluation after step 2 failed: clip c1 has sound at 44100 Hz; training continues"
     )
-    found = evaluation.maybe_evaluate(4, model, EvalWeights(None), log)
+    found = evaluation.maybe_evaluate(4, model, None, log)
     assert (
         "after step 4, places_retrieval: audio_to_image/recall_at_1 "
         f"{found['places_retrieval/audio_to_image/recall_at_1']:.3f}, " in capsys.readouterr().out

@@ -49,7 +49,6 @@ from tiny_training import tiny_config, tiny_model
 from configs.errors import CommandFailed
 from eval.periodic import PeriodicEvaluation
 from eval.distributed import Interrupted, distributed_map, interruptible
-from model.training.fsdp import EvalWeights
 from model.training.tracking import RunLogger
 
 state = PartialState(cpu=True)
@@ -85,7 +84,7 @@ class Log(RunLogger):
     __init__ = add = show = lambda *_: None
 
 evaluation = PeriodicEvaluation(config, out, lambda: False)
-results["metrics"] = evaluation.maybe_evaluate(1, tiny_model(config).train(), EvalWeights(None), Log())
+results["metrics"] = evaluation.maybe_evaluate(1, tiny_model(config).train(), None, Log())
 results["videos"] = (out / "heatmap.mp4").exists()
 (out / f"rank{rank}.json").write_text(json.dumps(results))
 state.destroy_process_group()

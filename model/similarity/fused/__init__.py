@@ -64,9 +64,9 @@ def _scores(
     steps, cells, mask, nonneg = audio.dense, image.dense.flatten(3), audio.mask, config.nonneg
     heads_per_group = steps.shape[1] if max_over_heads else 1
     with torch.autocast(steps.device.type, enabled=False):
-        bias = None
-        if config.use_cls:
-            bias = cls_similarity(map_tensors(audio, upcast_half), map_tensors(image, upcast_half))
+        bias = (
+            cls_similarity(map_tensors(audio, upcast_half), map_tensors(image, upcast_half)) if config.use_cls else None
+        )
         if inference_cpu.is_applicable(steps, cells, bias, config.aggregation):
             return inference_cpu.scores(steps, cells, mask, bias, config.aggregation, heads_per_group, nonneg)
         if config.aggregation != "sisa":

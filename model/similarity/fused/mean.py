@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.dtypes import upcast_half
-from model.similarity.fused.tiled import TILE_NUMBERS, chunk_size, step_columns
+from model.similarity.fused.tiled import TILE_NUMBERS, chunk_size, chunks, step_columns
 
 
 def mean_weight(mask: Bool[Tensor, "A T"], dtype: torch.dtype) -> Float[Tensor, "A T"]:
@@ -86,9 +86,8 @@ class MeanOfMaxima(torch.autograd.Function):
                 grad_steps[heads].baddbmm_(cells.transpose(1, 2), flat)
                 product = torch.bmm(flat, steps[heads].transpose(1, 2))
             grad_image[images, heads] = product.view(heads_per_group, -1, M, C).transpose(0, 1)
-        grad_audio = grad_steps.view(K, C, T, A).permute(3, 0, 1, 2).to(audio.dtype)
         return (
-            grad_audio,
+            grad_steps.view(K, C, T, A).permute(3, 0, 1, 2).to(audio.dtype),
             grad_image.transpose(2, 3).to(image.dtype),
             None,
             None if pair_bias is None else grad_pair_bias,
@@ -108,8 +107,7 @@ def _tiles(
     (V, K, C, M), columns = image.shape, steps.shape[2]
     images_per_chunk = chunk_size(TILE_NUMBERS, image, columns * M * (heads_per_group + 2))
     buffer = steps.new_empty(heads_per_group, min(images_per_chunk, V) * M, columns)
-    for v in range(0, V, images_per_chunk):
-        images = slice(v, min(v + images_per_chunk, V))
+    for images in chunks(V, images_per_chunk):
         for k in range(0, K, heads_per_group):
             heads = slice(k, k + heads_per_group)
             cells = image[images, heads].permute(1, 0, 3, 2).reshape(heads_per_group, -1, C).to(steps.dtype)

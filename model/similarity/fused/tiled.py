@@ -69,8 +69,7 @@ def search(
     steps = step_columns(audio)
     images_per_chunk = chunk_size(TILE_NUMBERS, audio, (1 + bidirectional) * A * T * M)
     buffers = steps.new_empty(1 + bidirectional, min(images_per_chunk, V) * M, T * A)
-    for v in range(0, V, images_per_chunk):
-        images = slice(v, min(v + images_per_chunk, V))
+    for images in chunks(V, images_per_chunk):
         cells = image[images].permute(1, 0, 3, 2).reshape(K, -1, C).to(steps.dtype)
         step_maxima, cell_maxima = [], []
         for k in range(K):
@@ -145,8 +144,7 @@ def gradients(
     for k in range(K):
         g, j = divmod(k, heads_per_group)
         rows = audio[:, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
-        for v in range(0, V, images_per_chunk):
-            images = slice(v, min(v + images_per_chunk, V))
+        for images in chunks(V, images_per_chunk):
             cells = image[images, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
             row, cell, weight = _gradient_edges(
                 step_routing.argmax[images, g], step_routing.weight, grad[:, images, g].T, j * M, M
@@ -194,3 +192,8 @@ def _weighted_sums(
 def chunk_size(limit: dict[str, int], like: Shaped[Tensor, "*n"], numbers_each: int) -> int:
     """How many items of `numbers_each` numbers fit the limit of the device of `like`, at least one."""
     return max(1, limit.get(like.device.type, limit["cuda"]) // max(1, numbers_each))
+
+
+def chunks(total: int, size: int) -> Iterator[slice]:
+    """Slices of `size` items, the last one shorter, that together cover `total` items."""
+    return (slice(first, min(first + size, total)) for first in range(0, total, size))

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from model.similarity.fused import triton_kernels as kernels
-from model.similarity.fused.tiled import ArgmaxRouting, MaxResult, chunk_size
+from model.similarity.fused.tiled import ArgmaxRouting, MaxResult, chunk_size, chunks
 
 # Maxima, or sorted queries, held at once: 512 MB.
 CHUNK_NUMBERS = {"cuda": 2**27}
@@ -50,8 +50,7 @@ def search(
     steps, cells = _vectors(audio), _vectors(image)
     numbers_per_image = K // heads_per_group * A * (max(T, M) if bidirectional else T)
     images_per_chunk = chunk_size(CHUNK_NUMBERS, audio, numbers_per_image)
-    for v in range(0, V, images_per_chunk):
-        images = slice(v, min(v + images_per_chunk, V))
+    for images in chunks(V, images_per_chunk):
         bias = None if pair_bias is None else pair_bias[:, images]
         step_max = _maxima(steps, cells[:, images], None, bias, heads_per_group)
         cell_max = None
@@ -144,9 +143,8 @@ def _direction_gradients(
             kernels.query_gradients[triton.cdiv(R, block_r), heads_per_group](
                 candidates[heads], argmax, grad_g, grad_queries[heads], *common, Q, argmax.stride(0), **constants
             )
-            for q in range(0, Q, sets_per_chunk):
-                sets = slice(q, min(q + sets_per_chunk, Q))
-                count = sets.stop - q
+            for sets in chunks(Q, sets_per_chunk):
+                count = sets.stop - sets.start
                 power = triton.next_power_of_2(bins + 1)
                 kernels.sort[(count,)](
                     argmax[sets], order, start, R, argmax.stride(0), BINS=bins, POWER=power, BLOCK=128

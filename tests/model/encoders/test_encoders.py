@@ -12,7 +12,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from configs.schema import ModelConfig
 from model.build import build_denseav
 from model.encoders.image import TimmImageEncoder
-from model.encoders.lora import LoraSettings
 from model.encoders.speech import SpeechTransformerEncoder
 from model.inputs import InputSpec
 from model.projection import AudioSelfAttentionPool
@@ -56,7 +55,7 @@ def test_adapters_start_as_the_identity_and_learn_while_other_weights_are_frozen
     torch.manual_seed(0)
     frames = _frames(2, 32)
     plain = TimmImageEncoder(VIT, 32, "random").eval()
-    adapted = TimmImageEncoder(VIT, 32, "random", LoraSettings(rank=4, dropout=0.0)).eval()
+    adapted = TimmImageEncoder(VIT, 32, "random", lora_rank=4, lora_dropout=0.0).eval()
     state = {name.replace("qkv.", "qkv.base_layer."): value for name, value in plain.model.state_dict().items()}
     assert all("lora" in name for name in adapted.model.load_state_dict(state, strict=False).missing_keys)
     assert torch.allclose(plain(frames)[0], adapted(frames)[0], atol=1e-6)
@@ -152,7 +151,7 @@ class _AttentionKernels(TorchDispatchMode):
 @pytest.mark.parametrize(
     ("build", "inputs", "blocks"),
     [
-        (lambda: TimmImageEncoder(VIT, 32, "random", LoraSettings()), _frames(1, 32), 12),
+        (lambda: TimmImageEncoder(VIT, 32, "random", lora_rank=8), _frames(1, 32), 12),
         (lambda: SpeechTransformerEncoder("hubert_base", weights="random"), torch.randn(1, 2000), 12),
         (lambda: AudioSelfAttentionPool(8, 12), torch.randn(2, 8, 20), 1),
     ],

@@ -47,7 +47,7 @@ def _terms(inputs, weights=ALL, config=None, positions=3, seed=0):
     """Terms of a copy of the inputs, with a new generator and nothing computed yet."""
     generator = torch.Generator().manual_seed(seed)
     inputs = dataclasses.replace(inputs, num_sampled_positions=positions, generator=generator)
-    return compute_loss_terms(inputs, config or ContrastiveConfig(), weights).terms
+    return compute_loss_terms(inputs, config or ContrastiveConfig(), weights)
 
 
 def test_terms_carry_the_names_of_their_settings():

@@ -46,7 +46,6 @@ def test_each_signal_stops_before_the_next_item_with_its_exit_code(sent, reason,
     os.kill(os.getpid(), sent)
     assert stop.next_or_stop(items) is None and stop.next_or_stop(items) is None
     assert (stop.reason, stop.reason.exit_code, stop.reason.should_requeue) == (reason, exit_code, requeue)
-    assert stop.sync_reason() == reason
 
 
 @pytest.mark.parametrize(
@@ -58,13 +57,6 @@ def test_rank_0_acknowledges_the_first_signal_at_once(capfd, monkeypatch, rank, 
     for sent in (signal.SIGTERM, signal.SIGTERM, signal.SIGUSR1):
         os.kill(os.getpid(), sent)
     assert capfd.readouterr().err.split("\n")[1:-1] == lines
-
-
-def test_sync_reason_returns_and_keeps_the_reason():
-    stop = Preemption()
-    assert stop.sync_reason() == stop.reason == StopReason.NONE
-    signal.raise_signal(signal.SIGUSR1)
-    assert stop.sync_reason() == stop.reason == StopReason.SIGUSR1
 
 
 def test_duplicate_interrupt_time_starts_with_the_first_ctrl_c(monkeypatch):
