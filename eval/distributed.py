@@ -18,7 +18,7 @@ from jaxtyping import Shaped
 from torch import Tensor, distributed
 
 from configs.errors import CommandFailed
-from model.distributed import rank, world_size
+from model.distributed import world_size
 
 # How long a rank waits for the others: longer than any of them computes between two collective calls.
 TIMEOUT_S = 3600.0
@@ -61,6 +61,11 @@ def init_distributed() -> Iterator[None]:
     with report_lost_peers(TIMEOUT_S):
         yield
     accelerator.end_training()
+
+
+def rank() -> int:
+    """The rank of this process; 0 without a process group."""
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
 def distributed_map(count: int, batch_size: int, function: Callable[[range], Columns], name: str = "") -> list[Tensor]:

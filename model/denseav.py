@@ -8,7 +8,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from model.audio_mask import downsample_mask
@@ -72,7 +71,7 @@ class DenseAV(nn.Module):
         """Project features of the image encoder and split them into heads."""
         features, cls = self.image_projection(features, cls)
         if self.training and self.image_pool_size > 1:
-            features = functional.avg_pool2d(features, self.image_pool_size)
+            features = nn.functional.avg_pool2d(features, self.image_pool_size)
         if self.image_pooling is not None:
             cls = self.image_pooling(features.flatten(2).transpose(1, 2))
         return ImageFeatures(self._split(features), None if cls is None else self._split(cls))

@@ -70,8 +70,7 @@ def untrained(folder: str | Path, seed: int) -> DenseAV:
 
 
 def _to_eval_device(model: DenseAV) -> DenseAV:
-    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    return model.eval().to(device or "cpu")
+    return model.eval().to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
 
 
 def _read_config(folder: Path) -> tuple[ModelConfig, InputSpec]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional
 
 from model.encoders.encoder import Encoder, EncoderBuilder
 from model.encoders.pretrained import PRETRAINED
@@ -93,7 +92,7 @@ class KaldiFbank(nn.Module):
         self.fft_size = 1 << (self.window - 1).bit_length()
         bank, _ = get_mel_banks(MEL_BINS, self.fft_size, sample_rate_hz, 20.0, 0.0, 100.0, -500.0, 1.0)
         # No filter reaches the highest frequency.
-        self.register_buffer("_bank", functional.pad(bank, (0, 1)).T, persistent=False)
+        self.register_buffer("_bank", nn.functional.pad(bank, (0, 1)).T, persistent=False)
         self.register_buffer("_window", torch.hann_window(self.window, periodic=False), persistent=False)
 
     def steps(self, samples: int, frames: int) -> int:
@@ -111,7 +110,7 @@ class KaldiFbank(nn.Module):
         with torch.autocast(waveform.device.type, enabled=False):
             waveform = waveform.float() - waveform.float().mean(dim=1, keepdim=True)
             samples = self.window + self.hop * (frames - 1)
-            windows = functional.pad(waveform, (0, max(0, samples - waveform.shape[1])))[:, :samples].unfold(
+            windows = nn.functional.pad(waveform, (0, max(0, samples - waveform.shape[1])))[:, :samples].unfold(
                 1, self.window, self.hop
             )
             windows = windows - windows.mean(dim=2, keepdim=True)

@@ -50,8 +50,11 @@ def create_vit(
     overlay: dict[str, Any] = {}
     if weights not in (PRETRAINED, RANDOM):
         # Without `classifier`, timm would load what fits and ignore the rest.
-        state = read_weights(weights, weights_origin, ignore=("head.",))
-        overlay = {"state_dict": state, "source": "", "classifier": None}
+        overlay = {
+            "state_dict": read_weights(weights, weights_origin, ignore=("head.",)),
+            "source": "",
+            "classifier": None,
+        }
     try:
         model = timm.create_model(
             name,

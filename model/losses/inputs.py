@@ -54,8 +54,7 @@ class LossInputs:
     @cached_property
     def scores(self) -> Float[Tensor, "A A"]:
         """Scores of the global batch, audio by image; each process computes the columns of its own images."""
-        columns = fused.pairwise_similarity(self.all_audio, self.image, self.similarity)
-        return all_gather_batch(columns.T).T
+        return all_gather_batch(fused.pairwise_similarity(self.all_audio, self.image, self.similarity).T).T
 
     @cached_property
     def positives(self) -> Bool[Tensor, "A A"] | None:

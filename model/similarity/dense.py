@@ -16,7 +16,6 @@ from model.dtypes import upcast_half
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.similarity import global_pooling
 from model.similarity.config import SimilarityConfig
-from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
 # Subtracted from masked-out steps, so that they never are the maximum over time (reference 1.2).
 MASKED_OUT = 1e7
@@ -126,7 +125,7 @@ def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, config: Simi
 
     Source: reference 1.2.
     """
-    if config.aggregation in GLOBAL_AGGREGATIONS:
+    if config.aggregation in global_pooling.GLOBAL_AGGREGATIONS:
         return global_pooling.similarity_per_head(audio, image, config.aggregation)
     return AGGREGATIONS[config.aggregation](similarity_volume(audio, image, config.nonneg, config.use_cls), audio.mask)
 
@@ -140,7 +139,7 @@ def pairwise_similarity(audio: AudioFeatures, image: ImageFeatures, config: Simi
     Source: reference 1.2.
     """
     aggregate_heads = HEAD_AGGREGATIONS[config.head_aggregation]
-    if config.aggregation in GLOBAL_AGGREGATIONS:
+    if config.aggregation in global_pooling.GLOBAL_AGGREGATIONS:
         return aggregate_heads(global_pooling.similarity_per_head(audio, image, config.aggregation))
     volume = similarity_volume(audio, image, config.nonneg, config.use_cls)
     if config.head_aggregation == "max_elementwise":

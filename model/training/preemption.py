@@ -13,8 +13,9 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future, wait
 from enum import IntEnum
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from configs.errors import CommandFailed
 
@@ -116,17 +117,19 @@ class Preemption:
         Raises:
             CommandFailed: another rank failed to get an item. On that rank, whatever `items` raised.
         """
-        request = _AsyncNext(items)
+        request: Future[T] = Future()
+        threading.Thread(target=_fetch_next, args=(items, request), daemon=True).start()
         while True:
-            is_done = request.done.wait(POLL_INTERVAL_S)
-            reason, failed, waiting = self.all_reduce_max(self.local_reason(), request.error is not None, not is_done)
+            is_done = bool(wait([request], POLL_INTERVAL_S).done)
+            error = request.exception() if is_done else None
+            reason, failed, waiting = self.all_reduce_max(self.local_reason(), error is not None, not is_done)
             if failed:
-                raise request.error or CommandFailed("another rank failed; see its error above")
+                raise error or CommandFailed("another rank failed; see its error above")
             if reason:
                 self.reason = StopReason(reason)
                 return None
             if not waiting:
-                return request.item
+                return request.result()
 
     def all_ranks(self, holds: bool) -> bool:
         """Whether a condition holds on every rank; waits for all ranks."""
@@ -143,18 +146,9 @@ class Preemption:
         return reduced.tolist()
 
 
-class _AsyncNext(Generic[T]):
-    """The next item of an iterator, fetched in a daemon thread, so that waiting for it does not block the process."""
-
-    def __init__(self, items: Iterator[T]) -> None:
-        self.item: T | None = None
-        self.error: BaseException | None = None
-        self.done = threading.Event()
-        threading.Thread(target=self._fetch, args=(items,), daemon=True).start()
-
-    def _fetch(self, items: Iterator[T]) -> None:
-        try:
-            self.item = next(items)
-        except BaseException as error:  # raised in the requesting thread
-            self.error = error
-        self.done.set()
+def _fetch_next(items: Iterator[T], request: Future[T]) -> None:
+    """Runs in a daemon thread, so that waiting for an item does not block the process."""
+    try:
+        request.set_result(next(items))
+    except BaseException as error:  # raised in the requesting thread
+        request.set_exception(error)

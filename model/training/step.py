@@ -12,7 +12,6 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from configs.schema import LossConfig
 from model.audio_mask import downsample_weight
@@ -105,7 +104,7 @@ def forward_loss(
         audio=audio,
         logit_scale=LogitScale(upcast_half(parameters.log_scale), parameters.bias),
         audio_positive_weight=downsample_weight(batch.audio_positive_weight, audio.mask.shape[1]),
-        image_weight=functional.adaptive_avg_pool2d(batch.image_weight[:, None], grid)[:, 0],
+        image_weight=nn.functional.adaptive_avg_pool2d(batch.image_weight[:, None], grid)[:, 0],
         source=batch.source,
         similarity=similarity,
         group=getattr(batch, "group", None),
@@ -123,9 +122,7 @@ def forward_loss(
 
 def _round(features: Features, dtype: torch.dtype | None) -> Features:
     """Autocast returns float32 features; scores are computed in its own dtype."""
-    if dtype is None:
-        return features
-    return map_tensors(features, lambda tensor: tensor.to(dtype) if tensor.is_floating_point() else tensor)
+    return features if dtype is None else map_tensors(features, lambda x: x.to(dtype) if x.is_floating_point() else x)
 
 
 def derive_seed(*parts: int) -> int:

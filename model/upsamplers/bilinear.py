@@ -16,9 +16,8 @@ class BilinearWeights(NamedTuple):
 
     def apply(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
         """Interpolate between cell centers; maps of the target size stay as they are."""
-        if tuple(maps.shape[-2:]) == self.size:
-            return maps
-        return functional.interpolate(maps, size=self.size, mode="bilinear", align_corners=False)
+        is_resized = tuple(maps.shape[-2:]) == self.size
+        return maps if is_resized else functional.interpolate(maps, self.size, mode="bilinear", align_corners=False)
 
 
 class Bilinear:

@@ -32,11 +32,9 @@ from model.dtypes import upcast_half
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.similarity import dense, global_pooling
 from model.similarity.config import SimilarityConfig
-from model.similarity.dense import HEAD_AGGREGATIONS, MASKED_OUT, cls_similarity
 from model.similarity.fused import inference_cpu, tiled
 from model.similarity.fused.mean import MeanOfMaxima, mean_of_products, mean_weight
 from model.similarity.fused.tiled import TILE_NUMBERS, ArgmaxRouting, MaxResult, chunk_size
-from model.similarity.global_pooling import GLOBAL_AGGREGATIONS
 
 
 def pairwise_similarity(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V"]:
@@ -46,7 +44,7 @@ def pairwise_similarity(audio: AudioFeatures, image: ImageFeatures, config: Simi
         audio: at least one valid step each (audio_mask.downsample_mask guarantees it).
     """
     per_cell = config.head_aggregation == "max_elementwise"
-    return HEAD_AGGREGATIONS[config.head_aggregation](_scores(audio, image, config, max_over_heads=per_cell))
+    return dense.HEAD_AGGREGATIONS[config.head_aggregation](_scores(audio, image, config, max_over_heads=per_cell))
 
 
 def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig) -> Float[Tensor, "A V K"]:
@@ -58,15 +56,15 @@ def _scores(
     audio: AudioFeatures, image: ImageFeatures, config: SimilarityConfig, max_over_heads: bool
 ) -> Float[Tensor, "A V K_out"]:
     """Scores per head, or with the maximum over heads taken in every cell: then K_out is 1."""
-    if config.aggregation in GLOBAL_AGGREGATIONS:
+    if config.aggregation in global_pooling.GLOBAL_AGGREGATIONS:
         return global_pooling.similarity_per_head(audio, image, config.aggregation)
     assert config.aggregation in dense.AGGREGATIONS, f"aggregation {config.aggregation}"
     steps, cells, mask, nonneg = audio.dense, image.dense.flatten(3), audio.mask, config.nonneg
     heads_per_group = steps.shape[1] if max_over_heads else 1
     with torch.autocast(steps.device.type, enabled=False):
-        bias = (
-            cls_similarity(map_tensors(audio, upcast_half), map_tensors(image, upcast_half)) if config.use_cls else None
-        )
+        bias = None
+        if config.use_cls:
+            bias = dense.cls_similarity(map_tensors(audio, upcast_half), map_tensors(image, upcast_half))
         if inference_cpu.is_applicable(steps, cells, bias, config.aggregation):
             return inference_cpu.scores(steps, cells, mask, bias, config.aggregation, heads_per_group, nonneg)
         if config.aggregation != "sisa":
@@ -164,7 +162,7 @@ def _weighted_sum(best: MaxResult, weight: Float[Tensor, "P N"]) -> tuple[Float[
 
 def _max_valid(best: MaxResult, weight: Float[Tensor, "P N"]) -> tuple[Float[Tensor, "Q G P"], Tensor]:
     """Largest maximum of weight 1 (0: masked out), and the arg-max position to which its gradient flows."""
-    largest, n = (best.value - MASKED_OUT * (1 - weight)).max(dim=-1, keepdim=True)
+    largest, n = (best.value - dense.MASKED_OUT * (1 - weight)).max(dim=-1, keepdim=True)
     return largest.squeeze(-1), torch.full_like(best.argmax, -1).scatter_(-1, n, best.argmax.gather(-1, n))
 
 
