@@ -3,8 +3,6 @@
 Limits: steps are spread evenly over the waveform.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Build a DenseAV from its settings."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import torch

@@ -3,8 +3,6 @@
 The parts are built outside (model.build) and passed in. Source: reference 1.1.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn

@@ -5,8 +5,6 @@ values and DDP then averages the parameters' gradients over ranks. torch's diffe
 up the gradients of tensors that are not contiguous (torch 2.13, gloo, channels-last features) and is deprecated.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

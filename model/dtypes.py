@@ -1,7 +1,5 @@
 """Dtypes: sums, softmaxes and losses are computed in float32 at least, whatever dtype the features have."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Shaped
 from torch import Tensor

@@ -4,8 +4,6 @@ Takes the newest valid checkpoint of a run, a single checkpoint, or checkpoints/
 them.
 """
 
-from __future__ import annotations
-
 import contextlib
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Projected features of images and audio, split into heads: one object for each side."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeVar
 

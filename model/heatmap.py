@@ -1,7 +1,5 @@
 """Pooling of similarity volumes into heatmaps: maximum over heads, mean over audio steps. All heatmaps come from it."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor

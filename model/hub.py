@@ -1,7 +1,5 @@
 """Save and load a model as a folder: `config.json` (architecture and input sizes) and `model.safetensors`."""
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

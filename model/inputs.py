@@ -1,7 +1,5 @@
 """The inputs a model is built for."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

@@ -4,8 +4,6 @@ A projection maps (features, class tokens or None) to the same pair with `out_ch
 Source: reference 1.1.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

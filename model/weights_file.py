@@ -1,7 +1,5 @@
 """Read and write files of weights."""
 
-from __future__ import annotations
-
 import os
 import re
 import stat

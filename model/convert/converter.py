@@ -1,7 +1,5 @@
 """The interface of a converter, and what it returns."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 

@@ -5,8 +5,6 @@ convolution's `weight_g`, `weight_v` or `parametrizations.weight.original0`, `or
 tests/golden/README.md, released_checkpoint_keys.json.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

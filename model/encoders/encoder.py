@@ -4,8 +4,6 @@ An image encoder maps frames, uint8 [V 3 H_px W_px], to (features [V C H W], cla
 encoder maps waveforms [A S] in -1 to 1 to (features [A C T], class tokens [A C] or None).
 """
 
-from __future__ import annotations
-
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple

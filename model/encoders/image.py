@@ -3,8 +3,6 @@
 One cell for each patch. Limits: those of timm_vit.py, and square patches; sides must be multiples of the patch.
 """
 
-from __future__ import annotations
-
 from jaxtyping import Float
 from torch import Tensor
 

@@ -4,8 +4,6 @@ Frequency is averaged away, so there is one step for each column of patches: 160
 timm_vit.py, and patches that divide 128 bins.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Sources of the weights of a full-size encoder: `pretrained` (the library's own loader), `random`, or a file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from torch import Tensor

@@ -4,8 +4,6 @@ A name is a key (`tiny`), a key with the name of a model of that family (`mel:vi
 key, a model of the default family (`vit_small_patch8_224.dino`, `hubert_base`).
 """
 
-from __future__ import annotations
-
 from configs.schema import ModelConfig
 from model.encoders import image, log_mel_vit, speech, tiny
 from model.encoders.encoder import Encoder, EncoderBuilder

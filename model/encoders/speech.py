@@ -3,8 +3,6 @@
 50 steps per second, no class token. Limits: 16 kHz.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -5,8 +5,6 @@ same number of rows, as the loader guarantees; chunks of a batch that are encode
 separately.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

@@ -4,8 +4,6 @@ Limits: transformers with a class token, by timm's names (vit_small_patch8_224.d
 local-dir:FOLDER).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import nn

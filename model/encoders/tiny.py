@@ -8,8 +8,6 @@ toy world, mAP of words and sounds after 200 steps: 0.61 and 0.63; without stand
 group normalization 0.27 and 0.40; with instance normalization the model does not learn.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn

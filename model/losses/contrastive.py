@@ -4,8 +4,6 @@ logits = scale * score (+ a learned bias for `bce` and `siglip`). The reference 
 which changes none of the other objectives. Source: reference 1.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

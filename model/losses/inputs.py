@@ -1,7 +1,5 @@
 """Inputs of the loss terms: features of the pairs of this process, and quantities derived from them on demand."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from functools import cached_property
 

@@ -7,8 +7,6 @@ are summed over the processes together, then divided. Every process gets the sam
 gradients. Source: reference 1.3.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 import torch

@@ -5,8 +5,6 @@ divided (objective.py). P is the paired volume [B K H W T], 0 outside the audio 
 line in REGULARIZERS, its weight in configs.schema.LossConfig. Source: reference 1.3.
 """
 
-from __future__ import annotations
-
 import itertools
 import math
 from collections.abc import Callable

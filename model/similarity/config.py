@@ -1,7 +1,5 @@
 """How a similarity volume becomes one score."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS

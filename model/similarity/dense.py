@@ -4,8 +4,6 @@ fused/ gives the same values without it. Limits: A * V * K * H * W * T numbers, 
 Source: reference 1.2.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

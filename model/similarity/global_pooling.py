@@ -5,8 +5,6 @@ tokens of the encoders, `simpool` the vectors of model.similarity.simpool in the
 reference 1.2.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float
 from torch import Tensor

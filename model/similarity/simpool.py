@@ -1,7 +1,5 @@
 """SimPool, attention pooling of an image or an audio into one vector: a baseline for what dense comparison gains."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn

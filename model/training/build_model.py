@@ -1,7 +1,5 @@
 """Build the model of a run, ready to be trained: on its device, with initial weights, sharded or compiled."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

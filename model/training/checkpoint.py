@@ -12,8 +12,6 @@ Nothing else is needed: the loader's position is the step, the learning rate a f
 drawn from (seed, step, rank).
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

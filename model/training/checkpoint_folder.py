@@ -5,8 +5,6 @@ runs/NAME/checkpoints/best              link to the checkpoint with the highest 
 runs/NAME/checkpoints/damaged_step_X/   damaged checkpoints that a resumed run went back past
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """Write the checkpoints of a run in a background thread, keep the wanted ones, and link the best."""
 
-from __future__ import annotations
-
 import sys
 import threading
 from collections.abc import Mapping

@@ -3,8 +3,6 @@
 Nothing is copied to the host. The recent norms are state of a phase: a new phase starts without any.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

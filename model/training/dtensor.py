@@ -3,8 +3,6 @@
 Each function returns an ordinary tensor unchanged.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -8,8 +8,6 @@ by gradient checkpointing or grad_cache_chunk_size does not count. Not included 
 clip shares with all others: 0.04 % of the published model's FLOPs at 64 pairs, 2.7 % at 4,096.
 """
 
-from __future__ import annotations
-
 import copy
 import re
 from collections.abc import Sequence

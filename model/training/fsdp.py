@@ -6,8 +6,6 @@ local shards; norms are those of full tensors, and files hold full tensors, so t
 processes. Every function here leaves an unsharded model unchanged.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext

@@ -1,7 +1,5 @@
 """The gradients of one optimizer step, accumulated over its batches."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import statistics

@@ -1,7 +1,5 @@
 """Initial weights of a fresh run from another run or model, by name."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

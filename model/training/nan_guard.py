@@ -1,7 +1,5 @@
 """NaN and infinite losses: report step, terms and clips, then stop the run or skip the step."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

@@ -1,7 +1,5 @@
 """The optimizer of a phase: which parameters learn, parameter groups, and the learning rate schedule."""
 
-from __future__ import annotations
-
 import math
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Check whether a run may resume from a checkpoint, or is finished. Needs no torch, whose import takes seconds."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Mapping

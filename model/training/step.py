@@ -4,8 +4,6 @@ Every rank gets the same loss, the backward passes of the collectives sum what a
 gradients of the parameters over ranks: N processes give exactly the gradient of one process with the whole batch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from typing import NamedTuple, Protocol, runtime_checkable

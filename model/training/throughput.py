@@ -1,7 +1,5 @@
 """Throughput, resource use and gradient norms of a run, between two lines of its history."""
 
-from __future__ import annotations
-
 import resource
 import time
 from collections import Counter

@@ -1,7 +1,5 @@
 """torch.compile of the encoders in place: the names of weights do not change."""
 
-from __future__ import annotations
-
 import os
 import shutil
 

@@ -4,8 +4,6 @@ An upsampler is `weights(image, grid, size) -> weights`, and weights are `apply(
 Adding one: its file, its name in UPSAMPLERS, its docs.
 """
 
-from __future__ import annotations
-
 from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, UInt8

@@ -1,7 +1,5 @@
 """Bilinear upsampling: the control of every learned upsampler, and the default of all heatmaps."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from jaxtyping import Float, UInt8

@@ -18,8 +18,6 @@ GPU with B = 4096, T = 56, HW = 196, 2 x 192 channels, bf16, at most at any time
 Limits: no kernel for `sisa`; no second derivative. Source: reference 1.2 (the scores; the algorithm is our own).
 """
 
-from __future__ import annotations
-
 from types import ModuleType
 from typing import Any
 

@@ -11,8 +11,6 @@ with a guaranteed bound, then a second look at the 2.2 groups of cells for each 
 as long (13.0 s). Source: reference 1.2; see the package for the algorithm.
 """
 
-from __future__ import annotations
-
 from concurrent.futures import ThreadPoolExecutor
 
 import torch

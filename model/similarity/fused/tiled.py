@@ -4,8 +4,6 @@ A tile is the product of a few images with all audios for one head. Half precisi
 has the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ fixed order. Written for sm_80 and sm_90; tests/model/similarity/test_fused_trit
 and checks for spilled registers. Source: reference 1.2; see the package for the algorithm.
 """
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any, no_type_check

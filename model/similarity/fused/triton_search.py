@@ -13,8 +13,6 @@ dense.py under torch.compile: three products, and 11.5 GB read or written about 
 Source: reference 1.2; see the package for the algorithm.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch
