@@ -146,8 +146,9 @@ def fit(run: Run) -> int:
     if not all_saved:
         raise CommandFailed(f"{folder}: cannot write the last checkpoint; free some space and run this command again")
     if stop.reason:
-        stopped = f"{stop.reason.name}: stopped after step {run.step} of {config.steps}"
-        accelerator.print(f"{stopped}; the same command resumes: {folder}")
+        accelerator.print(
+            f"{stop.reason.name}: stopped after step {run.step} of {config.steps}; the same command resumes: {folder}"
+        )
         return stop.reason.exit_code
     accelerator.print(resume.trained_message(run.step, accelerator.num_processes, folder))
     return 0

@@ -93,18 +93,13 @@ def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:
     Raises:
         ValueError: there is no model, or the checkpoint is damaged.
     """
-    if _has_model(folder):
+    if all((folder / name).is_file() for name in ("config.json", "model.safetensors")):
         if (folder / MANIFEST).is_file() and (damage := find_corruption(folder)):
             raise ValueError(f"{key}={folder} is damaged ({damage})")
         return folder
-    newest = newest_checkpoint(folder / "checkpoints")
-    if newest and _has_model(newest):
+    if newest := newest_checkpoint(folder / "checkpoints"):
         return newest
     raise ValueError(
         f"{key}={folder}: no model found; give a run folder, a checkpoint, or a folder with config.json and "
         "model.safetensors"
     )
-
-
-def _has_model(folder: Path) -> bool:
-    return (folder / "model.safetensors").is_file() and (folder / "config.json").is_file()

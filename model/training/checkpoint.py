@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import accelerate
+import numpy
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -101,7 +103,13 @@ def snapshot(
             "stream": fingerprint,
             "metrics": dict(metrics or {}),
             "config": to_yaml(config),
-            "versions": versions(),
+            # Of the packages that compute the numbers.
+            "versions": {
+                "python": sys.version.split()[0],
+                "torch": torch.__version__,
+                "accelerate": accelerate.__version__,
+                "numpy": numpy.__version__,
+            },
         },
     }
     return Snapshot(step, texts, {file: _copy_to_host(part) for file, part in tensors.items()})
@@ -172,19 +180,6 @@ def restore(folder: Path, state: TrainingState, same_phase: bool) -> None:
     scaler_state = json.loads((folder / "state.json").read_text())["scaler"]
     if state.scaler is not None and scaler_state:
         state.scaler.load_state_dict(scaler_state)
-
-
-def versions() -> dict[str, str]:
-    """Versions of the packages that compute the numbers."""
-    import accelerate
-    import numpy
-
-    return {
-        "python": sys.version.split()[0],
-        "torch": torch.__version__,
-        "accelerate": accelerate.__version__,
-        "numpy": numpy.__version__,
-    }
 
 
 def _check_finite(step: int, model: DenseAV) -> None:

@@ -8,6 +8,7 @@ runs/NAME/checkpoints/damaged_step_X/   damaged checkpoints that a resumed run w
 import difflib
 import hashlib
 import json
+import math
 import re
 import shutil
 import sys
@@ -125,20 +126,16 @@ def write_metrics(folder: Path, metrics: Mapping[str, float]) -> None:
         file.write((json.dumps({"metrics": dict(metrics)}, indent=2) + "\n").encode())
 
 
-def update_best_link(root: Path, folder: Path, metric: str) -> bool:
+def update_best_link(root: Path, folder: Path, metric: str) -> None:
     """Link `root/best` to a checkpoint if its metric is higher than that of the checkpoint linked so far.
 
-    Returns:
-        Whether the link was changed; False for a checkpoint without this metric.
+    A checkpoint without this metric, or whose metric is NaN, is never linked.
     """
-    value = _read_metrics(folder).get(metric)
-    if value is None or not value > _read_metrics(root / BEST).get(metric, float("-inf")):
-        return False
-    temporary = temporary_path(root / BEST)
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(folder.name)
-    temporary.replace(root / BEST)
-    return True
+    if _read_metrics(folder).get(metric, math.nan) > _read_metrics(root / BEST).get(metric, -math.inf):
+        temporary = temporary_path(root / BEST)
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(folder.name)
+        temporary.replace(root / BEST)
 
 
 def check_metric(metric: str, metrics: Mapping[str, float]) -> None:

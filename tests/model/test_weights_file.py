@@ -6,7 +6,7 @@ import stat
 import pytest
 import torch
 
-from model.weights_file import read_tensors, save_tensors
+from model.weights_file import read_checkpoint, save_tensors
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
@@ -18,4 +18,4 @@ def test_the_umask_decides_who_may_read_a_file_of_tensors(tmp_path, umask, mode)
     finally:
         os.umask(before)
     assert stat.S_IMODE(path.stat().st_mode) == mode
-    assert read_tensors(path)["a"].tolist() == [0, 0]
+    assert read_checkpoint(path)["a"].tolist() == [0, 0]
