@@ -4,11 +4,22 @@ Limits: transformers with a class token, by timm's names (vit_small_patch8_224.d
 local-dir:FOLDER).
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from torch import nn
 
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
+
+if TYPE_CHECKING:
+    from timm.models import vision_transformer
+
+    class VisionTransformer(vision_transformer.VisionTransformer):
+        """With the attribute that timm.create_model adds."""
+
+        pretrained_cfg: dict[str, Any]
+
+else:  # timm is slow to import
+    VisionTransformer = nn.Module
 
 
 def create_vit(
@@ -19,11 +30,10 @@ def create_vit(
     config_key: str,
     norm_eps: float | None = None,
     gradient_checkpointing: bool = False,
-) -> Any:
-    """Create a VisionTransformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
+) -> VisionTransformer:
+    """Create a transformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
 
     timm resamples position embeddings to the shape of the images, and sums the weights of three colors for one channel.
-    timm has no types, so the return type is open.
 
     Args:
         name: as timm.list_models returns it, or with one of timm's prefixes.
@@ -54,7 +64,7 @@ def create_vit(
             "classifier": None,
         }
     try:
-        model = timm.create_model(
+        created = timm.create_model(
             name,
             pretrained=weights != RANDOM,
             pretrained_cfg_overlay=overlay,
@@ -73,6 +83,7 @@ def create_vit(
             f"{origin}: {what} not in timm's cache and cannot be fetched ({summarize_error(error)}); "
             f"give a file as {weights_key}, or {weights_key}={RANDOM} with a name that timm lists"
         ) from None
+    model = cast(VisionTransformer, created)
     if not getattr(model, "num_prefix_tokens", 0) or model.cls_token is None:
         raise ValueError(f"{origin} has no class token")
     model.pretrained_cfg.pop("state_dict", None)
@@ -85,7 +96,7 @@ def create_vit(
     return model
 
 
-def _use_token_norm(model: Any) -> None:
+def _use_token_norm(model: VisionTransformer) -> None:
     """Apply a norm that timm has after pooling (eva02, beit3, AudioMAE) before it; remove unused pooling (vit_pe_core).
 
     Parameters that no token reaches get no gradient, and then several processes cannot train.
