@@ -102,21 +102,31 @@ def _check(config: ModelConfig) -> None:
     check_choices(config, "model.")
     heads, aggregation, gain = config.num_heads, config.similarity_aggregation, config.projection_init_gain
     is_global = aggregation in GLOBAL_AGGREGATIONS
-    errors = {
-        f"model.num_heads={heads} must divide model.embed_dim={config.embed_dim}": (
-            heads < 1 or config.embed_dim % heads > 0
+    contradictions = (
+        (
+            heads < 1 or config.embed_dim % heads,
+            f"model.num_heads={heads} must divide model.embed_dim={config.embed_dim}",
         ),
-        f"model.embed_dim={config.embed_dim}: must be a multiple of 6, the attention heads of conv_attention": (
-            config.audio_projection == "conv_attention" and config.embed_dim % 6 > 0
+        (
+            config.audio_projection == "conv_attention" and config.embed_dim % 6,
+            f"model.embed_dim={config.embed_dim}: must be a multiple of 6, the attention heads of conv_attention",
         ),
-        f"model.projection_init_gain={gain} is for model.audio_projection=linear, here it is "
-        f"{config.audio_projection}": gain != 1 and config.audio_projection != "linear",
-        f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; allowed is 1": (
-            is_global and heads > 1
+        (
+            gain != 1 and config.audio_projection != "linear",
+            f"model.projection_init_gain={gain} is for model.audio_projection=linear, here it is "
+            f"{config.audio_projection}",
         ),
-        f"model.add_cls_similarity=true adds to every cell, and model.similarity_aggregation={aggregation} has none; "
-        "allowed is false": is_global and config.add_cls_similarity,
-    }
-    for message, is_error in errors.items():
-        if is_error:
+        (
+            is_global and heads > 1,
+            f"model.num_heads={heads}: model.similarity_aggregation={aggregation} compares global vectors; "
+            "allowed is 1",
+        ),
+        (
+            is_global and config.add_cls_similarity,
+            f"model.add_cls_similarity=true adds to every cell, and model.similarity_aggregation={aggregation} "
+            "has none; allowed is false",
+        ),
+    )
+    for applies, message in contradictions:
+        if applies:
             raise ValueError(message)
