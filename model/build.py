@@ -36,11 +36,10 @@ def build_denseav(config: ModelConfig, inputs: InputSpec) -> DenseAV:
             f"model.similarity_aggregation={config.similarity_aggregation} compares class tokens: "
             "use an image encoder that has one (not tiny) and model.audio_projection=conv_attention"
         )
-    gain = config.projection_init_gain
     return DenseAV(
         image_encoder,
         audio_encoder,
-        ImageLinear(image_encoder.channels, config.embed_dim, needs_cls, gain),
+        ImageLinear(image_encoder.channels, config.embed_dim, needs_cls, config.projection_init_gain),
         _audio_projection(config, audio_encoder),
         num_heads=config.num_heads,
         image_pool_size=config.image_pool_size,

@@ -54,17 +54,26 @@ def weighted_sum(terms: Mapping[str, Float[Tensor, ""]], weights: Mapping[str, f
 
 
 def _check(inputs: LossInputs, contrastive: ContrastiveConfig) -> None:
-    similarity = inputs.similarity
-    if similarity.needs_cls and (inputs.audio.cls is None or inputs.image.cls is None):
-        raise ValueError(
+    similarity, objective, has_bias = inputs.similarity, contrastive.objective, inputs.logit_scale.bias is not None
+    contradictions = (
+        (
+            similarity.needs_cls and (inputs.audio.cls is None or inputs.image.cls is None),
             f"model.add_cls_similarity={str(similarity.use_cls).lower()}, model.similarity_aggregation="
-            f"{similarity.aggregation}: the image encoder or the audio projection has no class token"
-        )
-    if contrastive.objective not in CONTRASTIVE_LOSSES:
-        raise ValueError(f"loss.objective={contrastive.objective}: allowed are {', '.join(CONTRASTIVE_LOSSES)}")
-    has_bias = inputs.logit_scale.bias is not None
-    if has_bias != (contrastive.objective in WITH_BIAS):
-        problem = (
-            "is invariant to a logit bias: set model.logit_bias=false" if has_bias else "needs model.logit_bias=true"
-        )
-        raise ValueError(f"loss.objective={contrastive.objective} {problem}")
+            f"{similarity.aggregation}: the image encoder or the audio projection has no class token",
+        ),
+        (
+            objective not in CONTRASTIVE_LOSSES,
+            f"loss.objective={objective}: allowed are {', '.join(CONTRASTIVE_LOSSES)}",
+        ),
+        (
+            has_bias and objective not in WITH_BIAS,
+            f"loss.objective={objective} is invariant to a logit bias: set model.logit_bias=false",
+        ),
+        (
+            not has_bias and objective in WITH_BIAS,
+            f"loss.objective={objective} needs model.logit_bias=true",
+        ),
+    )
+    for applies, message in contradictions:
+        if applies:
+            raise ValueError(message)
