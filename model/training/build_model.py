@@ -39,9 +39,9 @@ def build_training_model(
         ValueError: the model cannot be built, or the inputs are too small for it.
     """
     torch.manual_seed(config.seed)
-    random = {"image_weights": RANDOM, "audio_weights": RANDOM} if is_resumed or config.init_checkpoint else {}
+    random = dataclasses.replace(config.model, image_weights=RANDOM, audio_weights=RANDOM)
     inputs = InputSpec(config.stream.image_size_px, config.stream.clip_duration_s, config.stream.sample_rate_hz)
-    model = build_denseav(dataclasses.replace(config.model, **random), inputs)
+    model = build_denseav(random if is_resumed or config.init_checkpoint else config.model, inputs)
     if config.init_checkpoint and not is_resumed:
         weights = load_init_weights(model, config.init_checkpoint, config.init_exclude)
         accelerator.print(f"initial weights: {weights}")
