@@ -10,20 +10,11 @@ number of files.
 Limits: flat shapes, 24 classes, English speech. Neither torch nor a GPU is used.
 """
 
-from __future__ import annotations
-
 import sys
 
 from configs.cli import run
 from configs.schema import ToyWorldConfig
-
-
-def main(config: ToyWorldConfig) -> None:
-    """Generate the missing files and print a summary."""
-    from pipelines.toy_world import world
-
-    world.main(config)
-
+from pipelines.toy_world.world import main
 
 if __name__ == "__main__":
     sys.exit(run(ToyWorldConfig, __doc__, main))

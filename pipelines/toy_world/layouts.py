@@ -4,10 +4,6 @@ localization.py has the other layouts. An item is a function of (seed, part, num
 Limits: videos are already trimmed to their segment (AudioSet: `videos/<ytid>_<start_ms>.mp4`); VGGSound always has 48.
 """
 
-from __future__ import annotations
-
-import csv
-import io
 import json
 import string
 from functools import cache
@@ -98,29 +94,27 @@ def make_item(config: ToyWorldConfig, part: str, number: int) -> dict[str, Any]:
 
 def write_tables(config: ToyWorldConfig, rows: dict[str, list[dict[str, Any]]]) -> None:
     """Write the tables of all layouts from the rows of each part, replacing existing tables."""
-    out = Path(config.out)
     files = {
-        "audioset/class_labels_indices.csv": _csv(
-            ["index", "mid", "display_name"], [[k, label_mid(k), name] for k, name in enumerate(CLASSES)]
+        "audioset/class_labels_indices.csv": media.csv_text(
+            ("index", "mid", "display_name"),
+            [{"index": k, "mid": label_mid(k), "display_name": name} for k, name in enumerate(CLASSES)],
         ),
         "audioset/unbalanced_train_segments.csv": _segments(rows["audioset_train"]),
         "audioset/eval_segments.csv": _segments(rows["audioset_eval"]),
-        "prompted_ade20k/prompted_segmentation.csv": _csv(
-            list(rows["prompts"][0]), [list(row.values()) for row in rows["prompts"]]
-        ),
-        "prompted_ade20k/class_names.csv": _csv(
-            ["ade_class_id", "name"], [[ade_class_id(k), name] for k, name in enumerate(CLASSES)]
+        "places_audio/metadata/train.json": _places_table(rows["places_train"]),
+        "places_audio/metadata/val.json": _places_table(rows["places_val"]),
+        "prompted_ade20k/prompted_segmentation.csv": media.csv_text(list(rows["prompts"][0]), rows["prompts"]),
+        "prompted_ade20k/class_names.csv": media.csv_text(
+            ("ade_class_id", "name"),
+            [{"ade_class_id": ade_class_id(k), "name": name} for k, name in enumerate(CLASSES)],
         ),
         "vggsound/vggsound.csv": "".join(
             f"{row['ytid']},{row['start_s']},{CLASSES[row['class_id']]},test\n" for row in rows["vggsound_test"]
         ),
+        **localization.tables(rows),
     }
-    for split in ("train", "val"):
-        table = {"image_base_path": "images", "audio_base_path": "wavs", "data": rows[f"places_{split}"]}
-        files[f"places_audio/metadata/{split}.json"] = json.dumps(table, indent=1) + "\n"
-    for name, text in (files | localization.tables(rows)).items():
-        (out / name).parent.mkdir(exist_ok=True)
-        media.write(out / name, text.encode())
+    for name, text in files.items():
+        media.write(Path(config.out, name), text.encode())
 
 
 def label_mid(class_id: int) -> str:
@@ -179,7 +173,7 @@ def _caption(config: ToyWorldConfig, split: str, number: int, rng: np.random.Gen
     image, wav = f"{split}/{number:06d}.jpg", f"{split}/{number:06d}.wav"
     out = Path(config.out) / "places_audio"
     quality = int(rng.integers(80, 96))
-    media.write_once(out / "images" / image, lambda: media.jpeg(render(scene), quality))
+    media.write_once(out / "images" / image, lambda: media.encode_image(render(scene), "JPEG", quality=quality))
     media.write_once(out / "wavs" / wav, lambda: media.wav(_speak(text, speaker, rng, config.max_caption_s)[0]))
     return {
         "uttid": f"{speaker}-{split}_{number:06d}",
@@ -199,8 +193,10 @@ def _prompt(config: ToyWorldConfig, number: int, rng: np.random.Generator) -> di
     assert [word.text for word in words[-2:]] == CLASSES[class_id].split()
     stem = f"toy_val_{number:06d}"
     out = Path(config.out) / "prompted_ade20k"
-    media.write_once(out / "frames" / f"{stem}.jpg", lambda: media.jpeg(render(scene), quality))
-    media.write_once(out / "annotations" / f"{stem}_seg.png", lambda: media.png(annotation(class_mask(scene))))
+    media.write_once(out / "frames" / f"{stem}.jpg", lambda: media.encode_image(render(scene), "JPEG", quality=quality))
+    media.write_once(
+        out / "annotations" / f"{stem}_seg.png", lambda: media.encode_image(annotation(class_mask(scene)), "PNG")
+    )
     media.write_once(out / "audio" / f"{stem}_speech.wav", lambda: media.wav(speech))
     media.write_once(
         out / "audio" / f"{stem}_sound.wav",
@@ -250,9 +246,5 @@ def _segments(rows: list[dict[str, Any]]) -> str:
     return "\n".join([*head, *lines]) + "\n"
 
 
-def _csv(head: list[str], rows: list[list[Any]]) -> str:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return buffer.getvalue()
+def _places_table(rows: list[dict[str, Any]]) -> str:
+    return media.json_text({"image_base_path": "images", "audio_base_path": "wavs", "data": rows})

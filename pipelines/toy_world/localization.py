@@ -4,10 +4,7 @@ eval/benchmarks/localization/ reads these layouts. Boxes and masks are exact.
 Limits: a few dozen items each, whatever the settings: enough to compare runs, not models.
 """
 
-from __future__ import annotations
-
-import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,29 +77,36 @@ def make_item(config: ToyWorldConfig, part: str, number: int, rng: np.random.Gen
 
 def tables(rows: dict[str, list[dict[str, Any]]]) -> dict[str, str]:
     """The text of every file of TABLES, from the rows of each part."""
-    texts = {"vggss/metadata/vggss.json": _json(rows["vggss"])}
-    texts["flickr_soundnet/metadata/flickr_test.csv"] = "".join(f"{row['id']},0\n" for row in rows["flickr_soundnet"])
-    for table, kind in (("bbox", "box"), ("seg", "mask")):
-        prompts = [prompt for row in rows["is3"] for prompt in row["prompts"]]
-        texts[f"is3/metadata/synthetic3240_{table}.json"] = _json(
-            [{key: p[key] for key in ("image", "audio")} | {"gt_box": p[kind]} for p in prompts]
-        )
-    texts["avsbench/Single-source/s4_meta_data.csv"] = _csv("name,start_sec,category,split", rows["avsbench_s4"])
-    texts["avsbench/Multi-sources/ms3_meta_data.csv"] = _csv("name,split", rows["avsbench_ms3"])
-    visible = [row["visible"] for row in rows["extended_vggss"] if "visible" in row]
-    silent = [
-        {"video": row["silent"], "audio": row["silent"], "label": "non-sounding"}
-        for row in rows["extended_vggss"]
-        if "silent" in row
-    ]
-    texts["extended_vggss/metadata/vggss.json"] = _json(visible)
-    texts["extended_vggss/metadata/vggss_test_plus_silent.csv"] = _csv("video,audio,label", silent)
-    flickr = rows["extended_flickr"]
-    texts["extended_flickr/metadata/flickr_test.csv"] = "".join(f"{row['id']},0\n" for row in flickr)
-    texts["extended_flickr/metadata/flickr_test_plus_silent.csv"] = _csv(
-        "video,audio,label", [_mismatched(row, flickr) for row in flickr]
-    )
-    return texts
+    prompts = [prompt for row in rows["is3"] for prompt in row["prompts"]]
+    vggss, flickr = rows["extended_vggss"], rows["extended_flickr"]
+    silent = ((row["silent"], row["silent"]) for row in vggss if "silent" in row)
+    return {
+        "vggss/metadata/vggss.json": media.json_text(rows["vggss"]),
+        "flickr_soundnet/metadata/flickr_test.csv": _flickr_test(rows["flickr_soundnet"]),
+        "is3/metadata/synthetic3240_bbox.json": _is3_table(prompts, "box"),
+        "is3/metadata/synthetic3240_seg.json": _is3_table(prompts, "mask"),
+        "avsbench/Single-source/s4_meta_data.csv": media.csv_text(
+            ("name", "start_sec", "category", "split"), rows["avsbench_s4"]
+        ),
+        "avsbench/Multi-sources/ms3_meta_data.csv": media.csv_text(("name", "split"), rows["avsbench_ms3"]),
+        "extended_vggss/metadata/vggss.json": media.json_text([row["visible"] for row in vggss if "visible" in row]),
+        "extended_vggss/metadata/vggss_test_plus_silent.csv": _non_sounding(silent),
+        "extended_flickr/metadata/flickr_test.csv": _flickr_test(flickr),
+        "extended_flickr/metadata/flickr_test_plus_silent.csv": _non_sounding(_mismatched(flickr)),
+    }
+
+
+def _is3_table(prompts: list[dict[str, Any]], kind: str) -> str:
+    return media.json_text([{"image": p["image"], "audio": p["audio"], "gt_box": p[kind]} for p in prompts])
+
+
+def _flickr_test(rows: list[dict[str, Any]]) -> str:
+    return "".join(f"{row['id']},0\n" for row in rows)
+
+
+def _non_sounding(pairs: Iterable[tuple[str, str]]) -> str:
+    """A table of pairs of a frame and a sound that does not belong to it."""
+    return "".join(["video,audio,label\n", *(f"{video},{audio},non-sounding\n" for video, audio in pairs)])
 
 
 def _vggss(
@@ -145,17 +149,14 @@ def _flickr_soundnet(scene: Scene, folder: Path, number: int, rng: np.random.Gen
     ]
     annotators = "\n".join(f"<annotator><bbox><name>source</name>{box}</bbox></annotator>" for box in corners)
     text = f'<?xml version="1.0"?>\n<annotation>\n{annotators}\n</annotation>\n'
-    _write(folder / "Annotations" / f"{name}.xml", text.encode)
+    media.write_once(folder / "Annotations" / f"{name}.xml", text.encode)
     return {"id": name, "class_id": class_id, "class_ids": scene.class_ids}
 
 
-def _mismatched(row: dict[str, Any], rows: list[dict[str, Any]]) -> dict[str, str]:
-    """A row of Extended Flickr: the frame with the sound of another item, of a class that the frame does not show."""
-    after = rows.index(row) + 1
-    other = next(
-        candidate for candidate in rows[after:] + rows[:after] if candidate["class_id"] not in row["class_ids"]
-    )
-    return {"video": row["id"], "audio": other["id"], "label": "non-sounding"}
+def _mismatched(rows: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
+    """The pairs of Extended Flickr: each frame and a sound of a class that it does not show, of the next such item."""
+    for number, row in enumerate(rows, 1):
+        yield row["id"], next(o["id"] for o in rows[number:] + rows[:number] if o["class_id"] not in row["class_ids"])
 
 
 def _is3(scene: Scene, folder: Path, number: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -206,7 +207,7 @@ def _avsbench_ms3(scene: Scene, folder: Path, number: int, rng: np.random.Genera
         mixed = sum(track * gate for track, gate in zip(tracks, gates, strict=True))
         return np.clip(mixed, -1, 1) + sound_rng.normal(0, 1e-3, gates.shape[1])
 
-    _write(folder / f"audio_wav/{split}/{name}.wav", lambda: media.wav(mix()))
+    media.write_once(folder / f"audio_wav/{split}/{name}.wav", lambda: media.wav(mix()))
     return {"name": name, "split": split}
 
 
@@ -229,30 +230,17 @@ def _mask_image(region: np.ndarray) -> np.ndarray:
 
 
 def _write_jpeg(path: Path, draw: Callable[[], np.ndarray]) -> None:
-    _write(path, lambda: media.jpeg(draw(), 92))
+    media.write_once(path, lambda: media.encode_image(draw(), "JPEG", quality=92))
 
 
 def _write_png(path: Path, draw: Callable[[], np.ndarray]) -> None:
-    _write(path, lambda: media.png(draw()))
+    media.write_once(path, lambda: media.encode_image(draw(), "PNG"))
 
 
 def _write_sound(path: Path, class_id: int, duration_s: float, rng: np.random.Generator) -> None:
     # An existing file is not generated again, so its random numbers must not change those that follow.
     sound_rng = rng.spawn(1)[0]
-    _write(path, lambda: media.wav(synthesize_sound(class_id, sound_rng, duration_s)))
-
-
-def _write(path: Path, encode: Callable[[], bytes]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    media.write_once(path, encode)
-
-
-def _json(rows: list[Any]) -> str:
-    return json.dumps(rows, indent=1) + "\n"
-
-
-def _csv(head: str, rows: list[dict[str, Any]]) -> str:
-    return "\n".join([head, *(",".join(str(row[column]) for column in head.split(",")) for row in rows)]) + "\n"
+    media.write_once(path, lambda: media.wav(synthesize_sound(class_id, sound_rng, duration_s)))
 
 
 # Part -> what makes its items, and their folder.

@@ -1,14 +1,15 @@
-"""Encode MP4 (H.264 + AAC), JPEG, PNG and WAV to bytes, and write them atomically.
+"""Encode MP4 (H.264 + AAC), JPEG, PNG and WAV to bytes and tables to text, and write them atomically.
 
 Codecs run on one thread, so that the same input gives the same bytes. Limits: image sides must be even.
 """
 
-from __future__ import annotations
-
+import csv
 import io
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -24,22 +25,30 @@ def write_once(path: Path, make: Callable[[], bytes]) -> None:
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
+    """Write a file atomically, in a folder that need not exist."""
+    path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path) as file:
         file.write(content)
 
 
-def jpeg(image: np.ndarray, quality: int) -> bytes:
-    """Encode an image, uint8 [H_px, W_px, 3] or [H_px, W_px], as JPEG."""
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=quality)
+def csv_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    """A CSV table of some columns of the rows, with a header."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     return buffer.getvalue()
 
 
-def png(image: np.ndarray) -> bytes:
-    """Encode an image, uint8 [H_px, W_px, 3] or [H_px, W_px], as PNG."""
+def json_text(content: Any) -> str:
+    """A JSON file that ends with a line end."""
+    return json.dumps(content, indent=1) + "\n"
+
+
+def encode_image(image: np.ndarray, file_format: str, **options: int) -> bytes:
+    """Encode an image, uint8 [H_px, W_px, 3] or [H_px, W_px], as JPEG or PNG, with the options of Pillow."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG")
+    Image.fromarray(image).save(buffer, file_format, **options)
     return buffer.getvalue()
 
 

@@ -6,8 +6,6 @@ same pixel coverage, so they agree to the pixel; blur, noise and compression aff
 Limits: flat shapes without perspective or shadows; objects move along straight lines.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -4,18 +4,21 @@ Pitch, rhythm, phase, note levels, a silent gap, background noise and loudness a
 Limits: one source at a time, which repeats one note; 16 kHz mono.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
-from pipelines.toy_world.scene import CLASSES, COLORS, SHAPES
+from pipelines.toy_world.scene import CLASSES, SHAPES
 
 SAMPLE_RATE_HZ = 16000
 
-# color -> pitch of the fundamental, notes per second, glide within a note
-_COLOR_PITCH_HZ = dict(zip(COLORS, (165.0, 250.0, 380.0, 575.0, 870.0, 1320.0), strict=True))
-_COLOR_RATE_HZ = dict(zip(COLORS, (2.2, 5.0, 3.2, 6.5, 2.5, 4.2), strict=True))
-_COLOR_GLIDE_OCTAVES = dict(zip(COLORS, (0.0, 0.3, -0.3, 0.0, 0.3, -0.3), strict=True))
+# color -> pitch of the fundamental in Hz, notes per second, glide within a note in octaves
+_MELODIES = {
+    "red": (165.0, 2.2, 0.0),
+    "yellow": (250.0, 5.0, 0.3),
+    "green": (380.0, 3.2, -0.3),
+    "cyan": (575.0, 6.5, 0.0),
+    "blue": (870.0, 2.5, 0.3),
+    "pink": (1320.0, 4.2, -0.3),
+}
 
 _PITCH_JITTER = 0.07
 _RATE_JITTER = 0.12
@@ -33,10 +36,11 @@ def synthesize_sound(class_id: int, rng: np.random.Generator, duration_s: float 
         float32 [S], 16 kHz, peak 0.1 to 0.8.
     """
     color, shape = CLASSES[class_id].split()
+    center_hz, rate_hz, glide_octaves = _MELODIES[color]
     samples = round(duration_s * SAMPLE_RATE_HZ)
-    pitch_hz = _COLOR_PITCH_HZ[color] * (1 + rng.uniform(-_PITCH_JITTER, _PITCH_JITTER))
-    period_s = 1 / (_COLOR_RATE_HZ[color] * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
-    note = _TIMBRES[shape](pitch_hz, _COLOR_GLIDE_OCTAVES[color] * rng.uniform(0.7, 1.3), period_s, rng)
+    pitch_hz = center_hz * (1 + rng.uniform(-_PITCH_JITTER, _PITCH_JITTER))
+    period_s = 1 / (rate_hz * (1 + rng.uniform(-_RATE_JITTER, _RATE_JITTER)))
+    note = _TIMBRES[shape](pitch_hz, glide_octaves * rng.uniform(0.7, 1.3), period_s, rng)
     note[-80:] *= np.linspace(1, 0, 80)
 
     waveform = np.zeros(samples + len(note))

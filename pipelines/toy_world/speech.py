@@ -5,8 +5,6 @@ the same call gives the same samples, in any process and after any other call.
 Limits: English; Linux and macOS (POSIX dlclose).
 """
 
-from __future__ import annotations
-
 import _ctypes
 import ctypes
 from dataclasses import dataclass
@@ -102,10 +100,6 @@ def synthesize_speech(
     return resample(waveform, rate_hz, SAMPLE_RATE_HZ), words
 
 
-class _EventId(ctypes.Union):
-    _fields_ = (("number", ctypes.c_int), ("name", ctypes.c_char_p), ("string", ctypes.c_char * 8))
-
-
 class _Event(ctypes.Structure):
     """espeak_EVENT of speak_lib.h."""
 
@@ -117,7 +111,7 @@ class _Event(ctypes.Structure):
         ("audio_position_ms", ctypes.c_int),
         ("sample", ctypes.c_int),
         ("user_data", ctypes.c_void_p),
-        ("id", _EventId),
+        ("id", ctypes.c_char * 8),  # a union of a number, a pointer and these characters
     )
 
 

@@ -1,8 +1,7 @@
 """Generate all items of the toy world in a process pool, then write its tables and the file `toy_world.json`."""
 
-from __future__ import annotations
-
 import dataclasses
+import itertools
 import json
 import multiprocessing
 import os
@@ -14,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from configs.atomic_write import folder_lock
+from configs.atomic_write import locked_run_dir
 from configs.errors import UsageError
 from configs.schema import ToyWorldConfig
 from pipelines.toy_world import layouts
-from pipelines.toy_world.media import write
+from pipelines.toy_world.media import json_text, write
 from pipelines.worker_processes import forkserver_context
 
 _FORMAT = 1  # increase it when the same settings give other files
@@ -43,11 +42,8 @@ def main(config: ToyWorldConfig) -> None:
     if marker and marker["files"] and marker["files"] == _count_files(out):
         print(f"{out} is complete")
     else:
-        out.mkdir(parents=True, exist_ok=True)
-        with folder_lock(out):
+        with locked_run_dir(out):
             _write_marker(out, settings, files={})
-            for folder in layouts.FOLDERS:
-                (out / folder).mkdir(parents=True, exist_ok=True)
             layouts.write_tables(config, _make_items(config))
             _write_marker(out, settings, _count_files(out))
     _print_summary(out)
@@ -68,16 +64,14 @@ def _make_items(config: ToyWorldConfig) -> dict[str, list[dict[str, Any]]]:
     names, numbers = zip(*((part, number) for part, count in parts.items() for number in range(count)), strict=True)
     context = forkserver_context(["pipelines.toy_world.layouts", "av", "soundfile"])
     pool = ProcessPoolExecutor(config.processes or os.cpu_count(), mp_context=context, initializer=_exit_with_parent)
-    rows: dict[str, list[dict[str, Any]]] = {part: [] for part in parts}
     try:
         made = pool.map(partial(layouts.make_item, config), names, numbers, chunksize=8)
-        for part, row in zip(names, tqdm(made, total=len(names), desc="toy world", unit="item"), strict=True):
-            rows[part].append(row)
+        rows = iter(list(tqdm(made, total=len(names), desc="toy world", unit="item")))
+        return {part: list(itertools.islice(rows, count)) for part, count in parts.items()}
     except BrokenProcessPool:
         raise UsageError("a worker process was killed (out of memory?); run the same command again to resume") from None
     finally:
         pool.shutdown(cancel_futures=True)
-    return rows
 
 
 def _exit_with_parent() -> None:
@@ -108,15 +102,13 @@ def _read_marker(out: Path) -> dict[str, Any] | None:
 
 
 def _write_marker(out: Path, settings: dict[str, Any], files: dict[str, int]) -> None:
-    write(out / _MARKER, (json.dumps({"settings": settings, "files": files}, indent=1) + "\n").encode())
+    write(out / _MARKER, json_text({"settings": settings, "files": files}).encode())
 
 
 def _count_files(out: Path) -> dict[str, int]:
     """The number of files in each media folder, subfolders included, and of tables."""
-    folders = {folder: out / folder for folder in layouts.FOLDERS}
-    media = {name: sum(path.is_file() for path in folder.rglob("*")) for name, folder in folders.items()}
-    tables = sum((out / table).is_file() for table in layouts.TABLES)
-    return media | {"tables": tables}
+    media = {folder: sum(path.is_file() for path in (out / folder).rglob("*")) for folder in layouts.FOLDERS}
+    return media | {"tables": sum((out / table).is_file() for table in layouts.TABLES)}
 
 
 def _print_summary(out: Path) -> None:

@@ -34,7 +34,6 @@ def write_localization_sets(root: Path, seed: int = 0) -> Path:
     parts = localization.COUNTS
     rows = {part: [layouts.make_item(config, part, number) for number in range(count)] for part, count in parts.items()}
     for name, text in localization.tables(rows).items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
         write(root / name, text.encode())
     return root
 
