@@ -1,7 +1,5 @@
 """CPU and memory limits that a container or batch system sets on this process by Linux control groups."""
 
-from __future__ import annotations
-
 import contextlib
 from pathlib import Path
 
@@ -38,9 +36,7 @@ def _group_limit(group: Path, resource_name: str) -> float:
             v2, v1 = group / "memory.max", group / "memory.limit_in_bytes"
             limit_bytes = float((v2 if v2.is_file() else v1).read_text())
             return limit_bytes if limit_bytes < _MAX_LIMIT_BYTES else 0.0
-        if (group / "cpu.max").is_file():
-            quota, period = (group / "cpu.max").read_text().split()
-        else:
-            quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        names = ["cpu.max"] if (group / "cpu.max").is_file() else ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        quota, period = " ".join((group / name).read_text() for name in names).split()
         return float(quota) / float(period)
     return 0.0

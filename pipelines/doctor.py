@@ -167,8 +167,9 @@ def _machine() -> Iterator[Finding]:
     is_limited = limit and limit < usable - 0.5
     yield Finding("ok", "cores", detail, f"build with processes={max(1, round(limit))}" if is_limited else "")
     size_bytes, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), cgroup_limit("memory")
-    detail = f"{size_bytes / 1e9:.1f} GB" + (f", cgroup limit {limit / 1e9:.1f} GB" if limit else "")
-    yield Finding("ok", "memory", detail)
+    yield Finding(
+        "ok", "memory", f"{size_bytes / 1e9:.1f} GB" + (f", cgroup limit {limit / 1e9:.1f} GB" if limit else "")
+    )
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     is_enough = soft == resource.RLIM_INFINITY or soft >= _MIN_OPEN_FILES
     state, advice = ("ok", "") if is_enough else ("missing", f"ulimit -n {_MIN_OPEN_FILES}")

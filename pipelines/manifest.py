@@ -4,8 +4,6 @@ Every row of a source ends in exactly one place: in a shard, or as a `Rejected` 
 rejected clips (rejected.jsonl).
 """
 
-from __future__ import annotations
-
 import math
 import re
 from dataclasses import dataclass

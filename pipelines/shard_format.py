@@ -14,7 +14,7 @@ import json
 import re
 import tarfile
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 from pipelines.manifest import is_id
 from pipelines.storage import Folder
@@ -45,12 +45,6 @@ class Index(NamedTuple):
     entry: dict[str, Any]
     ids: list[str]
     byte_ranges: dict[str, tuple[int, int]]
-
-
-class Readable(Protocol):
-    """A file that can be read forward."""
-
-    def read(self, size: int, /) -> bytes: ...
 
 
 def read_manifest(out: Folder) -> tuple[dict[str, Any], str]:
@@ -138,7 +132,7 @@ def key_and_extension(name: str) -> tuple[str, str] | None:
     return (match[1], match[2].lower()) if match else None
 
 
-def tar_members(file: Readable) -> Iterator[tarfile.TarInfo]:
+def tar_members(file: BinaryIO | HashingReader) -> Iterator[tarfile.TarInfo]:
     """Read the member headers of a tar forward, one at a time.
 
     Raises:
@@ -196,7 +190,7 @@ def _is_count(value: object) -> bool:
 class _EofGuard(io.RawIOBase):
     """Stops reads that continue at the end of a file: tarfile skips as far as a header says, 64 KiB at a time."""
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: BinaryIO | HashingReader) -> None:
         self._file, self._empty_reads = file, 0
 
     def read(self, size: int = -1, /) -> bytes:
@@ -226,7 +220,7 @@ class _Header(tarfile.TarInfo):
 class HashingReader:
     """Wraps a file and records the SHA-256 and the size of what is read."""
 
-    def __init__(self, file: Readable) -> None:
+    def __init__(self, file: BinaryIO) -> None:
         self._file, self.digest, self.size_bytes = file, hashlib.sha256(), 0
 
     def read(self, size: int, /) -> bytes:

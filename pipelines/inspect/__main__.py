@@ -7,8 +7,6 @@ Limits: hashes are not checked (see `pipelines.verify`); a shard without an inde
 png, flac, wav, npy and json members are decoded.
 """
 
-from __future__ import annotations
-
 import heapq
 import itertools
 import operator

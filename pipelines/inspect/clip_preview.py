@@ -3,8 +3,6 @@
 Limits: only jpg, png, flac, wav, npy and json members are decoded, up to 32 MiB each.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import math

@@ -1,8 +1,6 @@
 """The HTML page of `pipelines.inspect`: frames with their times, waveform, audio player and JSON of each clip, in one
 self-contained file."""
 
-from __future__ import annotations
-
 import base64
 import io
 from collections.abc import Iterable, Sequence

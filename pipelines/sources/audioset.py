@@ -12,8 +12,6 @@ are UTF-8. With `source.media_is_cut=true`, as in configs/build/audioset.yaml, a
 it is the full video, and the segment lies at its times.
 """
 
-from __future__ import annotations
-
 import csv
 import re
 from collections.abc import Iterator

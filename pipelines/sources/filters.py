@@ -1,7 +1,5 @@
 """Filters for the rows of a source: excluded ids (for example of evaluation sets), and required labels."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path

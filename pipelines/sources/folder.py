@@ -7,8 +7,6 @@ are not classes: clips have neither labels nor text. A clip is a full file, trun
 source.split only names the shards. Limits: links to folders are not followed; files are recognized by their extension.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import re

@@ -12,8 +12,6 @@ item may hold its word timings itself, as "words". source.media and source.media
 into memory.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -49,9 +47,8 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
                 raise TypeError("another type")
             words = _words(item["words"] if "words" in item else alignments.get(uttid, []))
         except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-            form = "uttid, wav, image and asr_text as texts, and words with their times"
-            detail = f"wanted {form}: {type(error).__name__} {error}"
-            yield Rejected(f"item {number} of {table.name}", "bad_row", detail)
+            wanted = "wanted uttid, wav, image and asr_text as texts, and words with their times"
+            yield Rejected(f"item {number} of {table.name}", "bad_row", f"{wanted}: {type(error).__name__} {error}")
             continue
         media, image = _path(bases["audio"], "wavs", wav), _path(bases["image"], "images", image)
         yield Clip(

@@ -9,8 +9,6 @@ YTID_STARTMS, as in AudioSet; it has one label. With `source.media_is_cut=true`,
 file holds its segment only; otherwise it is the full video, and the segment lies at its times.
 """
 
-from __future__ import annotations
-
 import csv
 from collections.abc import Iterator
 
@@ -59,7 +57,6 @@ def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | No
     if start_s < 0:
         return Rejected(row_id, "bad_times", f"from {start_s:g} s")
     begin_s = 0.0 if source.media_is_cut else start_s
-    labels = (label.strip(),) if label.strip() else ()
     return Clip(
         id=row_id,
         media=media,
@@ -67,5 +64,5 @@ def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | No
         end_s=begin_s + _SEGMENT_S,
         split=source.split,
         source="vggsound",
-        labels=labels,
+        labels=(label.strip(),) if label.strip() else (),
     )

@@ -1,7 +1,5 @@
 """Tables of YouTube segments: their lines, the id of a clip, and the path of its media from a template."""
 
-from __future__ import annotations
-
 import codecs
 from collections.abc import Iterator
 from pathlib import Path

@@ -4,8 +4,6 @@ Local files are written under a temporary name, synced and renamed (local_folder
 appears when it is complete; on other file systems (sftp, hdfs, smb) it is renamed (remote_folder.py).
 """
 
-from __future__ import annotations
-
 from pipelines.storage.local_folder import LocalFolder
 from pipelines.storage.remote_folder import RemoteFolder
 

@@ -39,15 +39,13 @@ class LocalFolder:
 
     def sizes(self, pattern: str = "*") -> dict[str, int]:
         """Size in bytes of each finished file whose name matches; empty if the folder does not exist."""
-        try:
-            with os.scandir(self.path) as entries:
-                return {
-                    entry.name: entry.stat().st_size
-                    for entry in entries
-                    if fnmatch.fnmatch(entry.name, pattern) and not is_temporary(entry.name) and entry.is_file()
-                }
-        except FileNotFoundError:
-            return {}
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.path) as entries:
+            return {
+                entry.name: entry.stat().st_size
+                for entry in entries
+                if fnmatch.fnmatch(entry.name, pattern) and not is_temporary(entry.name) and entry.is_file()
+            }
+        return {}
 
     def size_bytes(self, name: str) -> int:
         """Size of a file; raises FileNotFoundError if it does not exist."""

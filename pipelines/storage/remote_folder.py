@@ -5,11 +5,10 @@ upload stay in an object store, invisible and billed, until a lifecycle rule of 
 AbortIncompleteMultipartUpload). Every file is written to the folder for temporary files (TMPDIR) before it is uploaded.
 """
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fnmatch
+import functools
 import io
 import os
 import shutil
@@ -34,32 +33,30 @@ class RemoteFolder:
 
     def __init__(self, address: str) -> None:
         self._address = address.rstrip("/")
-        self._connected: tuple[Any, str] | None = None
-        self._fs()
+        _ = self._fs  # raises UsageError for an address without a file system
 
     def __str__(self) -> str:
         return self._address
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"_address": self._address, "_connected": None}
+        return {"_address": self._address}
 
+    @functools.cached_property
     def _fs(self) -> tuple[Any, str]:
         """The file system and the path of the folder in it; connects once in each process."""
         import fsspec
 
-        if self._connected is None:
-            try:
-                options = _http_options() if self._address.startswith(("http://", "https://")) else {}
-                self._connected = fsspec.url_to_fs(self._address, use_listings_cache=False, **options)
-            except (ValueError, ImportError) as error:
-                raise UsageError(f"{self._address}: {error}") from None
-        return self._connected
+        try:
+            options = _http_options() if self._address.startswith(("http://", "https://")) else {}
+            return fsspec.url_to_fs(self._address, use_listings_cache=False, **options)
+        except (ValueError, ImportError) as error:
+            raise UsageError(f"{self._address}: {error}") from None
 
     @contextlib.contextmanager
     def _translate_errors(self, name: str = "") -> Iterator[tuple[Any, str]]:
         """Yield the file system and the path of a file; turn the errors of all file systems into CommandFailed."""
         try:
-            fs, folder = self._fs()
+            fs, folder = self._fs
             yield fs, f"{folder}/{name}"
         except (FileNotFoundError, UsageError, CommandFailed, KeyboardInterrupt):
             raise
@@ -172,12 +169,10 @@ class RemoteFolder:
                 shutil.rmtree(path, ignore_errors=True)
 
     def _all_sizes(self) -> dict[str, int]:
-        try:
-            with self._translate_errors() as (fs, folder):
-                entries = fs.ls(folder.rstrip("/"), detail=True)
-        except FileNotFoundError:
-            return {}
-        return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+        with contextlib.suppress(FileNotFoundError), self._translate_errors() as (fs, folder):
+            entries = fs.ls(folder.rstrip("/"), detail=True)
+            return {entry["name"].rpartition("/")[2]: entry["size"] for entry in entries if entry["type"] == "file"}
+        return {}
 
 
 class _RemoteFile(io.RawIOBase):
