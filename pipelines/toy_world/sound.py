@@ -80,20 +80,16 @@ def resample(waveform: np.ndarray, from_hz: int, to_hz: int) -> np.ndarray:
     return resampled[: round(len(waveform) * to_hz / from_hz)].astype(np.float32)
 
 
-def _phase(pitch_hz: float, glide_octaves: float, t_s: np.ndarray) -> np.ndarray:
-    """Phase in radians of a tone whose pitch glides by `glide_octaves` over the note."""
+def _tone(pitch_hz: float, glide_octaves: float, duration_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """Times in seconds, and at each the phase in radians of a tone whose pitch glides by `glide_octaves` in all."""
+    t_s = np.arange(max(round(duration_s * SAMPLE_RATE_HZ), 160)) / SAMPLE_RATE_HZ
     frequency_hz = pitch_hz * 2 ** (glide_octaves * (t_s / t_s[-1] - 0.5))
-    return 2 * np.pi * np.cumsum(frequency_hz) / SAMPLE_RATE_HZ
-
-
-def _time_axis_s(duration_s: float) -> np.ndarray:
-    return np.arange(max(round(duration_s * SAMPLE_RATE_HZ), 160)) / SAMPLE_RATE_HZ
+    return t_s, 2 * np.pi * np.cumsum(frequency_hz) / SAMPLE_RATE_HZ
 
 
 def _bell(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
     """Inharmonic partials that decay slowly and overlap the next notes."""
-    t_s = _time_axis_s(min(0.9, 2 * period_s))
-    phase = _phase(pitch_hz, glide / 2, t_s)
+    t_s, phase = _tone(pitch_hz, glide / 2, min(0.9, 2 * period_s))
     partials = ((1.0, 1.0, 2.5), (2.76, 0.7, 4.0), (5.4, 0.45, 6.5), (8.93, 0.25, 9.0))
     audible = [partial for partial in partials if partial[0] * pitch_hz < 7000]
     tones = (a * rng.uniform(0.7, 1.3) * np.exp(-d * t_s) * np.sin(r * phase) for r, a, d in audible)
@@ -102,8 +98,7 @@ def _bell(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generat
 
 def _buzz(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
     """Odd harmonics with tremolo, sustained for most of the note."""
-    t_s = _time_axis_s(0.75 * period_s)
-    phase = _phase(pitch_hz, glide, t_s)
+    t_s, phase = _tone(pitch_hz, glide, 0.75 * period_s)
     tone = sum(np.sin(n * phase) / n for n in range(1, 18, 2) if n * pitch_hz < 7000)
     tremolo = 0.6 + 0.4 * np.sin(2 * np.pi * rng.uniform(18, 26) * t_s)
     return tone * tremolo * np.minimum(1, t_s / 0.01)
@@ -111,8 +106,7 @@ def _buzz(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generat
 
 def _pluck(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
     """All harmonics, the higher ones decaying faster, after a click."""
-    t_s = _time_axis_s(min(0.3, 0.9 * period_s))
-    phase = _phase(pitch_hz, glide, t_s)
+    t_s, phase = _tone(pitch_hz, glide, min(0.3, 0.9 * period_s))
     strength = rng.uniform(0.6, 0.9)
     tone = sum(
         strength**n * np.exp(-(6 + 2.5 * n) * t_s) * np.sin(n * phase) for n in range(1, 11) if n * pitch_hz < 7000
@@ -122,10 +116,9 @@ def _pluck(pitch_hz: float, glide: float, period_s: float, rng: np.random.Genera
 
 def _whistle(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generator) -> np.ndarray:
     """A narrow band of noise two octaves up with a sine envelope, plus a little white noise."""
-    t_s = _time_axis_s(0.8 * period_s)
+    t_s, phase = _tone(4 * pitch_hz, 2 * glide, 0.8 * period_s)
     knots = np.linspace(0, t_s[-1], max(4, round(t_s[-1] * 150)))
     real, imaginary = (np.interp(t_s, knots, rng.standard_normal(len(knots))) for _ in range(2))
-    phase = _phase(4 * pitch_hz, 2 * glide, t_s)
     swell = np.sin(np.pi * t_s / t_s[-1])
     return (real * np.cos(phase) - imaginary * np.sin(phase) + 0.08 * rng.standard_normal(len(t_s))) * swell
 

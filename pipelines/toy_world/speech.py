@@ -7,6 +7,7 @@ Limits: English; Linux and macOS (POSIX dlclose).
 
 import _ctypes
 import ctypes
+import itertools
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,12 +69,10 @@ def synthesize_speech(
     def receive(samples: int | None, count: int, events: ctypes.Array) -> int:
         if samples and count > 0:
             pieces.append(ctypes.string_at(samples, count * 2))
-        number = 0
-        while events[number].kind != _EVENTS_END:
-            if events[number].kind == _EVENT_WORD:
-                first = events[number].text_position - 1
-                onsets.append((text[first : first + events[number].length], events[number].sample / rate_hz))
-            number += 1
+        for event in itertools.takewhile(lambda event: event.kind != _EVENTS_END, events):
+            if event.kind == _EVENT_WORD:
+                first = event.text_position - 1
+                onsets.append((text[first : first + event.length], event.sample / rate_hz))
         return 0
 
     try:
