@@ -9,22 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 from dockerfile import Container, parse, replay
-from tiny_builds import OURS, ROOT, SHARDS, build, contents, write_media
+from tiny_builds import OURS, ROOT, SHARDS, contents
 
 BIN = Path(sys.executable).parent
 DOCKER = ROOT / "docker"
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    out = tmp_path_factory.mktemp("built") / "out"
-    assert build(media, out).returncode == 0
-    return contents(out)
 
 
 # ---------------------------------------------------------------------------------------------- image
@@ -52,7 +40,7 @@ def test_the_image_installs_locked_packages_then_the_wheel_and_runs_without_root
     assert final.all("USER")[0].isdecimal() and final.all("ENTRYPOINT") == ['["python", "-m"]']
 
 
-def test_the_replayed_image_runs_the_installed_package_and_builds_the_same_shards(media, built, tmp_path):
+def test_the_replayed_image_runs_the_installed_package_and_builds_the_same_shards(media, built_files, tmp_path):
     """The COPY and RUN steps in an empty root, with the packages of this environment in place of the locked ones."""
     image = replay(DOCKER / "pipeline.Dockerfile", tmp_path / "image", shared_packages=True)
     assert image.cwd == image.root / "app" and not list(image.cwd.iterdir())
@@ -62,7 +50,7 @@ def test_the_replayed_image_runs_the_installed_package_and_builds_the_same_shard
     where = image.execute([image.python, "-c", code])
     assert where.stdout and all(path.startswith(f"{image.root}/opt/venv/lib/") for path in where.stdout.split()), where
     _build_in(image, media, tmp_path / "out")
-    assert contents(tmp_path / "out") == built
+    assert contents(tmp_path / "out") == built_files
     page = image.run("pipelines.inspect", f"{tmp_path}/out", f"html={tmp_path}/page.html")
     assert page.returncode == 0 and (tmp_path / "page.html").stat().st_size > 10_000, page.stderr
 
@@ -74,10 +62,10 @@ def test_the_lock_has_one_version_of_each_package_and_no_torch():
 
 
 @pytest.mark.slow
-def test_the_locked_packages_and_the_wheel_alone_build_the_same_shards(media, built, tmp_path):
+def test_the_locked_packages_and_the_wheel_alone_build_the_same_shards(media, built_files, tmp_path):
     image = replay(DOCKER / "pipeline.Dockerfile", tmp_path / "image", shared_packages=False)
     _build_in(image, media, tmp_path / "out")
-    assert contents(tmp_path / "out") == built
+    assert contents(tmp_path / "out") == built_files
     assert image.execute([image.python, "-c", "import torch"]).returncode == 1
     doctor = image.run("pipelines.doctor", timeout=200)
     assert doctor.returncode == 0 and "ok        extra cloud" in doctor.stdout, doctor.stdout
@@ -143,7 +131,7 @@ def _submit(slices, media, out, environment) -> subprocess.CompletedProcess:
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
 
 
-def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built, slurm, tmp_path):
+def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built_files, slurm, tmp_path):
     spool, environment = slurm
     out = tmp_path / "out"
     done = _submit("3", media, out, environment | {"CPUS": "2"})
@@ -155,10 +143,10 @@ def test_a_job_array_and_its_dependent_job_build_the_same_shards(media, built, s
     )
     assert len(re.findall(rf"slice=\d/3 is complete, \d+ of {SHARDS} shards", (spool / "log0").read_text())) == 3
     assert f"{out} is complete" in (spool / "log1").read_text()
-    assert contents(out) == built
+    assert contents(out) == built_files
 
 
-def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built, slurm, tmp_path):
+def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built_files, slurm, tmp_path):
     spool, environment = slurm
     out = tmp_path / "out"
     broken = tmp_path / "bin/srun"
@@ -173,7 +161,7 @@ def test_a_failed_slice_is_reported_and_the_same_command_resumes(media, built, s
     broken.write_text(SRUN)
     written = {path: path.stat().st_mtime_ns for path in out.glob("train-*.json")}
     assert _submit("3", media, out, environment).returncode == 0
-    assert contents(out) == built
+    assert contents(out) == built_files
     assert len(written) == 7 and all(path.stat().st_mtime_ns == time_ns for path, time_ns in written.items())
 
 
@@ -240,7 +228,7 @@ def _run_container(container, media, out, variables) -> subprocess.CompletedProc
     )
 
 
-def test_the_containers_of_the_jobs_build_the_same_shards(jobs, media, built, tmp_path):
+def test_the_containers_of_the_jobs_build_the_same_shards(jobs, media, built_files, tmp_path):
     out = tmp_path / "out"
     slices, finish = (job["spec"]["template"]["spec"]["containers"][0] for job in jobs)
     for index in range(4):
@@ -248,7 +236,7 @@ def test_the_containers_of_the_jobs_build_the_same_shards(jobs, media, built, tm
         assert done.returncode == 0, done.stderr
     done = _run_container(finish, media, out, {})
     assert done.returncode == 0 and f"{out} is complete" in done.stdout, done.stderr
-    assert contents(out) == built
+    assert contents(out) == built_files
 
 
 def test_every_config_file_named_in_docker_exists():

@@ -1,13 +1,9 @@
 """A step in several processes equals the same step in one: losses and gradients, for every kind of objective."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
-from paths import ROOT
 from safetensors.torch import load_file
+from tiny_ranks import run_ranks
 
 RANKS = """
 import sys
@@ -67,21 +63,8 @@ distributed.destroy_process_group()
 
 
 def _step(folder, ranks, dtype):
-    (folder / "ranks.py").write_text(RANKS)
-    launch = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        f"--nproc-per-node={ranks}",
-        str(folder / "ranks.py"),
-    ]
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests/support'}", "OMP_NUM_THREADS": "1"}
     out = folder / f"{ranks}_{dtype}.safetensors"
-    done = subprocess.run(
-        [*launch, str(out), dtype], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_ranks(RANKS, folder, ranks, str(out), dtype)
     assert done.stdout == f"ranks: {ranks}\n"
     return load_file(out)
 

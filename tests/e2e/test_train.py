@@ -17,7 +17,6 @@ from tiny_runs import (
     command,
     losses,
     run,
-    settings_of_a_run,
     start,
     steps_saved,
     wait,
@@ -33,11 +32,6 @@ EVERYTHING = [
     "optim.groups=[{prefix: image_encoder, lr_mult: 0.5}]", "optim.schedule=restarts", "optim.cycle_steps=5",
     "grad_cache_chunk_size=3",
 ]  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return settings_of_a_run(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from tiny_runs import (
     losses,
     processes_of,
     run,
-    settings_of_a_run,
     start,
     steps_saved,
     wait,
@@ -25,11 +24,6 @@ NODES = ROOT / "configs/accelerate/multi_node.yaml"
 TWO = {"accelerate": CPU, "launch": ("--multi_gpu", "--num_processes", "2")}
 
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory):
-    return settings_of_a_run(tmp_path_factory.mktemp("data"))
 
 
 def _port():

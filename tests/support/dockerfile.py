@@ -29,12 +29,16 @@ class Stage:
         return [rest for word, rest in self.instructions if word == instruction]
 
 
+def instructions(path: Path) -> list[tuple[str, str]]:
+    """The lines of a Dockerfile as (instruction, the rest), with continued lines joined."""
+    text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    return [tuple(line.split(maxsplit=1)) for line in filter(str.strip, text.splitlines())]
+
+
 def parse(path: Path) -> list[Stage]:
     """The stages of a Dockerfile, with the defaults of its ARGs filled in and continued lines joined."""
-    text = re.sub(r"^#.*\n", "", path.read_text(), flags=re.MULTILINE).replace("\\\n", " ")
     arguments, stages = {}, []
-    for line in filter(str.strip, text.splitlines()):
-        word, rest = line.split(maxsplit=1)
+    for word, rest in instructions(path):
         if word == "ARG":
             name, _, arguments[name] = rest.partition("=")
         elif word == "FROM":

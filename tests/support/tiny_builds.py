@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 from tiny_media import write_video
 
@@ -139,3 +140,26 @@ def wait(condition, seconds: float = 20.0) -> None:
 def contents(out: Path) -> dict[str, bytes]:
     """Content by name of every file but stats.json, which holds a time."""
     return {path.name: path.read_bytes() for path in out.iterdir() if path.name != "stats.json"}
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory) -> Path:
+    """A folder of 40 videos."""
+    return write_media(tmp_path_factory.mktemp("media"))
+
+
+@pytest.fixture(scope="module")
+def built(media, tmp_path_factory) -> tuple[Path, subprocess.CompletedProcess]:
+    """The folder that two processes build, and the finished command."""
+    out = tmp_path_factory.mktemp("built") / "out"
+    done = build(media, out, "processes=2")
+    assert done.returncode == 0, done.stderr
+    return out, done
+
+
+@pytest.fixture(scope="module")
+def built_files(media, tmp_path_factory) -> dict[str, bytes]:
+    """The files that one process builds."""
+    out = tmp_path_factory.mktemp("built") / "out"
+    assert build(media, out, "processes=1").returncode == 0
+    return contents(out)

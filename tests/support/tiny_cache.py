@@ -4,9 +4,12 @@ import json
 import multiprocessing
 import os
 
+import pytest
+from flaky_http import serve_flaky
 from tiny_shards import write_data_set
 
 from pipelines.storage import RemoteFolder
+from pipelines.stream import retry
 from pipelines.stream.cache import ShardCache
 
 SHARDS = 6
@@ -62,3 +65,32 @@ def started(count, target, *arguments):
     for process in running:
         process.start()
     return running, queue
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A data set of six shards."""
+    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
+
+
+@pytest.fixture(scope="module")
+def server(folder):
+    """A web server with the data set."""
+    with serve_flaky(folder) as flaky:
+        yield flaky
+
+
+@pytest.fixture
+def short_pauses(monkeypatch, server):
+    """No faults of the server, and two tries without a long pause."""
+    server.plan({})
+    for name in ("LONG_RETRY", "SHORT_RETRY"):
+        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
+
+
+@pytest.fixture
+def cache(server, folder, tmp_path):
+    """Creates caches in one folder, each large enough for a number of shards of a data set."""
+    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
+        of, address, tmp_path, shards * shard_bytes(folder)
+    )

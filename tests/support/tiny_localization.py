@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from configs.schema import DataConfig, EvalConfig, ModelConfig, ToyWorldConfig
@@ -26,6 +27,23 @@ NAMES = [
     "extended_flickr",
 ]
 FOLDERS = ["vggss", "flickr_soundnet", "is3", "avsbench", "extended_vggss", "extended_flickr"]
+# Metrics of each benchmark.
+KEYS = {
+    "vggss": {"median/ciou", "median/auc", "adaptive/ciou", "adaptive/auc"},
+    "is3": {f"{variant}/{metric}" for variant in ("median", "adaptive") for metric in ("ciou", "auc", "iiou", "iauc")},
+    "avsbench_s4": {
+        f"{v}/{m}"
+        for v in ("median", "adaptive", "threshold_0.5", "best_threshold_test", "best_threshold_val")
+        for m in ("miou", "f_score")
+    },
+    "extended_vggss": {"median/ap", "median/max_f1", "median/ciou"},
+}
+KEYS |= {
+    "flickr_soundnet": KEYS["vggss"],
+    "is3_masks": KEYS["is3"],
+    "avsbench_ms3": KEYS["avsbench_s4"],
+    "extended_flickr": KEYS["extended_vggss"],
+}
 
 
 def write_localization_sets(root: Path, seed: int = 0) -> Path:
@@ -72,3 +90,15 @@ def anti_oracle(items) -> torch.Tensor:
         torch.stack([(1 - (item.region() > 0).float()) * (1 if item.in_view else 2) for item in items])
         + torch.rand(len(items), 224, 224) / 100
     )
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory) -> Path:
+    """The folder of all data sets."""
+    return write_localization_sets(tmp_path_factory.mktemp("sets"))
+
+
+@pytest.fixture(scope="module")
+def untrained() -> DenseAV:
+    """A model with random weights."""
+    return untrained_model()

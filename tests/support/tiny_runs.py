@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
 import torch
 from paths import ROOT
 from safetensors.torch import load_file
@@ -64,6 +65,12 @@ def settings_of_a_run(root: Path, clips: Sequence[int] = (9, 8)) -> list[str]:
     folders = [write_data_set(root / name, list(clips), prefix=name) for name in ("first", "second")]
     sources = ", ".join(f"{{name: {folder.name}, shards: {folder}}}" for folder in folders)
     return [*SETTINGS, f"stream.sources=[{sources}]"]
+
+
+@pytest.fixture(scope="module")
+def settings(tmp_path_factory) -> list[str]:
+    """Settings of a run with default data."""
+    return settings_of_a_run(tmp_path_factory.mktemp("data"))
 
 
 def command(settings, out, *more, accelerate=None, script="train.py", launch=()):

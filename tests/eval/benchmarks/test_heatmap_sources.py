@@ -8,7 +8,7 @@ import soundfile
 import torch
 from oracle_encoders import PITCHES_HZ, Colors, Identity, Pitches
 from PIL import Image
-from tiny_localization import RATE_HZ, SIZE_PX, benchmark, oracle, untrained_model, write_localization_sets
+from tiny_localization import RATE_HZ, SIZE_PX, benchmark, oracle
 from torch import nn
 
 from configs.errors import UsageError
@@ -26,17 +26,6 @@ from eval.benchmarks.localization.heatmap_sources import (
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import min_max_normalize
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
-
-
-@pytest.fixture(scope="module")
-def sets(tmp_path_factory):
-    return write_localization_sets(tmp_path_factory.mktemp("sets"))
-
-
-@pytest.fixture(scope="module")
-def untrained():
-    return untrained_model()
-
 
 # ---------------------------------------------------------------------------------------------- audio windows
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_localization import SIZE_PX, write_localization_sets
+from tiny_localization import SIZE_PX
 
 from configs.errors import UsageError
 from eval.benchmarks.localization.avsbench import read_avsbench
@@ -30,17 +30,12 @@ READERS = {
 }
 
 
-@pytest.fixture(scope="module")
-def complete(tmp_path_factory):
-    return write_localization_sets(tmp_path_factory.mktemp("sets"))
-
-
 @pytest.fixture
-def copy(complete, tmp_path):
+def copy(sets, tmp_path):
     """A function that copies a set, for a test to damage."""
 
     def copy_set(name):
-        return shutil.copytree(complete / name.partition("_s4")[0].partition("_ms3")[0], tmp_path / name)
+        return shutil.copytree(sets / name.partition("_s4")[0].partition("_ms3")[0], tmp_path / name)
 
     return copy_set
 
@@ -60,15 +55,15 @@ def copy(complete, tmp_path):
         ("extended_flickr", 32, 16),  # each image occurs with its own audio and with another one's
     ],
 )
-def test_complete_set_has_its_published_size(complete, name, items, groups):
-    found = READERS[name](complete / name.partition("_s4")[0].partition("_ms3")[0])
+def test_complete_set_has_its_published_size(sets, name, items, groups):
+    found = READERS[name](sets / name.partition("_s4")[0].partition("_ms3")[0])
     assert (len(found.items), len({item.group for item in found.items}), found.left_out) == (items, groups, {})
     assert all(item.image.is_file() and item.audio.is_file() for item in found.items)
     assert all(item.in_view == bool(item.region().any()) for item in found.items if name != "avsbench_ms3")
 
 
-def test_vgg_ss_boxes_surround_the_source_in_the_square_image(complete):
-    for item in read_vgg_ss(complete / "vggss").items:
+def test_vgg_ss_boxes_surround_the_source_in_the_square_image(sets):
+    for item in read_vgg_ss(sets / "vggss").items:
         with Image.open(item.image) as picture:
             assert picture.size == (SIZE_PX, SIZE_PX * 3 // 4)
         own, region = read_square_image(item.image, 224).float() / 255, item.region() > 0
@@ -77,14 +72,14 @@ def test_vgg_ss_boxes_surround_the_source_in_the_square_image(complete):
         assert item.audio_window_s == 3.0 and item.second is None
 
 
-def test_pixels_of_two_annotators_count_fully(complete):
-    item = read_flickr_soundnet(complete / "flickr_soundnet").items[0]
+def test_pixels_of_two_annotators_count_fully(sets):
+    item = read_flickr_soundnet(sets / "flickr_soundnet").items[0]
     assert set(item.region().unique().tolist()) == {0.0, 0.5, 1.0}
-    assert len(read_boxes(complete / "flickr_soundnet/Annotations" / f"{item.id}.xml")) == 3
+    assert len(read_boxes(sets / "flickr_soundnet/Annotations" / f"{item.id}.xml")) == 3
 
 
-def test_both_prompts_of_an_is3_image_have_disjoint_regions(complete):
-    boxes, masks = (read_is3(complete / "is3", masks=masks).items for masks in (False, True))
+def test_both_prompts_of_an_is3_image_have_disjoint_regions(sets):
+    boxes, masks = (read_is3(sets / "is3", masks=masks).items for masks in (False, True))
     for first, second in zip(masks[::2], masks[1::2], strict=True):
         assert (
             first.group == second.group
@@ -99,17 +94,17 @@ def test_both_prompts_of_an_is3_image_have_disjoint_regions(complete):
         )
 
 
-def test_avsbench_video_has_five_items_with_one_audio_file(complete):
-    items = read_avsbench(complete / "avsbench", "ms3").items
+def test_avsbench_video_has_five_items_with_one_audio_file(sets):
+    items = read_avsbench(sets / "avsbench", "ms3").items
     assert [item.second for item in items[:5]] == [0, 1, 2, 3, 4] and len({item.audio for item in items[:5]}) == 1
     one, again, both, other, silent = (item.region() for item in items[:5])
     assert both.sum() > max(one.sum(), other.sum()) and not silent.any()
     assert ((one > 0) & (again > 0)).any()
-    assert {item.label for item in read_avsbench(complete / "avsbench", "s4").items} <= set(CLASSES)
+    assert {item.label for item in read_avsbench(sets / "avsbench", "s4").items} <= set(CLASSES)
 
 
-def test_extended_set_contains_items_with_no_source_in_view(complete):
-    vggss, flickr = (read_extended(complete / f"extended_{base}", base).items for base in ("vggss", "flickr"))
+def test_extended_set_contains_items_with_no_source_in_view(sets):
+    vggss, flickr = (read_extended(sets / f"extended_{base}", base).items for base in ("vggss", "flickr"))
     assert [item.in_view for item in vggss] == [True] * 16 + [False] * 16 == [item.in_view for item in flickr]
     assert all(item.image.stem == item.audio.stem for item in vggss)
     assert all(item.image.stem != item.audio.stem for item in flickr[16:])

@@ -8,21 +8,8 @@ import sys
 
 import numpy as np
 import pytest
-from tiny_builds import BROKEN, ROOT, build, contents, words, write_media
+from tiny_builds import BROKEN, ROOT, build, contents, words
 from tiny_media import write_video
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    out = tmp_path_factory.mktemp("built") / "out"
-    done = build(media, out, "processes=2")
-    assert done.returncode == 0, done.stderr
-    return out, done
 
 
 def test_every_row_is_written_or_rejected_with_its_reason(built):

@@ -11,22 +11,9 @@ import time
 from pathlib import Path
 
 import pytest
-from tiny_builds import build, contents, interrupt, running, start, wait, write_media
+from tiny_builds import build, contents, interrupt, running, start, wait
 from tiny_disk import tiny_disk
 from tiny_media import write_video
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    out = tmp_path_factory.mktemp("built") / "out"
-    done = build(media, out, "processes=2")
-    assert done.returncode == 0, done.stderr
-    return out, done
 
 
 def test_lost_file_system_of_the_media_ends_the_build_without_rejecting_clips(media, built, tmp_path):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import s3fs
-from tiny_builds import build, contents, interrupt, running, start, wait, write_long_media, write_media
+from tiny_builds import build, contents, interrupt, running, start, wait, write_long_media
 from tiny_s3 import serve_s3
 
 from pipelines.storage import open_folder, read
@@ -19,25 +19,13 @@ def s3():
         yield
 
 
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    out = tmp_path_factory.mktemp("built") / "out"
-    assert build(media, out).returncode == 0
-    return contents(out)
-
-
 def _remote_contents(address: str) -> dict[str, bytes]:
     folder = open_folder(address)
     return {name: read(folder, name) for name in folder.sizes() if name != "stats.json"}
 
 
 @pytest.mark.usefixtures("s3")
-def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, built, tmp_path):
+def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, built_files, tmp_path):
     (tmp_path / "temporary").mkdir()
     env = {"TMPDIR": str(tmp_path / "temporary")}
     address, first, _ = interrupt(
@@ -49,26 +37,26 @@ def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, bui
     assert "manifest.json" not in open_folder(address).sizes()
     done = build(media, address, "processes=2", env=env)
     assert done.returncode == 0 and f"{address} is complete" in done.stdout, done.stderr
-    assert _remote_contents(address) == built
+    assert _remote_contents(address) == built_files
     assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("pymp-")]
     again = build(media, address, "processes=2", env=env)
     assert again.returncode == 0 and again.stdout == done.stdout
 
 
 @pytest.mark.usefixtures("s3")
-def test_slices_share_an_object_store(media, built, tmp_path):
+def test_slices_share_an_object_store(media, built_files, tmp_path):
     address = f"s3://bucket/{tmp_path.name}"
     slices = [start(media, address, "executor=slice", f"slice={part}/2") for part in (0, 1)]
     for process in slices:
         _, printed = process.communicate(timeout=60)
         assert process.returncode == 0, printed
     assert build(media, address, "executor=slice", "slice=finish").returncode == 0
-    assert _remote_contents(address) == built
+    assert _remote_contents(address) == built_files
 
 
-def test_file_address_is_a_local_folder(media, built, tmp_path):
+def test_file_address_is_a_local_folder(media, built_files, tmp_path):
     assert build(media, f"file://{tmp_path}/out").returncode == 0
-    assert contents(tmp_path / "out") == built
+    assert contents(tmp_path / "out") == built_files
 
 
 @pytest.mark.usefixtures("s3")

@@ -14,25 +14,11 @@ from tiny_builds import (
     running,
     start,
     wait,
-    write_media,
 )
 
 
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    """The shards that one process builds."""
-    out = tmp_path_factory.mktemp("built") / "out"
-    assert build(media, out, "processes=1").returncode == 0
-    return contents(out)
-
-
 @pytest.mark.parametrize("first", [0, 1])
-def test_four_concurrent_slices_and_finish_equal_one_process(media, built, tmp_path, first):
+def test_four_concurrent_slices_and_finish_equal_one_process(media, built_files, tmp_path, first):
     out = tmp_path / "out"
     slices = [start(media, out, "executor=slice", f"slice={part}/4", "processes=1") for part in range(first, first + 4)]
     for process in slices:
@@ -42,12 +28,12 @@ def test_four_concurrent_slices_and_finish_equal_one_process(media, built, tmp_p
     assert not (out / "manifest.json").exists()
     done = build(media, out, "executor=slice", "slice=finish")
     assert done.returncode == 0 and f"in {SHARDS} shards" in done.stdout, done.stderr
-    assert contents(out) == built
+    assert contents(out) == built_files
     again = build(media, out, "executor=slice", "slice=finish")
-    assert again.returncode == 0 and again.stdout == done.stdout and contents(out) == built
+    assert again.returncode == 0 and again.stdout == done.stdout and contents(out) == built_files
 
 
-def test_finish_reports_a_killed_slice_that_then_resumes(media, built, tmp_path):
+def test_finish_reports_a_killed_slice_that_then_resumes(media, built_files, tmp_path):
     out = tmp_path / "out"
     for part in (0, 2):
         assert build(media, out, "executor=slice", f"slice={part}/3").returncode == 0
@@ -69,7 +55,7 @@ def test_finish_reports_a_killed_slice_that_then_resumes(media, built, tmp_path)
     assert not (out / "manifest.json").exists()
     assert build(media, out, "executor=slice", "slice=1/3").returncode == 0
     assert build(media, out, "executor=slice", "slice=finish").returncode == 0
-    assert contents(out) == built
+    assert contents(out) == built_files
     assert all(path.stat().st_mtime_ns == when for path, when in times.items()), "a finished shard was built again"
 
 
@@ -91,6 +77,6 @@ def test_slice_0_of_n_equals_slice_n_of_n(media, tmp_path):
     assert contents(tmp_path / "0") == contents(tmp_path / "4")
 
 
-def test_every_shard_stores_its_build_hash_and_no_host_name(built):
-    text = json.dumps([json.loads(data) for name, data in built.items() if name.endswith(".json")])
+def test_every_shard_stores_its_build_hash_and_no_host_name(built_files):
+    text = json.dumps([json.loads(data) for name, data in built_files.items() if name.endswith(".json")])
     assert os.uname().nodename not in text and "recipe" in text

@@ -26,21 +26,8 @@ from tiny_builds import (
 
 
 @pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    return write_media(tmp_path_factory.mktemp("media"))
-
-
-@pytest.fixture(scope="module")
 def long_media(tmp_path_factory):
     return write_long_media(tmp_path_factory.mktemp("long_media"))
-
-
-@pytest.fixture(scope="module")
-def built(media, tmp_path_factory):
-    """The shards that one process builds."""
-    out = tmp_path_factory.mktemp("built") / "out"
-    assert build(media, out, "processes=1").returncode == 0
-    return contents(out)
 
 
 @pytest.fixture(scope="module")
@@ -64,13 +51,13 @@ def _lines(errors: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("_ray_lock")
-def test_local_ray_cluster_builds_the_same_shards_and_leaves_no_process(media, built, tmp_path):
+def test_local_ray_cluster_builds_the_same_shards_and_leaves_no_process(media, built_files, tmp_path):
     env = {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
     process = start(media, tmp_path / "out", "executor=ray", env=env)
     printed, errors = process.communicate(timeout=100)
     assert process.returncode == 0, errors
     assert f"in {SHARDS} shards" in printed and not _lines(errors) and "40/40" in errors
-    assert contents(tmp_path / "out") == built
+    assert contents(tmp_path / "out") == built_files
     wait(lambda: not running(process))
     assert not (tmp_path / ".ray").exists()
 

@@ -15,14 +15,10 @@ from flaky_http import serve_flaky
 from tiny_builds import wait
 from tiny_cache import (
     NAMES,
-    SHARDS,
-    cache_of,
     copies,
     open_shard,
     put_all_read,
     read_shard,
-    shard_bytes,
-    shards_of_one_size,
     started,
 )
 from tiny_disk import tiny_disk
@@ -31,33 +27,10 @@ from configs.errors import CommandFailed, UsageError
 from pipelines.stream import retry
 from pipelines.stream.index import DatasetIndex
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    with serve_flaky(folder) as flaky:
-        yield flaky
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch, server):
-    server.plan({})
-    for name in ("LONG_RETRY", "SHORT_RETRY"):
-        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
-
-
-@pytest.fixture
-def cache(server, folder, tmp_path):
-    """Creates caches in one folder, each large enough for a number of shards of a data set."""
-    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
-        of, address, tmp_path, shards * shard_bytes(folder)
-    )
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.usefixtures("short_pauses"),
+]
 
 
 # ---------------------------------------------------------------------------------------------- downloads

@@ -12,47 +12,21 @@ from tiny_builds import wait
 from tiny_cache import (
     NAMES,
     SHARDS,
-    cache_of,
     copies,
     open_shard,
     put_all_read,
     read_shard,
     shard_bytes,
-    shards_of_one_size,
     started,
 )
 from tiny_shards import write_data_set
 
-from pipelines.stream import retry
 from pipelines.stream.cache_eviction import PinnedShards
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return shards_of_one_size(tmp_path_factory.mktemp("shards") / "set")
-
-
-@pytest.fixture(scope="module")
-def server(folder):
-    with serve_flaky(folder) as flaky:
-        yield flaky
-
-
-@pytest.fixture(autouse=True)
-def _short_pauses(monkeypatch, server):
-    server.plan({})
-    for name in ("LONG_RETRY", "SHORT_RETRY"):
-        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
-
-
-@pytest.fixture
-def cache(server, folder, tmp_path):
-    """Creates caches in one folder, each large enough for a number of shards of a data set."""
-    return lambda shards=SHARDS, of=folder, address=server.address: cache_of(
-        of, address, tmp_path, shards * shard_bytes(folder)
-    )
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning"),
+    pytest.mark.usefixtures("short_pauses"),
+]
 
 
 def test_least_recently_used_shard_is_evicted_and_an_open_one_stays_readable(cache, folder, tmp_path):

@@ -1,0 +1,4 @@
+"""Fixtures of several files in this folder."""
+
+from tiny_gallery import model, shards  # noqa: F401
+from tiny_localization import sets, untrained  # noqa: F401

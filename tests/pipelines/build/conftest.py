@@ -1,0 +1,3 @@
+"""Fixtures of several files in this folder."""
+
+from tiny_builds import built, built_files, media  # noqa: F401
