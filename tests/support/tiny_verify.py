@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from paths import ROOT
 from tiny_media import write_video
 
@@ -44,3 +45,15 @@ def flip_bit(path: Path, at: int) -> None:
     data = bytearray(path.read_bytes())
     data[at] ^= 1
     path.write_bytes(data)
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The data set."""
+    return build_data_set(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def out(built, tmp_path):
+    """A copy of the data set, for a test to damage."""
+    return Path(shutil.copytree(built, tmp_path / "out"))

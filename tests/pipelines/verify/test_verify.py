@@ -1,29 +1,17 @@
 """Verify reports nothing about an intact data set, one line for each damage, and exit codes."""
 
-import shutil
 import subprocess
 import sys
 import tarfile
-from pathlib import Path
 
 import fsspec
 import pytest
 from paths import ROOT
-from tiny_verify import INDEX, TAR, build_data_set, edit_json, flip_bit, verify
+from tiny_verify import INDEX, TAR, edit_json, flip_bit, verify
 
 from configs.errors import UsageError
 from configs.schema import VerifyConfig
 from pipelines.verify import main
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    return build_data_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def out(built, tmp_path):
-    return Path(shutil.copytree(built, tmp_path / "out"))
 
 
 def test_intact_data_set_has_no_damage(out, capsys):

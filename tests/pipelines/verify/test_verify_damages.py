@@ -9,17 +9,7 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from tiny_verify import INDEX, TAR, build_data_set, edit_json, flip_bit, verify
-
-
-@pytest.fixture(scope="module")
-def built(tmp_path_factory):
-    return build_data_set(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def out(built, tmp_path):
-    return Path(shutil.copytree(built, tmp_path / "out"))
+from tiny_verify import INDEX, TAR, edit_json, flip_bit, verify
 
 
 def _restate(out: Path) -> None:
