@@ -24,20 +24,17 @@ def filtered(
         UsageError: a file of ids does not exist or is empty; after the last row: no row has one of the labels.
     """
     excluded = frozenset().union(*map(read_ids, exclude))
-    required, found, others = set(labels), set[str](), set[str]()
+    required, found = set(labels), set[str]()
     for row in rows:
         if isinstance(row, Clip):
             if excluded and is_excluded(row.id, excluded):
                 continue
-            if required:
-                matches = required.intersection(row.labels)
-                found |= matches
-                if not matches:
-                    others.update(row.labels)
-                    continue
+            found.update(row.labels)
+            if required and required.isdisjoint(row.labels):
+                continue
         yield row
     for label in sorted(required - found):
-        similar = ", ".join(map(repr, difflib.get_close_matches(label, others | found, n=3, cutoff=0.5)))
+        similar = ", ".join(map(repr, difflib.get_close_matches(label, found, n=3, cutoff=0.5)))
         hint = f"; similar labels are {similar}" if similar else ""
         raise UsageError(f"labels: no row has the label {label!r}{hint}")
 

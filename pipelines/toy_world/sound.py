@@ -91,8 +91,9 @@ def _bell(pitch_hz: float, glide: float, period_s: float, rng: np.random.Generat
     """Inharmonic partials that decay slowly and overlap the next notes."""
     t_s, phase = _tone(pitch_hz, glide / 2, min(0.9, 2 * period_s))
     partials = ((1.0, 1.0, 2.5), (2.76, 0.7, 4.0), (5.4, 0.45, 6.5), (8.93, 0.25, 9.0))
-    audible = [partial for partial in partials if partial[0] * pitch_hz < 7000]
-    tones = (a * rng.uniform(0.7, 1.3) * np.exp(-d * t_s) * np.sin(r * phase) for r, a, d in audible)
+    tones = (
+        a * rng.uniform(0.7, 1.3) * np.exp(-d * t_s) * np.sin(r * phase) for r, a, d in partials if r * pitch_hz < 7000
+    )
     return sum(tones, start=np.zeros(len(t_s)))
 
 
