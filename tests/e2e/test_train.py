@@ -17,6 +17,7 @@ from tiny_runs import (
     command,
     losses,
     run,
+    settings_of_a_run,
     start,
     steps_saved,
     wait,

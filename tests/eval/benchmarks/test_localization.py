@@ -9,6 +9,7 @@ import soundfile
 import torch
 from tiny_localization import (
     CONFIG,
+    KEYS,
     NAMES,
     RATE_HZ,
     anti_oracle,
