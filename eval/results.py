@@ -3,8 +3,6 @@
 Metric keys are `task/variant/metric`, values 0 to 1.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import math
@@ -12,14 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
 from eval.benchmarks.benchmark import BenchmarkInfo
-
-if TYPE_CHECKING:
-    import numpy as np
 
 METRICS_FILE = "metrics.json"
 
@@ -54,7 +51,7 @@ class Example:
         average_precision: of this image alone.
         waveform: float32 [S], -1 to 1.
         sample_rate_hz: of the waveform.
-        place: of a pair, which has no target: the rank of its image among all images for its audio, 1 is best.
+        rank: of a pair, which has no target: the rank of its image among all images for its audio, 1 is best.
     """
 
     task: str
@@ -66,12 +63,12 @@ class Example:
     average_precision: float
     waveform: np.ndarray
     sample_rate_hz: int
-    place: int | None = None
+    rank: int | None = None
 
     @property
     def value(self) -> str:
         """The example's own metric, as text."""
-        return f"AP {self.average_precision:.2f}" if self.place is None else f"place {self.place}"
+        return f"AP {self.average_precision:.2f}" if self.rank is None else f"rank {self.rank}"
 
 
 class BenchmarkResult(NamedTuple):

@@ -4,8 +4,6 @@ Pixels are held once and sorted in place. Only their counts per image at some hu
 a draw follow from these. Source: reference 1.6; intervals and thresholds selected on other images are our own.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import numpy as np
@@ -84,7 +82,7 @@ class PixelMetrics:
             self._iou_chosen(once)[0],
         )
 
-    def drawn(self, weights: Float[np.ndarray, "R N"]) -> Figures:
+    def resampled(self, weights: Float[np.ndarray, "R N"]) -> Figures:
         """The metrics of sets in which each image occurs as often as its weight says.
 
         The thresholds are those of the full set. Average precision is computed from counts at 512 levels: within 1e-3

@@ -1,7 +1,5 @@
 """What a report shows, in either format: computed from the results alone."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -83,9 +81,13 @@ class Section(NamedTuple):
     @property
     def items(self) -> str:
         """Counts as a sentence: `24 items, 2 without a region. Left out: 3 no sound.`"""
-        used = ", ".join(f"{count:,} {what}" for what, count in self.used.items() if count or what == "items")
+        counts = dict(self.used)
+        low, high = (counts.pop(f"{end} class items", 0) for end in ("min", "max"))
+        used = [f"{count:,} {what}" for what, count in counts.items() if count or what == "items"]
+        if high:
+            used.append(f"{low:,} to {high:,} items per class" if low < high else f"{high:,} items per class")
         left_out = ", ".join(f"{count:,} {reason}" for reason, count in self.left_out.items() if count)
-        return f"{used}. {f'Left out: {left_out}.' if left_out else 'Nothing left out.'}" if used else ""
+        return f"{', '.join(used)}. {f'Left out: {left_out}.' if left_out else 'Nothing left out.'}" if used else ""
 
     def comparability(self, published: Published) -> str:
         """Why a published result may be of other items than ours; empty if there are equally many."""

@@ -1,7 +1,5 @@
 """Images and charts of reports and videos: heatmap overlays, contours of targets, sheets of examples, line charts."""
 
-from __future__ import annotations
-
 import base64
 import io
 import math
@@ -87,7 +85,7 @@ def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
             "heatmap",
             *(f"head {head}" for head in range(len(example.heads))),
         ]
-        if example.place is None:
+        if example.rank is None:
             panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
             titles.append("target")
         rows.append(

@@ -44,7 +44,7 @@ class Table(NamedTuple):
 class Media(NamedTuple):
     """Media to log, by name: images uint8 [H_px, W_px, 3], paths of mp4 files, tables."""
 
-    pictures: Mapping[str, np.ndarray] = MappingProxyType({})
+    images: Mapping[str, np.ndarray] = MappingProxyType({})
     videos: Mapping[str, Path] = MappingProxyType({})
     tables: Mapping[str, Table] = MappingProxyType({})
 
@@ -182,12 +182,12 @@ def _is_new(tracker: Any, step: int) -> bool:
 
 def _log_media(tracker: Any, step: int, media: Media) -> None:
     if tracker.name == "tensorboard":
-        images = {name: image[None] for name, image in media.pictures.items()}
+        images = {name: image[None] for name, image in media.images.items()}
         tracker.log_images(images, step=step, dataformats="NHWC")
         return
     import wandb
 
-    values: dict[str, Any] = {name: wandb.Image(image) for name, image in media.pictures.items()}
+    values: dict[str, Any] = {name: wandb.Image(image) for name, image in media.images.items()}
     values |= {name: wandb.Video(str(path), format="mp4") for name, path in media.videos.items()}
     for name, table in media.tables.items():
         rows = [[wandb.Image(cell) if isinstance(cell, np.ndarray) else cell for cell in row] for row in table.rows]

@@ -108,21 +108,19 @@ def test_tracker_gets_heatmaps_similarities_tables_and_a_video_with_audio(settin
     log = Log()
     evaluation.maybe_evaluate(2, tiny_model(config).train(), None, log)
     ((step, media),) = log.shown
-    assert step == 2 and set(media.pictures) == {
+    assert step == 2 and set(media.images) == {
         *(
             f"media/{task}/heatmaps"
             for task in ("ade20k_speech", "ade20k_sound", "places_retrieval", "audioset_retrieval")
         ),
         *(f"media/{task}/similarity" for task in ("places_retrieval", "audioset_retrieval")),
     }
-    assert all(
-        picture.dtype == np.uint8 and picture.ndim == 3 and picture.std() > 5 for picture in media.pictures.values()
-    )
+    assert all(image.dtype == np.uint8 and image.ndim == 3 and image.std() > 5 for image in media.images.values())
     table = media.tables["media/audioset_retrieval/best"]
     assert len(table.rows) == 8 and all(len(row) == len(table.columns) == 8 for row in table.rows)
-    picture, clip, place, *best = table.rows[0]
-    assert picture.shape == (32, 32, 3) and clip.startswith("video") and ": label" in clip and 1 <= place <= 9
-    assert [text.startswith("* ") for text in best] == [place == n for n in range(1, 6)]
+    image, clip, rank, *best = table.rows[0]
+    assert image.shape == (32, 32, 3) and clip.startswith("video") and ": label" in clip and 1 <= rank <= 9
+    assert [text.startswith("* ") for text in best] == [rank == n for n in range(1, 6)]
     with av.open(str(media.videos["media/heatmap"])) as container:
         assert {stream.type for stream in container.streams} == {"video", "audio"}
 
@@ -165,7 +163,7 @@ def test_features_are_released_with_their_model_and_unreadable_clips_replaced(se
     assert torch.allclose(torch.stack(one_by_one), features.image.dense, atol=1e-5)
     del model
     gc.collect()
-    assert gallery._encoded is None
+    assert not gallery._encoded
 
 
 def _frame(gallery, model, clip):

@@ -5,8 +5,6 @@ Keys: `map`, `miou` (the threshold of each class is the best on its own pixels, 
 classes with a relevant pixel in both halves). Each thread holds the pixels of one class. Source: reference 1.6.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -59,7 +57,7 @@ def measure(
         figures, draws, fractions = [], [], []
         for class_id, rows, measured in _classes(low_resolution, targets, classes, validation_mask(names), size_px):
             figures.append(measured.figures)
-            draws.append(measured.drawn(weights[:, rows.numpy()]))
+            draws.append(measured.resampled(weights[:, rows.numpy()]))
             # A map that depends on neither image nor prompt reaches the fraction of pixels of the class.
             fractions.append(measured.relevant.mean() / size_px**2)
             if variant == next(iter(maps)):
@@ -68,12 +66,12 @@ def measure(
                 per_class[class_name(class_id)] = {"ap": ap, "iou": iou, "items": len(rows)}
         if not figures:
             raise UsageError(f"none of the classes of the {len(names)} prompts has a pixel in the annotations")
-        for key, values, drawn in zip(KEYS, zip(*figures, strict=True), zip(*draws, strict=True), strict=True):
+        for key, values, resampled in zip(KEYS, zip(*figures, strict=True), zip(*draws, strict=True), strict=True):
             valid = ~np.isnan(values)
             if valid.any():
                 metrics[f"{variant}/{key}"] = float(np.array(values)[valid].mean())
                 chance[f"{variant}/{key}"] = float(np.array(fractions)[valid].mean())
-                means = torch.from_numpy(np.stack(drawn)).double().nanmean(dim=0)
+                means = torch.from_numpy(np.stack(resampled)).double().nanmean(dim=0)
                 intervals[f"{variant}/{key}"] = percentile_interval(means)
     sizes = [len(rows) for rows in _rows_by_class(classes).values()]
     items = {

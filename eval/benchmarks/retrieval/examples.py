@@ -1,7 +1,5 @@
 """Pairs of a gallery for the report, with the heatmap of each pair."""
 
-from __future__ import annotations
-
 from operator import itemgetter
 
 import numpy as np
@@ -47,7 +45,7 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, ranks: Int[T
             average_precision=float("nan"),
             waveform=item.waveform[item.audio_mask],
             sample_rate_hz=model.inputs.sample_rate_hz,
-            place=int(ranks[row]),
+            rank=int(ranks[row]),
         )
         examples.append(example)
     return examples

@@ -28,11 +28,11 @@ def test_retrieval_examples_go_from_best_to_worst_rank(gallery, model):
     gallery.encode(model)
     ranks = torch.tensor([4, 1, 9, 13, 2, 2, 7, 5, 11, 3, 8, 6, 10])
     examples = retrieval_examples("places_retrieval", gallery, model, ranks)
-    assert [e.place for e in examples] == [1, 3, 6, 9, 13]  # sorted: 1 2 2 3 4 5 6 7 8 9 10 11 13
+    assert [e.rank for e in examples] == [1, 3, 6, 9, 13]  # sorted: 1 2 2 3 4 5 6 7 8 9 10 11 13
     reader = ClipReader(gallery.index, *model.inputs)
     for example in examples:
-        clip = gallery.clips[ranks.tolist().index(example.place)]
-        assert example.prompt.startswith(gallery.index.id(clip)) and example.value == f"place {example.place}"
+        clip = gallery.clips[ranks.tolist().index(example.rank)]
+        assert example.prompt.startswith(gallery.index.id(clip)) and example.value == f"rank {example.rank}"
         assert np.array_equal(example.image, gallery.item(reader, clip).frame.permute(1, 2, 0).numpy())
         assert (
             (example.heatmap.min(), example.heatmap.max()) == (0, 1)
@@ -45,13 +45,13 @@ def test_retrieval_examples_go_from_best_to_worst_rank(gallery, model):
 
 def test_gallery_of_one_pair_has_one_example(tmp_path, model):
     measured = Retrieval("x", Gallery(str(write_data_set(tmp_path / "one", [1], frames=1)), 5, 4, 0)).evaluate(model)
-    assert [e.place for e in measured.examples] == [1]
+    assert [e.rank for e in measured.examples] == [1]
 
 
 def test_ranks_of_examples_agree_with_recall(gallery, model):
     measured = Retrieval("places_retrieval", gallery).evaluate(model)
     first = measured.metrics["audio_to_image/recall_at_1"]
-    assert (measured.examples[0].place == 1) == (first > 0) and (measured.examples[-1].place > 10) == (
+    assert (measured.examples[0].rank == 1) == (first > 0) and (measured.examples[-1].rank > 10) == (
         measured.metrics["audio_to_image/recall_at_10"] < 1
     )
     assert {e.task for e in measured.examples} == {"places_retrieval"}

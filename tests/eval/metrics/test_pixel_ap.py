@@ -54,10 +54,10 @@ def test_draw_metrics_equal_those_of_the_drawn_pixels(count, levels):
     found, thresholds = _class(scores, relevant), torch.linspace(float(scores.min()), float(scores.max()), 20).numpy()
     for weights in bootstrap_counts(count, seed=1)[:25]:
         rows = torch.arange(count).repeat_interleave(weights.long()).numpy()
-        drawn = found.drawn(weights[None].numpy())
+        resampled = found.resampled(weights[None].numpy())
         exact = average_precision(torch.from_numpy(scores[rows]).flatten(), torch.from_numpy(relevant[rows]).flatten())
-        assert drawn.average_precision[0] == pytest.approx(exact, abs=5e-7 if levels == 30 or count == 2 else 5e-4)
-        assert drawn.iou[0] == pytest.approx(
+        assert resampled.average_precision[0] == pytest.approx(exact, abs=5e-7 if levels == 30 or count == 2 else 5e-4)
+        assert resampled.iou[0] == pytest.approx(
             max(_iou_above(scores[rows], relevant[rows], t) for t in thresholds), abs=1e-6
         )
 
@@ -83,8 +83,8 @@ def test_draw_without_a_relevant_pixel_gives_nan():
     scores, relevant = _pictures(3)
     relevant[0] = False
     found = _class(scores, relevant)
-    assert np.isnan(np.array(found.drawn(np.array([[2.0, 0, 0]], np.float32)))).all()
-    assert not np.isnan(found.drawn(np.array([[2.0, 1, 0]], np.float32)).average_precision).any() and math.isnan(
+    assert np.isnan(np.array(found.resampled(np.array([[2.0, 0, 0]], np.float32)))).all()
+    assert not np.isnan(found.resampled(np.array([[2.0, 1, 0]], np.float32)).average_precision).any() and math.isnan(
         found.per_image_ap[0]
     )
 

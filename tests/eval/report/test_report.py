@@ -133,6 +133,13 @@ def test_both_reports_show_intervals_baselines_and_items(tmp_path):
     assert PREFIXES["ogl"] in text and "untrained" not in text
 
 
+@pytest.mark.parametrize(("smallest", "sentence"), [(8, "8 items per class"), (3, "3 to 8 items per class")])
+def test_section_says_how_many_items_a_class_has(smallest, sentence):
+    items = {"ade20k_speech/items": 192, "ade20k_speech/min_class_items": smallest, "ade20k_speech/max_class_items": 8}
+    (section,) = sections(Results({}, items, []))
+    assert section.items == f"192 items, {sentence}. Nothing left out."
+
+
 def test_published_results_appear_only_for_measured_metrics_with_their_source(tmp_path):
     write_report(Results({"vggss/median/ciou": 0.4}, {"vggss/items": 24}, []), tmp_path, [], None)
     page, text = (tmp_path / "report.html").read_text(), (tmp_path / "report.md").read_text()

@@ -97,7 +97,7 @@ def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_
         ) == 10
     table = json.loads((files / lines[1]["media/audioset_retrieval/best"]["path"]).read_text())
     assert (
-        table["columns"][:3] == ["picture", "clip", "place of its own sound"]
+        table["columns"][:3] == ["image", "clip", "rank of its audio"]
         and len(table["data"]) == 8
         and "label" in table["data"][0][1]
     )
