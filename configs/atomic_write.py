@@ -1,7 +1,5 @@
 """Atomic file writes (temporary name, fsync, rename) and locks on folders."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import fcntl

@@ -1,7 +1,5 @@
 """Checks of settings against their schema: keys, lists, allowed values and ranges."""
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import math

@@ -3,8 +3,6 @@
 Exit codes: 0 success, 1 the command ran and failed a check, 2 invalid arguments.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import signal
@@ -66,8 +64,7 @@ def run(
         if error.errno not in _SYSTEM_ERRORS:
             raise
         file = f": {error.filename}" if error.filename else ""
-        advice = f"{_SYSTEM_ERRORS[error.errno]}, then run the same command again"
-        return _report(f"{error.strerror}{file}; {advice}", 1)
+        return _report(f"{error.strerror}{file}; {_SYSTEM_ERRORS[error.errno]}, then run the same command again", 1)
 
 
 def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list[Any]:

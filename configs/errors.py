@@ -1,7 +1,5 @@
 """The two errors that a command reports in one line instead of a stack trace (configs.cli.run)."""
 
-from __future__ import annotations
-
 import dis
 from pathlib import Path
 

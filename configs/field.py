@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar, overload
+from typing import TypeVar
 
 T = TypeVar("T")
 
@@ -10,13 +10,9 @@ T = TypeVar("T")
 MAX_SEED = 2**63 - 1
 
 
-@overload
 def field(
-    default: Callable[[], T], help: str, unit: str = "", min: float | None = None, max: float | None = None
-) -> T: ...
-@overload
-def field(default: T, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> T: ...
-def field(default: object, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> object:
+    default: T | Callable[[], T], help: str, unit: str = "", min: float | None = None, max: float | None = None
+) -> T:
     """A dataclass field that `--help` describes and `configs.load` validates.
 
     Args:

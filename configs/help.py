@@ -1,7 +1,5 @@
 """The table of settings that `--help` prints."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator
@@ -30,7 +28,7 @@ def _fields(schema: type, prefix: str = "") -> Iterator[tuple[str, Any, dataclas
         kind = types[f.name]
         if is_section(kind):
             yield from _fields(kind, f"{prefix}{f.name}.")
-            continue
-        yield prefix + f.name, kind, f
+        else:
+            yield prefix + f.name, kind, f
         if typing.get_origin(kind) in (list, dict) and is_section(item := typing.get_args(kind)[-1]):
             yield from _fields(item, f"{prefix}{f.name}.{'N' if typing.get_origin(kind) is list else 'NAME'}.")

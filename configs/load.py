@@ -1,13 +1,14 @@
 """Loads settings: schema defaults, overridden by a YAML file (`config=PATH`), overridden by the command line."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from configs.check import UnknownKeyError, check_layer, check_ranges, type_of
 from configs.errors import UsageError
@@ -66,8 +67,6 @@ def load_stored(schema: type[T], stored: str | dict[str, Any], origin: str) -> T
 
 def to_yaml(config: Any) -> str:
     """Resolved settings as YAML that `load` and `load_stored` read."""
-    from omegaconf import OmegaConf
-
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
@@ -103,8 +102,6 @@ def find_config(path: str, key: str = "config") -> Path:
 
 def _parse_yaml(text: bytes, origin: str) -> Any:
     """Plain dicts and lists, references to other settings unresolved."""
-    from omegaconf import OmegaConf
-
     try:
         layer = OmegaConf.create(text.decode())
     except Exception as error:  # errors of PyYAML, OmegaConf and the UTF-8 decoder have no common base class
@@ -116,14 +113,11 @@ def _parse_yaml(text: bytes, origin: str) -> Any:
 
 def _parse_argument(schema: type, argument: str) -> Any:
     """`a.b=value` as {a: {b: value}}. A text is taken literally: name=2024_06_01 is not a number."""
-    from omegaconf import OmegaConf
-
     key, _, text = argument.partition("=")
     kind = type_of(schema, key)
-    value: Any
     if kind is str or typing.get_origin(kind) is typing.Literal:
         text = str(Path(text).expanduser()) if text.startswith("~/") else text  # shells do not expand it after key=
-        value = text.replace("${", r"\${")  # not a reference to another setting
+        value: Any = text.replace("${", r"\${")  # not a reference to another setting
     else:
         try:
             layer: Any = OmegaConf.to_container(OmegaConf.from_dotlist([f"value={text or repr('')}"]))
@@ -135,9 +129,6 @@ def _parse_argument(schema: type, argument: str) -> Any:
 
 def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
     """Defaults and layers, each a pair of origin and plain settings, as an instance of the schema."""
-    from omegaconf import OmegaConf
-    from omegaconf.errors import OmegaConfBaseException
-
     defaults, origins = OmegaConf.structured(schema), dict[str, str]()
     settings: Any = OmegaConf.to_container(defaults)
     for origin, layer in layers:

@@ -1,7 +1,5 @@
 """Detects modules of the user that are imported in place of our packages, such as a `model.py` beside a script."""
 
-from __future__ import annotations
-
 import importlib.util
 import sys
 from collections.abc import Sequence
