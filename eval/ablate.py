@@ -5,8 +5,6 @@ Trains every variant with every seed (train.py), evaluates each (eval.run), and 
 resumes with the same command; finished runs are reused.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import subprocess

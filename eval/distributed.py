@@ -5,17 +5,17 @@ number, are the same for any number of ranks. Metrics are computed on every rank
 process group.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, distributed
+from tqdm import tqdm
 
 from configs.errors import CommandFailed
 from model.distributed import world_size
@@ -24,6 +24,7 @@ from model.distributed import world_size
 TIMEOUT_S = 3600.0
 
 Columns = Sequence[Tensor]
+T = TypeVar("T")
 
 _stop_reason: ContextVar[Callable[[], object]] = ContextVar("stop_reason", default=lambda: None)
 
@@ -68,6 +69,14 @@ def rank() -> int:
     return distributed.get_rank() if world_size() > 1 else 0
 
 
+def gather_objects(value: T) -> list[T]:
+    """The value of each rank, which must be picklable."""
+    values = [value] * world_size()
+    if world_size() > 1:
+        distributed.all_gather_object(values, value)
+    return values
+
+
 def distributed_map(count: int, batch_size: int, function: Callable[[range], Columns], name: str = "") -> list[Tensor]:
     """Apply a function to batches of `count` items on all ranks together. Every rank must call it.
 
@@ -85,8 +94,6 @@ def distributed_map(count: int, batch_size: int, function: Callable[[range], Col
         Interrupted: see `interruptible`.
         CommandFailed: the function failed on another rank. On the rank where it failed, its own exception.
     """
-    from tqdm import tqdm
-
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     ranks = world_size()
     results: list[Tensor] = []
@@ -124,14 +131,12 @@ def _run_or_abort(function: Callable[[range], Columns], rows: range) -> Columns:
         columns = () if stop else function(rows)
     except Exception as raised:  # raised below, after the other ranks know of it
         error = raised
-    states = [(stop, error is not None)] * world_size()
-    if world_size() > 1:
-        distributed.all_gather_object(states, (stop, error is not None))
+    stopped, failed = zip(*gather_objects((stop, error is not None)), strict=True)
     if error is not None:
         raise error
-    if any(failed for _, failed in states):
+    if any(failed):
         raise CommandFailed("the evaluation failed on another process; see its error above")
-    if any(stopped for stopped, _ in states):
+    if any(stopped):
         raise Interrupted
     return columns
 

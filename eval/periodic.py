@@ -5,8 +5,6 @@ where the run has them. Their keys in the history and the tracker are `eval/task
 once in a run, in its first evaluation.
 """
 
-from __future__ import annotations
-
 import copy
 import dataclasses
 import sys

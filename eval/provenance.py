@@ -3,8 +3,6 @@
 Stored under `about` in metrics.json, so that an evaluation with nothing to do is recognized. Imports no torch.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

@@ -3,8 +3,6 @@
 Images are uint8 [H_px, W_px, 3].
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 import numpy as np

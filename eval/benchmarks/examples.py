@@ -1,7 +1,5 @@
 """Which items of a benchmark its report shows."""
 
-from __future__ import annotations
-
 import numpy as np
 from jaxtyping import Float
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Readers for images, audio files and CSV and JSON tables of published data sets. Errors name the file and the row."""
 
-from __future__ import annotations
-
 import csv
 import json
 import math
@@ -9,15 +7,13 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from configs.errors import UsageError
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 Row = TypeVar("Row")
 
@@ -29,14 +25,12 @@ _MAX_NAME_BYTES = 240
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image]:
+def open_image(path: Path) -> Iterator[Image.Image]:
     """Open an image for the `with` block.
 
     Raises:
         UsageError: not a complete image; also for errors of decoding inside the block.
     """
-    from PIL import Image, UnidentifiedImageError
-
     try:
         with Image.open(path) as image:
             yield image

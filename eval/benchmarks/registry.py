@@ -1,7 +1,5 @@
 """The benchmarks by name, and how the settings pick and build them."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from pathlib import Path

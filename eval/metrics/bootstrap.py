@@ -3,8 +3,6 @@
 Source: Efron, Bootstrap Methods: Another Look at the Jackknife, 1979. The reference reports no intervals.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -9,8 +9,6 @@ extended test sets these are. Differs from the reference: AP uses every confiden
 about 200 of them, without the highest.
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

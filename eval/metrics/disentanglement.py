@@ -1,7 +1,5 @@
 """Disentanglement of two heads: does one respond to speech and the other to other sounds?"""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

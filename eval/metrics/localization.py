@@ -3,8 +3,6 @@
 Source: reference 2.
 """
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor

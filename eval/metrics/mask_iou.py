@@ -3,8 +3,6 @@
 Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022 (AVSBench).
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 import torch

@@ -1,7 +1,5 @@
 """Recall@k of a square matrix of scores."""
 
-from __future__ import annotations
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor

@@ -3,8 +3,6 @@
 Source: reference 1.6.
 """
 
-from __future__ import annotations
-
 import math
 
 import numpy as np

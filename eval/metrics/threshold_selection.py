@@ -3,8 +3,6 @@
 Source: our own; the field selects thresholds on the whole test set (reference 1.6).
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 

@@ -6,8 +6,6 @@ its kind; exit 1 when one exceeds it. The case of the released model needs relea
 folder, 3 GB of memory and 15 s.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Read a golden case, compute its outputs, and measure the largest absolute difference from the stored ones."""
 
-from __future__ import annotations
-
 import json
 import math
 import sys

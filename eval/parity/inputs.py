@@ -1,7 +1,5 @@
 """Golden cases of model inputs: audio masks at feature rate, log-mel spectrograms."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

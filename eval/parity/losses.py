@@ -1,7 +1,5 @@
 """Golden cases of the loss: each term, the weighted sum, and the gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

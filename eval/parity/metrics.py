@@ -1,7 +1,5 @@
 """Golden cases of metrics: prompted segmentation, retrieval, disentanglement, localization."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

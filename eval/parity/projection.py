@@ -1,7 +1,5 @@
 """Golden cases of the projections ("aligners") of the published models."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The kinds of golden cases. A new kind is a file with the function that computes it, and a line in KINDS."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple

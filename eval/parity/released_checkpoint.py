@@ -1,7 +1,5 @@
 """The golden case of the full-size model: features and scores of one image and one waveform, with generated weights."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Iterator
 from typing import Any

@@ -1,7 +1,5 @@
 """Golden cases of similarities: scores of all pairs with their gradients, volumes of the matching pairs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -5,8 +5,6 @@ A and B are output folders of eval.run, or their metrics.json.
 Metrics whose 95 % intervals do not overlap differ by more than the choice of items explains.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

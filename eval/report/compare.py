@@ -1,7 +1,5 @@
 """Compare two evaluations: how much each metric changed, and whether its 95 % intervals overlap."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path

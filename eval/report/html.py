@@ -1,7 +1,5 @@
 """The report as one self-contained HTML file: images, audio and video are embedded."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path

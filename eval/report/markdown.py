@@ -1,7 +1,5 @@
 """The report as Markdown, for repositories and terminals; images are files next to it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from pathlib import Path

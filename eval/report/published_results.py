@@ -1,7 +1,5 @@
 """Results that others have reported (published_results.yaml), shown next to ours in reports."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from functools import cache
 from typing import NamedTuple

@@ -1,7 +1,5 @@
 """Statistics over runs that differ in their seed: mean, its 95 % interval, and paired comparison of two variants."""
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Mapping, Sequence

@@ -1,15 +1,12 @@
 """The templates and data files of the reports, which lie in this folder."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined, Template
 
 from configs.errors import CommandFailed
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 FOLDER = Path(__file__).parent
 FILES = ("report.html.j2", "report.md.j2", "report.css", "published_results.yaml")
@@ -39,8 +36,6 @@ def load_template(name: str, autoescape: bool, filters: Mapping[str, Callable[..
     Raises:
         CommandFailed: the file is missing.
     """
-    from jinja2 import Environment, StrictUndefined
-
     environment = Environment(autoescape=autoescape, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters.update(filters or {})
     return environment.from_string(read_file(name))

@@ -1,7 +1,5 @@
 """The report of one evaluation: report.html and report.md, with the same content (content.py)."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager

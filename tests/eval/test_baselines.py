@@ -1,6 +1,7 @@
 """Baselines: each applies to the right benchmarks, has the right values, and leaves the model unchanged."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from configs.schema import EvalConfig
 from eval.baselines import BASELINES, PREFIXES, Baselines, check_baselines, is_model_metric
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.benchmark import Localization
-from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectGuided, ObjectPrior, center_prior
+from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectPrior, center_prior, object_guided
 from eval.benchmarks.registry import build_benchmarks
 from eval.benchmarks.retrieval.benchmark import globally_pooled
 from eval.metrics.retrieval import recall_at_k
@@ -82,7 +83,7 @@ def test_prior_baselines_equal_the_benchmark_with_their_maps(world, model):
     for prefix, source in (
         ("center_prior", center_prior),
         ("object_prior", prior),
-        ("ogl", ObjectGuided(ModelMaps(model), prior)),
+        ("ogl", partial(object_guided, own=ModelMaps(model), prior=prior)),
     ):
         expected = benchmarks["vggss"].evaluate(model, source=source).metrics
         assert {key: metrics[f"{prefix}/vggss/{key}"] for key in expected} == expected

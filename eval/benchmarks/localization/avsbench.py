@@ -18,8 +18,6 @@ Get it: masks and tables linked in the repository OpenNLPLab/AVSBench, frames an
 Source: Zhou et al., Audio-Visual Segmentation, ECCV 2022; reference 2.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple

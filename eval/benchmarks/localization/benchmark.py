@@ -1,8 +1,7 @@
 """Sound source localization: where in the image does this sound come from? One class for all its data sets."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,11 +15,11 @@ from eval.benchmarks.localization.dataset import LocalizationExample, Localizati
 from eval.benchmarks.localization.heatmap_sources import (
     HeatmapSource,
     ModelMaps,
-    ObjectGuided,
-    RandomMaps,
     center_prior,
     crop_audio,
     default_device,
+    object_guided,
+    random_maps,
 )
 from eval.benchmarks.localization.metrics import LocalizationMetrics, Values
 from eval.distributed import distributed_columns
@@ -72,7 +71,7 @@ class Localization(Benchmark):
         # Chance has the grid of the model: random maps on a coarser one score higher.
         rows, columns = model_maps(items[:1]).shape[1:]
         return result._replace(
-            chance=self.metrics.aggregate(self.values(RandomMaps(rows, columns), items), items),
+            chance=self.metrics.aggregate(self.values(partial(random_maps, rows=rows, columns=columns), items), items),
             examples=[
                 self._example(items[row], model_maps, values["ap"][row].item()) for row in select_examples(values["ap"])
             ],
@@ -85,10 +84,13 @@ class Localization(Benchmark):
         """Measure shuffled prompts or the maps of a prior."""
         if baseline == "shuffled_prompts":
             return self.evaluate(model, shuffled=True).metrics
-        source: HeatmapSource = center_prior
-        if object_prior is not None and baseline != "center_prior":
-            source = object_prior if baseline == "object_prior" else ObjectGuided(ModelMaps(model), object_prior)
-        return self.evaluate(model, source=source).metrics
+        sources: dict[str, HeatmapSource] = {"center_prior": center_prior}
+        if object_prior is not None:
+            sources |= {
+                "object_prior": object_prior,
+                "ogl": partial(object_guided, own=ModelMaps(model), prior=object_prior),
+            }
+        return self.evaluate(model, source=sources[baseline]).metrics
 
     @torch.inference_mode()
     def values(self, source: HeatmapSource, items: Sequence[LocalizationExample]) -> dict[str, Tensor]:
@@ -147,7 +149,7 @@ class Localization(Benchmark):
 
     def _example(self, item: LocalizationExample, maps: ModelMaps, precision: float) -> Example:
         """The item for the report; its map and its heads are scaled separately."""
-        window, heads = crop_audio(item, maps.model.inputs), resize_to_224(maps.per_head([item])[0]).cpu()
+        window, heads = crop_audio(item, maps.model.inputs), resize_to_224(maps([item], per_head=True)[0]).cpu()
         return Example(
             task=self.name,
             prompt=item.label or item.id,

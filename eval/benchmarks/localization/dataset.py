@@ -4,13 +4,11 @@ Images are resized to a square without cropping, as usual for these data sets, s
 fit at any size.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 import torch
@@ -70,7 +68,7 @@ class LocalizationSet:
             self._ids.add(item.id)
             self.items.append(item)
 
-    def require_nonempty(self, source: Path) -> LocalizationSet:
+    def require_nonempty(self, source: Path) -> Self:
         """Return the set itself.
 
         Args:

@@ -14,8 +14,6 @@ stoneMo/EZ-VSL.
 Source: Senocak et al., Learning to Localize Sound Source in Visual Scenes, CVPR 2018; reference 2.
 """
 
-from __future__ import annotations
-
 import csv
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Heatmaps of a model and of the baselines it is compared with: items -> maps [B H W] of any size and range."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -26,7 +24,7 @@ HeatmapSource = Callable[[Sequence[LocalizationExample]], Tensor]
 
 # Standard deviation of the center prior, as a fraction of the side.
 CENTER_STD = 0.25
-# Weight of the model's own map in ObjectGuided.
+# Weight of the model's own map in object_guided.
 OWN_WEIGHT = 0.4
 OBJECT_MODEL = "resnet18.tv_in1k"
 
@@ -37,15 +35,10 @@ class ModelMaps:
     def __init__(self, model: DenseAV) -> None:
         self.model, self.device = model, next(model.parameters()).device
 
-    def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
-        """Any range."""
+    def __call__(self, items: Sequence[LocalizationExample], per_head: bool = False) -> Float[Tensor, "B *K H W"]:
+        """Any range; `per_head`: one map for each head instead of the maximum over heads."""
         image, audio, steps = self._encode(items)
-        return self.model.heatmap(image, audio, step_weight=steps)
-
-    def per_head(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B K H W"]:
-        """The map of each head."""
-        image, audio, steps = self._encode(items)
-        return self.model.heatmap(image, audio, per_head=True, step_weight=steps)
+        return self.model.heatmap(image, audio, per_head=per_head, step_weight=steps)
 
     @torch.inference_mode()
     def _encode(self, items: Sequence[LocalizationExample]) -> tuple[ImageFeatures, AudioFeatures, Bool[Tensor, "B T"]]:
@@ -56,10 +49,8 @@ class ModelMaps:
         keys = [(item.audio, window.start_s) for item, window in zip(items, windows, strict=True)]
         distinct = dict(zip(keys, windows, strict=True))
         rows = torch.tensor([list(distinct).index(key) for key in keys])
-        waveform, mask = (
-            torch.from_numpy(np.stack(column)).to(self.device)
-            for column in ([w.waveform for w in distinct.values()], [w.mask for w in distinct.values()])
-        )
+        waveforms, masks, _ = zip(*distinct.values(), strict=True)
+        waveform, mask = (torch.from_numpy(np.stack(column)).to(self.device) for column in (waveforms, masks))
         audio = map_tensors(self.model.encode_audio(waveform, mask), lambda tensor: tensor[rows])
         frames = torch.stack([read_square_image(item.image, inputs.image_size_px) for item in items])
         steps = step_mask(items, [window.start_s for window in windows], audio.mask, inputs.clip_duration_s)
@@ -128,16 +119,10 @@ def center_prior(items: Sequence[object]) -> Float[Tensor, "B H W"]:
     return (gaussian[:, None] * gaussian).expand(len(items), -1, -1)
 
 
-class RandomMaps:
-    """Chance: uniform random numbers on a grid, always the same for the same item."""
-
-    def __init__(self, rows: int, columns: int) -> None:
-        self.rows, self.columns = rows, columns
-
-    def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H W"]:
-        """0 to 1."""
-        generators = (torch.Generator().manual_seed(zlib.crc32(item.id.encode())) for item in items)
-        return torch.stack([torch.rand(self.rows, self.columns, generator=generator) for generator in generators])
+def random_maps(items: Sequence[LocalizationExample], rows: int, columns: int) -> Float[Tensor, "B H W"]:
+    """Chance: uniform random numbers from 0 to 1 on a grid, always the same for the same item."""
+    generators = (torch.Generator().manual_seed(zlib.crc32(item.id.encode())) for item in items)
+    return torch.stack([torch.rand(rows, columns, generator=generator) for generator in generators])
 
 
 class ObjectPrior:
@@ -179,19 +164,15 @@ class ObjectPrior:
         return features.mean(dim=1)
 
 
-class ObjectGuided:
+def object_guided(
+    items: Sequence[LocalizationExample], own: HeatmapSource, prior: HeatmapSource
+) -> Float[Tensor, "B H_px W_px"]:
     """Object-guided localization: 0.4 of a model's maps and 0.6 of the object prior's, each map scaled to 0 to 1.
 
     Papers report it beside the model's own maps. Source: EZ-VSL, as ObjectPrior.
     """
-
-    def __init__(self, own: HeatmapSource, prior: HeatmapSource) -> None:
-        self.own, self.prior = own, prior
-
-    def __call__(self, items: Sequence[LocalizationExample]) -> Float[Tensor, "B H_px W_px"]:
-        """0 to 1."""
-        own, prior = (min_max_normalize(resize_to_224(maps(items))).cpu() for maps in (self.own, self.prior))
-        return OWN_WEIGHT * own + (1 - OWN_WEIGHT) * prior
+    own_maps, prior_maps = (min_max_normalize(resize_to_224(source(items))).cpu() for source in (own, prior))
+    return OWN_WEIGHT * own_maps + (1 - OWN_WEIGHT) * prior_maps
 
 
 def default_device() -> torch.device:

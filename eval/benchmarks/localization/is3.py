@@ -14,8 +14,6 @@ Get it: the archive linked in the repository kaistmm/SSLalignment, tables in its
 Source: Senocak et al., Aligning Sight and Sound, 2024; reference 2.
 """
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from functools import partial
 from pathlib import Path

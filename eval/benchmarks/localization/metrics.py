@@ -6,8 +6,6 @@ They have two steps, so that values can be gathered from ranks, resampled for in
 `intervals` their 95 % intervals.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 

@@ -11,8 +11,6 @@ Get it: the archives linked in the repository stoneMo/SLAVC, the two tables from
 Source: Mo and Morgado, A Closer Look at Weakly-Supervised Audio-Visual Source Localization, NeurIPS 2022.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 

@@ -14,8 +14,6 @@ VGGSound's list.
 Source: Chen et al., Localizing Visual Sounds the Hard Way, CVPR 2021; reference 2.
 """
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

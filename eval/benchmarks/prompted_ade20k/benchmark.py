@@ -3,8 +3,6 @@
 The folder's layout: eval.benchmarks.prompted_ade20k.dataset.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Sequence
 from functools import partial

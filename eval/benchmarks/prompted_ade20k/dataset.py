@@ -9,8 +9,6 @@ Folder (reference 1.6):
 The class of a pixel is int(R / 10) * 256 + G. Rows of class 0, or whose files are missing, are left out and counted.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Memory beside the features: all scores, 4 bytes each (0.4 GB for 10,000 pairs), and MAX_SCORES scores per head.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from operator import itemgetter

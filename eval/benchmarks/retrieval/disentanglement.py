@@ -1,7 +1,5 @@
 """Disentanglement: does each head specialize in speech or in other sounds? And is every head used?"""
 
-from __future__ import annotations
-
 import sys
 from operator import itemgetter
 

@@ -4,27 +4,23 @@ The hash is of everything that the features depend on: the weights, the modules 
 and the settings of the gallery. Each file stores a digest of its tensors: a damaged one is detected and computed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
 from configs.atomic_write import temporary_path
 from configs.errors import UsageError
-from eval.distributed import rank
+from eval.distributed import gather_objects, rank
 from model.denseav import DenseAV
-from model.distributed import world_size
 from model.weights_file import save_tensors
-
-if TYPE_CHECKING:
-    from hashlib import _Hash
 
 Tensors = dict[str, Tensor]
 
@@ -55,7 +51,7 @@ class FeatureCache:
         """
         path = self.folder / f"gallery-{_fingerprint(model, settings)}.safetensors"
         cached = _read(path)
-        if _on_every_rank(cached is not None) and cached is not None:
+        if all(gather_objects(cached is not None)) and cached is not None:
             return {name: tensor.to(next(model.parameters()).device) for name, tensor in cached.items()}
         tensors = compute()
         if rank() == 0:
@@ -75,21 +71,20 @@ def _fingerprint(model: DenseAV, settings: Mapping[str, Any]) -> str:
         "device": next(model.parameters()).device.type,
         **settings,
     }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode())
-    return _update(digest, model.state_dict()).hexdigest()[:32]
+    return _digest(model.state_dict(), json.dumps(parts, sort_keys=True))[:32]
 
 
-def _update(digest: _Hash, tensors: Mapping[str, Tensor]) -> _Hash:
+def _digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of a text and of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256(text.encode())
     for name, tensor in sorted(tensors.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest
+    return digest.hexdigest()
 
 
 def _read(path: Path) -> Tensors | None:
     """The tensors of a file; None if there is no such file, or (with a warning) if it is damaged."""
-    from safetensors import SafetensorError, safe_open
-
     try:
         with safe_open(path, "pt") as stored:
             sha256 = (stored.metadata() or {}).get("sha256")
@@ -99,7 +94,7 @@ def _read(path: Path) -> Tensors | None:
     except (SafetensorError, OSError) as error:
         _warn(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): encoding its features again")
         return None
-    if sha256 != _update(hashlib.sha256(), tensors).hexdigest():
+    if sha256 != _digest(tensors):
         _warn(f"{path} is damaged: encoding its features again")
         return None
     return tensors
@@ -110,7 +105,7 @@ def _write(tensors: Tensors, path: Path) -> None:
     temporary = temporary_path(path)
     try:
         stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_tensors(stored, temporary, {"sha256": _update(hashlib.sha256(), stored).hexdigest()})
+        save_tensors(stored, temporary, {"sha256": _digest(stored)})
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
@@ -120,10 +115,3 @@ def _write(tensors: Tensors, path: Path) -> None:
 def _warn(text: str) -> None:
     if rank() == 0:
         print(f"warning: {text}", file=sys.stderr)
-
-
-def _on_every_rank(value: bool) -> bool:
-    values = [value] * world_size()
-    if world_size() > 1:
-        distributed.all_gather_object(values, value)
-    return all(values)

@@ -1,11 +1,9 @@
 """The pairs of an evaluation split for retrieval and disentanglement, encoded once for each model."""
 
-from __future__ import annotations
-
-import weakref
 from collections import Counter
 from functools import partial
 from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -57,7 +55,7 @@ class Gallery:
         self.size, self.batch_size, self.seed, self.cache = min(size, self.index.clips), batch_size, seed, cache
         self.clips: list[int] = []
         self.left_out: Counter[str] = Counter()
-        self._encoded: tuple[weakref.ref[DenseAV], PairFeatures] | None = None
+        self._encoded: WeakKeyDictionary[DenseAV, PairFeatures] = WeakKeyDictionary()
 
     def encode(self, model: DenseAV) -> PairFeatures:
         """Features of all pairs, in the order of the permutation, on every rank.
@@ -67,9 +65,10 @@ class Gallery:
         Raises:
             UsageError: no clip can be read.
         """
-        if self._encoded is None or self._encoded[0]() is not model:
-            self._encoded = weakref.ref(model, self._forget), self._load_or_encode(model)
-        return self._encoded[1]
+        if model not in self._encoded:
+            self._encoded.clear()
+            self._encoded[model] = self._load_or_encode(model)
+        return self._encoded[model]
 
     def counts(self) -> dict[str, int]:
         """Counts of unreadable clips by reason, and of pairs with a repeated id (wrong answers to each other)."""
@@ -79,20 +78,18 @@ class Gallery:
 
     def item(self, reader: ClipReader, clip: int) -> Example:
         """A clip with the one frame that is drawn from it. Raises UnreadableClip."""
-        frames = len(reader.frame_names(clip))
-        return reader.evaluation_item(clip, int(np.random.default_rng([self.seed, clip]).integers(max(1, frames))))
+        frames = max(1, len(reader.frame_names(clip)))
+        return reader.evaluation_item(clip, int(np.random.default_rng([self.seed, clip]).integers(frames)))
 
     def _load_or_encode(self, model: DenseAV) -> PairFeatures:
-        if self.cache is None:
-            tensors = self._encode(model)
-        else:
-            settings = {
-                "data": self.index.fingerprint,
-                "size": self.size,
-                "batch_size": self.batch_size,
-                "seed": self.seed,
-            }
-            tensors = self.cache.get_or_compute(model, settings, lambda: self._encode(model))
+        settings = {
+            "data": self.index.fingerprint,
+            "size": self.size,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+        encode = partial(self._encode, model)
+        tensors = self.cache.get_or_compute(model, settings, encode) if self.cache else encode()
         self.clips = tensors["clips"].tolist()
         self.left_out = _by_reason(tensors["left_out"])
         return PairFeatures(
@@ -115,8 +112,8 @@ class Gallery:
         while remaining and len(clips) < self.size:
             missing = self.size - len(clips)
             tried, remaining = remaining[:missing], remaining[missing:]
-            work = partial(self._encode_batch, model, reader, tried)
-            columns = distributed_columns(len(tried), self.batch_size, work, "encoding")
+            encode_batch = partial(self._encode_batch, model, reader, tried)
+            columns = distributed_columns(len(tried), self.batch_size, encode_batch, "encoding")
             reasons = columns.pop("reasons")
             features = features or columns
             for row in (reasons == _READABLE).nonzero()[:, 0].tolist():
@@ -151,9 +148,6 @@ class Gallery:
         features |= {f"audio.{name}": tensor for name, tensor in audio._asdict().items()}
         present = {name: tensor for name, tensor in features.items() if tensor is not None}
         return {"reasons": torch.tensor(reasons)} | present
-
-    def _forget(self, _model: weakref.ref[DenseAV]) -> None:
-        self._encoded = None
 
 
 def _by_reason(counts: Tensor) -> Counter[str]:

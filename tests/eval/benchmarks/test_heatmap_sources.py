@@ -16,11 +16,11 @@ from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, boxes_region
 from eval.benchmarks.localization.heatmap_sources import (
     ModelMaps,
-    ObjectGuided,
     ObjectPrior,
-    RandomMaps,
     center_prior,
     crop_audio,
+    object_guided,
+    random_maps,
     step_mask,
 )
 from eval.benchmarks.localization.metrics import CIoUMetrics
@@ -140,7 +140,7 @@ def test_center_prior_is_symmetric_and_the_same_for_all_images(sets):
 
 def test_random_maps_depend_only_on_the_item(sets):
     items = benchmark(sets, "vggss").items
-    maps = RandomMaps(7, 9)
+    maps = partial(random_maps, rows=7, columns=9)
     assert (
         torch.equal(maps(items[:3])[2:], maps(items[2:3]))
         and maps(items).shape == (24, 7, 9)
@@ -151,7 +151,8 @@ def test_random_maps_depend_only_on_the_item(sets):
 def test_chance_on_a_large_grid_equals_the_expected_value():
     """Half of all pixels at random hit s/2 of a region of area s and claim (1 - s)/2 outside."""
     item = LocalizationExample("a", None, None, partial(boxes_region, [(0, 0, 224, 112)]), "", "a", 3.0)
-    values = Localization("x", LocalizationSet([item]), CIoUMetrics(), 1, 0).values(RandomMaps(224, 224), [item])
+    source = partial(random_maps, rows=224, columns=224)
+    values = Localization("x", LocalizationSet([item]), CIoUMetrics(), 1, 0).values(source, [item])
     assert values["median"].item() == pytest.approx(0.25 / (0.5 + 0.25), abs=0.01) and values[
         "ap"
     ].item() == pytest.approx(0.5, abs=0.01)
@@ -193,7 +194,7 @@ def test_unavailable_pretrained_weights_raise_one_line(monkeypatch):
 
 def test_object_guided_maps_weigh_the_model_by_two_fifths(sets, untrained):
     items = benchmark(sets, "vggss").items[:4]
-    mixed = ObjectGuided(oracle, center_prior)
+    mixed = partial(object_guided, own=oracle, prior=center_prior)
     assert torch.allclose(
         mixed(items), 0.4 * min_max_normalize(oracle(items)) + 0.6 * min_max_normalize(center_prior(items))
     )
