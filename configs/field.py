@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import TypeVar
+from typing import TypeVar, overload
 
 T = TypeVar("T")
 
@@ -10,9 +10,13 @@ T = TypeVar("T")
 MAX_SEED = 2**63 - 1
 
 
+@overload
 def field(
-    default: T | Callable[[], T], help: str, unit: str = "", min: float | None = None, max: float | None = None
-) -> T:
+    default: Callable[[], T], help: str, unit: str = "", min: float | None = None, max: float | None = None
+) -> T: ...
+@overload
+def field(default: T, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> T: ...
+def field(default: object, help: str, unit: str = "", min: float | None = None, max: float | None = None) -> object:
     """A dataclass field that `--help` describes and `configs.load` validates.
 
     Args:

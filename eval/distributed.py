@@ -23,7 +23,7 @@ from model.distributed import world_size
 # How long a rank waits for the others: longer than any of them computes between two collective calls.
 TIMEOUT_S = 3600.0
 
-Columns = Sequence[Tensor]
+Columns = Mapping[str, Tensor]
 T = TypeVar("T")
 
 _stop_reason: ContextVar[Callable[[], object]] = ContextVar("stop_reason", default=lambda: None)
@@ -77,13 +77,15 @@ def gather_objects(value: T) -> list[T]:
     return values
 
 
-def distributed_map(count: int, batch_size: int, function: Callable[[range], Columns], name: str = "") -> list[Tensor]:
+def distributed_map(
+    count: int, batch_size: int, function: Callable[[range], Columns], name: str = ""
+) -> dict[str, Tensor]:
     """Apply a function to batches of `count` items on all ranks together. Every rank must call it.
 
     Args:
         count: number of items, at least 1.
         batch_size: items in a batch.
-        function: rows of a batch -> columns, tensors with one entry for each row. A rank
+        function: rows of a batch -> columns by name, tensors with one entry for each row. A rank
             without a batch in the last round computes one of another rank's again.
         name: of the progress bar of the first rank.
 
@@ -96,39 +98,25 @@ def distributed_map(count: int, batch_size: int, function: Callable[[range], Col
     """
     batches = [range(start, min(start + batch_size, count)) for start in range(0, count, batch_size)]
     ranks = world_size()
-    results: list[Tensor] = []
+    results: dict[str, Tensor] = {}
     rounds = range(0, len(batches), ranks)
     for first in tqdm(rounds, desc=name, unit="batch", dynamic_ncols=True, leave=False, delay=1.0, disable=rank() > 0):
         columns = _run_or_abort(function, batches[min(first + rank(), len(batches) - 1)])
         # Filled in place: concatenating a list of parts would hold all of them twice.
-        results = results or [column.new_empty(count, *column.shape[1:]) for column in columns]
+        results = results or {key: column.new_empty(count, *column.shape[1:]) for key, column in columns.items()}
         gathered = batches[first : first + ranks]
-        for column, result in zip(columns, results, strict=True):
+        for key, column in columns.items():
             for rows, part in zip(gathered, _gather(column, list(map(len, gathered))), strict=True):
-                result[rows.start : rows.stop] = part
+                results[key][rows.start : rows.stop] = part
     return results
-
-
-def distributed_columns(
-    count: int, batch_size: int, function: Callable[[range], Mapping[str, Tensor]], name: str = ""
-) -> dict[str, Tensor]:
-    """`distributed_map` for columns with names, the same in every batch."""
-    names: list[str] = []
-
-    def columns(rows: range) -> Columns:
-        batch = function(rows)
-        names[:] = batch
-        return list(batch.values())
-
-    return dict(zip(names, distributed_map(count, batch_size, columns, name), strict=True))
 
 
 def _run_or_abort(function: Callable[[range], Columns], rows: range) -> Columns:
     """This rank's batch, if no rank stops and none fails."""
     stop, error = bool(_stop_reason.get()()), None
-    columns: Columns = ()
+    columns: Columns = {}
     try:
-        columns = () if stop else function(rows)
+        columns = {} if stop else function(rows)
     except Exception as raised:  # raised below, after the other ranks know of it
         error = raised
     stopped, failed = zip(*gather_objects((stop, error is not None)), strict=True)

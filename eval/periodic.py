@@ -21,7 +21,7 @@ from configs.schema import EvalConfig, TrainConfig
 from eval.baselines import PREFIXES, Baselines, is_model_metric
 from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
-from eval.render import render_heatmap_video
+from eval.heatmap_video import render_heatmap_video
 from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
 from model.build import build_random_init

@@ -78,8 +78,8 @@ def _evaluate_and_report(config: EvalConfig) -> int:
     """Build the benchmarks, load the model, evaluate; the first rank writes and prints."""
     from eval.benchmarks.registry import build_benchmarks
     from eval.distributed import rank
+    from eval.heatmap_video import render_heatmap_video
     from eval.provenance import describe_inputs, describe_run
-    from eval.render import render_heatmap_video
     from model.distributed import world_size
     from model.hub import from_pretrained, resolve_checkpoint, untrained
     from model.training.tracking import read_history

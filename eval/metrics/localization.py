@@ -63,18 +63,17 @@ def ciou(predicted: Bool[Tensor, "N H_px W_px"], truth: Float[Tensor, "N H_px W_
     return hit / union.clamp(min=torch.finfo(truth.dtype).tiny)
 
 
-def success_rate(values: Float[Tensor, "N"]) -> float:
-    """Fraction of the images at or above 0.5."""
-    return (values >= SUCCESS_AT).double().mean().item()
+def successes(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """1 for each image at or above 0.5, else 0: their mean is the success rate. Source: reference 2."""
+    return (values >= SUCCESS_AT).double()
 
 
-def area_under_curve(values: Float[Tensor, "N"]) -> float:
-    """Trapezoid over thresholds 0, 0.05, ..., 1 of the fraction of images at or above each. Source: reference 2."""
-    return area_of_each(values).mean().item()
+def areas(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
+    """The contribution of each image to the area under the curve, which is their mean.
 
-
-def area_of_each(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    """The contribution of each image: their mean is the area under the curve."""
+    The curve is the fraction of images at or above each of the thresholds 0, 0.05, ..., 1; its area is a trapezoid sum.
+    Source: reference 2.
+    """
     thresholds = torch.linspace(0, 1, AUC_THRESHOLDS, dtype=torch.float64)
     return torch.trapezoid((values[:, None].double().cpu() >= thresholds).double(), thresholds, dim=1)
 

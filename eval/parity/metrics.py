@@ -45,19 +45,19 @@ def disentanglement(_params: dict[str, Any], tensors: dict[str, Tensor]) -> Iter
     yield heads.disentanglement(tensors["speech_scores"], tensors["sound_scores"])._asdict()
 
 
-def localization(_params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor | float]]:
+def localization(_params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """cIoU, AUC, and both over groups, with the median and with the adaptive threshold."""
     maps, truth, group = tensors["maps"], tensors["ground_truth"], tensors["group"]
-    outputs: dict[str, Tensor | float] = {}
+    outputs: dict[str, Tensor] = {}
     thresholds = {"": regions.threshold_at_median(maps), "_adaptive": regions.threshold_at_area(maps, truth)}
     for suffix, predicted in thresholds.items():
         values = regions.ciou(predicted, truth)
         worst = regions.group_min(values, group)
         outputs |= {
             f"ciou{suffix}_per_image": values,
-            f"ciou{suffix}": regions.success_rate(values),
-            f"auc{suffix}": regions.area_under_curve(values),
-            f"iiou{suffix}": regions.success_rate(worst),
-            f"iauc{suffix}": regions.area_under_curve(worst),
+            f"ciou{suffix}": regions.successes(values).mean(),
+            f"auc{suffix}": regions.areas(values).mean(),
+            f"iiou{suffix}": regions.successes(worst).mean(),
+            f"iauc{suffix}": regions.areas(worst).mean(),
         }
     yield outputs

@@ -21,7 +21,7 @@ def format_comparison(a: Path, b: Path) -> str:
     """
     one, other = read_metrics(a), read_metrics(b)
     lines = [_origin("A", a, one), _origin("B", b, other), ""]
-    if differing := diff_configs(_nonempty_settings(one), _nonempty_settings(other), _NOT_COMPARED):
+    if differing := diff_configs(_settings(one), _settings(other), _NOT_COMPARED):
         lines += ["settings differ:", *(f"  {line}" for line in differing), ""]
     if items := _differing_items(one["items"], other["items"]):
         lines += [
@@ -45,19 +45,18 @@ def _origin(name: str, path: Path, content: Mapping[str, Any]) -> str:
 
 
 def _settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings of the evaluation; {} if the file holds none that can be read."""
+    """The settings of the evaluation; {} if the file holds none that can be read.
+
+    Empty values, which are the defaults of settings that an older version does not have, are left out.
+    """
     from omegaconf import OmegaConf
 
     try:
         settings = OmegaConf.to_container(OmegaConf.create(content["about"].get("config", "")), resolve=False)
     except Exception:  # PyYAML's error classes have no common base that OmegaConf keeps
         return {}
-    return {str(key): value for key, value in settings.items()} if isinstance(settings, dict) else {}
-
-
-def _nonempty_settings(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Without empty values, which are the defaults of settings that an older version does not have."""
-    return {key: value for key, value in _settings(content).items() if value not in ("", [])}
+    pairs = settings.items() if isinstance(settings, dict) else ()
+    return {str(key): value for key, value in pairs if value not in ("", [])}
 
 
 def _differing_items(one: Mapping[str, int], other: Mapping[str, int]) -> list[str]:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
 from eval.benchmarks.benchmark import BenchmarkInfo
-from eval.report.published_results import Published, published_for
+from eval.report.published_results import Published, published_results
 from eval.results import Example, Requirement, Results
 
 METRICS = {
@@ -157,7 +157,7 @@ def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
             value=metrics[key],
             interval=results.intervals.get(key),
             baselines={prefix: metrics[f"{prefix}/{key}"] for prefix in PREFIXES if f"{prefix}/{key}" in metrics},
-            published=published_for([key]),
+            published=[result for result in published_results() if result.key == key],
         )
         for key in keys
         if key.startswith(f"{task}/")

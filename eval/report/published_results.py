@@ -1,6 +1,5 @@
 """Results that others have reported (published_results.yaml), shown next to ours in reports."""
 
-from collections.abc import Container
 from functools import cache
 from typing import NamedTuple
 
@@ -35,8 +34,3 @@ def published_results() -> tuple[Published, ...]:
     from omegaconf import OmegaConf
 
     return tuple(Published(**entry) for entry in OmegaConf.create(read_file("published_results.yaml")).results)
-
-
-def published_for(keys: Container[str]) -> list[Published]:
-    """The published results of the given metrics."""
-    return [result for result in published_results() if result.key in keys]

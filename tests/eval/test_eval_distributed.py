@@ -24,19 +24,19 @@ def test_single_process_computes_all_batches_in_order(count, batch_size):
 
     def work(rows):
         seen.append(list(rows))
-        return torch.tensor(rows)[:, None] * 2, torch.tensor([row % 2 == 0 for row in rows])
+        return {"double": torch.tensor(rows)[:, None] * 2, "even": torch.tensor([row % 2 == 0 for row in rows])}
 
-    double, even = distributed_map(count, batch_size, work)
-    assert double[:, 0].tolist() == [2 * n for n in range(count)] and even.tolist() == [
-        n % 2 == 0 for n in range(count)
-    ]
+    columns = distributed_map(count, batch_size, work)
+    assert list(columns) == ["double", "even"]
+    assert columns["double"][:, 0].tolist() == [2 * n for n in range(count)]
+    assert columns["even"].tolist() == [n % 2 == 0 for n in range(count)]
     assert [row for rows in seen for row in rows] == list(range(count)) and max(map(len, seen)) <= batch_size
 
 
 def test_stop_reason_applies_only_inside_the_block():
     with pytest.raises(Interrupted), interruptible(lambda: True):
-        distributed_map(1, 1, lambda rows: [torch.tensor(rows)])
-    distributed_map(1, 1, lambda rows: [torch.tensor(rows)])
+        distributed_map(1, 1, lambda rows: {"row": torch.tensor(rows)})
+    distributed_map(1, 1, lambda rows: {"row": torch.tensor(rows)})
 
 
 RANKS = """
@@ -56,22 +56,24 @@ rank, ranks = state.process_index, state.num_processes
 settings, out = sys.argv[1], Path(sys.argv[2])
 results = {}
 for count in (1, 2, 7, 12):
-    work = lambda rows: [torch.tensor(rows, dtype=torch.float64), torch.tensor([row % 3 == 0 for row in rows])]
-    values, flags = distributed_map(count, 2, work)
-    assert values.tolist() == list(range(count))
-    assert flags.tolist() == [n % 3 == 0 for n in range(count)]
+    work = lambda rows: {
+        "value": torch.tensor(rows, dtype=torch.float64), "flag": torch.tensor([row % 3 == 0 for row in rows])
+    }
+    columns = distributed_map(count, 2, work)
+    assert columns["value"].tolist() == list(range(count))
+    assert columns["flag"].tolist() == [n % 3 == 0 for n in range(count)]
 if ranks > 1:
     asked = []
     try:
         with interruptible(lambda: rank == 1 and len(asked) > 1):
-            distributed_map(50, 2, lambda rows: asked.append(1) or [torch.tensor(rows)])
+            distributed_map(50, 2, lambda rows: asked.append(1) or {"row": torch.tensor(rows)})
     except Interrupted:
         results["interrupted"] = len(asked)
 
     def fails(rows):
         if rank == 1 and rows[0] >= 6:
             raise ZeroDivisionError
-        return [torch.tensor(rows)]
+        return {"row": torch.tensor(rows)}
 
     try:
         distributed_map(50, 2, fails)

@@ -10,7 +10,8 @@ from torch import nn
 from configs.errors import UsageError
 from configs.schema import RenderConfig
 from eval import render
-from eval.render import heatmaps_over_time, main, render_heatmap_video
+from eval.heatmap_video import heatmaps_over_time, render_heatmap_video
+from eval.render import main
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
 from model.encoders.encoder import Encoder, ImageEncoder
 

@@ -22,7 +22,7 @@ from eval.benchmarks.localization.heatmap_sources import (
     random_maps,
 )
 from eval.benchmarks.localization.metrics import LocalizationMetrics, Values
-from eval.distributed import distributed_columns
+from eval.distributed import distributed_map
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from eval.metrics.segmentation import average_precision
 from eval.results import BenchmarkResult, Example
@@ -98,7 +98,7 @@ class Localization(Benchmark):
 
         The batches are distributed over the ranks; every rank gets the values of all items.
         """
-        return distributed_columns(
+        return distributed_map(
             len(items),
             self.batch_size,
             lambda rows: self._batch_values(source, items[rows.start : rows.stop]),

@@ -18,10 +18,11 @@ from eval.metrics.bootstrap import Interval, interval, mean_interval
 from eval.metrics.detection import confidence, detection
 from eval.metrics.localization import (
     SUCCESS_AT,
-    area_of_each,
+    areas,
     ciou,
     group_min,
     min_max_normalize,
+    successes,
     threshold_at_area,
     threshold_at_median,
 )
@@ -84,10 +85,10 @@ class CIoUMetrics(LocalizationMetrics):
         """`median/ciou`, `median/auc`, ..., `adaptive/iauc`."""
         terms: dict[str, Tensor] = {}
         for variant in ("median", "adaptive"):
-            terms |= {f"{variant}/ciou": _successes(values[variant]), f"{variant}/auc": area_of_each(values[variant])}
+            terms |= {f"{variant}/ciou": successes(values[variant]), f"{variant}/auc": areas(values[variant])}
             if self.interactive:
                 worst = group_min(values[variant], group_numbers(items))
-                terms |= {f"{variant}/iiou": _successes(worst), f"{variant}/iauc": area_of_each(worst)}
+                terms |= {f"{variant}/iiou": successes(worst), f"{variant}/iauc": areas(worst)}
         return terms
 
 
@@ -139,7 +140,7 @@ class DetectionMetrics(LocalizationMetrics):
 
     def terms(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, Float[Tensor, "N"]]:
         """`median/ciou`."""
-        return {"median/ciou": _successes(values["median"]).masked_fill(~_in_view(items), torch.nan)}
+        return {"median/ciou": successes(values["median"]).masked_fill(~_in_view(items), torch.nan)}
 
     def aggregate(self, values: Values, items: Sequence[LocalizationExample]) -> dict[str, float]:
         """`median/ciou`, `median/ap`, `median/max_f1`."""
@@ -163,10 +164,6 @@ def group_numbers(items: Sequence[LocalizationExample]) -> Int[Tensor, "N"]:
     """The same number for items of the same group, counted from 0."""
     numbers = {group: number for number, group in enumerate(dict.fromkeys(item.group for item in items))}
     return torch.tensor([numbers[item.group] for item in items])
-
-
-def _successes(values: Float[Tensor, "N"]) -> Float[Tensor, "N"]:
-    return (values >= SUCCESS_AT).double()
 
 
 def _in_view(items: Sequence[LocalizationExample]) -> Bool[Tensor, "N"]:

@@ -27,7 +27,7 @@ from eval.benchmarks.prompted_ade20k.dataset import (
     read_target,
 )
 from eval.benchmarks.prompted_ade20k.metrics import measure
-from eval.distributed import distributed_columns, distributed_map
+from eval.distributed import distributed_map
 from eval.metrics.segmentation import normalize_and_upsample, word_window
 from eval.results import BenchmarkResult, Example
 from model.denseav import DenseAV
@@ -125,17 +125,17 @@ class PromptedADE20K(Benchmark):
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
         steps = {"basic": audio.mask[order], "advanced": self._word_windows(audio.mask.shape[1], inputs)[order]}
 
-        def maps_of_batch(rows: range) -> list[Tensor]:
+        def maps_of_batch(rows: range) -> dict[str, Tensor]:
             frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
             image = map_tensors(model.encode_image(frames.to(device)), Tensor.cpu)
             prompts = map_tensors(audio, lambda tensor: tensor[order[rows]])
-            return [
-                *(model.heatmap(image, prompts, step_weight=steps[variant][rows]) for variant in self.variants),
-                model.heatmap(image, prompts, per_head=True, step_weight=steps["basic"][rows]),
-            ]
+            maps = {
+                variant: model.heatmap(image, prompts, step_weight=steps[variant][rows]) for variant in self.variants
+            }
+            return maps | {"per_head": model.heatmap(image, prompts, per_head=True, step_weight=steps["basic"][rows])}
 
-        *maps, per_head = distributed_map(len(self.items), self.batch_size, maps_of_batch, self.name)
-        return dict(zip(self.variants, maps, strict=True)), per_head
+        maps = distributed_map(len(self.items), self.batch_size, maps_of_batch, self.name)
+        return maps, maps.pop("per_head")
 
     def _encode_prompts(self, model: DenseAV) -> AudioFeatures:
         inputs, device = model.inputs, next(model.parameters()).device
@@ -148,7 +148,7 @@ class PromptedADE20K(Benchmark):
             features = model.encode_audio(waveform, mask)
             return {name: tensor.cpu() for name, tensor in features._asdict().items() if tensor is not None}
 
-        return AudioFeatures(**distributed_columns(len(self.items), self.batch_size, encode_batch, self.name))
+        return AudioFeatures(**distributed_map(len(self.items), self.batch_size, encode_batch, self.name))
 
     def _word_windows(self, steps: int, inputs: InputSpec) -> Bool[Tensor, "N T"]:
         timing_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])
@@ -158,12 +158,12 @@ class PromptedADE20K(Benchmark):
         """The pixels of each item's class, in the geometry of the frames, as bits; read once, on all ranks together."""
         if size_px not in self._targets_by_size:
 
-            def pack_batch(rows: range) -> list[Tensor]:
+            def pack_batch(rows: range) -> dict[str, Tensor]:
                 bits = [np.packbits(read_target(self.items[row], size_px)) for row in rows]
-                return [torch.from_numpy(np.stack(bits))]
+                return {"bits": torch.from_numpy(np.stack(bits))}
 
-            (targets,) = distributed_map(len(self.items), self.batch_size, pack_batch, f"{self.name}: annotations")
-            self._targets_by_size[size_px] = targets.numpy()
+            packed = distributed_map(len(self.items), self.batch_size, pack_batch, f"{self.name}: annotations")
+            self._targets_by_size[size_px] = packed["bits"].numpy()
         return self._targets_by_size[size_px]
 
     def _check_finite(self, maps: Float[Tensor, "N K H W"]) -> None:

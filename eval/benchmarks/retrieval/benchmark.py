@@ -102,13 +102,12 @@ def all_scores(features: PairFeatures, model: DenseAV, name: str = "") -> Float[
     image, audio = features
     pairs = len(audio.mask)
 
-    def score_part(rows: range) -> list[Tensor]:
+    def score_part(rows: range) -> dict[str, Tensor]:
         part = map_tensors(audio, itemgetter(slice(rows.start, rows.stop)))
-        return [model.similarity_per_head(image, part).sum(dim=-1)]
+        return {"scores": model.similarity_per_head(image, part).sum(dim=-1)}
 
     part_size = max(1, min(-(-pairs // PARTS), MAX_SCORES // (pairs * model.num_heads)))
-    (scores,) = distributed_map(pairs, part_size, score_part, name)
-    return scores
+    return distributed_map(pairs, part_size, score_part, name)["scores"]
 
 
 def _build(inputs: BenchmarkInputs) -> Retrieval:

@@ -79,21 +79,22 @@ def _scores_and_wins(gallery: Gallery, model: DenseAV, name: str) -> tuple[Float
     """The score of each pair by each head, and how many valid steps of the pair each head wins; on the CPU."""
     features = gallery.encode(model)
 
-    def evaluate_batch(rows: range) -> list[Tensor]:
-        def pairs(start: int, stop: int) -> tuple[ImageFeatures, AudioFeatures]:
+    def evaluate_batch(rows: range) -> dict[str, Tensor]:
+        def take_pairs(start: int, stop: int) -> tuple[ImageFeatures, AudioFeatures]:
             take = itemgetter(slice(start, stop))
             return map_tensors(features.image, take), map_tensors(features.audio, take)
 
-        image, audio = pairs(rows.start, rows.stop)
-        scores = [model.similarity_per_head(*pairs(row, row + 1))[0] for row in rows]
+        image, audio = take_pairs(rows.start, rows.stop)
+        scores = [model.similarity_per_head(*take_pairs(row, row + 1))[0] for row in rows]
         winner = model.paired_similarity(image, audio).flatten(2, 3).amax(dim=2).argmax(dim=1)
         wins = functional.one_hot(winner, model.num_heads).double() * audio.mask[..., None]
-        return [torch.cat(scores).cpu(), wins.sum(dim=1).cpu()]
+        return {"scores": torch.cat(scores).cpu(), "wins": wins.sum(dim=1).cpu()}
 
-    scores, wins = distributed_map(len(features.audio.mask), gallery.batch_size, evaluate_batch, name)
+    pairs = distributed_map(len(features.audio.mask), gallery.batch_size, evaluate_batch, name)
+    scores = pairs["scores"]
     if broken := int((~scores.isfinite()).any(dim=1).sum()):
         raise CommandFailed(f"{name}: the scores of {broken} of {len(scores)} pairs are not finite numbers")
-    return scores, wins
+    return scores, pairs["wins"]
 
 
 def _fractions(wins: Float[Tensor, "*n K"]) -> Float[Tensor, "*n K"]:

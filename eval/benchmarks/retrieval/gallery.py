@@ -11,7 +11,7 @@ from torch import Tensor
 
 from configs.errors import UsageError
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
-from eval.distributed import distributed_columns
+from eval.distributed import distributed_map
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
 from model.inputs import InputSpec
@@ -113,7 +113,7 @@ class Gallery:
             missing = self.size - len(clips)
             tried, remaining = remaining[:missing], remaining[missing:]
             encode_batch = partial(self._encode_batch, model, reader, tried)
-            columns = distributed_columns(len(tried), self.batch_size, encode_batch, "encoding")
+            columns = distributed_map(len(tried), self.batch_size, encode_batch, "encoding")
             reasons = columns.pop("reasons")
             features = features or columns
             for row in (reasons == _READABLE).nonzero()[:, 0].tolist():
