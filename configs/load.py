@@ -72,7 +72,7 @@ def to_yaml(config: Any) -> str:
 
 def diff_configs(old: Any, new: Any, ignore: Sequence[str] = ()) -> list[str]:
     """The differences between two settings as `key: old -> new`, without the keys in `ignore` and keys below them."""
-    flat_old, flat_new = dict(_flatten(old)), dict(_flatten(new))
+    flat_old, flat_new = dict(flatten(old)), dict(flatten(new))
     pairs = {key: (flat_old.get(key, "unset"), flat_new.get(key, "unset")) for key in sorted(flat_old | flat_new)}
     return [
         f"{key}: {a} -> {b}"
@@ -161,7 +161,7 @@ def _override(base: Any, layer: Any, key: str, origin: str) -> Any:
     return known | {name: _override(known.get(name), item, f"{key}{name}.", origin) for name, item in layer.items()}
 
 
-def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+def flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     """Dotted key and value of every setting; a list is one value unless it contains dataclasses."""
     if dataclasses.is_dataclass(node):
         node = {f.name: getattr(node, f.name) for f in dataclasses.fields(node)}
@@ -171,4 +171,4 @@ def _flatten(node: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
         yield prefix.rstrip("."), node
         return
     for key, value in node.items():
-        yield from _flatten(value, f"{prefix}{key}.")
+        yield from flatten(value, f"{prefix}{key}.")

@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +34,8 @@ class Run:
     folder: Path
     train_arguments: list[str]
     evaluate_arguments: list[str]
-
-    @cached_property
-    def train(self) -> TrainConfig:
-        """Raises UsageError."""
-        return load(TrainConfig, self.train_arguments)
-
-    @cached_property
-    def evaluate(self) -> EvalConfig:
-        """Raises UsageError."""
-        return load(EvalConfig, self.evaluate_arguments)
+    train: TrainConfig
+    evaluate: EvalConfig
 
 
 def main(config: AblateConfig) -> int:
@@ -104,11 +95,6 @@ def plan_runs(config: AblateConfig) -> list[Run]:
             raise UsageError(f"variants: the name {variant.name!r} {problem}")
         folders.add(folder)
     runs = [_plan_run(config, variant, seed) for seed in config.seeds for variant in config.variants]
-    for one in runs[: len(config.variants)]:
-        try:
-            validate_train_config(one.train)
-        except ValueError as error:
-            raise UsageError(f"variants, {one.variant}: {error}") from None
     for key in config.metrics:
         _check_metric(key, config.evaluate, runs[0].evaluate.benchmarks)
     return runs
@@ -163,20 +149,22 @@ def _plan_run(config: AblateConfig, variant: VariantConfig, seed: int) -> Run:
         "name": f"name={folder.name}",
         "tracker": "tracker=none",
     }
-    return Run(
-        variant.name,
-        seed,
-        folder,
-        [f"config={config.train}", *(overrides | own).values()],
-        [
-            f"config={config.evaluate}",
-            f"checkpoint={folder}",
-            f"out={folder}",
-            "baselines=[]",
-            "requirements=[]",
-            "video=",
-        ],
-    )
+    train_arguments = [f"config={config.train}", *(overrides | own).values()]
+    evaluate_arguments = [
+        f"config={config.evaluate}",
+        f"checkpoint={folder}",
+        f"out={folder}",
+        "baselines=[]",
+        "requirements=[]",
+        "video=",
+    ]
+    try:
+        train = load(TrainConfig, train_arguments)
+        validate_train_config(train)
+    except ValueError as error:
+        raise UsageError(f"variants, {variant.name}: {error}") from None
+    evaluate = load(EvalConfig, evaluate_arguments)
+    return Run(variant.name, seed, folder, train_arguments, evaluate_arguments, train, evaluate)
 
 
 def _by_key(overrides: Sequence[str], origin: str) -> dict[str, str]:

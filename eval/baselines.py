@@ -17,7 +17,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from configs.errors import UsageError
 from configs.schema import EvalConfig
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from eval.results import BenchmarkResult
     from model.denseav import DenseAV
 
-BASELINES = ("chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling", "object_prior")
 # Prefixes of keys in metrics.json, and their names in reports.
 PREFIXES = {
     "shuffled_prompts": "shuffled prompts",
@@ -36,13 +34,6 @@ PREFIXES = {
     "ogl": "object-guided",
     "chance": "chance",
 }
-
-
-def check_baselines(names: list[str]) -> None:
-    """Raises UsageError: an unknown baseline."""
-    for name in names:
-        if name not in BASELINES:
-            raise UsageError(f"baselines: {name!r}, allowed are {', '.join(BASELINES)}")
 
 
 def is_model_metric(key: str) -> bool:

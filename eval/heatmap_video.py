@@ -1,7 +1,7 @@
 """Video of a model's heatmaps: each frame with the heatmap of the audio at its time, scaled over the whole video.
 
-The audio is kept. Small frames are enlarged by an integer factor. All frames are held in memory, so only the first 120 s
-of a video are rendered.
+The audio is kept. Small frames are enlarged by an integer factor. All frames are held in memory, so only the first
+120 s of a video are rendered.
 """
 
 import os
@@ -73,6 +73,7 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
     return out
 
 
+@torch.inference_mode()
 def heatmaps_over_time(
     model: DenseAV,
     frames: Sequence[UInt8[np.ndarray, "H_px W_px 3"]],
@@ -91,24 +92,23 @@ def heatmaps_over_time(
     Returns:
         float32; linear in time between the centers of two audio steps.
     """
-    with torch.inference_mode():
-        image, audio = _encode_frames(model, frames), _encode_waveform(model, waveform)
-        windows, num_steps = audio.mask.shape
-        dense = audio.dense.permute(0, 3, 1, 2).flatten(0, 1)
-        step_s = model.inputs.clip_duration_s / num_steps
-        position = torch.from_numpy(np.clip(times_s / step_s - 0.5, 0, windows * num_steps - 1))
-        maps = []
-        for rows, at in zip(torch.from_numpy(shown).split(BATCH_SIZE), position.split(BATCH_SIZE), strict=True):
-            before = at.long()
-            after = (before + 1).clamp(max=len(dense) - 1)
-            pair = AudioFeatures(
-                torch.stack([dense[before], dense[after]], dim=-1),
-                torch.ones(len(at), 2, dtype=torch.bool, device=dense.device),
-                None if audio.cls is None else audio.cls[before // num_steps],
-            )
-            weight = torch.stack([before + 1 - at, at - before], dim=1).float()
-            shown_image = map_tensors(image, partial(torch.index_select, dim=0, index=rows.to(dense.device)))
-            maps.append(model.heatmap(shown_image, pair, step_weight=weight))
+    image, audio = _encode_frames(model, frames), _encode_waveform(model, waveform)
+    windows, num_steps = audio.mask.shape
+    dense = audio.dense.permute(0, 3, 1, 2).flatten(0, 1)
+    step_s = model.inputs.clip_duration_s / num_steps
+    position = torch.from_numpy(np.clip(times_s / step_s - 0.5, 0, windows * num_steps - 1))
+    maps = []
+    for rows, at in zip(torch.from_numpy(shown).split(BATCH_SIZE), position.split(BATCH_SIZE), strict=True):
+        before = at.long()
+        after = (before + 1).clamp(max=len(dense) - 1)
+        pair = AudioFeatures(
+            torch.stack([dense[before], dense[after]], dim=-1),
+            torch.ones(len(at), 2, dtype=torch.bool, device=dense.device),
+            None if audio.cls is None else audio.cls[before // num_steps],
+        )
+        weight = torch.stack([before + 1 - at, at - before], dim=1).float()
+        shown_image = map_tensors(image, partial(torch.index_select, dim=0, index=rows.to(dense.device)))
+        maps.append(model.heatmap(shown_image, pair, step_weight=weight))
     return torch.cat(maps).float().cpu().numpy()
 
 
@@ -155,7 +155,7 @@ def _encode_frames(model: DenseAV, frames: Sequence[UInt8[np.ndarray, "H_px W_px
 
 def _encode_waveform(model: DenseAV, waveform: Float[np.ndarray, "S"]) -> AudioFeatures:
     """Features of consecutive windows of the model's input length, the last one padded."""
-    samples = round(model.inputs.clip_duration_s * model.inputs.sample_rate_hz)
+    samples = model.inputs.samples
     device = next(model.parameters()).device
     parts = []
     for start in range(0, max(1, len(waveform)), samples):

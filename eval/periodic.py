@@ -8,8 +8,7 @@ once in a run, in its first evaluation.
 import copy
 import dataclasses
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -91,7 +90,9 @@ class PeriodicEvaluation:
             return {}
         baselines = None if self.has_baselines else self.baselines
         try:
-            with interruptible(self.stop_reason), eval_weights(model, ema), _eval_copy(model) as eval_model:
+            with interruptible(self.stop_reason), eval_weights(model, ema):
+                # A copy: features that benchmarks cache by object are not reused for later weights.
+                eval_model = copy.copy(model).eval()
                 untrained = (
                     partial(self._untrained, eval_model) if baselines and "untrained" in self.config.baselines else None
                 )
@@ -106,6 +107,8 @@ class PeriodicEvaluation:
                     f"warning: evaluation after step {step} failed: {error}; training continues", file=sys.stderr
                 )
             return {}
+        finally:
+            model.train()
         self.has_baselines = True
         self.evaluated_steps.add(step)
         log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
@@ -130,12 +133,3 @@ class PeriodicEvaluation:
         """The same architecture with random weights."""
         untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()
         return untrained.to(next(model.parameters()).device)
-
-
-@contextmanager
-def _eval_copy(model: DenseAV) -> Iterator[DenseAV]:
-    """A shallow copy in evaluation mode: features that benchmarks cache by object are not reused for later weights."""
-    try:
-        yield copy.copy(model).eval()
-    finally:
-        model.train()

@@ -3,7 +3,6 @@
 Stored under `about` in metrics.json, so that an evaluation with nothing to do is recognized. Imports no torch.
 """
 
-import dataclasses
 import hashlib
 import os
 import platform
@@ -15,9 +14,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from configs.load import to_yaml
+from configs.load import flatten, to_yaml
 from configs.schema import EvalConfig
 from eval.results import METRICS_FILE, Results, read_metrics, results_from_json
 
@@ -96,9 +94,8 @@ def _hash_checkpoint(folder: Path, history: Path) -> str:
 
 def _hash_data(config: EvalConfig) -> str:
     """Of name, size and modification time of every file that a setting names; of shards, also their manifest."""
-    settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NOT_DATA}
     digest = hashlib.sha256()
-    for text in _texts(settings):
+    for text in _texts(config):
         if "://" in text:
             return ""
         with suppress(OSError):  # a text that is too long for a path
@@ -117,13 +114,13 @@ def _files(path: Path) -> list[Path]:
     return sorted([manifest, *path.glob("*.tar")] if manifest.is_file() else filter(Path.is_file, path.rglob("*")))
 
 
-def _texts(value: Any) -> Iterator[str]:
-    """Every text in nested settings that is not empty."""
-    if value and isinstance(value, str):
-        yield value
-    elif isinstance(value, (list, dict)):
-        for item in value.values() if isinstance(value, dict) else value:
-            yield from _texts(item)
+def _texts(config: EvalConfig) -> Iterator[str]:
+    """Every text in the settings that may name data, if it is not empty."""
+    for key, value in flatten(config):
+        if key not in _NOT_DATA:
+            yield from (
+                text for text in (value if isinstance(value, list) else [value]) if text and isinstance(text, str)
+            )
 
 
 def _hash_sources() -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, TypeVar
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import EvalConfig, RequirementConfig
-from eval.baselines import PREFIXES, Baselines, check_baselines, is_model_metric
+from eval.baselines import PREFIXES, Baselines, is_model_metric
 from eval.report.write import REPORT_FILES, report_folder, write_report
 from eval.results import METRICS_FILE, Requirement, Results, write_metrics
 
@@ -36,7 +36,10 @@ def main(config: EvalConfig) -> int:
     from eval.provenance import find_current_results
 
     if config.benchmarks == ["help"]:
-        return print_benchmarks()
+        from eval.benchmarks.registry import KINDS
+
+        print(*(f"{name:<20} {kind.info.question}" for name, kind in KINDS.items()), sep="\n")
+        return 0
     if not config.checkpoint:
         raise UsageError("checkpoint= is missing: give the run folder of a training")
     if not config.out:
@@ -54,22 +57,8 @@ def main(config: EvalConfig) -> int:
         return _evaluate_and_report(config)
 
 
-def print_benchmarks() -> int:
-    """Print the names of the benchmarks and what each asks; returns the exit code."""
-    from eval.benchmarks.registry import KINDS
-
-    for name, kind in KINDS.items():
-        print(f"{name:<20} {kind.info.question}")
-    return 0
-
-
 def check_settings(config: EvalConfig) -> None:
-    """Check what can be checked before a model is loaded.
-
-    Raises:
-        UsageError: an unknown baseline, or a video that does not exist.
-    """
-    check_baselines(config.baselines)
+    """Check what can be checked before a model is loaded. Raises UsageError: a video that does not exist."""
     if config.video and not Path(config.video).is_file():
         raise UsageError(f"video={config.video}: no such file")
 

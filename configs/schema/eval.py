@@ -1,6 +1,7 @@
 """Settings of `python -m eval.run` and of the other commands of `eval`."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.field import MAX_SEED, field
 
@@ -26,7 +27,9 @@ class EvalConfig:
     benchmarks: list[str] = field(
         list, "published benchmarks and own data sets (data.NAME.kind) to run; benchmarks=[help] lists their names"
     )
-    baselines: list[str] = field(
+    baselines: list[
+        Literal["chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling", "object_prior"]
+    ] = field(
         lambda: ["chance", "untrained", "shuffled_prompts", "center_prior", "global_pooling"],
         "baselines to measure in the same run; also object_prior, which needs ImageNet weights",
     )

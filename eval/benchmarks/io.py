@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import soundfile
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -50,7 +51,6 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     Raises:
         UsageError: not an audio file, or one without samples.
     """
-    import soundfile
     from torchaudio.functional import resample
 
     try:
@@ -65,8 +65,6 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
 
 def audio_duration_s(path: Path) -> float:
     """Duration of an audio file. Raises UsageError: not an audio file."""
-    import soundfile
-
     try:
         return float(soundfile.info(path).duration)
     except (soundfile.LibsndfileError, OSError) as error:

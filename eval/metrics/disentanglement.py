@@ -72,8 +72,10 @@ def disentanglement_intervals(
         pred.append((ap_speech + _resampled_ap(both[:, sound_head], ~is_speech, weights)) / 2)
         off_speech = 1 - _resampled_mean(both[:, sound_head], is_speech, weights)
         act.append((off_speech + (1 - _resampled_mean(both[:, speech_head], ~is_speech, weights))) / 2)
-    names = Disentanglement._fields
-    return {n: percentile_interval(torch.maximum(*v)) for n, v in zip(names, (pred, act), strict=True)}
+    return {
+        "pred_dis": percentile_interval(torch.maximum(*pred)),
+        "act_dis": percentile_interval(torch.maximum(*act)),
+    }
 
 
 def _resampled_ap(

@@ -60,8 +60,9 @@ class PixelMetrics:
         positive = [np.sort(image[mask]) for image, mask in zip(pixels, relevant, strict=True)]
         pixels.sort(axis=1)
         self.relevant = np.array([len(scores) for scores in positive])
-        pairs = zip(pixels, positive, strict=True)
-        self.per_image_ap = np.array([precision_of_sorted(*pair) if len(pair[1]) else np.nan for pair in pairs])
+        self.per_image_ap = np.array(
+            [precision_of_sorted(*pair) if len(pair[1]) else np.nan for pair in zip(pixels, positive, strict=True)]
+        )
         all_positive = np.sort(np.concatenate(positive))
         assert len(all_positive), "a class without a relevant pixel"
         levels = np.unique(all_positive[np.linspace(0, len(all_positive) - 1, LEVELS).astype(int)])[::-1]

@@ -11,17 +11,14 @@ from eval.metrics import localization as regions
 from eval.metrics.retrieval import recall_at_k
 from eval.metrics.segmentation import average_precision, best_iou, normalize_and_upsample, word_window
 from eval.parity.similarity import stored_features
-from model.features import map_tensors
 from model.heatmap import pool_volume
 from model.similarity.dense import paired_similarity
 
 
 def prompted_segmentation(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """AP and IoU of each class, over the whole clip (basic) and over the window of the word (advanced)."""
-    audio, image = stored_features(params, tensors)
-    audio, image = map_tensors(audio, Tensor.detach), map_tensors(image, Tensor.detach)
     mask, labels = tensors["audio_mask"], tensors["labels"]
-    volume = paired_similarity(audio, image)
+    volume = paired_similarity(*stored_features(params, tensors)).detach()
     window = word_window(tensors["word_timing_s"], mask.shape[1], tensors["total_samples"] / params["sample_rate_hz"])
     outputs = {}
     for variant, steps in (("basic", mask), ("advanced", window)):

@@ -1,12 +1,12 @@
 """What a report shows, in either format: computed from the results alone."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
 from eval.benchmarks.benchmark import BenchmarkInfo
-from eval.report.published_results import Published, published_results
-from eval.results import Example, Requirement, Results
+from eval.report.published_results import SOURCES, Published, published_results
+from eval.results import Example, Results
 
 METRICS = {
     "map": "mAP",
@@ -100,43 +100,23 @@ class Section(NamedTuple):
         return "; ".join(part for part in (published.note, "" if published.items == ours else note) if part)
 
 
-class Content(NamedTuple):
-    """A whole report.
-
-    Attributes:
-        date: of the evaluation, YYYY-MM-DD; empty if unknown.
-        headline: one sentence.
-        met: number of requirements that are met.
-        legend: explanation of each baseline that is shown.
-        provenance: how the evaluation was made, as preformatted text.
-    """
-
-    date: str
-    headline: str
-    requirements: Sequence[Requirement]
-    met: int
-    sections: Sequence[Section]
-    legend: Sequence[str]
-    has_intervals: bool
-    has_published: bool
-    provenance: str
-
-
-def report_content(results: Results) -> Content:
-    """The content of the report of one evaluation."""
+def report_content(results: Results) -> dict[str, Any]:
+    """What the templates of both formats show of one evaluation, by the names of their variables."""
     found = sections(results)
     about = "\n".join(f"{key}: {value}" for key, value in results.about.items() if key != "config")
-    return Content(
-        date=results.about.get("date", "")[:10],
-        headline=headline(results.metrics),
-        requirements=results.requirements,
-        met=sum(requirement.passed for requirement in results.requirements),
-        sections=found,
-        legend=[text for prefix, text in LEGEND.items() if any(prefix in section.prefixes for section in found)],
-        has_intervals=any(row.interval for section in found for row in section.rows),
-        has_published=any(row.published for section in found for row in section.rows),
-        provenance=f"{about}\n\n{results.about.get('config', '')}",
-    )
+    return {
+        "date": results.about.get("date", "")[:10],  # YYYY-MM-DD; empty if unknown
+        "headline": headline(results.metrics),
+        "requirements": results.requirements,
+        "met": sum(requirement.passed for requirement in results.requirements),
+        "sections": found,
+        "prefixes": PREFIXES,
+        "legend": [text for prefix, text in LEGEND.items() if any(prefix in section.prefixes for section in found)],
+        "sources": SOURCES,
+        "has_intervals": any(row.interval for section in found for row in section.rows),
+        "has_published": any(row.published for section in found for row in section.rows),
+        "provenance": f"{about}\n\n{results.about.get('config', '')}",
+    }
 
 
 def sections(results: Results) -> list[Section]:

@@ -9,6 +9,7 @@ from functools import cache
 from typing import ClassVar
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from eval.results import Example
 
@@ -32,9 +33,8 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     heat = np.clip(heat, 0, 1)
     colors = _color_table()[(heat * 255).astype(np.uint8)]
     alpha = OPACITY * heat[..., None] ** 0.8
-    gray = image.mean(axis=-1, keepdims=True)
     # A dimmed, half-desaturated image makes the colors of the map stand out.
-    background = 0.75 * (0.5 * image + 0.5 * gray)
+    background = 0.75 * (0.5 * image + 0.5 * image.mean(axis=-1, keepdims=True))
     return np.clip(background * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
 
 
@@ -57,8 +57,6 @@ def draw_contour(image: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
     """Enlarge an image or map by an integer factor to at least `width_px`; a larger one is returned unchanged."""
-    from PIL import Image
-
     factor = max(1, -(-width_px // image.shape[1]))
     if factor == 1:
         return image
@@ -102,8 +100,6 @@ def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
 
 def caption_strip(text: str, width_px: int) -> np.ndarray:
     """A strip with one line of text, clipped to the width."""
-    from PIL import Image, ImageDraw, ImageFont
-
     strip = Image.new("RGB", (width_px, CAPTION_PX), BACKGROUND_RGB)
     ImageDraw.Draw(strip).text((3, 3), text, fill=TEXT_RGB, font=ImageFont.load_default(size=13))
     return np.asarray(strip)
@@ -111,8 +107,6 @@ def caption_strip(text: str, width_px: int) -> np.ndarray:
 
 def jpeg_bytes(image: np.ndarray) -> bytes:
     """A JPEG file of an image, uint8 [H_px, W_px, 3]."""
-    from PIL import Image
-
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "JPEG", quality=88)
     return buffer.getvalue()

@@ -3,36 +3,17 @@
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 
 from eval.baselines import PREFIXES
-from eval.report.content import report_content, with_rank_labels
+from eval.report.content import Section, report_content, with_rank_labels
 from eval.report.figures import LineChart, data_uri, draw_contour, jpeg_bytes, line_chart, overlay, upscale_integer
-from eval.report.published_results import SOURCES
 from eval.report.templates import load_template, read_file
 from eval.results import Example, Results
 
 IMAGE_WIDTH_PX = 192
-
-
-class Panel(NamedTuple):
-    """An embedded image with its size and description."""
-
-    uri: str
-    width_px: int
-    height_px: int
-    description: str
-
-
-class Figure(NamedTuple):
-    """An example: the image with the outlined target, the heatmap, and the audio."""
-
-    label: str
-    example: Example
-    panels: Sequence[Panel]
-    audio_uri: str
 
 
 def render_html(results: Results, history: Sequence[Mapping[str, float | int]], video: Path | None) -> str:
@@ -44,22 +25,19 @@ def render_html(results: Results, history: Sequence[Mapping[str, float | int]], 
         video: an mp4 to embed; None: no video.
     """
     content = report_content(results)
+    sections: list[Section] = content["sections"]
     return load_template("report.html.j2", autoescape=True).render(
-        content=content,
-        prefixes=PREFIXES,
-        sources=SOURCES,
+        content,
         css=read_file("report.css"),
-        figures={
-            section.task: [_figure(*labelled) for labelled in with_rank_labels(section.examples)]
-            for section in content.sections
-        },
-        heads={section.task: _head_panels(section.examples[0]) for section in content.sections if section.examples},
+        figures={one.task: [_figure(*labelled) for labelled in with_rank_labels(one.examples)] for one in sections},
+        heads={one.task: _head_panels(one.examples[0]) for one in sections if one.examples},
         video_uri=data_uri("video/mp4", video.read_bytes()) if video else "",
         charts=_charts(history),
     )
 
 
-def _figure(label: str, example: Example) -> Figure:
+def _figure(label: str, example: Example) -> dict[str, Any]:
+    """An example: the image with the outlined target, the heatmap, and the audio."""
     import soundfile
 
     image, heatmap, target = (
@@ -71,10 +49,11 @@ def _figure(label: str, example: Example) -> Figure:
     ]
     mp3 = io.BytesIO()
     soundfile.write(mp3, example.waveform, example.sample_rate_hz, format="MP3")
-    return Figure(label, example, panels, data_uri("audio/mpeg", mp3.getvalue()))
+    audio_uri = data_uri("audio/mpeg", mp3.getvalue())
+    return {"label": label, "example": example, "panels": panels, "audio_uri": audio_uri}
 
 
-def _head_panels(example: Example) -> list[Panel]:
+def _head_panels(example: Example) -> list[dict[str, Any]]:
     """The heatmap of each head; none for a single head."""
     if len(example.heads) == 1:
         return []
@@ -85,9 +64,11 @@ def _head_panels(example: Example) -> list[Panel]:
     ]
 
 
-def _panel(image: np.ndarray, description: str) -> Panel:
+def _panel(image: np.ndarray, description: str) -> dict[str, Any]:
+    """An embedded image with its size and description."""
     height_px, width_px = image.shape[:2]
-    return Panel(data_uri("image/jpeg", jpeg_bytes(image)), width_px, height_px, description)
+    uri = data_uri("image/jpeg", jpeg_bytes(image))
+    return {"uri": uri, "width_px": width_px, "height_px": height_px, "description": description}
 
 
 def _charts(history: Sequence[Mapping[str, float | int]]) -> list[LineChart]:

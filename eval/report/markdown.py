@@ -5,10 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from configs.atomic_write import atomic_open
-from eval.baselines import PREFIXES
 from eval.report.content import report_content, with_rank_labels
 from eval.report.figures import heatmap_sheet, jpeg_bytes
-from eval.report.published_results import SOURCES
 from eval.report.templates import load_template
 from eval.results import Example, Results
 
@@ -24,12 +22,11 @@ def render_markdown(results: Results, images: Path) -> str:
     content = report_content(results)
     template = load_template("report.md.j2", autoescape=False, filters={"escaped": _escape, "code": _code})
     return template.render(
-        content=content,
-        prefixes=PREFIXES,
-        sources=SOURCES,
+        content,
         folder=images.name,
         examples={
-            section.task: _write_image(section.examples, images / f"{section.task}.jpg") for section in content.sections
+            section.task: _write_image(section.examples, images / f"{section.task}.jpg")
+            for section in content["sections"]
         },
     )
 

@@ -12,7 +12,7 @@ from tiny_training import tiny_config, tiny_model
 from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig
-from eval.baselines import BASELINES, PREFIXES, Baselines, check_baselines, is_model_metric
+from eval.baselines import PREFIXES, Baselines, is_model_metric
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectPrior, center_prior, object_guided
@@ -156,9 +156,10 @@ def test_object_prior_weights_are_loaded_only_for_localization(world, monkeypatc
 
 
 def test_unknown_baseline_is_refused():
-    check_baselines(list(BASELINES))
-    with pytest.raises(UsageError, match="'luck', allowed are chance, untrained, shuffled_prompts, center_prior"):
-        check_baselines(["chance", "luck"])
+    names = "chance, untrained, shuffled_prompts, center_prior, global_pooling, object_prior"
+    assert load(EvalConfig, [f"baselines=[{names}]"]).baselines == names.split(", ")
+    with pytest.raises(UsageError, match=rf"baselines\.1=luck: allowed are {names} \(from the command line\)"):
+        load(EvalConfig, ["baselines=[chance,luck]"])
 
 
 def test_intervals_cover_all_model_metrics_and_no_baselines(world, model):

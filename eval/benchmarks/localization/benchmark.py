@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import CommandFailed
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkKind
 from eval.benchmarks.examples import select_examples
 from eval.benchmarks.io import audio_duration_s
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, read_square_image
@@ -173,10 +173,11 @@ def localization_kind(
         read: reads its folder.
     """
 
-    def build(inputs: BenchmarkInputs) -> Localization:
-        return Localization(inputs.name, read(inputs.roots[0]), metrics, inputs.batch_size, inputs.seed)
-
-    return BenchmarkKind(info, (data,), build)
+    return BenchmarkKind(
+        info,
+        (data,),
+        lambda inputs: Localization(inputs.name, read(inputs.roots[0]), metrics, inputs.batch_size, inputs.seed),
+    )
 
 
 def _with_shuffled_audio(items: Sequence[LocalizationExample], seed: int) -> list[LocalizationExample]:

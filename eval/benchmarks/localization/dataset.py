@@ -8,15 +8,16 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from configs.errors import UsageError
-from eval.benchmarks.io import open_image
+from eval.benchmarks.io import finite_float, open_image
 from eval.metrics.localization import SIDE_PX
 
 # Left, top, right, bottom in pixels of 224 x 224.
@@ -83,6 +84,12 @@ class LocalizationSet:
         return self
 
 
+def parse_box(corners: Any, pixels_per_unit: float = 1.0) -> Box:
+    """A box from its four corners. Raises ValueError, TypeError or OverflowError: not four finite numbers."""
+    left, top, right, bottom = (int(finite_float(corner) * pixels_per_unit) for corner in corners)
+    return left, top, right, bottom
+
+
 def boxes_region(boxes: Sequence[Box], annotators_needed: int = 1) -> Float[Tensor, "H_px W_px"]:
     """The number of boxes that cover each pixel, divided by `annotators_needed`, at most 1."""
     region = torch.zeros(SIDE_PX, SIDE_PX)
@@ -98,8 +105,6 @@ def mask_region(path: Path, image: Path, min: int) -> Float[Tensor, "H_px W_px"]
     Raises:
         UsageError: not an image, or neither 224 x 224 nor of the aspect ratio of its image.
     """
-    from PIL import Image
-
     with open_image(image) as opened:
         width_px, height_px = opened.size
     with open_image(path) as opened:
@@ -118,8 +123,6 @@ def mask_region(path: Path, image: Path, min: int) -> Float[Tensor, "H_px W_px"]
 
 def read_square_image(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
     """An image with both sides resized to `size_px` (bicubic). Raises UsageError: not a complete image."""
-    from PIL import Image
-
     with open_image(path) as opened:
         resized = opened.convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

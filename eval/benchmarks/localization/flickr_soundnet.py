@@ -24,9 +24,9 @@ from torch import Tensor
 
 from configs.errors import UsageError
 from eval.benchmarks.benchmark import BenchmarkInfo
-from eval.benchmarks.io import find_table, finite_float, validate_file_name
+from eval.benchmarks.io import find_table, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
-from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region
+from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region, parse_box
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import SIDE_PX
 
@@ -58,7 +58,8 @@ def read_boxes(path: Path) -> list[Box]:
     """
     try:
         root = ElementTree.fromstring(path.read_bytes(), ElementTree.XMLParser(target=_NoDoctype()))
-        return [_box([child.text for child in box][1:]) for box in root.iter("bbox")]
+        scale = SIDE_PX / ANNOTATED_SIDE_PX
+        return [parse_box([child.text for child in box][1:], scale) for box in root.iter("bbox")]
     except (ElementTree.ParseError, ValueError, TypeError, LookupError, OverflowError) as error:
         raise UsageError(
             f"{path} is not an annotation file ({error}); a bbox has five children, the last four xmin, ymin, xmax and "
@@ -69,11 +70,6 @@ def read_boxes(path: Path) -> list[Box]:
 class _NoDoctype(ElementTree.TreeBuilder):
     def doctype(self, name: str, *_: Any) -> None:
         raise ValueError(f"it declares a document type, {name}")
-
-
-def _box(corners: list[str | None]) -> Box:
-    left, top, right, bottom = (int(finite_float(corner) * SIDE_PX / ANNOTATED_SIDE_PX) for corner in corners)
-    return left, top, right, bottom
 
 
 def _region(annotation: Path) -> Tensor:

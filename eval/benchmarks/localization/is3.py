@@ -20,9 +20,16 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.benchmark import BenchmarkInfo
-from eval.benchmarks.io import find_table, finite_float, json_rows, validate_file_name
+from eval.benchmarks.io import find_table, json_rows, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
-from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region, mask_region
+from eval.benchmarks.localization.dataset import (
+    Box,
+    LocalizationExample,
+    LocalizationSet,
+    boxes_region,
+    mask_region,
+    parse_box,
+)
 from eval.benchmarks.localization.metrics import CIoUMetrics
 
 MASK_THRESHOLD = 128
@@ -59,13 +66,8 @@ def read_is3(root: Path, masks: bool) -> LocalizationSet:
 
 
 def _parse(masks: bool, row: dict[str, Any]) -> tuple[str, str, Box | str]:
-    truth = _base_name(row["gt_box"]) if masks else _box(row["gt_box"])
+    truth = _base_name(row["gt_box"]) if masks else parse_box(row["gt_box"])
     return _base_name(row["image"]), _base_name(row["audio"]), truth
-
-
-def _box(corners: Any) -> Box:
-    left, top, right, bottom = (int(finite_float(corner)) for corner in corners)
-    return left, top, right, bottom
 
 
 def _base_name(path: str) -> str:

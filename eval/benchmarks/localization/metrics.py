@@ -8,6 +8,7 @@ They have two steps, so that values can be gathered from ranks, resampled for in
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -151,13 +152,13 @@ class DetectionMetrics(LocalizationMetrics):
         """95 % intervals of all metrics."""
         scores, located, in_view = values["confidence"], values["median"] >= SUCCESS_AT, _in_view(items)
 
-        def resampled(index: int) -> Interval:
-            def metric(rows: Tensor) -> float:
-                return detection(scores[rows], located[rows], in_view[rows])[index]
+        def metric(index: int, rows: Tensor) -> float:
+            return detection(scores[rows], located[rows], in_view[rows])[index]
 
-            return interval(metric, len(items), seed, group_numbers(items))
-
-        return super().intervals(values, items, seed) | {"median/ap": resampled(0), "median/max_f1": resampled(1)}
+        average_precision, max_f1 = (
+            interval(partial(metric, index), len(items), seed, group_numbers(items)) for index in (0, 1)
+        )
+        return super().intervals(values, items, seed) | {"median/ap": average_precision, "median/max_f1": max_f1}
 
 
 def group_numbers(items: Sequence[LocalizationExample]) -> Int[Tensor, "N"]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from eval.benchmarks.benchmark import BenchmarkInfo
-from eval.benchmarks.io import find_table, finite_float, json_rows, validate_file_name
+from eval.benchmarks.io import find_table, json_rows, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
-from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region
+from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region, parse_box
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import SIDE_PX
 
@@ -43,12 +43,7 @@ def read_vgg_ss(root: Path) -> LocalizationSet:
 
 
 def _parse(row: dict[str, Any]) -> tuple[str, str, list[Box]]:
-    return validate_file_name(row["file"]), str(row["class"]), [_box(corners) for corners in row["bbox"]]
-
-
-def _box(corners: Any) -> Box:
-    left, top, right, bottom = (int(finite_float(corner) * SIDE_PX) for corner in corners)
-    return left, top, right, bottom
+    return validate_file_name(row["file"]), str(row["class"]), [parse_box(corners, SIDE_PX) for corners in row["bbox"]]
 
 
 VGG_SS = localization_kind(

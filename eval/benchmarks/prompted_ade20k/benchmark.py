@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from configs.errors import CommandFailed, UsageError
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkKind
 from eval.benchmarks.examples import select_examples
 from eval.benchmarks.io import read_waveform
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource, center_prior
@@ -94,10 +94,12 @@ class PromptedADE20K(Benchmark):
         result, precisions = self._measure(maps, inputs)
         if shuffled:
             return result
-        chosen = select_examples(precisions)
         return result._replace(
             items=self._counts(prompts.mask, inputs.clip_duration_s) | dict(result.items),
-            examples=[self._example(row, maps["basic"], per_head, precisions[row].item(), inputs) for row in chosen],
+            examples=[
+                self._example(row, maps["basic"], per_head, precisions[row].item(), inputs)
+                for row in select_examples(precisions)
+            ],
         )
 
     def evaluate_baseline(
@@ -112,10 +114,16 @@ class PromptedADE20K(Benchmark):
 
     def _measure(self, maps: dict[str, Tensor], inputs: InputSpec) -> tuple[BenchmarkResult, Float[Tensor, "N"]]:
         """Metrics over all classes, and the average precision of each image alone."""
-        names = [item.frame.stem for item in self.items]
-        classes = torch.tensor([item.class_id for item in self.items])
         size_px = inputs.image_size_px
-        return measure(maps, self._targets(size_px), classes, names, self._class_name, size_px, self.seed)
+        return measure(
+            maps,
+            self._targets(size_px),
+            classes=torch.tensor([item.class_id for item in self.items]),
+            names=[item.frame.stem for item in self.items],
+            class_name=self._class_name,
+            size_px=size_px,
+            seed=self.seed,
+        )
 
     def _maps(
         self, model: DenseAV, audio: AudioFeatures, shuffled: bool
@@ -123,7 +131,10 @@ class PromptedADE20K(Benchmark):
         """The maps [N, H, W] of each variant, and those of each head."""
         inputs, device = model.inputs, next(model.parameters()).device
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
-        steps = {"basic": audio.mask[order], "advanced": self._word_windows(audio.mask.shape[1], inputs)[order]}
+        duration_s = torch.full((len(self.items),), inputs.clip_duration_s)
+        word_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])
+        windows = word_window(word_s, audio.mask.shape[1], duration_s)
+        steps = {"basic": audio.mask[order], "advanced": windows[order]}
 
         def maps_of_batch(rows: range) -> dict[str, Tensor]:
             frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
@@ -149,10 +160,6 @@ class PromptedADE20K(Benchmark):
             return {name: tensor.cpu() for name, tensor in features._asdict().items() if tensor is not None}
 
         return AudioFeatures(**distributed_map(len(self.items), self.batch_size, encode_batch, self.name))
-
-    def _word_windows(self, steps: int, inputs: InputSpec) -> Bool[Tensor, "N T"]:
-        timing_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])
-        return word_window(timing_s, steps, torch.full((len(self.items),), inputs.clip_duration_s))
 
     def _targets(self, size_px: int) -> UInt8[np.ndarray, "N bytes"]:
         """The pixels of each item's class, in the geometry of the frames, as bits; read once, on all ranks together."""
@@ -216,10 +223,11 @@ def _kind(prompt: str, question: str) -> BenchmarkKind:
         "spoken words are by DenseAV's authors, for which we know of no stated terms; the sounds are VGGSound's."
     )
 
-    def build(inputs: BenchmarkInputs) -> PromptedADE20K:
-        return PromptedADE20K(inputs.roots[0], prompt, inputs.batch_size, inputs.seed, inputs.name)
-
-    return BenchmarkKind(BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms), ("prompted_ade20k",), build)
+    return BenchmarkKind(
+        BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms),
+        ("prompted_ade20k",),
+        lambda inputs: PromptedADE20K(inputs.roots[0], prompt, inputs.batch_size, inputs.seed, inputs.name),
+    )
 
 
 ADE20K_SPEECH = _kind("speech", "Where is what a spoken word names?")

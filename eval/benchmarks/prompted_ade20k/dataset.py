@@ -87,11 +87,12 @@ def _parse(root: Path, prompt: str, row: dict[str, str]) -> PromptedExample:
 
 
 def _reason_to_skip(item: PromptedExample) -> str | None:
-    if not item.class_id:
-        return "class_0"
-    if not item.audio.is_file():
-        return "no_prompt_file"
-    return None if item.frame.is_file() and item.annotation.is_file() else "no_image_or_annotation"
+    reasons = {
+        "class_0": not item.class_id,
+        "no_prompt_file": not item.audio.is_file(),
+        "no_image_or_annotation": not (item.frame.is_file() and item.annotation.is_file()),
+    }
+    return next((reason for reason, applies in reasons.items() if applies), None)
 
 
 def read_class_names(path: Path) -> dict[int, str]:
