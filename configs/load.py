@@ -7,9 +7,6 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
 from configs.check import UnknownKeyError, check_layer, check_ranges, type_of
 from configs.errors import UsageError
 from configs.package_names import ROOT
@@ -67,6 +64,8 @@ def load_stored(schema: type[T], stored: str | dict[str, Any], origin: str) -> T
 
 def to_yaml(config: Any) -> str:
     """Resolved settings as YAML that `load` and `load_stored` read."""
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
@@ -102,6 +101,8 @@ def find_config(path: str, key: str = "config") -> Path:
 
 def _parse_yaml(text: bytes, origin: str) -> Any:
     """Plain dicts and lists, references to other settings unresolved."""
+    from omegaconf import OmegaConf
+
     try:
         layer = OmegaConf.create(text.decode())
     except Exception as error:  # errors of PyYAML, OmegaConf and the UTF-8 decoder have no common base class
@@ -113,6 +114,8 @@ def _parse_yaml(text: bytes, origin: str) -> Any:
 
 def _parse_argument(schema: type, argument: str) -> Any:
     """`a.b=value` as {a: {b: value}}. A text is taken literally: name=2024_06_01 is not a number."""
+    from omegaconf import OmegaConf
+
     key, _, text = argument.partition("=")
     kind = type_of(schema, key)
     if kind is str or typing.get_origin(kind) is typing.Literal:
@@ -129,6 +132,9 @@ def _parse_argument(schema: type, argument: str) -> Any:
 
 def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
     """Defaults and layers, each a pair of origin and plain settings, as an instance of the schema."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
     defaults, origins = OmegaConf.structured(schema), dict[str, str]()
     settings: Any = OmegaConf.to_container(defaults)
     for origin, layer in layers:

@@ -78,12 +78,9 @@ def plan_runs(config: AblateConfig) -> list[Run]:
         UsageError: settings that training or evaluation refuses, two variants with one name or folder, or nothing to
             do.
     """
-    for key in ("train", "evaluate", "out"):
+    for key in ("train", "evaluate", "out", "seeds", "variants", "metrics"):
         if not getattr(config, key):
-            raise UsageError(f"{key}= is missing")
-    for key in ("seeds", "variants", "metrics"):
-        if not getattr(config, key):
-            raise UsageError(f"{key}=[]: give at least one")
+            raise UsageError(f"{key}= is missing" if getattr(config, key) == "" else f"{key}=[]: give at least one")
     if len(set(config.seeds)) < len(config.seeds):
         raise UsageError(f"seeds={config.seeds}: a seed is given twice")
     find_config(config.accelerate, "accelerate")

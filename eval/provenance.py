@@ -118,9 +118,8 @@ def _texts(config: EvalConfig) -> Iterator[str]:
     """Every text in the settings that may name data, if it is not empty."""
     for key, value in flatten(config):
         if key not in _NOT_DATA:
-            yield from (
-                text for text in (value if isinstance(value, list) else [value]) if text and isinstance(text, str)
-            )
+            values = value if isinstance(value, list) else [value]
+            yield from (text for text in values if text and isinstance(text, str))
 
 
 def _hash_sources() -> str:

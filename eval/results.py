@@ -16,7 +16,6 @@ import numpy as np
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
-from eval.benchmarks.benchmark import BenchmarkInfo
 
 METRICS_FILE = "metrics.json"
 
@@ -69,6 +68,21 @@ class Example:
     def value(self) -> str:
         """The example's own metric, as text."""
         return f"AP {self.average_precision:.2f}" if self.rank is None else f"rank {self.rank}"
+
+
+class BenchmarkInfo(NamedTuple):
+    """What a report says about a benchmark.
+
+    Attributes:
+        question: the question it answers, a heading.
+        name: of the benchmark, in words.
+        terms: license terms of the published data as its authors state them, or as we believe them to be; empty: the
+            user's own data. They are not legal advice: whoever uses the data has to read its terms.
+    """
+
+    question: str
+    name: str
+    terms: str = ""
 
 
 class BenchmarkResult(NamedTuple):

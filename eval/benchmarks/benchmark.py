@@ -1,32 +1,14 @@
 """The interface of all benchmarks: `Benchmark` is what they implement, `BenchmarkKind` what the registry holds."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
-if TYPE_CHECKING:
-    from eval.benchmarks.localization.heatmap_sources import HeatmapSource
-    from eval.benchmarks.retrieval.gallery import Gallery
-    from eval.results import BenchmarkResult
-    from model.denseav import DenseAV
-
-
-class BenchmarkInfo(NamedTuple):
-    """What a report says about a benchmark.
-
-    Attributes:
-        question: the question it answers, a heading.
-        name: of the benchmark, in words.
-        terms: license terms of the published data as its authors state them, or as we believe them to be; empty: the
-            user's own data. They are not legal advice: whoever uses the data has to read its terms.
-    """
-
-    question: str
-    name: str
-    terms: str = ""
+from eval.benchmarks.localization.heatmap_sources import HeatmapSource
+from eval.benchmarks.retrieval.gallery import Gallery
+from eval.results import BenchmarkInfo, BenchmarkResult
+from model.denseav import DenseAV
 
 
 class Benchmark(ABC):

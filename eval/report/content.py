@@ -1,12 +1,12 @@
 """What a report shows, in either format: computed from the results alone."""
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from eval.baselines import PREFIXES, is_model_metric
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.report.published_results import SOURCES, Published, published_results
-from eval.results import Example, Results
+from eval.results import BenchmarkInfo, Example, Results
 
 METRICS = {
     "map": "mAP",
@@ -158,10 +158,7 @@ def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
 def metric_name(key: str) -> str:
     """`vggss/median/ciou` -> `cIoU, median`."""
     _, variant, metric = key.split("/")
-    for short, name in METRICS.items():
-        if metric == short or metric.startswith(f"{short}_"):
-            metric = name + metric.removeprefix(short)
-            break
+    metric = re.sub(rf"^({'|'.join(METRICS)})(?=_|$)", lambda match: METRICS[match[0]], metric)
     name = _words(metric.replace("recall_at_", "recall@").replace("_win_rate", " win rate"))
     return name if variant == "heads" else f"{name}, {_words(variant)}"
 

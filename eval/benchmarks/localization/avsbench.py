@@ -22,11 +22,11 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.benchmarks.io import csv_rows, find_table, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, mask_region
 from eval.benchmarks.localization.metrics import MaskMetrics
+from eval.results import BenchmarkInfo
 
 AUDIO_WINDOW_S = 5.0
 FRAMES = 5
@@ -85,8 +85,8 @@ def read_avsbench(root: Path, part: str) -> LocalizationSet:
 
 
 def _parse(columns: tuple[str, ...], row: dict[str, str]) -> dict[str, str]:
-    name = validate_file_name(next(iter(row.values())))
-    return {"name": name} | {column: validate_file_name(row[column]) for column in columns}
+    first = next(iter(row.values()))
+    return {"name": validate_file_name(first)} | {column: validate_file_name(row[column]) for column in columns}
 
 
 AVSBENCH_S4 = localization_kind(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from configs.errors import CommandFailed
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkKind
 from eval.benchmarks.examples import select_examples
 from eval.benchmarks.io import audio_duration_s
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, read_square_image
@@ -25,7 +25,7 @@ from eval.benchmarks.localization.metrics import LocalizationMetrics, Values
 from eval.distributed import distributed_map
 from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from eval.metrics.segmentation import average_precision
-from eval.results import BenchmarkResult, Example
+from eval.results import BenchmarkInfo, BenchmarkResult, Example
 from model.denseav import DenseAV
 
 

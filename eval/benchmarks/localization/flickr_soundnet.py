@@ -23,12 +23,12 @@ from xml.etree import ElementTree
 from torch import Tensor
 
 from configs.errors import UsageError
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.benchmarks.io import find_table, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
 from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region, parse_box
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import SIDE_PX
+from eval.results import BenchmarkInfo
 
 ANNOTATED_SIDE_PX = 256
 ANNOTATORS_NEEDED = 2

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.benchmarks.io import find_table, json_rows, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
 from eval.benchmarks.localization.dataset import (
@@ -31,6 +30,7 @@ from eval.benchmarks.localization.dataset import (
     parse_box,
 )
 from eval.benchmarks.localization.metrics import CIoUMetrics
+from eval.results import BenchmarkInfo
 
 MASK_THRESHOLD = 128
 QUESTION = "Which of two objects makes this sound?"

@@ -14,12 +14,12 @@ Source: Mo and Morgado, A Closer Look at Weakly-Supervised Audio-Visual Source L
 from functools import partial
 from pathlib import Path
 
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.benchmarks.io import csv_rows, find_table, validate_file_name
 from eval.benchmarks.localization import flickr_soundnet, vgg_ss
 from eval.benchmarks.localization.benchmark import localization_kind
 from eval.benchmarks.localization.dataset import LocalizationExample, LocalizationSet, boxes_region
 from eval.benchmarks.localization.metrics import DetectionMetrics
+from eval.results import BenchmarkInfo
 
 NOT_IN_VIEW = "non-sounding"
 READERS = {"vggss": vgg_ss.read_vgg_ss, "flickr": flickr_soundnet.read_flickr_soundnet}

@@ -18,12 +18,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from eval.benchmarks.benchmark import BenchmarkInfo
 from eval.benchmarks.io import find_table, json_rows, validate_file_name
 from eval.benchmarks.localization.benchmark import localization_kind
 from eval.benchmarks.localization.dataset import Box, LocalizationExample, LocalizationSet, boxes_region, parse_box
 from eval.benchmarks.localization.metrics import CIoUMetrics
 from eval.metrics.localization import SIDE_PX
+from eval.results import BenchmarkInfo
 
 TERMS = "VGG-SS: its README states none. VGGSound's list: CC BY 4.0, we believe; the videos belong to their uploaders."
 

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from configs.errors import CommandFailed, UsageError
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkKind
 from eval.benchmarks.examples import select_examples
 from eval.benchmarks.io import read_waveform
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource, center_prior
@@ -29,7 +29,7 @@ from eval.benchmarks.prompted_ade20k.dataset import (
 from eval.benchmarks.prompted_ade20k.metrics import measure
 from eval.distributed import distributed_map
 from eval.metrics.segmentation import normalize_and_upsample, word_window
-from eval.results import BenchmarkResult, Example
+from eval.results import BenchmarkInfo, BenchmarkResult, Example
 from model.denseav import DenseAV
 from model.features import AudioFeatures, map_tensors
 from model.inputs import InputSpec

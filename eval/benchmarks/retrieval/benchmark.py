@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from configs.errors import CommandFailed
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkInputs, BenchmarkKind
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource
 from eval.benchmarks.retrieval.examples import retrieval_examples
 from eval.benchmarks.retrieval.gallery import Gallery, PairFeatures
 from eval.distributed import distributed_map
 from eval.metrics.bootstrap import mean_interval
 from eval.metrics.retrieval import ranks
-from eval.results import BenchmarkResult
+from eval.results import BenchmarkInfo, BenchmarkResult
 from model.denseav import DenseAV
 from model.features import map_tensors
 from model.similarity.global_pooling import GLOBAL_AGGREGATIONS

@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.errors import CommandFailed
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInfo, BenchmarkInputs, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkKind
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.distributed import distributed_map, rank
 from eval.metrics.bootstrap import bootstrap_counts, percentile_interval
 from eval.metrics.disentanglement import disentanglement, disentanglement_intervals
-from eval.results import BenchmarkResult
+from eval.results import BenchmarkInfo, BenchmarkResult
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 
@@ -101,11 +101,6 @@ def _fractions(wins: Float[Tensor, "*n K"]) -> Float[Tensor, "*n K"]:
     return wins / wins.sum(dim=-1, keepdim=True).clamp(min=1)
 
 
-def _build(inputs: BenchmarkInputs) -> HeadDisentanglement:
-    speech, sound = map(inputs.open_gallery, inputs.roots)
-    return HeadDisentanglement(speech, sound, inputs.name)
-
-
 DISENTANGLEMENT = BenchmarkKind(
     BenchmarkInfo(
         "Do the heads specialize in speech and other sounds?",
@@ -113,5 +108,5 @@ DISENTANGLEMENT = BenchmarkKind(
         "The pairs of Places Audio and AudioSet retrieval, on their terms.",
     ),
     ("places_audio", "audioset"),
-    _build,
+    lambda inputs: HeadDisentanglement(*map(inputs.open_gallery, inputs.roots), name=inputs.name),
 )
