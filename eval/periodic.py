@@ -130,6 +130,5 @@ class PeriodicEvaluation:
             return {}
 
     def _untrained(self, model: DenseAV) -> DenseAV:
-        """The same architecture with random weights."""
         untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()
         return untrained.to(next(model.parameters()).device)

@@ -69,8 +69,8 @@ def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
             for column in ranked[:TABLE_BEST]
         ]
         image = gallery.item(reader, gallery.clips[row]).frame.permute(1, 2, 0).numpy()
-        caption = clip_caption(reader, gallery.clips[row])
-        rows.append([image, caption, ranked.index(row) + 1, *best, *[""] * (TABLE_BEST - len(best))])
+        padding = [""] * (TABLE_BEST - len(best))
+        rows.append([image, clip_caption(reader, gallery.clips[row]), ranked.index(row) + 1, *best, *padding])
     return Table(["image", "clip", "rank of its audio", *(f"{rank}." for rank in range(1, TABLE_BEST + 1))], rows)
 
 

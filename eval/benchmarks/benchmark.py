@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from configs.schema import EvalConfig
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.results import BenchmarkInfo, BenchmarkResult
@@ -49,33 +50,17 @@ class Benchmark(ABC):
         raise NotImplementedError(f"{self.name}: baseline {baseline}")
 
 
-class BenchmarkInputs(NamedTuple):
-    """What a benchmark is built from.
-
-    Attributes:
-        name: of the benchmark.
-        roots: folders of its data, one for each entry of `BenchmarkKind.data`.
-        batch_size: items encoded at once.
-        seed: of shuffled prompts and bootstrap intervals.
-        open_gallery: opens a folder of shards for retrieval; benchmarks that open the same folder share its features.
-    """
-
-    name: str
-    roots: Sequence[Path]
-    batch_size: int
-    seed: int
-    open_gallery: Callable[[Path], Gallery]
-
-
 class BenchmarkKind(NamedTuple):
     """A registered benchmark.
 
     Attributes:
         info: of the published benchmark.
         data: names of the data sets (`data.NAME.root` in the settings) that it reads.
-        build: makes it, and reads its tables.
+        build: makes it, and reads its tables. Arguments: its name; the folders of its data, one for each entry of
+            `data`; the settings; `open_gallery`, which opens a folder of shards for retrieval, so that benchmarks that
+            open the same folder share its features.
     """
 
     info: BenchmarkInfo
     data: tuple[str, ...]
-    build: Callable[[BenchmarkInputs], Benchmark]
+    build: Callable[[str, Sequence[Path], EvalConfig, Callable[[Path], Gallery]], Benchmark]

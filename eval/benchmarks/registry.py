@@ -7,7 +7,7 @@ from pathlib import Path
 from configs.errors import UsageError
 from configs.schema import DataConfig, EvalConfig
 from eval.baselines import PREFIXES
-from eval.benchmarks.benchmark import Benchmark, BenchmarkInputs
+from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.avsbench import AVSBENCH_MS3, AVSBENCH_S4
 from eval.benchmarks.localization.flickr_soundnet import FLICKR_SOUNDNET
 from eval.benchmarks.localization.is3 import IS3, IS3_MASKS
@@ -66,8 +66,7 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
         sources = (name,) if name in config.data else kind.data
         roots = [_root(source, name, config) for source in sources]
         try:
-            inputs = BenchmarkInputs(name, roots, config.batch_size, config.seed, open_gallery)
-            benchmarks[name] = kind.build(inputs)
+            benchmarks[name] = kind.build(name, roots, config, open_gallery)
         except UsageError as error:
             raise UsageError(f"{', '.join(f'data.{source}.root' for source in sources)}: {error}") from None
         benchmarks[name].info = kind.info if name in KINDS else BenchmarkInfo(kind.info.question, name)
@@ -83,14 +82,27 @@ def _check_data(name: str, data: DataConfig) -> None:
     """Check an entry of `data`: published benchmarks and data sets need no kind, own ones do."""
     kinds = [name for name, kind in KINDS.items() if len(kind.data) == 1]
     published = {*kinds, *(source for kind in KINDS.values() for source in kind.data)}
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
-        raise UsageError(f"data: the name {name!r} is invalid: allowed are letters, digits, _ and -")
-    if name in PREFIXES:
-        raise UsageError(f"data.{name}: the name belongs to a baseline; choose one that is not {', '.join(PREFIXES)}")
-    if data.kind not in kinds and (data.kind or name not in published):
-        raise UsageError(f"data.{name}.kind={data.kind}: allowed are {', '.join(kinds)}")
-    if name in KINDS and data.kind not in ("", name):
-        raise UsageError(f"data.{name}.kind={data.kind}: {name} is a published benchmark; choose another name")
+    problems = (
+        (
+            not re.fullmatch(r"[A-Za-z0-9_-]+", name),
+            f"data: the name {name!r} is invalid: allowed are letters, digits, _ and -",
+        ),
+        (
+            name in PREFIXES,
+            f"data.{name}: the name belongs to a baseline; choose one that is not {', '.join(PREFIXES)}",
+        ),
+        (
+            data.kind not in kinds and (data.kind or name not in published),
+            f"data.{name}.kind={data.kind}: allowed are {', '.join(kinds)}",
+        ),
+        (
+            name in KINDS and data.kind not in ("", name),
+            f"data.{name}.kind={data.kind}: {name} is a published benchmark; choose another name",
+        ),
+    )
+    for applies, message in problems:
+        if applies:
+            raise UsageError(message)
 
 
 def _root(source: str, benchmark: str, config: EvalConfig) -> Path:

@@ -28,9 +28,8 @@ def mel(params: dict[str, Any], tensors: dict[str, Tensor]) -> Iterator[dict[str
         raise ValueError(f"log-mel settings {settings}, implemented are {(MEL_BINS, HOP_MS, 'hanning', 0)}")
     waveform = tensors["waveform"][: params["target_samples"]]
     padded = functional.pad(waveform, (0, params["target_samples"] - len(waveform)))
-    frames = torch.from_numpy(log_mel(padded.numpy(), 16_000))
     yield {
-        "spectrogram": (frames - params["mean"]) / params["std"],
+        "spectrogram": (torch.from_numpy(log_mel(padded.numpy(), 16_000)) - params["mean"]) / params["std"],
         "audio_length": torch.tensor(len(waveform)),
         "waveform_padded_length": torch.tensor(len(padded)),
     }

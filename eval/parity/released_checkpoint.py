@@ -28,9 +28,9 @@ def released_checkpoint(params: dict[str, Any], _tensors: dict[str, Tensor]) -> 
     Source: tests/golden/README.md.
     """
     stored = {name: make_weight(name, shape) for name, shape in params["keys"].items()}
-    config = infer_model_config(stored, params["num_heads"])
+    inputs = InputSpec(224, SAMPLES / 16_000, 16_000)
     with torch.device("meta"):
-        model = build_denseav(config, InputSpec(224, SAMPLES / 16_000, 16_000)).eval()
+        model = build_denseav(infer_model_config(stored, params["num_heads"]), inputs).eval()
     state, unused, missing = convert_state_dict(stored, model.state_dict())
     assert not unused and not missing, (unused, missing)
     model.load_state_dict(state, assign=True)

@@ -176,7 +176,7 @@ def localization_kind(
     return BenchmarkKind(
         info,
         (data,),
-        lambda inputs: Localization(inputs.name, read(inputs.roots[0]), metrics, inputs.batch_size, inputs.seed),
+        lambda name, roots, config, _: Localization(name, read(roots[0]), metrics, config.batch_size, config.seed),
     )
 
 

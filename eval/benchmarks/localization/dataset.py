@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -69,7 +69,7 @@ class LocalizationSet:
             self._ids.add(item.id)
             self.items.append(item)
 
-    def require_nonempty(self, source: Path) -> Self:
+    def require_nonempty(self, source: Path) -> "LocalizationSet":
         """Return the set itself.
 
         Args:

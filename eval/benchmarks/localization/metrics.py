@@ -149,7 +149,6 @@ class DetectionMetrics(LocalizationMetrics):
         return super().aggregate(values, items) | {"median/ap": average_precision, "median/max_f1": max_f1}
 
     def intervals(self, values: Values, items: Sequence[LocalizationExample], seed: int) -> dict[str, Interval]:
-        """95 % intervals of all metrics."""
         scores, located, in_view = values["confidence"], values["median"] >= SUCCESS_AT, _in_view(items)
 
         def metric(index: int, rows: Tensor) -> float:

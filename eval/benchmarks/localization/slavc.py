@@ -39,16 +39,17 @@ def read_extended(root: Path, base: str) -> LocalizationSet:
     )
     for video, audio, label in csv_rows(table, ("video", "audio", "label"), _parse):
         if label == NOT_IN_VIEW:
-            item = LocalizationExample(
-                id=f"{video}+{audio}",
-                image=root / "frames" / f"{video}.jpg",
-                audio=root / "audio" / f"{audio}.wav",
-                region=partial(boxes_region, []),
-                label="",
-                group=video,
-                in_view=False,
+            silent.add(
+                LocalizationExample(
+                    id=f"{video}+{audio}",
+                    image=root / "frames" / f"{video}.jpg",
+                    audio=root / "audio" / f"{audio}.wav",
+                    region=partial(boxes_region, []),
+                    label="",
+                    group=video,
+                    in_view=False,
+                )
             )
-            silent.add(item)
     silent.require_nonempty(table)
     return LocalizationSet(visible.items + silent.items, visible.left_out + silent.left_out)
 

@@ -226,7 +226,7 @@ def _kind(prompt: str, question: str) -> BenchmarkKind:
     return BenchmarkKind(
         BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms),
         ("prompted_ade20k",),
-        lambda inputs: PromptedADE20K(inputs.roots[0], prompt, inputs.batch_size, inputs.seed, inputs.name),
+        lambda name, roots, config, _: PromptedADE20K(roots[0], prompt, config.batch_size, config.seed, name),
     )
 
 

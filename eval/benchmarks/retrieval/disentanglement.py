@@ -108,5 +108,5 @@ DISENTANGLEMENT = BenchmarkKind(
         "The pairs of Places Audio and AudioSet retrieval, on their terms.",
     ),
     ("places_audio", "audioset"),
-    lambda inputs: HeadDisentanglement(*map(inputs.open_gallery, inputs.roots), name=inputs.name),
+    lambda name, roots, _, open_gallery: HeadDisentanglement(open_gallery(roots[0]), open_gallery(roots[1]), name),
 )

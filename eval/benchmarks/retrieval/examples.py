@@ -35,19 +35,20 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, ranks: Int[T
     for row, heatmap, by_head in zip(rows, maps, heads, strict=True):
         item = gallery.item(reader, gallery.clips[row])
         low, high = by_head.min().item(), by_head.max().item()
-        example = Example(
-            task=task,
-            prompt=clip_caption(reader, gallery.clips[row]),
-            image=item.frame.permute(1, 2, 0).numpy(),
-            heatmap=min_max_normalize(normalize_and_upsample(heatmap[None], 0.0, 1.0, side_px, side_px))[0].numpy(),
-            heads=normalize_and_upsample(by_head, low, high, side_px, side_px).numpy(),
-            target=np.zeros((side_px, side_px), bool),
-            average_precision=float("nan"),
-            waveform=item.waveform[item.audio_mask],
-            sample_rate_hz=model.inputs.sample_rate_hz,
-            rank=int(ranks[row]),
+        examples.append(
+            Example(
+                task=task,
+                prompt=clip_caption(reader, gallery.clips[row]),
+                image=item.frame.permute(1, 2, 0).numpy(),
+                heatmap=min_max_normalize(normalize_and_upsample(heatmap[None], 0.0, 1.0, side_px, side_px))[0].numpy(),
+                heads=normalize_and_upsample(by_head, low, high, side_px, side_px).numpy(),
+                target=np.zeros((side_px, side_px), bool),
+                average_precision=float("nan"),
+                waveform=item.waveform[item.audio_mask],
+                sample_rate_hz=model.inputs.sample_rate_hz,
+                rank=int(ranks[row]),
+            )
         )
-        examples.append(example)
     return examples
 
 
