@@ -5,40 +5,22 @@ untrained         the same architecture with random weights, also in encoders th
 shuffled_prompts  the model, each image with the prompt of another one; a map that ignores the prompt scores the same
 center_prior      heatmaps: a bump in the middle of every image
 global_pooling    retrieval: the model, with features averaged over cells and audio frames before they are compared (for
-                  heatmaps this would change nothing: the mean over frames of a head's products is the product with the
-                      mean)
+                  heatmaps this would change nothing: the mean over frames of a head's products is the product with
+                  the mean)
 object_prior      localization: where objects are, whatever the audio (ImageNet features). With it comes `ogl`,
-object-guided
-                  localization (EZ-VSL), which this field reports: 0.4 of the model's own map and 0.6 of that prior
+                  object-guided localization (EZ-VSL), which this field reports: 0.4 of the model's own map and 0.6 of
+                  that prior
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+
+import torch
 
 from configs.schema import EvalConfig
-
-if TYPE_CHECKING:
-    from eval.benchmarks.benchmark import Benchmark
-    from eval.results import BenchmarkResult
-    from model.denseav import DenseAV
-
-# Prefixes of keys in metrics.json, and their names in reports.
-PREFIXES = {
-    "shuffled_prompts": "shuffled prompts",
-    "untrained": "untrained",
-    "global_pooling": "global pooling",
-    "center_prior": "center prior",
-    "object_prior": "object prior",
-    "ogl": "object-guided",
-    "chance": "chance",
-}
-
-
-def is_model_metric(key: str) -> bool:
-    """Whether a key of metrics.json is a metric of the model, not of a baseline."""
-    return key.partition("/")[0] not in PREFIXES
+from eval.benchmarks.benchmark import Benchmark
+from eval.benchmarks.localization.heatmap_sources import ObjectPrior
+from eval.results import PREFIXES, BenchmarkResult
+from model.denseav import DenseAV
 
 
 class Baselines:
@@ -49,10 +31,6 @@ class Baselines:
     """
 
     def __init__(self, config: EvalConfig, benchmarks: Mapping[str, Benchmark]) -> None:
-        import torch
-
-        from eval.benchmarks.localization.heatmap_sources import ObjectPrior
-
         self.names, self.prior = frozenset(config.baselines), None
         if any("object_prior" in self.names & benchmark.baselines for benchmark in benchmarks.values()):
             with torch.random.fork_rng(devices=[]):

@@ -17,10 +17,11 @@ from tqdm import tqdm
 from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig, TrainConfig
-from eval.baselines import PREFIXES, Baselines, is_model_metric
+from eval.baselines import Baselines
 from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
 from eval.heatmap_video import render_heatmap_video
+from eval.results import PREFIXES, is_model_metric
 from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
 from model.build import build_random_init

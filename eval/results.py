@@ -18,6 +18,21 @@ from configs.atomic_write import atomic_open
 from configs.errors import UsageError
 
 METRICS_FILE = "metrics.json"
+# Prefixes of keys in metrics.json, and their names in reports.
+PREFIXES = {
+    "shuffled_prompts": "shuffled prompts",
+    "untrained": "untrained",
+    "global_pooling": "global pooling",
+    "center_prior": "center prior",
+    "object_prior": "object prior",
+    "ogl": "object-guided",
+    "chance": "chance",
+}
+
+
+def is_model_metric(key: str) -> bool:
+    """Whether a key of metrics.json is a metric of the model, not of a baseline."""
+    return key.partition("/")[0] not in PREFIXES
 
 
 @dataclass(frozen=True)

@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, TypeVar
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import EvalConfig, RequirementConfig
-from eval.baselines import PREFIXES, Baselines, is_model_metric
 from eval.report.write import REPORT_FILES, report_folder, write_report
-from eval.results import METRICS_FILE, Requirement, Results, write_metrics
+from eval.results import METRICS_FILE, PREFIXES, Requirement, Results, is_model_metric, write_metrics
 
 if TYPE_CHECKING:
+    from eval.baselines import Baselines
     from eval.benchmarks.benchmark import Benchmark
     from model.denseav import DenseAV
 
@@ -65,6 +65,7 @@ def check_settings(config: EvalConfig) -> None:
 
 def _evaluate_and_report(config: EvalConfig) -> int:
     """Build the benchmarks, load the model, evaluate; the first rank writes and prints."""
+    from eval.baselines import Baselines
     from eval.benchmarks.registry import build_benchmarks
     from eval.distributed import rank
     from eval.heatmap_video import render_heatmap_video

@@ -25,7 +25,7 @@ from typing import NamedTuple
 from configs.atomic_write import folder_lock
 from configs.cli import run
 from configs.errors import UsageError
-from configs.schema import DoctorConfig
+from configs.schema import NoSettings
 from pipelines.cgroup import cgroup_limit
 from pipelines.worker_processes import MAX_TMPDIR_BYTES
 
@@ -52,7 +52,7 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def main(_: DoctorConfig) -> int:
+def main(_: NoSettings) -> int:
     """Print the result of every check; returns 1 if something that building needs is missing."""
     findings = list(_check())
     for state, name, detail, advice in findings:
@@ -209,9 +209,9 @@ def _disk(name: str, folder: Path, min_bytes: int, state: str, advice: str) -> F
 
 if __name__ == "__main__":
     try:
-        code = run(DoctorConfig, __doc__, main)
+        code = run(NoSettings, __doc__, main)
     except ModuleNotFoundError as error:  # parsing the settings needs omegaconf, which may be what is missing
         if error.name != "omegaconf":
             raise
-        code = main(DoctorConfig())
+        code = main(NoSettings())
     sys.exit(code)

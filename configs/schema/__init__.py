@@ -6,12 +6,11 @@ from configs.schema.convert import ConvertConfig, ExportConfig
 from configs.schema.eval import (
     DataConfig,
     EvalConfig,
-    ParityConfig,
+    NoSettings,
     RenderConfig,
-    ReportConfig,
     RequirementConfig,
 )
-from configs.schema.inspect import DoctorConfig, IndexConfig, InspectConfig, VerifyConfig
+from configs.schema.inspect import IndexConfig, InspectConfig, VerifyConfig
 from configs.schema.loss import LossConfig
 from configs.schema.model import ModelConfig
 from configs.schema.optim import OptimConfig, ParameterGroupConfig
@@ -27,7 +26,6 @@ __all__ = [
     "ConvertConfig",
     "DataConfig",
     "DecodeConfig",
-    "DoctorConfig",
     "EvalConfig",
     "EvaluateConfig",
     "ExportConfig",
@@ -35,11 +33,10 @@ __all__ = [
     "InspectConfig",
     "LossConfig",
     "ModelConfig",
+    "NoSettings",
     "OptimConfig",
     "ParameterGroupConfig",
-    "ParityConfig",
     "RenderConfig",
-    "ReportConfig",
     "RequirementConfig",
     "SourceConfig",
     "StreamConfig",

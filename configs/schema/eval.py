@@ -55,10 +55,5 @@ class RenderConfig:
 
 
 @dataclass
-class ReportConfig:
-    """`eval.report` has no settings."""
-
-
-@dataclass
-class ParityConfig:
-    """`eval.parity` has no settings: each case contains its own."""
+class NoSettings:
+    """Of `eval.report`, `eval.parity` (each case contains its own) and `pipelines.doctor`."""

@@ -1,4 +1,4 @@
-"""Settings of `pipelines.verify`, `pipelines.inspect`, `pipelines.stream.index` and `pipelines.doctor`."""
+"""Settings of `pipelines.verify`, `pipelines.inspect` and `pipelines.stream.index`."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,3 @@ class InspectConfig:
 @dataclass
 class IndexConfig:
     max_member_mb: float = field(64.0, "maximum size of a member; larger ones are rejected", "MB", min=0.001, max=67)
-
-
-@dataclass
-class DoctorConfig:
-    """`pipelines.doctor` has no settings: it checks the machine it runs on."""

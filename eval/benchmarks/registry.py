@@ -6,7 +6,6 @@ from pathlib import Path
 
 from configs.errors import UsageError
 from configs.schema import DataConfig, EvalConfig
-from eval.baselines import PREFIXES
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.avsbench import AVSBENCH_MS3, AVSBENCH_S4
 from eval.benchmarks.localization.flickr_soundnet import FLICKR_SOUNDNET
@@ -18,7 +17,7 @@ from eval.benchmarks.retrieval.benchmark import AUDIOSET_RETRIEVAL, PLACES_RETRI
 from eval.benchmarks.retrieval.disentanglement import DISENTANGLEMENT
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.benchmarks.retrieval.gallery import Gallery
-from eval.results import BenchmarkInfo
+from eval.results import PREFIXES, BenchmarkInfo
 
 KINDS = {
     "ade20k_speech": ADE20K_SPEECH,

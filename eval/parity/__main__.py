@@ -10,10 +10,10 @@ import sys
 from pathlib import Path
 
 from configs.cli import run
-from configs.schema import ParityConfig
+from configs.schema import NoSettings
 
 
-def main(config: ParityConfig, *folders: str) -> int:  # noqa: ARG001
+def main(config: NoSettings, *folders: str) -> int:  # noqa: ARG001
     """Print the table; 0 when every case agrees."""
     from eval.parity.cases import check_folder
 
@@ -27,4 +27,4 @@ def main(config: ParityConfig, *folders: str) -> int:  # noqa: ARG001
 
 
 if __name__ == "__main__":
-    sys.exit(run(ParityConfig, __doc__, main, positional=("dir...",)))
+    sys.exit(run(NoSettings, __doc__, main, positional=("dir...",)))

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from configs.cli import run
 from configs.errors import UsageError
-from configs.schema import ReportConfig
+from configs.schema import NoSettings
 
 
-def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: ARG001
+def main(config: NoSettings, action: str, a: str, b: str) -> None:  # noqa: ARG001
     """Print the comparison."""
     from eval.report.compare import format_comparison
 
@@ -23,4 +23,4 @@ def main(config: ReportConfig, action: str, a: str, b: str) -> None:  # noqa: AR
 
 
 if __name__ == "__main__":
-    sys.exit(run(ReportConfig, __doc__, main, positional=("compare", "A", "B")))
+    sys.exit(run(NoSettings, __doc__, main, positional=("compare", "A", "B")))

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import diff_configs
-from eval.baselines import is_model_metric
-from eval.results import read_metrics
+from eval.results import is_model_metric, read_metrics
 
 # Settings that differ by nature: which model, written where.
 _NOT_COMPARED = ("checkpoint", "out", "requirements")

@@ -4,9 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from eval.baselines import PREFIXES, is_model_metric
+from eval.benchmarks.registry import benchmark_info
 from eval.report.published_results import SOURCES, Published, published_results
-from eval.results import BenchmarkInfo, Example, Results
+from eval.results import PREFIXES, BenchmarkInfo, Example, Results, is_model_metric
 
 METRICS = {
     "map": "mAP",
@@ -127,8 +127,6 @@ def sections(results: Results) -> list[Section]:
 
 
 def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
-    from eval.benchmarks.registry import benchmark_info
-
     metrics = results.metrics
     rows = [
         Row(
@@ -174,8 +172,6 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
 
 def headline(metrics: Mapping[str, float]) -> str:
     """The main result in one sentence."""
-    from eval.benchmarks.registry import benchmark_info
-
     phrases = [
         f"{prompt}-prompted segmentation reaches mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
         for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))

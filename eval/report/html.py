@@ -7,11 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from eval.baselines import PREFIXES
 from eval.report.content import Section, report_content, with_rank_labels
 from eval.report.figures import LineChart, data_uri, draw_contour, jpeg_bytes, line_chart, overlay, upscale_integer
 from eval.report.templates import load_template, read_file
-from eval.results import Example, Results
+from eval.results import PREFIXES, Example, Results
 
 IMAGE_WIDTH_PX = 192
 

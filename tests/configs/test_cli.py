@@ -66,12 +66,12 @@ def test_a_progress_bar_in_a_log_is_printed_twice_a_minute_and_at_its_end():
     code = """
 import sys, time
 from configs.cli import run
-from configs.schema import DoctorConfig
+from configs.schema import NoSettings
 def body(config):
     from tqdm import tqdm
     for _ in tqdm(range(50)):
         time.sleep(0.01)
-sys.exit(run(DoctorConfig, "", body, []))
+sys.exit(run(NoSettings, "", body, []))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stderr.count("%|") == 2 and "50/50" in done.stderr

@@ -99,7 +99,7 @@ def test_a_damaged_installation_is_one_error_line(python, wheel, tmp_path):
     for path in [*(broken / "eval").rglob("*.css"), *(broken / "eval").rglob("*.j2")]:
         path.unlink()
     code = "from eval.report.write import write_report; from eval.results import Results; from pathlib import Path\n"
-    code += "from configs.cli import run; from configs.schema import ReportConfig; import sys\n"
-    code += "sys.exit(run(ReportConfig, '', lambda c: write_report(Results({}, {}, []), Path('.'), [], None), []))"
+    code += "from configs.cli import run; from configs.schema import NoSettings; import sys\n"
+    code += "sys.exit(run(NoSettings, '', lambda c: write_report(Results({}, {}, []), Path('.'), [], None), []))"
     done = run(python, tmp_path, "-c", code, PYTHONPATH=str(broken))
     assert done.returncode in (1, 2) and done.stderr.startswith("error: ") and done.stderr.count("\n") == 1, done.stderr

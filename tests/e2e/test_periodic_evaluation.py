@@ -13,10 +13,10 @@ from tiny_training import backward, tiny_config, tiny_model
 from configs.errors import UsageError
 from configs.load import load
 from configs.schema import EvalConfig
-from eval import baselines, run
+from eval import run
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.periodic import PeriodicEvaluation
-from eval.results import Example
+from eval.results import Example, is_model_metric
 from eval.visualize import heatmap_sheet, similarity_matrix
 from model.hub import save_pretrained
 from model.training.ema import ModelEma
@@ -86,7 +86,7 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
                 "untrained/places_retrieval/image_to_audio/recall_at_1",
             } <= found.keys()
         else:
-            expected = {key: value for key, value in expected.items() if baselines.is_model_metric(key)}
+            expected = {key: value for key, value in expected.items() if is_model_metric(key)}
         assert found == pytest.approx(expected, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
     assert evaluation.maybe_evaluate(5, model, ema, log) == {}, "already evaluated"
@@ -98,7 +98,7 @@ def test_last_step_is_always_evaluated_and_a_resumed_run_skips_known_baselines(s
     (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
     evaluation, config = _evaluation(settings, tmp_path)
     found = evaluation.maybe_evaluate(5, tiny_model(config).train(), None, Log())
-    assert "ade20k_sound/basic/map" in found and all(map(baselines.is_model_metric, found))
+    assert "ade20k_sound/basic/map" in found and all(map(is_model_metric, found))
 
 
 def test_tracker_gets_heatmaps_similarities_tables_and_a_video_with_audio(settings, tmp_path):

@@ -12,13 +12,14 @@ from tiny_training import tiny_config, tiny_model
 from configs.errors import CommandFailed, UsageError
 from configs.load import load
 from configs.schema import EvalConfig
-from eval.baselines import PREFIXES, Baselines, is_model_metric
+from eval.baselines import Baselines
 from eval.benchmarks.benchmark import Benchmark
 from eval.benchmarks.localization.benchmark import Localization
 from eval.benchmarks.localization.heatmap_sources import ModelMaps, ObjectPrior, center_prior, object_guided
 from eval.benchmarks.registry import build_benchmarks
 from eval.benchmarks.retrieval.benchmark import globally_pooled
 from eval.metrics.retrieval import recall_at_k
+from eval.results import PREFIXES, is_model_metric
 from eval.run import evaluate
 from model.similarity.global_pooling import mean_pool
 

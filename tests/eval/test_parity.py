@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from configs.errors import UsageError
-from configs.schema import ParityConfig
+from configs.schema import NoSettings
 from eval.parity.__main__ import main
 from eval.parity.cases import check_case, check_folder
 
@@ -76,7 +76,7 @@ def test_failing_case_is_a_miss_and_the_others_are_still_computed(tmp_path, caps
             tmp_path / "retrieval_00.safetensors",
             case.metadata(),
         )
-    assert main(ParityConfig(), str(tmp_path)) == 1
+    assert main(NoSettings(), str(tmp_path)) == 1
     printed = capsys.readouterr()
     assert "1 agree, 1 miss" in printed.out and "retrieval_00.safetensors: KeyError: 'scores'" in printed.err
 
@@ -87,11 +87,11 @@ def test_command_exits_with_1_after_a_miss_in_any_folder(tmp_path, capsys):
         folder.mkdir()
     _copy("audio_mask_00", good)
     _copy("audio_mask_00", bad, **{"out.mask": torch.zeros(4, 56, dtype=torch.bool)})
-    assert [main(ParityConfig(), str(folder)) for folder in (good, bad)] == [0, 1]
+    assert [main(NoSettings(), str(folder)) for folder in (good, bad)] == [0, 1]
     printed = capsys.readouterr().out
     assert "1 agree, 0 miss" in printed
     assert re.search(r"audio_mask +audio_mask_00 +1\.0e\+00 +1e-06  MISS", printed)
-    assert main(ParityConfig(), str(good), str(bad)) == 1
+    assert main(NoSettings(), str(good), str(bad)) == 1
     assert "1 agree, 1 miss" in capsys.readouterr().out
 
 

@@ -73,7 +73,7 @@ def measure(
                 chance[f"{variant}/{key}"] = float(np.array(fractions)[valid].mean())
                 means = torch.from_numpy(np.stack(resampled)).double().nanmean(dim=0)
                 intervals[f"{variant}/{key}"] = percentile_interval(means)
-    sizes = [len(rows) for rows in _rows_by_class(classes).values()]
+    sizes = classes.unique(return_counts=True)[1].tolist()
     items = {
         "classes": len(figures),
         "classes_without_a_pixel": len(sizes) - len(figures),
@@ -102,14 +102,10 @@ def _classes(
         pixels = normalize_and_upsample(maps[rows], low, high, size_px, size_px).flatten(1).numpy()
         return PixelMetrics(pixels, relevant, validation[rows].numpy())
 
-    rows_by_class = _rows_by_class(classes)
+    rows_by_class = {class_id: (classes == class_id).nonzero()[:, 0] for class_id in classes.unique().tolist()}
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for (class_id, rows), measured in zip(
             rows_by_class.items(), pool.map(measure_class, rows_by_class.values()), strict=True
         ):
             if measured:
                 yield class_id, rows, measured
-
-
-def _rows_by_class(classes: Int[Tensor, "N"]) -> dict[int, Tensor]:
-    return {class_id: (classes == class_id).nonzero()[:, 0] for class_id in classes.unique().tolist()}

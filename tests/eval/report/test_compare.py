@@ -10,7 +10,7 @@ from paths import ROOT
 
 from configs.cli import run
 from configs.errors import UsageError
-from configs.schema import ReportConfig
+from configs.schema import NoSettings
 from eval.report.__main__ import main
 from eval.report.compare import format_comparison
 from eval.results import Requirement, Results, read_metrics, write_metrics
@@ -148,7 +148,7 @@ def test_missing_or_broken_metrics_file_is_one_error_line(two, content, message,
         path.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_metrics(two[1])
-    assert run(ReportConfig, "doc", main, ["compare", str(two[0]), str(two[1])], ("compare", "A", "B")) == 2
+    assert run(NoSettings, "doc", main, ["compare", str(two[0]), str(two[1])], ("compare", "A", "B")) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -157,7 +157,7 @@ def test_folder_named_like_a_setting_is_compared_and_a_folder_named_metrics_json
 ):
     monkeypatch.chdir(tmp_path)
     two[0].rename("lr=1e-4")
-    assert run(ReportConfig, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
+    assert run(NoSettings, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
     assert "A: lr=1e-4" in capsys.readouterr().out
     (two[1] / "metrics.json").unlink()
     (two[1] / "metrics.json").mkdir()

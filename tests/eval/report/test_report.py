@@ -12,12 +12,11 @@ import pytest
 from paths import ROOT
 
 from configs.package_names import PACKAGES
-from eval.baselines import PREFIXES
 from eval.benchmarks.registry import KINDS, benchmark_info, build_benchmarks
 from eval.report.content import headline, metric_name, sections, with_rank_labels
 from eval.report.published_results import SOURCES, published_results
 from eval.report.write import write_report
-from eval.results import Example, Requirement, Results
+from eval.results import PREFIXES, Example, Requirement, Results
 
 
 def _example(task, prompt="red star", heads=2):
@@ -255,10 +254,10 @@ def test_incomplete_installation_is_one_error_line_before_the_evaluation(tmp_pat
         shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "eval/report" / file).unlink()
     program = (
-        "import sys\nfrom pathlib import Path\nfrom configs.cli import run\nfrom configs.schema import ReportConfig\n"
+        "import sys\nfrom pathlib import Path\nfrom configs.cli import run\nfrom configs.schema import NoSettings\n"
     )
     program += "from eval.report.write import report_folder\n"
-    program += "sys.exit(run(ReportConfig, '', lambda _: report_folder(Path('out')).__enter__()))"
+    program += "sys.exit(run(NoSettings, '', lambda _: report_folder(Path('out')).__enter__()))"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
     )
