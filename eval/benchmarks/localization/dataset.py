@@ -84,7 +84,7 @@ class LocalizationSet:
         return self
 
 
-def parse_box(corners: Any, pixels_per_unit: float = 1.0) -> Box:
+def parse_box(corners: Any, pixels_per_unit: int | float = 1) -> Box:
     """A box from its four corners. Raises ValueError, TypeError or OverflowError: not four finite numbers."""
     left, top, right, bottom = (int(finite_float(corner) * pixels_per_unit) for corner in corners)
     return left, top, right, bottom
