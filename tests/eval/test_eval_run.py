@@ -149,7 +149,7 @@ def test_requirement_compares_with_a_number_a_sum_or_a_multiple():
             {"data.prompted_ade20k.root": "/nowhere"},
             "data.prompted_ade20k.root: /nowhere: no prompted_segmentation.csv",
         ),
-        ({"baselines": "[luck]"}, "'luck', allowed are chance, untrained, shuffled_prompts"),
+        ({"baselines": "[luck]"}, "baselines.0=luck: allowed are chance, untrained, shuffled_prompts"),
     ],
 )
 def test_invalid_settings_are_one_error_line_before_the_evaluation(world, change, message, capsys):
