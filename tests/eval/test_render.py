@@ -9,7 +9,7 @@ from torch import nn
 
 from configs.errors import UsageError
 from configs.schema import RenderConfig
-from eval import render
+from eval import heatmap_video
 from eval.heatmap_video import heatmaps_over_time, render_heatmap_video
 from eval.render import main
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
@@ -117,7 +117,7 @@ def test_invalid_output_paths_are_refused(tmp_path, out, message):
 
 
 def test_long_video_is_truncated_with_a_message(tmp_path, loudness_of_brightness, monkeypatch, capsys):
-    monkeypatch.setattr(render, "MAX_DURATION_S", 1.0)
+    monkeypatch.setattr(heatmap_video, "MAX_DURATION_S", 1.0)
     video = write_video(tmp_path / "in.mp4", duration_s=2.4, events_s=(0.3,))
     frames, _, _ = _decoded(render_heatmap_video(loudness_of_brightness, video, tmp_path / "out.mp4"))
     assert frames[-1][0] < 1.0 and "only the first 1 of 2 s are rendered" in capsys.readouterr().err
