@@ -21,7 +21,6 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
-from tqdm import tqdm
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -65,6 +64,8 @@ class _ShardResult(NamedTuple):
 
 def main(config: VerifyConfig, folder: str) -> int:
     """Print one line for each finding and a summary table; returns the exit code."""
+    from tqdm import tqdm  # not for --help
+
     out, began_s, problems = open_folder(folder), time.perf_counter(), 0
     if not (out.path.is_dir() if isinstance(out, LocalFolder) else out.sizes()):
         raise UsageError(f"{folder}: no such folder of shards")
@@ -160,6 +161,8 @@ def _duplicate_ids(out: Folder, results: Sequence[_ShardResult]) -> Iterator[str
 
 def _check_shards(out: Folder, manifest: dict[str, Any], sizes: dict[str, int], threads: int) -> Iterator[_ShardResult]:
     """Check the shards in parallel; yields the results in the order of the manifest."""
+    from tqdm import tqdm
+
     shards = manifest["shards"]
     total = sum(sizes.get(f"{shard['name']}.tar", 0) for shard in shards)
     pool = ThreadPoolExecutor(max(1, min(threads, len(shards))))

@@ -85,8 +85,8 @@ class LocalizationSet:
 
 
 def parse_box(corners: Any, pixels_per_unit: int | float = 1) -> Box:
-    """A box from its four corners. Raises ValueError, TypeError or OverflowError: not four finite numbers."""
-    left, top, right, bottom = (int(finite_float(corner) * pixels_per_unit) for corner in corners)
+    """A box from its four corners. Raises ValueError, TypeError or OverflowError: not four numbers of 32 bits."""
+    left, top, right, bottom = (int(np.int32(finite_float(corner) * pixels_per_unit)) for corner in corners)
     return left, top, right, bottom
 
 

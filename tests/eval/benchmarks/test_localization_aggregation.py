@@ -63,7 +63,9 @@ def test_validation_threshold_is_evaluated_on_the_other_videos():
 def test_every_metric_lies_in_its_interval(sets, name):
     own = benchmark(sets, name)
     values = own.values(
-        lambda items: oracle(items) + 1.5 * random_maps(items, 14, 14).repeat_interleave(16, 1).repeat_interleave(16, 2),
+        lambda items: (
+            oracle(items) + 1.5 * random_maps(items, 14, 14).repeat_interleave(16, 1).repeat_interleave(16, 2)
+        ),
         own.items,
     )
     figures, intervals = own.metrics.aggregate(values, own.items), own.metrics.intervals(values, own.items, seed=0)
