@@ -26,14 +26,14 @@ def s3():
 
 @pytest.fixture(params=["local", "file", "memory", "s3"])
 def folder(request, tmp_path, monkeypatch):
-    (tmp_path / "temporary").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     address = {
         "local": lambda: tmp_path / "set",
         "file": lambda: f"file://{tmp_path}/set",
         "memory": lambda: f"memory://{tmp_path.name}",
         "s3": lambda: f"{request.getfixturevalue('s3')}/{tmp_path.name}",
     }[request.param]()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))  # after the server, which writes a log there
     folder = open_folder(str(address))
     folder.create()
     return folder
