@@ -65,7 +65,7 @@ class Run:
 def main(config: TrainConfig) -> int:
     """Handle signals, connect to the other processes, build the run and train; returns the exit code."""
     from model.training import tracking
-    from pipelines.stream.order import open_order
+    from pipelines.stream.open_order import open_order
 
     stop = preemption.Preemption(config.time_limit_min)
     validate_train_config(config)

@@ -1,2 +1,2 @@
 """Settings of every command. Reading order: field.py, schema/ (what can be set), load.py (defaults < YAML < arguments),
-check.py (what is allowed), help.py, cli.py (entry point of a command), validate.py (training only)."""
+schema_check.py (what is allowed), help.py, cli.py (entry point of a command), validate.py (training only)."""

@@ -5,7 +5,7 @@ import typing
 from collections.abc import Iterator
 from typing import Any
 
-from configs.check import field_types, is_section
+from configs.schema_check import field_types, is_section
 
 
 def format_help(schema: type) -> str:

@@ -7,9 +7,9 @@ from functools import reduce
 from pathlib import Path
 from typing import Any, TypeVar
 
-from configs.check import UnknownKeyError, check_layer, check_ranges, type_of
 from configs.errors import UsageError
 from configs.package_names import ROOT
+from configs.schema_check import UnknownKeyError, check_layer, check_ranges, type_of
 
 T = TypeVar("T")
 COMMAND_LINE = "the command line"

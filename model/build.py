@@ -4,8 +4,8 @@ import dataclasses
 
 import torch
 
-from configs.check import check_choices
 from configs.schema import ModelConfig
+from configs.schema_check import check_choices
 from model.denseav import DenseAV
 from model.encoders.encoder import Encoder
 from model.encoders.pretrained import RANDOM

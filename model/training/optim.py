@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.distributed.tensor import DTensor
 
-from configs.check import check_choices
 from configs.schema import OptimConfig
+from configs.schema_check import check_choices
 from model.denseav import DenseAV
 
 

@@ -19,7 +19,7 @@ from typing import Any
 from configs.atomic_write import NO_LOCKS, temporary_path
 from configs.errors import CommandFailed, UsageError
 from pipelines.storage import RemoteFolder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.cache_eviction import download_lock, evict, locked
 
 # A slower connection counts as broken; the file system gives up a silent one much sooner.
@@ -54,7 +54,7 @@ class ShardCache:
     ) -> None:
         self.folder, self.max_bytes = folder, max_bytes
         self._remote, self._entries = remote, {entry["name"]: entry for entry in entries}
-        self._open_retries, self._prefetch_retries = retry.LONG_RETRY, retry.SHORT_RETRY
+        self._open_retries, self._prefetch_retries = remote_retry.LONG_RETRY, remote_retry.SHORT_RETRY
         self.data_set_folder = folder / fingerprint[:16]
         largest = max((entry["size_bytes"] for entry in entries), default=0)
         if max_bytes < 2 * largest:
@@ -139,7 +139,7 @@ class ShardCache:
             if not evict(self.folder, self.max_bytes, keep_pinned=is_prefetch) and is_prefetch:
                 raise _NoSpace
             retries = self._prefetch_retries if is_prefetch else self._open_retries
-            retry.retried(lambda: self._download(name, temporary), retries, waiting_since_s)
+            remote_retry.retried(lambda: self._download(name, temporary), retries, waiting_since_s)
             descriptor = os.open(temporary, os.O_RDONLY | os.O_CLOEXEC)
             _touch(descriptor)
             temporary.replace(path)

@@ -23,7 +23,7 @@ from configs.errors import UsageError
 from configs.schema import IndexConfig
 from pipelines.shard_format import is_shard_name
 from pipelines.storage import Folder, LocalFolder, open_folder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.cache import ShardCache
 from pipelines.stream.member_index import BLOCK_BYTES, TABLE_FORMAT, MemberTable, load, load_or_build
 
@@ -205,7 +205,7 @@ def _manifest_shards(folder: Folder) -> list[dict[str, Any]]:
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         raise UsageError(f"{folder}: no such folder of shards; python -m pipelines.build ... out={folder} creates it")
     try:
-        shards = retry.read_json(folder, "manifest.json", retry.SHORT_RETRY)["shards"]
+        shards = remote_retry.read_json(folder, "manifest.json", remote_retry.SHORT_RETRY)["shards"]
         if wrong := [entry["name"] for entry in shards if not is_shard_name(entry["name"])]:
             raise ValueError(f"invalid name of a shard: {wrong[0]!r}")
         return [{key: entry[key] for key in ("name", "clips", "size_bytes", "sha256")} for entry in shards]

@@ -19,7 +19,7 @@ from configs.schema import StreamConfig
 from pipelines.stream.batch import Batch
 from pipelines.stream.dataset import ClipDataset
 from pipelines.stream.loader_worker import exit_with_parent
-from pipelines.stream.order import open_order
+from pipelines.stream.open_order import open_order
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
 from pipelines.worker_processes import forkserver_context

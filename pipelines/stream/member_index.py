@@ -20,7 +20,7 @@ import numpy as np
 from configs.errors import UsageError
 from pipelines.modalities import MODALITIES
 from pipelines.storage import Folder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 
 ALLOWED_TYPES = (*dict.fromkeys(kind for modality in MODALITIES for kind in modality.file_types), "json")
 BLOCK_BYTES = 512  # a tar's members start at multiples of this
@@ -107,7 +107,7 @@ def _build(folder: Folder, shards: Sequence[dict[str, Any]]) -> MemberTable:
 
 def _read_shard(folder: Folder, shard: dict[str, Any]) -> list[dict[str, Any]]:
     try:
-        return retry.read_json(folder, f"{shard['name']}.json", retry.LONG_RETRY)["members"]
+        return remote_retry.read_json(folder, f"{shard['name']}.json", remote_retry.LONG_RETRY)["members"]
     except (OSError, ValueError, KeyError) as error:
         raise UsageError(
             f"{folder}/{shard['name']}.json, the index of a shard, cannot be read ({error}); build the data set again"

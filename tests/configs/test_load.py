@@ -6,11 +6,11 @@ import typing
 import pytest
 from paths import ROOT
 
-from configs.check import field_types
 from configs.cli import run
 from configs.errors import UsageError
 from configs.load import diff_configs, find_config, load, load_stored, to_yaml
 from configs.schema import BuildConfig, EvalConfig, ModelConfig, ToyWorldConfig, TrainConfig
+from configs.schema_check import field_types
 
 
 def test_command_line_overrides_file_which_overrides_schema(tmp_path):

@@ -9,7 +9,7 @@ from flaky_http import serve_flaky
 from tiny_shards import write_data_set
 
 from pipelines.storage import RemoteFolder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.cache import ShardCache
 
 SHARDS = 6
@@ -85,7 +85,7 @@ def short_pauses(monkeypatch, server):
     """No faults of the server, and two tries without a long pause."""
     server.plan({})
     for name in ("LONG_RETRY", "SHORT_RETRY"):
-        monkeypatch.setattr(retry, name, retry.Retries(2, 0.0, 0.01))
+        monkeypatch.setattr(remote_retry, name, remote_retry.Retries(2, 0.0, 0.01))
 
 
 @pytest.fixture

@@ -24,7 +24,7 @@ from tiny_cache import (
 from tiny_disk import tiny_disk
 
 from configs.errors import CommandFailed, UsageError
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.index import DatasetIndex
 
 pytestmark = [
@@ -189,7 +189,7 @@ class _Clock:
 
 def test_retries_continue_until_both_minimum_tries_and_minimum_time(monkeypatch):
     clock = _Clock()
-    monkeypatch.setattr(retry, "time", clock)
+    monkeypatch.setattr(remote_retry, "time", clock)
 
     def attempts(retries, started_s=None):
         tried = []
@@ -199,9 +199,9 @@ def test_retries_continue_until_both_minimum_tries_and_minimum_time(monkeypatch)
             raise CommandFailed("no")
 
         with pytest.raises(CommandFailed, match=r"^\d+ tries in \d+ s: no$"):
-            retry.retried(attempt, retries, started_s)
+            remote_retry.retried(attempt, retries, started_s)
         return len(tried)
 
-    assert attempts(retry.Retries(3, 0.0, 0.001)) == 3
-    assert attempts(retry.Retries(1, 0.2, 0.05)) == 4  # pauses of about 0.05, 0.1 and 0.2 s
-    assert attempts(retry.Retries(1, 100.0, 0.05), clock.monotonic() - 100) == 1
+    assert attempts(remote_retry.Retries(3, 0.0, 0.001)) == 3
+    assert attempts(remote_retry.Retries(1, 0.2, 0.05)) == 4  # pauses of about 0.05, 0.1 and 0.2 s
+    assert attempts(remote_retry.Retries(1, 100.0, 0.05), clock.monotonic() - 100) == 1

@@ -18,7 +18,7 @@ from tiny_stream import assert_same_bits, stream_config
 
 from configs.errors import CommandFailed, UsageError
 from pipelines.storage import open_folder, remote_folder
-from pipelines.stream import cache, retry
+from pipelines.stream import cache, remote_retry
 from pipelines.stream.loader import open_stream
 
 SHARDS = [f"train-{number:06d}.tar" for number in range(4)]
@@ -53,7 +53,7 @@ def s3(folder):
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
     for name in ("LONG_RETRY", "SHORT_RETRY"):
-        monkeypatch.setattr(retry, name, retry.Retries(4, 0.0, 0.01))
+        monkeypatch.setattr(remote_retry, name, remote_retry.Retries(4, 0.0, 0.01))
 
 
 def _config(address, cache, **settings):
@@ -149,11 +149,11 @@ RUN = """
 import signal, sys
 from configs.cli import run
 from configs.schema import TrainConfig
-from pipelines.stream import cache, retry
+from pipelines.stream import cache, remote_retry
 from pipelines.stream.loader import open_stream
 
 def main(config):
-    retry.LONG_RETRY = retry.SHORT_RETRY = retry.Retries(2, 0.0, 0.01)
+    remote_retry.LONG_RETRY = remote_retry.SHORT_RETRY = remote_retry.Retries(2, 0.0, 0.01)
     for batch in open_stream(config.stream, 0, 8).batches():
         print(len(batch), flush=True)
 
@@ -250,7 +250,7 @@ def test_stalled_or_slow_connection_times_out(server, expected, tmp_path, monkey
     monkeypatch.setattr(cache, "_GRACE_S", 0.0)
     server.plan({SHARDS[0]: ["hang"], SHARDS[1]: ["drip"], "train-000001.json": ["hang"]})
     _assert_same_batches(_batches(server.address, tmp_path), expected)
-    monkeypatch.setattr(retry, "LONG_RETRY", retry.Retries(2, 0.0, 0.01))
+    monkeypatch.setattr(remote_retry, "LONG_RETRY", remote_retry.Retries(2, 0.0, 0.01))
     server.plan({SHARDS[2]: ["hang", "..."]})
     with pytest.raises(CommandFailed, match=r"train-000002.tar: .*[Tt]imeout"):
         _batches(server.address, tmp_path / "other")
