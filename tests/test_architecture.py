@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "train.py": {"configs", "pipelines", "model", "eval"},
 }
 SOURCES = [*sorted(p for package in PACKAGES for p in (ROOT / package).rglob("*.py")), ROOT / "train.py"]
-BUILD_HALF = [p for p in SOURCES if p.parts[-2] in ("sources", "build") or p.parent.name == "pipelines"]
+BUILD_HALF = [p for p in SOURCES if p.parts[-2] in ("sources", "build", "download") or p.parent.name == "pipelines"]
 
 
 def _imports(path: Path) -> set[str]:
@@ -135,6 +135,7 @@ def test_every_public_function_of_the_model_and_the_evaluation_has_a_docstring()
 COMMANDS = [
     "pipelines.toy_world",
     "pipelines.build",
+    "pipelines.download",
     "pipelines.verify",
     "pipelines.inspect",
     "pipelines.doctor",

@@ -17,6 +17,7 @@ BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTA
 SCHEMAS = {
     "pipelines.toy_world": schema.ToyWorldConfig,
     "pipelines.build": schema.BuildConfig,
+    "pipelines.download": schema.DownloadConfig,
     "pipelines.verify": schema.VerifyConfig,
     "pipelines.inspect": schema.InspectConfig,
     "pipelines.doctor": schema.NoSettings,

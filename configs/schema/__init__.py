@@ -3,6 +3,7 @@
 from configs.schema.ablate import AblateConfig, VariantConfig
 from configs.schema.build import BuildConfig, DecodeConfig, SourceConfig
 from configs.schema.convert import ConvertConfig, ExportConfig
+from configs.schema.download import ByHandConfig, DownloadConfig, DownloadFileConfig
 from configs.schema.eval import (
     DataConfig,
     EvalConfig,
@@ -22,10 +23,13 @@ __all__ = [
     "AblateConfig",
     "AugmentConfig",
     "BuildConfig",
+    "ByHandConfig",
     "CheckpointConfig",
     "ConvertConfig",
     "DataConfig",
     "DecodeConfig",
+    "DownloadConfig",
+    "DownloadFileConfig",
     "EvalConfig",
     "EvaluateConfig",
     "ExportConfig",

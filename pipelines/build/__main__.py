@@ -26,16 +26,9 @@ from pipelines.build.finalize import print_table, read_complete_manifest, write_
 from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
 from pipelines.build.row_table import RowTable, write_rows
 from pipelines.manifest import is_id
-from pipelines.sources import audioset, folder, places_audio, vggsound
 from pipelines.sources.filters import filtered
+from pipelines.sources.registry import SOURCES
 from pipelines.storage import Folder, open_folder
-
-SOURCES = {
-    "audioset": audioset.rows,
-    "places_audio": places_audio.rows,
-    "vggsound": vggsound.rows,
-    "folder": folder.rows,
-}
 
 
 def main(config: BuildConfig) -> int:

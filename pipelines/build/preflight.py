@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.errors import UsageError
 from configs.schema import BuildConfig, SourceConfig
 from pipelines.build.decode_worker import DecodingProcess
+from pipelines.download.ledger import has_ledger, read_missing
 from pipelines.manifest import Clip, Rejected, RejectedClip, check
 
 _DECODED_CLIPS = 24  # clips that a dry run decodes
@@ -25,6 +26,8 @@ class MediaCheck:
         rows, clips: number of all rows, and of those that are clips.
         missing: number of clips without their media or image file.
         first_missing: path of the first missing file.
+        missing_by_status: number of missing clips by their status in the ledgers of pipelines.download, or never_tried;
+            empty without a ledger.
     """
 
     def __init__(self, root: Path) -> None:
@@ -32,15 +35,19 @@ class MediaCheck:
         self._names = functools.cache(self._list)
         self.rows = self.clips = self.missing = 0
         self.first_missing = ""
+        self.missing_by_status: Counter[str] = Counter()
 
     def count(self, rows: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
         """Yield rows unchanged while counting them."""
+        ledger = read_missing(self._root) if has_ledger(self._root) else None
         for row in rows:
             self.rows += 1
             if isinstance(row, Clip):
                 self.clips += 1
                 if not self._exists(row.media) or (row.image and not self._exists(row.image)):
                     self.missing += 1
+                    if ledger is not None:
+                        self.missing_by_status[ledger.get(row.id, "never_tried")] += 1
                     self.first_missing = self.first_missing or (row.image if self._exists(row.media) else row.media)
             yield row
 
@@ -58,9 +65,23 @@ class MediaCheck:
             if self.missing == self.clips:
                 raise UsageError(
                     f"source.root={source.root}: {count}; is source.media={source.media!r} correct? "
-                    f"pipelines/sources/{source.kind}.py describes the layout"
+                    f"pipelines/sources/{source.kind}.py describes the layout{self._downloads(source)}"
                 )
-            print(f"missing: {count}", file=sys.stderr)
+            print(f"missing: {count}{self._downloads(source)}", file=sys.stderr)
+
+    def _downloads(self, source: SourceConfig) -> str:
+        """What the ledger says about the missing clips; "" without one."""
+        if not (found := self.missing_by_status):
+            return ""
+        left = found["retry"] + found["never_tried"]
+        command = (
+            f"; to download them: python -m pipelines.download config=configs/download/{source.kind}.yaml "
+            f"source.root={source.root} source.split={source.split}"
+        )
+        return (
+            f"; {found['gone']} of them are gone, {found['not_here']} not available here, {found['retry']} to be "
+            f"tried again, {found['never_tried']} were never tried{command if left else ''}"
+        )
 
     def _exists(self, path: str) -> bool:
         folder, _, name = path.rpartition("/")

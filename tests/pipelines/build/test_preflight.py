@@ -11,6 +11,7 @@ from tiny_media import write_video
 from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.build.preflight import MediaCheck
+from pipelines.download.ledger import Ledger, ledger_path
 from pipelines.manifest import Clip, Rejected
 
 
@@ -33,6 +34,21 @@ def test_clips_with_missing_media_are_counted_and_the_first_is_named(tmp_path, c
     assert (media_check.rows, media_check.missing) == (4, 2)
     media_check.print_missing(SourceConfig())
     assert capsys.readouterr().err == "missing: 2 of 4 rows (50.0 %) have no media file, the first is 'videos/b.mp4'\n"
+
+
+def test_missing_clips_are_told_apart_by_the_ledgers_of_a_download(tmp_path, capsys):
+    for number, statuses in enumerate((["gone", "retry", "not_here"], ["done", "gone"])):
+        with Ledger(ledger_path(tmp_path, number, 2)) as ledger:
+            for row, status in enumerate(statuses):
+                ledger.add(f"c{row + 3 * number}", status)
+    (tmp_path / "f.mp4").touch()
+    media_check = _counted(tmp_path, _clips("a.mp4", "b.mp4", "c.mp4", "d.mp4", "e.mp4", "f.mp4", "g.mp4"))
+    media_check.print_missing(SourceConfig(kind="audioset", root="data", split="eval"))
+    assert capsys.readouterr().err == (
+        "missing: 6 of 7 rows (85.7 %) have no media file, the first is 'a.mp4'; 2 of them are gone, 1 not available "
+        "here, 1 to be tried again, 2 were never tried; to download them: python -m pipelines.download "
+        "config=configs/download/audioset.yaml source.root=data source.split=eval\n"
+    )
 
 
 def test_nothing_is_printed_if_no_media_are_missing(tmp_path, capsys):
