@@ -1,14 +1,17 @@
 """Unpacks zip and tar archives that may be hostile: nothing is written outside the target folder.
 
-Members appear under their names only when they are complete, and a member that is there with its size is kept, so that
-unpacking continues after an interruption. Refused: absolute paths, `..`, links out of the target, devices, links in
+Members appear under their names only when they are complete; those of a zip archive that are there already, by their
+checksum, are kept after an interruption. Refused: absolute paths, `..`, links out of the target, devices, links in
 zip archives, and archives whose contents are much larger than themselves or than the disk.
 """
 
+import gzip
+import lzma
 import shutil
 import stat
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -19,6 +22,11 @@ from configs.errors import CommandFailed
 _MAX_RATIO = 200  # media and tables are compressed to a tenth at most; deflate itself reaches 1,032
 _SMALL_BYTES = 1 << 30  # what an archive may always unpack to
 _CHUNK_BYTES = 1 << 20
+# What the standard library raises for damaged, encrypted and unsupported archives.
+_DAMAGE = (
+    zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error, lzma.LZMAError, EOFError, NotImplementedError,
+    RuntimeError, ValueError,
+)  # fmt: skip
 
 
 def unpack(archive: Path, on_bytes: Callable[[int], None] = lambda _: None) -> int:
@@ -39,9 +47,9 @@ def unpack(archive: Path, on_bytes: Callable[[int], None] = lambda _: None) -> i
             return _unpack_zip(archive, on_bytes)
         if tarfile.is_tarfile(archive):
             return _unpack_tar(archive, on_bytes)
-    except (zipfile.BadZipFile, tarfile.TarError, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
-        if isinstance(error, CommandFailed):
-            raise
+    except CommandFailed:
+        raise
+    except _DAMAGE as error:
         raise CommandFailed(
             f"{archive} cannot be unpacked ({' '.join(str(error).split())}); remove it and run the same command again"
         ) from None
@@ -59,8 +67,9 @@ def _unpack_zip(archive: Path, on_bytes: Callable[[int], None]) -> int:
             if member.is_dir():
                 path.mkdir(parents=True, exist_ok=True)
                 continue
-            with opened.open(member) as content:
-                _write(archive, path, content, member.file_size)
+            if not _is_there(path, member):
+                with opened.open(member) as content:
+                    _write(archive, path, content, member.file_size)
             on_bytes(member.file_size)
     return total
 
@@ -94,13 +103,23 @@ def _unpack_tar(archive: Path, on_bytes: Callable[[int], None]) -> int:
             elif not path.exists():
                 opened.extract(member, target, filter="data")
             on_bytes(checked.size)
+        while opened.fileobj and opened.fileobj.read(_CHUNK_BYTES):
+            pass  # the checksum of a compressed archive is at its end
     return total
 
 
+def _is_there(path: Path, member: zipfile.ZipInfo) -> bool:
+    if path.is_symlink() or not path.is_file() or path.stat().st_size != member.file_size:
+        return False
+    crc = 0
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            crc = zlib.crc32(chunk, crc)
+    return crc == member.CRC
+
+
 def _write(archive: Path, path: Path, content: IO[bytes], size_bytes: int) -> None:
-    """Write a member, unless it is there."""
-    if path.is_file() and not path.is_symlink() and path.stat().st_size == size_bytes:
-        return
+    """Write a member."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_open(path) as file:
         left = size_bytes

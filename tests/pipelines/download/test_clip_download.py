@@ -1,6 +1,7 @@
 """Clips cut from videos on a loopback server: exact times, and what becomes of each kind of failure."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from media_server import serve_media
 from tiny_decode import click_s, decode, flash_s
 from tiny_download import EVENT_S, video_page, write_source
 
+from configs.errors import CommandFailed
 from configs.schema import DecodeConfig, DownloadConfig
 
 pytest.importorskip("yt_dlp", reason="extra download is not installed")
@@ -40,6 +42,23 @@ def ffmpeg(monkeypatch):
         monkeypatch.setenv("FFREPORT", "to be removed at the end of the test")
         del os.environ["FFREPORT"]
         yield Ffmpeg(Path(folder))
+
+
+def test_ffmpeg_without_an_h264_encoder_is_passed_over_and_none_at_all_is_one_line(tmp_path, monkeypatch):
+    for folder in ("old", "links"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "old/ffmpeg").write_text("#!/bin/sh\necho mpeg4\n")
+    (tmp_path / "old/ffmpeg").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "old"))
+    monkeypatch.setenv("FFREPORT", "to be removed at the end of the test")
+    del os.environ["FFREPORT"]
+    Ffmpeg(tmp_path / "links")
+    assert shutil.which("ffmpeg") == str(tmp_path / "links/ffmpeg")
+    del os.environ["FFREPORT"]
+    monkeypatch.setenv("PATH", str(tmp_path / "old"))
+    monkeypatch.setenv("IMAGEIO_FFMPEG_EXE", str(tmp_path / "old/ffmpeg"))
+    with pytest.raises(CommandFailed, match="no ffmpeg with the encoder libx264 was found"):
+        Ffmpeg(tmp_path / "links")
 
 
 @pytest.fixture

@@ -58,7 +58,10 @@ def test_archive_is_unpacked_beside_itself_and_again_after_an_interruption(tmp_p
     kept = (tmp_path / "set/deep/b.txt").stat().st_mtime_ns
     unpack(archive)
     assert _contents(tmp_path) == FILES | {archive.name: archive_bytes}
-    assert (tmp_path / "set/deep/b.txt").stat().st_mtime_ns == kept
+    assert ((tmp_path / "set/deep/b.txt").stat().st_mtime_ns == kept) == (archive.suffix == ".zip")
+    (tmp_path / "set/deep/b.txt").write_bytes(b"changed")
+    unpack(archive)
+    assert _contents(tmp_path) == FILES | {archive.name: archive_bytes}
 
 
 def _link(name, target, kind=tarfile.SYMTYPE):
@@ -122,6 +125,13 @@ def test_bomb_and_damage_and_other_files_are_refused_in_one_line(tmp_path):
     damaged.write_bytes(damaged.read_bytes()[:300])
     with pytest.raises(CommandFailed, match="cannot be unpacked"):
         unpack(damaged)
+    for name, mode in (("a.tar.gz", "w:gz"), ("a.tar.xz", "w:xz"), ("a.tar.bz2", "w:bz2")):
+        damaged = _tar(tmp_path / name, mode, files={"b": bytes(range(256)) * 1000})
+        data = bytearray(damaged.read_bytes())
+        data[len(data) // 2 : len(data) // 2 + 50] = bytes(50)
+        damaged.write_bytes(data)
+        with pytest.raises(CommandFailed, match=r"cannot be unpacked|is damaged|neither a zip"):
+            unpack(damaged)
     (tmp_path / "page.zip").write_text("hello")
     with pytest.raises(CommandFailed, match="neither a zip nor a tar archive"):
         unpack(tmp_path / "page.zip")
