@@ -1,4 +1,4 @@
-"""README.md: its commands exist, its Python runs, the files it names exist, and the repository map is current."""
+"""README.md and docs/data.md: their commands, files and Python exist and run, and the repository map is current."""
 
 import importlib.util
 import re
@@ -13,7 +13,8 @@ from configs.load import load
 from configs.schema.ablate import AblateConfig
 
 README = (ROOT / "README.md").read_text()
-BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README, re.MULTILINE | re.DOTALL)
+DATA = (ROOT / "docs/data.md").read_text()
+BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README + DATA, re.MULTILINE | re.DOTALL)
 SCHEMAS = {
     "pipelines.toy_world": schema.ToyWorldConfig,
     "pipelines.build": schema.BuildConfig,
@@ -43,7 +44,7 @@ BARE_WORDS = {
 def _commands() -> list[list[str]]:
     """Words of every command in a bash block, comments left out."""
     lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
+    return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] != "pip"]
 
 
 def test_repository_map_is_up_to_date_and_describes_every_file():
@@ -75,7 +76,7 @@ def test_every_command_exists_and_takes_its_settings(words):
 
 
 def test_every_file_that_is_named_is_there():
-    names = set(re.findall(r"`([\w/]+\.(?:py|lock|css|md))`", README))
+    names = set(re.findall(r"`([\w/]+\.(?:py|lock|css|md))`", README + DATA))
     assert len(names) > 8
     for name in names:
         assert (ROOT / name).exists() or list(ROOT.glob(f"*/*/{name}")) or list(ROOT.glob(f"*/{name}")), name

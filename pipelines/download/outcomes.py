@@ -82,8 +82,9 @@ def classify(text: str) -> Verdict:
     """The meaning of an error text of yt-dlp, of the site or of ffmpeg."""
     text = text.replace("\u2019", "'")
     for status, pattern, advice in _TABLE:
-        if pattern.search(text):
-            return Verdict(status, shorten(text), advice)
+        if match := pattern.search(text):
+            line = text[text.rfind("\n", 0, match.start()) + 1 :].partition("\n")[0]
+            return Verdict(status, shorten(line), advice)
     return Verdict("retry", shorten(text))
 
 

@@ -7,6 +7,7 @@ import time
 
 import pytest
 from media_server import serve_media
+from tiny_disk import tiny_disk
 from tiny_download import command, download, last_line, ledger, start, video_page, write_source, write_table
 
 pytest.importorskip("yt_dlp", reason="extra download is not installed")
@@ -125,6 +126,16 @@ def test_full_disk_stops_the_run_and_it_continues_with_more_space(server, tmp_pa
     assert done.returncode == 1 and "ulimit -f" in last_line(done) and done.stderr.count("error:") == 1
     assert set(ledger(root)) == {"a_5000"}
     assert download(*command(server, root)).returncode == 0 and len(ledger(root)) == 3
+
+
+def test_disk_without_space_stops_the_run_and_the_clips_so_far_are_complete(server, tmp_path):
+    with tiny_disk(tmp_path, "120k") as disk:
+        root = write_table(disk, *[(f"v{number}", 2.0, 12.0) for number in range(4)])
+        server.pages.update({f"v{number}": video_page() for number in range(4)})
+        done = download(*command(server, root))
+        assert done.returncode == 1 and "No space left on device; free some space" in last_line(done)
+        stored = {path.stem: path.stat().st_size for path in root.glob("videos/*")}
+        assert stored == {row_id: entry["size_bytes"] for row_id, entry in ledger(root).items()} and len(stored) < 4
 
 
 def _limit_files(size_bytes):
