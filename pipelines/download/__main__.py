@@ -11,29 +11,23 @@ the command and are never recorded as missing clips.
 Exit code 0: everything is there, gone or not available here; 1: stopped, or something is left: run it again.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import signal
 import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import DownloadConfig
 from pipelines.download.files import is_present, missing_by_hand, wanted_files
-from pipelines.download.interrupt import Interrupted, interruptible
+from pipelines.download.interrupt import Interrupted, Interrupts
 from pipelines.download.javascript import require_javascript
-from pipelines.download.ledger import Entry, Ledger, ledger_path, read_ledger
+from pipelines.download.ledger import STATUSES, Entry, Ledger, ledger_path, read_ledger
 from pipelines.download.listing import Listing, Slice, adopt_into, check_url, parse_slice
 from pipelines.download.lock import lock_file
 from pipelines.download.rate_limit import RateLimit, format_duration
-
-if TYPE_CHECKING:
-    from pipelines.download.clips import ClipRun
 
 
 def main(config: DownloadConfig) -> int:
@@ -47,43 +41,51 @@ def main(config: DownloadConfig) -> int:
     root.mkdir(parents=True, exist_ok=True)
     path = ledger_path(root, *own)
     try:
-        with interruptible(), lock_file(root / f".{path.stem}.lock"), Ledger(path) as ledger:
-            return _download(config, own, ledger, read_ledger(root))
+        with Interrupts() as interrupts, lock_file(root / f".{path.stem}.lock"), Ledger(path) as ledger:
+            return _download(config, own, ledger, read_ledger(root), interrupts)
     except Interrupted as error:
         if error.number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise CommandFailed(f"stopped by {error}; run the same command again") from None
 
 
-def _download(config: DownloadConfig, own: Slice, ledger: Ledger, known: dict[str, Entry]) -> int:
+def _download(
+    config: DownloadConfig, own: Slice, ledger: Ledger, known: dict[str, Entry], interrupts: Interrupts
+) -> int:
     root = Path(config.source.root)
     if wanted_files(config):
         from pipelines.download.file_downloads import FileDownloads
 
         with lock_file(root / ".download-files.lock", wait=True):
             files = FileDownloads(config, ledger, known).run()
-        print(f"{root}: {len(wanted_files(config))} files are complete, {files} of them are new")
+        print(f"{root}: files complete: {len(wanted_files(config))}, new: {files}")
     by_hand = _print_by_hand(config)
     if not config.url:
         return 1 if by_hand else 0
     listing = Listing(config, own, known)
     listing.survey(adopt_into(ledger, known, root))
-    to_download = _print_survey(config, listing.counts)
-    left = _download_clips(config, listing, ledger, known, to_download) if to_download else 0
+    left = 0
+    if total := _print_survey(config, listing.counts):
+        require_javascript(config.url)
+        left = _download_clips(config, listing, ledger, known, interrupts, total)
     if config.frame_and_audio:
-        left += _write_frames_and_audio(root, listing)
+        _write_frames_and_audio(root, listing)
     return 1 if left or by_hand else 0
 
 
 def _download_clips(
-    config: DownloadConfig, listing: Listing, ledger: Ledger, known: dict[str, Entry], total: int
+    config: DownloadConfig,
+    listing: Listing,
+    ledger: Ledger,
+    known: dict[str, Entry],
+    interrupts: Interrupts,
+    total: int,
 ) -> int:
     """Download the clips that are missing; returns how many are to be tried again."""
     from pipelines.download.clip_download import MUXERS, ClipDownloader, scratch_folder
     from pipelines.download.clips import ClipRun
     from pipelines.download.ffmpeg_path import Ffmpeg
 
-    require_javascript(config.url)
     root = Path(config.source.root)
     suffix = Path(next(listing.to_download()).media).suffix
     if suffix not in MUXERS:
@@ -94,25 +96,24 @@ def _download_clips(
         scratch_folder(root, f".download-{own.part}-of-{own.parts}") as scratch,
         ClipDownloader(config, scratch, MUXERS[suffix], Ffmpeg(Path(tools))) as downloader,
     ):
-        clips = ClipRun(config, ledger, known, downloader, RateLimit(config.clips_per_hour))
+        clips = ClipRun(config, ledger, known, downloader, RateLimit(config.clips_per_hour), interrupts)
         try:
             clips.run(listing, total)
         finally:
-            _print_summary(clips, total)
+            _print_summary(clips.counts, total)
     if left := clips.counts["retry"]:
-        print(f"{left} clips are to be tried again: run the same command again", file=sys.stderr)
+        print(f"to be tried again: {left:,}; run the same command again", file=sys.stderr)
     return left
 
 
-def _write_frames_and_audio(root: Path, listing: Listing) -> int:
+def _write_frames_and_audio(root: Path, listing: Listing) -> None:
     from tqdm import tqdm
 
     from pipelines.download.frame_and_audio import write_frames_and_audio
 
     failed = write_frames_and_audio(root, tqdm(listing.present(), desc="frames and audio", unit="clip", delay=1))
     if failed:
-        print(f"{failed} clips have no frame or no audio; they count as missing in the benchmark", file=sys.stderr)
-    return 0
+        print(f"clips without a usable frame or audio: {failed:,}", file=sys.stderr)
 
 
 def _print_by_hand(config: DownloadConfig) -> int:
@@ -128,12 +129,12 @@ def _print_survey(config: DownloadConfig, counts: Counter[str]) -> int:
     to_download = counts["new"] + counts["retry"]
     listed = sum(counts[state] for state in ("present", "gone", "not_here", "retry", "new"))
     print(
-        f"{listed:,} clips are listed: {counts['present']:,} present, {counts['gone']:,} gone, {counts['not_here']:,} "
-        f"not available here, {to_download:,} to download ({counts['retry']:,} of them failed before)"
+        f"clips listed: {listed:,}; present: {counts['present']:,}; gone: {counts['gone']:,}; "
+        f"not available here: {counts['not_here']:,}; to download: {to_download:,} ({counts['retry']:,} tried before)"
     )
-    for key, what in (("bad_row", "rows are invalid and skipped"), ("not_listed", "ids of include= have no row")):
+    for key, what in (("bad_row", "invalid rows, skipped"), ("not_listed", "ids of include= without a row")):
         if counts[key]:
-            print(f"{counts[key]:,} {what}", file=sys.stderr)
+            print(f"{what}: {counts[key]:,}", file=sys.stderr)
     if to_download and config.clips_per_hour:
         print(
             f"{to_download:,} clips at {config.clips_per_hour:g} an hour: "
@@ -143,11 +144,11 @@ def _print_survey(config: DownloadConfig, counts: Counter[str]) -> int:
     return to_download
 
 
-def _print_summary(clips: ClipRun, total: int) -> None:
-    left = total - clips.counts.total()
-    rows = [(status, clips.counts[status]) for status in ("done", "gone", "not_here", "retry")]
-    for name, count in [*rows, *([("not tried", left)] if left else [])]:
-        print(f"{name:<10}{count:>10,}")
+def _print_summary(counts: Counter[str], total: int) -> None:
+    for status in STATUSES:
+        print(f"{status:<10}{counts[status]:>10,}")
+    if left := total - counts.total():
+        print(f"{'not tried':<10}{left:>10,}")
 
 
 def _dry_run(config: DownloadConfig, own: Slice, known: dict[str, Entry]) -> int:
@@ -182,6 +183,10 @@ def _validate(config: DownloadConfig) -> Slice:
     own = parse_slice(config.slice)
     if config.url:
         check_url(config.url)
+        if config.source.kind not in ("audioset", "vggsound"):
+            raise UsageError(
+                f"url= needs a table of segments: source.kind=audioset or vggsound, not {config.source.kind}"
+            )
     for package, is_needed in (("requests", config.files), ("yt_dlp", config.url)):
         if is_needed and not config.dry_run and importlib.util.find_spec(package) is None:
             raise UsageError(f"{package} is not installed: pip install '.[download]'")

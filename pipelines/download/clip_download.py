@@ -4,14 +4,12 @@ ffmpeg seeks in the video over HTTP and encodes the segment again, so that it be
 part of the video is transferred.
 """
 
-from __future__ import annotations
-
 import contextlib
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import yt_dlp
 
@@ -72,7 +70,7 @@ class ClipDownloader:
         self._log = _Log()
         self._ydl = yt_dlp.YoutubeDL(self._parameters(config, muxer))
 
-    def __enter__(self) -> ClipDownloader:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

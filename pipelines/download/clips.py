@@ -9,7 +9,7 @@ from tqdm import tqdm
 from configs.errors import CommandFailed, UsageError
 from configs.schema import DownloadConfig
 from pipelines.download.clip_download import ClipDownloader, Cut
-from pipelines.download.interrupt import uninterrupted
+from pipelines.download.interrupt import Interrupts
 from pipelines.download.ledger import Entry, Ledger, sha256_of
 from pipelines.download.listing import Listing, clip_url
 from pipelines.download.outcomes import Verdict
@@ -35,9 +35,10 @@ class ClipRun:
         known: dict[str, Entry],
         downloader: ClipDownloader,
         rate: RateLimit,
+        interrupts: Interrupts,
     ) -> None:
         self._config, self._ledger, self._known = config, ledger, known
-        self._downloader, self._rate = downloader, rate
+        self._downloader, self._rate, self._interrupts = downloader, rate, interrupts
         self._root = Path(config.source.root)
         self._failed_in_a_row = self._gone_in_a_row = 0
         self.counts: Counter[str] = Counter()
@@ -92,13 +93,13 @@ class ClipRun:
         size_bytes, sha256 = scratch_file.stat().st_size, sha256_of(scratch_file)
         with scratch_file.open("rb+") as file:
             os.fsync(file.fileno())
-        with uninterrupted():
+        with self._interrupts.delayed():
             scratch_file.replace(target)
             self._known[clip.id] = self._ledger.add(clip.id, "done", "", size_bytes, sha256)
             self.counts["done"] += 1
 
     def _record(self, clip: Clip, verdict: Verdict) -> None:
-        with uninterrupted():
+        with self._interrupts.delayed():
             self._known[clip.id] = self._ledger.add(clip.id, verdict.status, verdict.detail)
             self.counts[verdict.status] += 1
         is_final = verdict.status != "retry"
@@ -109,7 +110,7 @@ class ClipRun:
                 f"{self._failed_in_a_row} clips in a row failed, the last: {clip.id}: {verdict.detail}; check the "
                 "network and update yt-dlp (pip install -U 'yt-dlp[default]'), then run the same command again"
             )
-        if self._gone_in_a_row >= MAX_GONE_IN_A_ROW:
+        if self._gone_in_a_row >= MAX_GONE_IN_A_ROW and not self._config.retry_gone:
             raise CommandFailed(
                 f"{self._gone_in_a_row} clips in a row are gone or not available here, the last: {clip.id}: "
                 f"{verdict.detail}; if they play in a browser, this address is blocked: run the same command again "

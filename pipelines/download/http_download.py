@@ -1,7 +1,7 @@
 """Downloads one plain file over HTTP, resumed after an interruption, and complete or absent under its name.
 
     .NAME.part         what has arrived
-    .NAME.part.json    {"url", "validator", "total_bytes"}: what the server said about the file, for If-Range
+    .NAME.part.json    {"url", "validator", "total_bytes"}: the version of the file, for If-Range
 
 A part is continued only if the server confirms that the file is the same one; otherwise the download starts over.
 """
@@ -144,7 +144,7 @@ class HttpDownload:
         if status in (429, 503) and (wait_s := _retry_after_s(answer)) is not None:
             if wait_s > _MAX_RETRY_AFTER_S:
                 raise CommandFailed(
-                    f"{self._url}: the server asks to wait {wait_s:.0f} s ({text}); run the same command again then"
+                    f"{self._url}: {text}, to be retried after {wait_s:.0f} s; run the same command again then"
                 )
             self._options.sleep(wait_s)
         if status == 429 or status in _TRANSIENT:

@@ -1,9 +1,10 @@
-"""Ends a download on Ctrl-C and SIGTERM, and a clip that takes too long."""
+"""Ends a download on Ctrl-C and SIGTERM, and a clip that takes too long. All of it works in the main thread only."""
 
 import contextlib
 import signal
 from collections.abc import Iterator
 from types import FrameType
+from typing import Self
 
 
 class Interrupted(BaseException):
@@ -18,35 +19,44 @@ class ClipTimedOut(BaseException):
     """A clip took longer than its limit. Not an Exception, so that yt-dlp kills its ffmpeg and passes it on."""
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` on SIGINT and SIGTERM inside the block; main thread only."""
+class Interrupts:
+    """Turns SIGINT and SIGTERM into `Interrupted`; a context manager.
 
-    def stop(number: int, _: FrameType | None) -> None:
-        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the cleanup
-        raise Interrupted(number)
+    Blocking the signals would not do for `delayed`: another thread, such as that of a progress bar, would get them.
+    """
 
-    earlier = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in earlier.items():
+    def __init__(self) -> None:
+        self._is_delayed, self._pending = False, 0
+
+    def __enter__(self) -> Self:
+        self._earlier = {number: signal.signal(number, self._handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._earlier.items():
             signal.signal(number, handler)
 
+    def _handle(self, number: int, _: FrameType | None) -> None:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the cleanup
+        self._pending = number
+        if not self._is_delayed:
+            raise Interrupted(number)
 
-@contextlib.contextmanager
-def uninterrupted() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM to the end of the block."""
-    earlier = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, earlier)
+    @contextlib.contextmanager
+    def delayed(self) -> Iterator[None]:
+        """Complete the block before a signal takes effect."""
+        self._is_delayed = True
+        try:
+            yield
+        finally:
+            self._is_delayed = False
+        if self._pending:
+            raise Interrupted(self._pending)
 
 
 @contextlib.contextmanager
 def time_limit(seconds: float) -> Iterator[None]:
-    """Raise `ClipTimedOut` in the block after this many seconds; main thread only."""
+    """Raise `ClipTimedOut` in the block after this many seconds."""
 
     def stop(_: int, __: FrameType | None) -> None:
         raise ClipTimedOut

@@ -7,8 +7,6 @@ A line is appended and synced when its clip is final; the last line of an id cou
 `file:PATH`, that of an unpacked archive `unpacked:PATH`.
 """
 
-from __future__ import annotations
-
 import datetime
 import hashlib
 import json
@@ -16,7 +14,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from configs.atomic_write import atomic_open
 from configs.errors import CommandFailed
@@ -24,7 +22,6 @@ from configs.errors import CommandFailed
 # done: the file is complete. gone: the video does not exist anymore. not_here: it exists, but not for this country,
 # account or age. retry: a failure that may pass.
 STATUSES = ("done", "gone", "not_here", "retry")
-FINAL = ("done", "gone", "not_here")
 _NAME = re.compile(r"download(-\d+-of-\d+)?\.jsonl")
 
 
@@ -111,7 +108,7 @@ class Ledger:
             self._compact()
         self._file = path.open("ab")
 
-    def __enter__(self) -> Ledger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from configs.errors import UsageError
 from configs.schema import DownloadConfig
-from pipelines.download.ledger import FINAL, Entry, Ledger, sha256_of
+from pipelines.download.ledger import Entry, Ledger, sha256_of
 from pipelines.manifest import Clip, check
 from pipelines.sources.filters import filtered
 from pipelines.sources.registry import SOURCES
@@ -72,8 +72,8 @@ class Listing:
         known: entries of all ledgers; updated while clips are downloaded.
 
     Attributes:
-        counts: after `survey`: number of clips by `present`, gone, not_here, retry (an earlier run failed), new, and
-            of rows by `bad_row`.
+        counts: after `survey`: number of clips by `present`, gone, not_here, retry (tried before and to be tried
+            again), new, and of rows by `bad_row`.
     """
 
     def __init__(self, config: DownloadConfig, own: Slice, known: dict[str, Entry]) -> None:
@@ -118,10 +118,19 @@ class Listing:
             )
 
     def to_download(self) -> Iterator[Clip]:
-        """The clips that are neither there nor final, read from the table again so that they need no memory."""
+        """The clips that are neither there nor final: new ones, then those tried before, the least recent first.
+
+        In this order, clips that always fail never keep a run from the others. The table is read again, so that new
+        clips need no memory.
+        """
+        tried: list[tuple[str, Clip]] = []
         for clip in self._clips(Counter(), Counter()):
-            if self._state(clip)[0] in ("new", "retry"):
+            state, _ = self._state(clip)
+            if state == "new":
                 yield clip
+            elif state == "retry":
+                tried.append((self._known[clip.id].time, clip))
+        yield from (clip for _, clip in sorted(tried, key=lambda pair: pair[0]))
 
     def present(self) -> Iterator[Clip]:
         """The clips whose files are there."""
@@ -155,9 +164,9 @@ class Listing:
         if entry is None or entry.status != "done":
             if size_bytes > 0:
                 return "adopt", size_bytes
-            if entry is None or (entry.status in FINAL and self._config.retry_gone):
+            if entry is None:
                 return "new", 0
-            return entry.status, 0
+            return "retry" if self._config.retry_gone else entry.status, 0
         return ("present" if size_bytes == entry.size_bytes else "new"), size_bytes
 
     def _size(self, media: str) -> int:

@@ -1,4 +1,4 @@
-"""Asks the server of a video why ffmpeg failed, and where the streams of the video end."""
+"""Finds out why ffmpeg failed, with another request for the media, and where the streams of a video end."""
 
 import contextlib
 import math

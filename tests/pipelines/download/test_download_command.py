@@ -56,17 +56,17 @@ def test_every_clip_ends_in_the_folder_or_in_the_ledger_and_nothing_is_fetched_t
         assert (root / f"videos/{name}_5000.mp4").stat().st_size == entries[f"{name}_5000"]["size_bytes"]
     assert {path.name for path in root.iterdir() if path.is_dir()} == {"videos"}
     assert "terms: The table is CC BY 4.0." in done.stdout
-    assert "5 clips are listed: 0 present" in done.stdout and "5 clips at 36000 an hour: about a minute" in done.stdout
+    assert "clips listed: 5; present: 0;" in done.stdout and "5 clips at 36000 an hour: about a minute" in done.stdout
     assert done.stdout.splitlines()[-4:] == [
         "done               2", "gone               1", "not_here           1", "retry              1",
     ]  # fmt: skip
-    assert last_line(done) == "1 clips are to be tried again: run the same command again"
+    assert last_line(done) == "to be tried again: 1; run the same command again"
 
     server.requests.clear()
     server.pages["later"] = video_page()
     again = download(*command(server, root))
     assert again.returncode == 0, again.stderr
-    assert "2 present, 1 gone, 1 not available here, 1 to download (1 of them failed before)" in again.stdout
+    assert "present: 2; gone: 1; not available here: 1; to download: 1 (1 tried before)" in again.stdout
     assert {path for path, _ in server.requests} == {"info/later.json", "source.mp4"}
     assert ledger(root)["later_5000"]["status"] == "done"
 
@@ -109,6 +109,19 @@ def test_many_failures_in_a_row_stop_the_run(server, tmp_path):
     assert done.returncode == 1
     assert last_line(done).startswith("error: 20 clips in a row failed, the last: f19_5000: Failed to resolve")
     assert {entry["status"] for entry in ledger(root).values()} == {"retry"} and len(ledger(root)) == 20
+
+
+def test_clips_that_always_fail_do_not_keep_a_run_from_the_others(server, tmp_path):
+    failing = {f"f{number:02d}": "Failed to resolve 'www.youtube.com'" for number in range(30)}
+    root = write_table(tmp_path / "data", *_segments(server, **failing, new=None))
+    tried = []
+    for _ in range(3):
+        server.requests.clear()
+        assert download(*command(server, root)).returncode == 1
+        tried.append([path[5:-5] for path, _ in server.requests if path.startswith("info/")])
+    names = list(failing)
+    assert tried[0] == names[:20] and tried[1] == [*names[20:], "new", *names[:20]]
+    assert tried[2] == [*names[20:], *names[:10]]
 
 
 def test_proxy_that_answers_a_web_page_is_no_missing_clip(server, tmp_path):
@@ -196,7 +209,7 @@ def test_clip_of_a_killed_process_without_an_entry_is_kept_and_one_that_shrank_i
     (root / "videos/b_5000.mp4").write_bytes(b"short")
     server.requests.clear()
     done = download(*command(server, root))
-    assert done.returncode == 0 and "1 present" in done.stdout and ("info/b.json", None) in server.requests
+    assert done.returncode == 0 and "present: 1;" in done.stdout and ("info/b.json", None) in server.requests
     assert ("info/a.json", None) not in server.requests
     assert {row_id: (root / f"videos/{row_id}.mp4").stat().st_size for row_id in ("a_5000", "b_5000")} == {
         row_id: entry["size_bytes"] for row_id, entry in ledger(root).items()
@@ -209,6 +222,7 @@ def test_clip_of_a_killed_process_without_an_entry_is_kept_and_one_that_shrank_i
         (["source.root="], "source.root= is empty"),
         (["url=https://example.com/video"], "must be an address with {ytid} or {id}"),
         (["url=ftp://example.com/{ytid}"], "must be an address with {ytid} or {id}"),
+        (["source.kind=folder"], "needs a table of segments"),
         (["slice=3/2"], "slice='3/2' must be I/N"),
         (["proxy=socks5://127.0.0.1:1"], "must start with http:// or https://"),
         (["cookies=nowhere.txt"], "cookies='nowhere.txt' is not a file of cookies"),

@@ -66,7 +66,7 @@ def test_vggss_downloads_the_clips_of_its_list_and_the_reader_finds_frames_and_a
             "clips_per_hour=0", *files,
         )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "1 clips are listed" in done.stdout and "1 ids of include= have no row" in done.stderr
+    assert "clips listed: 1;" in done.stdout and "ids of include= without a row: 1" in done.stderr
     assert "AAAAAAAAAAA_5000" in ledger(root) and (root / "videos/AAAAAAAAAAA_000005.mp4").exists()
     (item,) = read_vgg_ss(root).items
     assert item.id == "AAAAAAAAAAA_000005" and item.label == "dog barking"

@@ -90,7 +90,7 @@ def test_a_file_that_changed_meanwhile_starts_over(server, root):
     assert (root / "a.bin").read_bytes() == other
 
 
-def test_a_download_that_shrinks_starts_over_once_and_says_so(server, root, capsys):
+def test_a_download_that_shrinks_starts_over_with_a_message(server, root, capsys):
     server.headers["a.bin"] = {"ETag": '"same"'}
     server.faults["a.bin"] = ["short", "404"]
     with pytest.raises(CommandFailed, match="HTTP 404"):
@@ -107,7 +107,7 @@ def test_a_download_that_shrinks_starts_over_once_and_says_so(server, root, caps
         )
 
 
-def test_pause_that_the_server_asks_for_is_kept_up_to_a_limit(server, root):
+def test_retry_after_is_respected_up_to_a_limit(server, root):
     server.headers["429"] = {"Retry-After": "7"}
     server.faults["a.bin"] = ["429"]
     slept = []
@@ -115,7 +115,7 @@ def test_pause_that_the_server_asks_for_is_kept_up_to_a_limit(server, root):
     assert slept[0] == 7.0
     server.headers["503"] = {"Retry-After": "4000"}
     server.faults["a.bin"] = ["503"]
-    with pytest.raises(CommandFailed, match="asks to wait 4000 s"):
+    with pytest.raises(CommandFailed, match="to be retried after 4000 s"):
         _download(server, root)
 
 
