@@ -24,7 +24,7 @@ from configs.schema import DownloadConfig
 from pipelines.download.files import is_present, missing_by_hand, wanted_files
 from pipelines.download.interrupt import Interrupted, Interrupts
 from pipelines.download.javascript import require_javascript
-from pipelines.download.ledger import STATUSES, Entry, Ledger, ledger_path, read_ledger
+from pipelines.download.ledger import STATUSES, Ledger, ledger_path, read_ledger
 from pipelines.download.listing import Listing, Slice, adopt_into, check_url, parse_slice
 from pipelines.download.lock import lock_file
 from pipelines.download.rate_limit import RateLimit, format_duration
@@ -37,49 +37,42 @@ def main(config: DownloadConfig) -> int:
     if config.terms:
         print(f"terms: {' '.join(config.terms.split())}")
     if config.dry_run:
-        return _dry_run(config, own, read_ledger(root))
+        return _dry_run(config, own)
     root.mkdir(parents=True, exist_ok=True)
     path = ledger_path(root, *own)
     try:
         with Interrupts() as interrupts, lock_file(root / f".{path.stem}.lock"), Ledger(path) as ledger:
-            return _download(config, own, ledger, read_ledger(root), interrupts)
+            return _download(config, own, ledger, interrupts)
     except Interrupted as error:
         if error.number == signal.SIGINT:
             raise KeyboardInterrupt from None
         raise CommandFailed(f"stopped by {error}; run the same command again") from None
 
 
-def _download(
-    config: DownloadConfig, own: Slice, ledger: Ledger, known: dict[str, Entry], interrupts: Interrupts
-) -> int:
+def _download(config: DownloadConfig, own: Slice, ledger: Ledger, interrupts: Interrupts) -> int:
     root = Path(config.source.root)
     if wanted_files(config):
         from pipelines.download.file_downloads import FileDownloads
 
         with lock_file(root / ".download-files.lock", wait=True):
-            files = FileDownloads(config, ledger, known).run()
+            files = FileDownloads(config, ledger).run()
         print(f"{root}: files complete: {len(wanted_files(config))}, new: {files}")
     by_hand = _print_by_hand(config)
     if not config.url:
         return 1 if by_hand else 0
-    listing = Listing(config, own, known)
-    listing.survey(adopt_into(ledger, known, root))
+    listing = Listing(config, own, ledger.entries)
+    listing.survey(adopt_into(ledger, root))
     left = 0
     if total := _print_survey(config, listing.counts):
         require_javascript(config.url)
-        left = _download_clips(config, listing, ledger, known, interrupts, total)
+        left = _download_clips(config, listing, ledger, interrupts, total)
     if config.frame_and_audio:
         _write_frames_and_audio(root, listing)
     return 1 if left or by_hand else 0
 
 
 def _download_clips(
-    config: DownloadConfig,
-    listing: Listing,
-    ledger: Ledger,
-    known: dict[str, Entry],
-    interrupts: Interrupts,
-    total: int,
+    config: DownloadConfig, listing: Listing, ledger: Ledger, interrupts: Interrupts, total: int
 ) -> int:
     """Download the clips that are missing; returns how many are to be tried again."""
     from pipelines.download.clip_download import MUXERS, ClipDownloader, scratch_folder
@@ -96,7 +89,7 @@ def _download_clips(
         scratch_folder(root, f".download-{own.part}-of-{own.parts}") as scratch,
         ClipDownloader(config, scratch, MUXERS[suffix], Ffmpeg(Path(tools))) as downloader,
     ):
-        clips = ClipRun(config, ledger, known, downloader, RateLimit(config.clips_per_hour), interrupts)
+        clips = ClipRun(config, ledger, downloader, RateLimit(config.clips_per_hour), interrupts)
         try:
             clips.run(listing, total)
         finally:
@@ -151,17 +144,18 @@ def _print_summary(counts: Counter[str], total: int) -> None:
         print(f"{'not tried':<10}{left:>10,}")
 
 
-def _dry_run(config: DownloadConfig, own: Slice, known: dict[str, Entry]) -> int:
+def _dry_run(config: DownloadConfig, own: Slice) -> int:
     root = Path(config.source.root)
+    entries = read_ledger(root)
     for file, path in wanted_files(config):
-        state = "present" if is_present(root, file, path, known) else f"to download from {file.url}"
+        state = "present" if is_present(root, file, path, entries) else f"to download from {file.url}"
         print(f"{root / path}: {state}")
     _print_by_hand(config)
     tables = [path for _, path in wanted_files(config) if not (root / path).exists()]
     if config.url and tables:
         print(f"the clips are counted when {', '.join(tables)} {'is' if len(tables) == 1 else 'are'} there")
     elif config.url:
-        listing = Listing(config, own, known)
+        listing = Listing(config, own, entries)
         listing.survey(lambda _, __: None)
         _print_survey(config, listing.counts)
     return 0

@@ -10,7 +10,7 @@ from configs.errors import CommandFailed, UsageError
 from configs.schema import DownloadConfig
 from pipelines.download.clip_download import ClipDownloader, Cut
 from pipelines.download.interrupt import Interrupts
-from pipelines.download.ledger import Entry, Ledger, sha256_of
+from pipelines.download.ledger import Ledger, sha256_of
 from pipelines.download.listing import Listing, clip_url
 from pipelines.download.outcomes import Verdict
 from pipelines.download.rate_limit import RateLimit
@@ -32,12 +32,11 @@ class ClipRun:
         self,
         config: DownloadConfig,
         ledger: Ledger,
-        known: dict[str, Entry],
         downloader: ClipDownloader,
         rate: RateLimit,
         interrupts: Interrupts,
     ) -> None:
-        self._config, self._ledger, self._known = config, ledger, known
+        self._config, self._ledger = config, ledger
         self._downloader, self._rate, self._interrupts = downloader, rate, interrupts
         self._root = Path(config.source.root)
         self._failed_in_a_row = self._gone_in_a_row = 0
@@ -95,12 +94,12 @@ class ClipRun:
             os.fsync(file.fileno())
         with self._interrupts.delayed():
             scratch_file.replace(target)
-            self._known[clip.id] = self._ledger.add(clip.id, "done", "", size_bytes, sha256)
+            self._ledger.add(clip.id, "done", "", size_bytes, sha256)
             self.counts["done"] += 1
 
     def _record(self, clip: Clip, verdict: Verdict) -> None:
         with self._interrupts.delayed():
-            self._known[clip.id] = self._ledger.add(clip.id, verdict.status, verdict.detail)
+            self._ledger.add(clip.id, verdict.status, verdict.detail)
             self.counts[verdict.status] += 1
         is_final = verdict.status != "retry"
         self._gone_in_a_row = self._gone_in_a_row + 1 if is_final else 0

@@ -8,7 +8,7 @@ from configs.errors import CommandFailed
 from configs.schema import DownloadConfig, DownloadFileConfig
 from pipelines.download.files import is_present, wanted_files
 from pipelines.download.http_download import HttpDownload, HttpOptions
-from pipelines.download.ledger import Entry, Ledger, sha256_of
+from pipelines.download.ledger import Ledger, sha256_of
 from pipelines.download.unpack import unpack
 
 
@@ -18,11 +18,10 @@ class FileDownloads:
     Args:
         config: settings of the download.
         ledger: gets an entry for each complete file and each unpacked archive.
-        known: entries of all ledgers; updated likewise.
     """
 
-    def __init__(self, config: DownloadConfig, ledger: Ledger, known: dict[str, Entry]) -> None:
-        self._config, self._ledger, self._known = config, ledger, known
+    def __init__(self, config: DownloadConfig, ledger: Ledger) -> None:
+        self._config, self._ledger = config, ledger
         self._root = Path(config.source.root)
 
     def run(self) -> int:
@@ -34,7 +33,7 @@ class FileDownloads:
         missing = [
             (file, path)
             for file, path in wanted_files(self._config)
-            if not is_present(self._root, file, path, self._known)
+            if not is_present(self._root, file, path, self._ledger.entries)
         ]
         for file, path in missing:
             (self._root / path).parent.mkdir(parents=True, exist_ok=True)
@@ -46,20 +45,17 @@ class FileDownloads:
 
     def _expected_sha256(self, file: DownloadFileConfig, path: str) -> str:
         """That of the settings, or else of the first complete download; "" before that."""
-        entry = self._known.get(f"file:{path}")
+        entry = self._ledger.entries.get(f"file:{path}")
         return file.sha256.lower() or (entry.sha256 if entry else "")
-
-    def _record(self, row_id: str, detail: str, size_bytes: int, sha256: str = "") -> None:
-        self._known[row_id] = self._ledger.add(row_id, "done", detail, size_bytes, sha256)
 
     def _take_over(self, file: DownloadFileConfig, path: str) -> bool:
         """Record a file that is complete: one that was put there by hand, or that a killed process had finished."""
-        target, entry = self._root / path, self._known.get(f"file:{path}")
+        target, entry = self._root / path, self._ledger.entries.get(f"file:{path}")
         if not target.is_file() or (entry and target.stat().st_size != entry.size_bytes):
             return False
         found, expected = sha256_of(target), self._expected_sha256(file, path)
         if not expected or found == expected:
-            self._record(f"file:{path}", file.url, target.stat().st_size, found)
+            self._ledger.add(f"file:{path}", "done", file.url, target.stat().st_size, found)
             return True
         if not entry:
             raise CommandFailed(
@@ -87,7 +83,7 @@ class FileDownloads:
                 f"{file.url} has another content than expected: SHA-256 {found}, not {expected} ({origin}); {kept}"
             )
         download.finish()
-        self._record(f"file:{path}", file.url, size_bytes, found)
+        self._ledger.add(f"file:{path}", "done", file.url, size_bytes, found)
 
     def _unpack(self, path: str) -> None:
         with tqdm(desc=f"unpacking {path}", unit="B", unit_scale=True) as bar:
@@ -96,4 +92,4 @@ class FileDownloads:
                 bar.update(size_bytes)
 
             total = unpack(self._root / path, on_bytes)
-        self._record(f"unpacked:{path}", f"{total} bytes", total)
+        self._ledger.add(f"unpacked:{path}", "done", f"{total} bytes", total)

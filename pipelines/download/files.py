@@ -30,11 +30,11 @@ def wanted_files(config: DownloadConfig) -> list[tuple[DownloadFileConfig, str]]
     return wanted
 
 
-def is_present(root: Path, file: DownloadFileConfig, path: str, known: dict[str, Entry]) -> bool:
+def is_present(root: Path, file: DownloadFileConfig, path: str, entries: dict[str, Entry]) -> bool:
     """Whether a file, or what was unpacked from it, is there and complete."""
     if file.unpack:
-        return f"unpacked:{path}" in known
-    entry, target = known.get(f"file:{path}"), root / path
+        return f"unpacked:{path}" in entries
+    entry, target = entries.get(f"file:{path}"), root / path
     return entry is not None and target.is_file() and target.stat().st_size == entry.size_bytes
 
 

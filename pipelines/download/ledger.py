@@ -98,6 +98,9 @@ class Ledger:
     Args:
         path: the file, created if it does not exist.
 
+    Attributes:
+        entries: the entries of all ledgers of the folder by id, as of `read_ledger`; `add` updates them.
+
     Raises:
         CommandFailed: a line in the middle of the file is not an entry.
     """
@@ -106,6 +109,7 @@ class Ledger:
         self._path = path
         if path.exists():
             self._compact()
+        self.entries = read_ledger(path.parent)
         self._file = path.open("ab")
 
     def __enter__(self) -> Self:
@@ -115,7 +119,7 @@ class Ledger:
         self._file.close()
         self._compact()
 
-    def add(self, row_id: str, status: str, detail: str = "", size_bytes: int = 0, sha256: str = "") -> Entry:
+    def add(self, row_id: str, status: str, detail: str = "", size_bytes: int = 0, sha256: str = "") -> None:
         """Append an entry; it is on disk when the method returns."""
         assert status in STATUSES, status
         time = datetime.datetime.now(datetime.UTC).isoformat(timespec="milliseconds")
@@ -130,7 +134,7 @@ class Ledger:
         self._file.write(json.dumps(line).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
-        return _entry(line)
+        self.entries[row_id] = _entry(line)
 
     def _compact(self) -> None:
         """Keep the newest line of each id, in place of a file with older ones or with an unfinished line."""

@@ -69,15 +69,15 @@ class Listing:
     Args:
         config: settings of the download.
         own: the part of the clips that belongs to this process.
-        known: entries of all ledgers; updated while clips are downloaded.
+        entries: those of all ledgers, updated while clips are downloaded.
 
     Attributes:
         counts: after `survey`: number of clips by `present`, gone, not_here, retry (tried before and to be tried
             again), new, and of rows by `bad_row`.
     """
 
-    def __init__(self, config: DownloadConfig, own: Slice, known: dict[str, Entry]) -> None:
-        self._config, self._own, self._known = config, own, known
+    def __init__(self, config: DownloadConfig, own: Slice, entries: dict[str, Entry]) -> None:
+        self._config, self._own, self._entries = config, own, entries
         self._root = Path(config.source.root)
         self._include = self._read_include()
         self._files: dict[str, set[str]] = {}
@@ -129,7 +129,7 @@ class Listing:
             if state == "new":
                 yield clip
             elif state == "retry":
-                tried.append((self._known[clip.id].time, clip))
+                tried.append((self._entries[clip.id].time, clip))
         yield from (clip for _, clip in sorted(tried, key=lambda pair: pair[0]))
 
     def present(self) -> Iterator[Clip]:
@@ -160,7 +160,7 @@ class Listing:
 
     def _state(self, clip: Clip) -> tuple[str, int]:
         """present, adopt, gone, not_here, retry or new; and the size of the file."""
-        entry, size_bytes = self._known.get(clip.id), self._size(clip.media)
+        entry, size_bytes = self._entries.get(clip.id), self._size(clip.media)
         if entry is None or entry.status != "done":
             if size_bytes > 0:
                 return "adopt", size_bytes
@@ -193,7 +193,7 @@ class Listing:
         return frozenset(name.removesuffix(".mp4") for name in names - {""})
 
 
-def adopt_into(ledger: Ledger, known: dict[str, Entry], root: Path) -> Callable[[Clip, int], None]:
+def adopt_into(ledger: Ledger, root: Path) -> Callable[[Clip, int], None]:
     """Writes entries for clips that a killed process, or another program, finished without one."""
     adopted = 0
 
@@ -201,6 +201,6 @@ def adopt_into(ledger: Ledger, known: dict[str, Entry], root: Path) -> Callable[
         nonlocal adopted
         adopted += 1
         sha256 = sha256_of(root / clip.media) if adopted <= _HASHED_FILES else ""
-        known[clip.id] = ledger.add(clip.id, "done", "the file was there", size_bytes, sha256)
+        ledger.add(clip.id, "done", "the file was there", size_bytes, sha256)
 
     return adopt

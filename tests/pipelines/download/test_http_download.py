@@ -142,7 +142,7 @@ def _fetch(server, root, **file):
         timeout_s=1.0,
     )
     with Ledger(ledger_path(root)) as ledger:
-        return FileDownloads(config, ledger, read_ledger(root)).run()
+        return FileDownloads(config, ledger).run()
 
 
 def test_a_complete_file_is_recorded_and_not_requested_again(server, root):
