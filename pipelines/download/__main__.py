@@ -35,7 +35,7 @@ def main(config: DownloadConfig) -> int:
     own = _validate(config)
     root = Path(config.source.root)
     if config.terms:
-        print(f"terms: {' '.join(config.terms.split())}")
+        print(f"terms: {' '.join(config.terms.split())}", flush=True)
     if config.dry_run:
         return _dry_run(config, own)
     root.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ def _download(config: DownloadConfig, own: Slice, ledger: Ledger, interrupts: In
 
         with lock_file(root / ".download-files.lock", wait=True):
             files = FileDownloads(config, ledger).run()
-        print(f"{root}: files complete: {len(wanted_files(config))}, new: {files}")
+        print(f"{root}: files complete: {len(wanted_files(config))}, new: {files}", flush=True)
     by_hand = _print_by_hand(config)
     if not config.url:
         return 1 if by_hand else 0
@@ -123,7 +123,8 @@ def _print_survey(config: DownloadConfig, counts: Counter[str]) -> int:
     listed = sum(counts[state] for state in ("present", "gone", "not_here", "retry", "new"))
     print(
         f"clips listed: {listed:,}; present: {counts['present']:,}; gone: {counts['gone']:,}; "
-        f"not available here: {counts['not_here']:,}; to download: {to_download:,} ({counts['retry']:,} tried before)"
+        f"not available here: {counts['not_here']:,}; to download: {to_download:,} ({counts['retry']:,} tried before)",
+        flush=True,  # a log must show it before the work begins
     )
     for key, what in (("bad_row", "invalid rows, skipped"), ("not_listed", "ids of include= without a row")):
         if counts[key]:
@@ -132,7 +133,8 @@ def _print_survey(config: DownloadConfig, counts: Counter[str]) -> int:
         print(
             f"{to_download:,} clips at {config.clips_per_hour:g} an hour: "
             f"{format_duration(to_download, config.clips_per_hour)}; slice=I/N on N machines with addresses of their "
-            "own divides it"
+            "own divides it",
+            flush=True,
         )
     return to_download
 

@@ -47,7 +47,8 @@ print("IMPORTED", *sorted({{"omegaconf", "yaml", "tqdm", "torch"}} & set(sys.mod
 
 
 @pytest.mark.parametrize(
-    "command", ["pipelines.build", "eval.run", "eval.ablate", "model.convert", "pipelines.verify", "train"]
+    "command",
+    ["pipelines.build", "pipelines.download", "eval.run", "eval.ablate", "model.convert", "pipelines.verify", "train"],
 )
 def test_help_is_fast(command):
     def seconds(code: str) -> float:
