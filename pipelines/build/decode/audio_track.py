@@ -47,6 +47,11 @@ class AudioTrack:
         """Whether the audio reaches the end of the segment."""
         return 0 < len(self._track) <= self._end
 
+    @property
+    def end_s(self) -> float:
+        """End of the audio in seconds from the start of the segment; 0 if there is none."""
+        return self._end / self._rate_hz if self._rate_hz else 0.0
+
     def waveform(self, sample_rate_hz: int) -> tuple[np.ndarray, float]:
         """Resample the collected audio.
 

@@ -11,6 +11,7 @@ version of FFmpeg in the wheel of the decoder, which is stored with each clip.
 
 import dataclasses
 import importlib
+import math
 import tempfile
 from fractions import Fraction
 from pathlib import Path
@@ -35,13 +36,14 @@ from pipelines.build.decode.container import (
 )
 from pipelines.build.decode.ffmpeg_fallback import transcode
 from pipelines.build.decode.frame_selection import sample_times
-from pipelines.build.decode.packet_scan import FrameTimes, scan
+from pipelines.build.decode.orientation import display_matrix, upright
+from pipelines.build.decode.packet_scan import FrameTimes, Scan, scan
+from pipelines.build.decode.truncation import is_truncated
 from pipelines.manifest import Clip, RejectedClip, StorageError
 from pipelines.modalities.modality import DecodedClip
 
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
 _TOLERATED_BYTES = 4096  # 0.13 s of 16 kHz PCM; writers that forget to pad a chunk are off by one
-_ESTIMATED_DURATION = {"mp3", "aac"}  # containers whose duration is estimated from the bit rate
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _STATIC_LEVELS = 2.0  # of 255; codecs change the parts of a static image by less
 
@@ -91,27 +93,22 @@ def _decode(
     container: InputContainer, media: Path, image: Path | None, clip: Clip, settings: DecodeConfig
 ) -> DecodedClip:
     segment = segment_of(container, clip, settings)
-    audio, packets, file_end_s = scan(media, container, segment, with_frames=image is None)
-    if not segment.end_is_stated:
-        segment = segment.cut_to(file_end_s, clip, settings)
-    waveform, audio_end_s = audio.waveform(settings.sample_rate_hz)
-    end_s = max(audio_end_s, 0.0 if image else packets.end_s)
+    scanned = scan(media, container, segment, with_frames=image is None)
+    segment = _cut_to_content(segment, scanned, media, container.format.name, clip, settings)
+    waveform, audio_end_s = scanned.audio.waveform(settings.sample_rate_hz)
     if len(waveform) < settings.min_duration_s * settings.sample_rate_hz:
         raise RejectedClip(
             "too_short",
             f"{audio_end_s:.2f} s of audio in a clip of {segment.duration_s:.2f} s, "
             f"but decode.min_duration_s={settings.min_duration_s}",
         )
-    has_exact_duration = segment.end_is_stated and container.format.name not in _ESTIMATED_DURATION
-    if has_exact_duration and end_s < segment.duration_s - _TRUNCATED_S:
-        raise RejectedClip("unreadable", f"truncated: the streams end at {end_s:.2f} s of {segment.duration_s:.2f} s")
     peak = np.abs(waveform).max()
     if peak < _SILENT_PEAK:
         raise RejectedClip("silent", f"peak {peak:.1e}")
     if image:
         frames, times_s, fps = [_read_image(image, settings.short_side_px)], [0.0], 0.0
     else:
-        frames, times_s, fps = _read_video(container, media, segment, packets, settings)
+        frames, times_s, fps = _read_video(container, media, segment, scanned.frames, settings)
     return DecodedClip(
         frames,
         times_s,
@@ -123,6 +120,28 @@ def _decode(
         settings.decoder,
         importlib.import_module("av" if settings.decoder == "pyav" else settings.decoder).__version__,
     )
+
+
+def _cut_to_content(
+    segment: Segment, scanned: Scan, media: Path, format_name: str, clip: Clip, settings: DecodeConfig
+) -> Segment:
+    """Truncate a segment to the end of its streams, if the file states another one or none.
+
+    Raises:
+        RejectedClip: the file is truncated, or the segment is outside the file or too short.
+    """
+    if not segment.end_is_stated:
+        return segment.cut_to(scanned.file_end_s, clip, settings)
+    expected_s = segment.duration_s - _TRUNCATED_S
+    first_end_s = min(scanned.audio.end_s, scanned.content_end_s if clip.image else scanned.frames.end_s)
+    if first_end_s >= expected_s:
+        return segment
+    ends_early = scanned.content_end_s < expected_s
+    truncated = is_truncated(media, format_name) if scanned.file_end_s < math.inf else False
+    if ends_early if truncated is None else truncated:
+        ends = f"{segment.start_s + first_end_s:.2f} s, not at {segment.end_s:.2f} s"
+        raise RejectedClip("unreadable", f"truncated: a stream of {clip.media} ends at {ends}")
+    return segment.cut_to(scanned.content_end_s, clip, settings) if ends_early else segment
 
 
 def _read_video(
@@ -175,7 +194,7 @@ class FrameConverter:
         scale = min(1.0, self._short_side_px / min(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         small = self._reformatter.reformat(frame, *size, "rgb24", interpolation=self._exact, threads=1)
-        return np.ascontiguousarray(np.rot90(small.to_ndarray(), frame.rotation // 90))
+        return np.ascontiguousarray(upright(small.to_ndarray(), display_matrix(frame)))
 
 
 def _read_image(path: Path, short_side_px: int) -> np.ndarray:

@@ -19,6 +19,8 @@ from pipelines.manifest import Clip, RejectedClip, StorageError
 
 # Containers that hold their streams themselves; playlists, which refer to other files and addresses, are excluded.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
+# Containers that do not state their duration: FFmpeg finds it in the last packets, or estimates it from the bit rate.
+DURATION_IN_DATA = {"mpegts", "mpeg", "ogg", "mp3", "aac"}
 # Errors that FFmpeg reports only for a file system or for this process; it reports EIO for broken files too.
 STORAGE_ERRORS = {
     errno.ESTALE,
@@ -157,10 +159,10 @@ def time_base_s(stream: Stream) -> float:
 
 
 def segment_of(container: InputContainer, clip: Clip, settings: DecodeConfig) -> Segment:
-    """The segment of a clip, truncated to the duration that the container states.
+    """The segment of a clip, truncated to the duration that the container states if that leaves a clip.
 
     Raises:
-        RejectedClip: a stream is missing, or the segment is outside the file or too short.
+        RejectedClip: a stream is missing, or the segment is outside a file whose duration was found in its data.
         UnsupportedMedia: there is no decoder for a stream.
     """
     video = None if clip.image else video_stream(container)
@@ -171,4 +173,7 @@ def segment_of(container: InputContainer, clip: Clip, settings: DecodeConfig) ->
             raise UnsupportedMedia(f"no decoder for its {stream.type}")
     end_s = min(clip.end_s or math.inf, clip.start_s + settings.max_duration_s)
     segment = Segment((container.start_time or 0) / 1e6, clip.start_s, end_s, bool(container.duration))
-    return segment.cut_to((container.duration or math.inf) / 1e6 - clip.start_s, clip, settings)
+    stated_s = (container.duration or 0) / 1e6 - clip.start_s
+    if container.duration and (container.format.name in DURATION_IN_DATA or stated_s >= settings.min_duration_s):
+        return segment.cut_to(stated_s, clip, settings)
+    return segment._replace(end_is_stated=False)  # the file is read, in case that its header states a wrong duration

@@ -5,8 +5,10 @@ These times determine which frames are selected, before any of them is decoded (
 
 import contextlib
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -17,6 +19,7 @@ from pipelines.manifest import RejectedClip
 
 _MAX_PACKET_S = 1.0
 _INTERLEAVING_S = 10.0  # how far apart in the file audio and video of one moment may be
+_JUMP_S, _JUMP_PACKETS = 0.25, 4  # a clock that goes back by more than both belongs to another recording
 MAX_BAD_FRACTION = 0.1  # of the packets; fewer packets that do not decode leave a gap, as in any player
 
 
@@ -60,20 +63,34 @@ class FrameTimes:
             self.stamps.clear()
 
 
-def scan(
-    path: Path, container: InputContainer, segment: Segment, with_frames: bool
-) -> tuple[AudioTrack, FrameTimes, float]:
+class Scan(NamedTuple):
+    """The result of a scan; times are seconds from the start of the clip.
+
+    Attributes:
+        audio: the decoded audio.
+        frames: the presentation times of the frames.
+        file_end_s: end of the file by decoding time, infinite if it was not reached; or of the recording, if another
+            one follows it in the same file.
+        content_end_s: end of the last packet of the segment by presentation time.
+    """
+
+    audio: AudioTrack
+    frames: FrameTimes
+    file_end_s: float
+    content_end_s: float
+
+
+def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool) -> Scan:
     """Read a segment once; again from further ahead if the seek lands after its target.
+
+    Reading ends where the clock of a stream goes back: recordings that were joined to one file each start their clock
+    anew, so that the frames of one would have the times of the audio of the other.
 
     Args:
         path: the media file.
         container: the same file, open, at its start.
         segment: the segment.
         with_frames: whether to record the times of the frames.
-
-    Returns:
-        The decoded audio, the presentation times of the frames, and the end of the file in seconds from the start of
-        the clip, infinite if it was not reached.
 
     Raises:
         RejectedClip: many of the audio packets do not decode.
@@ -84,27 +101,36 @@ def scan(
         with contextlib.nullcontext(container) if preroll_s == PREROLL_S[0] else open_media(path) as opened:
             seek(opened, segment, from_s)
             video = video_stream(opened) if with_frames else None
-            audio, frames, file_end_s = _scan_from_here(opened, segment, FrameTimes(from_s), video)
-        if from_s <= 0 or not with_frames or min(frames.times_s, default=1.0) <= 0:
+            result = _scan_from_here(opened, segment, FrameTimes(from_s), video)
+        if from_s <= 0 or not with_frames or min(result.frames.times_s, default=1.0) <= 0:
             break
-    return audio, frames, file_end_s
+    return result
 
 
 def _scan_from_here(
     container: InputContainer, segment: Segment, frames: FrameTimes, video: av.VideoStream | None
-) -> tuple[AudioTrack, FrameTimes, float]:
+) -> Scan:
     audio_stream = container.streams.audio[0]
     streams = [stream for stream in (audio_stream, video) if stream]
     units_s = {stream.index: time_base_s(stream) for stream in streams}
     audio = AudioTrack(segment, time_base_s(audio_stream))
     packets = bad = 0
-    last_s, file_end_s, is_video_done = 0.0, math.inf, video is None
-    for packet in container.demux(streams):
+    last_s, content_end_s, file_end_s, is_video_done = 0.0, -math.inf, math.inf, video is None
+    clocks_s = dict.fromkeys(units_s, -math.inf)
+    for packet in _packets(container, streams):
         unit_s = units_s[packet.stream_index]
+        duration_s = (packet.duration or 0) * unit_s
         stamp = packet.pts if packet.dts is None else packet.dts
         # comparisons with nan are false
         time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
+        if packet.dts is not None:
+            if time_s < clocks_s[packet.stream_index] - max(_JUMP_S, _JUMP_PACKETS * duration_s):
+                file_end_s = last_s
+                break
+            clocks_s[packet.stream_index] = time_s
         is_after = time_s >= segment.duration_s
+        if not is_after and packet.pts is not None:
+            content_end_s = max(content_end_s, segment.clip_time_s(packet.pts, unit_s) + duration_s)
         if packet.stream is video:
             is_video_done = is_after
             if packet.size and not is_after:
@@ -118,10 +144,16 @@ def _scan_from_here(
                 bad += 1
         if (audio.is_full and is_video_done) or time_s > segment.duration_s + _INTERLEAVING_S:
             break
-        last_s = max(last_s, time_s + (packet.duration or 0) * unit_s)
+        last_s = max(last_s, time_s + duration_s)
     else:
         file_end_s = last_s
     if bad > MAX_BAD_FRACTION * packets:
         raise RejectedClip("unreadable", f"{bad} of {packets} audio packets do not decode")
     frames.close(segment)
-    return audio, frames, file_end_s
+    return Scan(audio, frames, file_end_s, content_end_s)
+
+
+def _packets(container: InputContainer, streams: list[av.AudioStream | av.VideoStream]) -> Iterator[av.Packet]:
+    """The packets of the first recording of a file; FFmpeg does not read a second one in Ogg."""
+    with contextlib.suppress(av.error.PatchWelcomeError):
+        yield from container.demux(streams)
