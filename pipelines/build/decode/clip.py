@@ -106,9 +106,9 @@ def _decode(
     if peak < _SILENT_PEAK:
         raise RejectedClip("silent", f"peak {peak:.1e}")
     if image:
-        frames, times_s, fps = [_read_image(image, settings.short_side_px)], [0.0], 0.0
+        frames, times_s, fps, decoder = [_read_image(image, settings.short_side_px)], [0.0], 0.0, settings.decoder
     else:
-        frames, times_s, fps = _read_video(container, media, segment, scanned.frames, settings)
+        frames, times_s, fps, decoder = _read_video(container, media, segment, scanned.frames, settings)
     return DecodedClip(
         frames,
         times_s,
@@ -117,8 +117,8 @@ def _decode(
         segment.start_s,
         segment.end_s,
         fps,
-        settings.decoder,
-        importlib.import_module("av" if settings.decoder == "pyav" else settings.decoder).__version__,
+        decoder,
+        importlib.import_module("av" if decoder == "pyav" else decoder).__version__,
     )
 
 
@@ -146,13 +146,15 @@ def _cut_to_content(
 
 def _read_video(
     container: InputContainer, media: Path, segment: Segment, packets: FrameTimes, settings: DecodeConfig
-) -> tuple[list[np.ndarray], list[float], float]:
-    """The distinct frames of a segment, their times in seconds, and the frame rate."""
+) -> tuple[list[np.ndarray], list[float], float, str]:
+    """The distinct frames of a segment, their times in seconds, the frame rate, and the name of the decoder."""
     stream = video_stream(container)
     convert = FrameConverter(stream.sample_aspect_ratio, settings.short_side_px)
     sample_times_s = sample_times(segment.duration_s, settings.frames_per_clip)
-    read_frames = {"pyav": frames_pyav.read_frames, "decord": frames_decord.read_frames}[settings.decoder]
-    decoded = read_frames(media, segment, packets, sample_times_s, settings.mode, convert)
+    arguments = (media, segment, packets, sample_times_s, settings.mode, convert)
+    decoder, decoded = settings.decoder, frames_decord.read_frames(*arguments) if settings.decoder == "decord" else None
+    if decoded is None:
+        decoder, decoded = "pyav", frames_pyav.read_frames(*arguments)
     if not decoded:
         raise RejectedClip("no_video", f"no frame between {segment.start_s:.2f} s and {segment.end_s:.2f} s")
     distinct = [
@@ -162,7 +164,7 @@ def _read_video(
     shows_motion = len(sample_times_s) > 1 and (len(decoded) > 1 or settings.mode != "keyframes")
     if not settings.keep_static and shows_motion and _is_static(frames):
         raise RejectedClip("static", "the frames do not differ")
-    return frames, [time_s for time_s, _ in distinct], float(stream.average_rate or 0)
+    return frames, [time_s for time_s, _ in distinct], float(stream.average_rate or 0), decoder
 
 
 def _is_static(frames: list[np.ndarray]) -> bool:

@@ -15,7 +15,7 @@ import numpy as np
 
 from pipelines.build.decode.container import PREROLL_S, Segment, open_media, seek, time_base_s, video_stream
 from pipelines.build.decode.frame_selection import frame_at, nearest, packet_ranges, select_frames
-from pipelines.build.decode.packet_scan import MAX_BAD_FRACTION, FrameTimes
+from pipelines.build.decode.packet_scan import MAX_BAD_FRACTION, FrameTimes, jumps_back
 from pipelines.manifest import RejectedClip
 
 FAST_TOLERANCE_S = 0.1
@@ -47,7 +47,9 @@ def read_frames(
         RejectedClip, av.error.FFmpegError: the frames do not decode.
     """
     if packets.stamps:
-        shown = np.flatnonzero(np.logical_and(packets.shown, packets.keys) if mode == "keyframes" else packets.shown)
+        shown_keys = np.logical_and(packets.shown, packets.keys)
+        mode = "exact" if mode == "keyframes" and not shown_keys.any() else mode
+        shown = np.flatnonzero(shown_keys if mode == "keyframes" else packets.shown)
         times_s = np.asarray(packets.times_s)
         selected = np.unique(shown[(nearest if mode == "keyframes" else frame_at)(times_s[shown], sample_times_s)])
         selected = selected[np.argsort(times_s[selected])]
@@ -115,10 +117,11 @@ def _decode_selected(
 
 
 def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
-    """Decode all frames from a time of the file on, tolerating a few packets that do not decode."""
+    """Decode all frames from a time of the file to a jump back, tolerating a few packets that do not decode."""
     with open_media(path) as container:
         seek(container, segment, from_s)
         packets = bad = 0
+        before_s = -np.inf
         for packet in container.demux(video_stream(container)):
             packets += 1
             try:
@@ -128,6 +131,10 @@ def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[f
                 continue
             for frame in frames:
                 if frame.time is not None:
-                    yield frame.time - segment.zero_s - segment.start_s, frame
+                    time_s = frame.time - segment.zero_s - segment.start_s
+                    if jumps_back(before_s, time_s, (frame.duration or 0) * float(frame.time_base)):
+                        return
+                    before_s = time_s
+                    yield time_s, frame
         if bad > MAX_BAD_FRACTION * packets:
             raise RejectedClip("unreadable", f"{bad} of {packets} video packets do not decode")

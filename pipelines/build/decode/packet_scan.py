@@ -63,6 +63,11 @@ class FrameTimes:
             self.stamps.clear()
 
 
+def jumps_back(before_s: float, now_s: float, duration_s: float) -> bool:
+    """Whether the clock of a stream goes back between two packets or frames, the second of them of this duration."""
+    return now_s < before_s - max(_JUMP_S, _JUMP_PACKETS * duration_s)
+
+
 class Scan(NamedTuple):
     """The result of a scan; times are seconds from the start of the clip.
 
@@ -124,7 +129,7 @@ def _scan_from_here(
         # comparisons with nan are false
         time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
         if packet.dts is not None:
-            if time_s < clocks_s[packet.stream_index] - max(_JUMP_S, _JUMP_PACKETS * duration_s):
+            if jumps_back(clocks_s[packet.stream_index], time_s, duration_s):
                 file_end_s = last_s
                 break
             clocks_s[packet.stream_index] = time_s
