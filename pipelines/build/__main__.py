@@ -21,6 +21,7 @@ from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import BuildConfig
 from pipelines.build.build_spec import prepare
+from pipelines.build.duration_check import warn_of_durations
 from pipelines.build.executors import EXECUTORS, OnClips, shards_of_slice
 from pipelines.build.finalize import print_table, read_complete_manifest, write_manifest
 from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
@@ -66,6 +67,7 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
         began_s = time.perf_counter()
         if config.slice != "finish":
             require_media(table.read(0, len(table)), Path(config.source.root))
+            warn_of_durations(config, table.read(0, len(table)))
             out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
             with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:

@@ -7,9 +7,11 @@ process, then rejected; the build continues.
 
 import contextlib
 import signal
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import TypeVar
 
 from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
@@ -18,6 +20,9 @@ from pipelines.worker_processes import forkserver_context
 
 _WALL_PER_CPU_TIME = 10
 _MODULES = ["pipelines.build.decode_worker", "pipelines.build.decode.clip", "pipelines.modalities.encode"]
+
+T = TypeVar("T")
+Task = Callable[[Clip, Path, DecodeConfig], T]
 
 
 class Stopped(Exception):
@@ -45,9 +50,9 @@ class DecodingProcess:
             Stopped: `stop` was called.
         """
         try:
-            return self._try(clip)
+            return self.run(_encode, clip)
         except _WorkerDied:
-            return self._try(clip)
+            return self.run(_encode, clip)
 
     def stop(self) -> None:
         """End the process, without finishing its clip."""
@@ -56,14 +61,19 @@ class DecodingProcess:
         if worker:
             worker[0].kill()
 
-    def _try(self, clip: Clip) -> dict[str, bytes]:
+    def run(self, task: Task[T], clip: Clip) -> T:
+        """Call a function of a module with the clip, the root and the settings in the process, once.
+
+        Raises:
+            RejectedClip, CommandFailed, Stopped: as `encode`.
+        """
         if self._stopped:
             raise Stopped
         process, connection = self._worker or self.start()
         wall_limit_s = self._settings.cpu_limit_s * _WALL_PER_CPU_TIME
         answer, is_late = None, False
         with contextlib.suppress(EOFError, OSError):
-            connection.send(clip)
+            connection.send((task, clip))
             is_late = not connection.poll(wall_limit_s)
             answer = None if is_late else connection.recv()
         if isinstance(answer, StorageError):
@@ -104,24 +114,28 @@ class _WorkerDied(RejectedClip):
 
 
 def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
-    """Answer each clip with its members or an exception, until the other end of the connection is closed."""
+    """Answer each task with its result or an exception, until the other end of the connection is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes of a terminal; the parent handles it
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with contextlib.suppress(EOFError, OSError):  # the parent has ended
         while True:
-            connection.send(_answer(connection.recv(), root, settings))
+            connection.send(_answer(*connection.recv(), root, settings))
 
 
-def _answer(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes] | RejectedClip | StorageError:
-    from pipelines.build.decode.clip import decode_clip
-    from pipelines.modalities.encode import encode_clip
-
+def _answer(task: Task[T], clip: Clip, root: Path, settings: DecodeConfig) -> T | RejectedClip | StorageError:
     signal.setitimer(signal.ITIMER_PROF, settings.cpu_limit_s)
     try:
-        return encode_clip(clip, decode_clip(clip, root, settings), settings)
+        return task(clip, root, settings)
     except (RejectedClip, StorageError) as error:
         return error
     except Exception as error:  # one of millions of clips must not end the build
         return RejectedClip("failed", f"{type(error).__name__}: {error}")
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def _encode(clip: Clip, root: Path, settings: DecodeConfig) -> dict[str, bytes]:
+    from pipelines.build.decode.clip import decode_clip
+    from pipelines.modalities.encode import encode_clip
+
+    return encode_clip(clip, decode_clip(clip, root, settings), settings)

@@ -46,7 +46,7 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
     Raises:
         CommandFailed: shards are missing, because some slices have not run.
     """
-    entries, missing, reasons, written = [], [], Counter[str](), 0
+    entries, missing, reasons, written, cut = [], [], Counter[str](), 0, 0
     with spec.out.atomic_open("rejected.jsonl") as rejected_file:
         sizes = spec.out.sizes()
         for name in map(spec.name, range(shards)):
@@ -60,6 +60,7 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
                 continue
             entries.append({key: entry[key] for key in _ENTRY_KEYS})
             written += entry["clips"]
+            cut += entry.get("cut", 0)
             reasons.update(rejected["reason"] for rejected in entry["rejected"])
             rejected_file.writelines(json.dumps(rejected).encode() + b"\n" for rejected in entry["rejected"])
         if missing:
@@ -75,6 +76,8 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
         "size_bytes": sum(entry["size_bytes"] for entry in entries),
         "build_seconds": round(seconds, 3),
     }
+    if cut:
+        stats["cut"] = cut
     write(spec.out, "stats.json", json.dumps(stats, indent=1).encode())
     manifest = {
         "format": FORMAT,
@@ -98,6 +101,9 @@ def print_table(out: Folder, manifest: dict[str, Any]) -> None:
     print(f"{out} is complete")
     print(f"{'rows':<10}{manifest['rows']:>10}")
     print(f"{'written':<10}{manifest['written']:>10}   {size}")
+    if stats.get("cut"):
+        max_s = manifest["settings"]["decode"]["max_duration_s"]
+        print(f"{'cut':<10}{stats['cut']:>10}   of them to decode.max_duration_s={max_s:g} s, because they are longer")
     print(f"{'rejected':<10}{manifest['rejected']:>10}   {reasons}".rstrip())
     if "build_seconds" in stats:  # data sets of version 0.1 store it under another name
         print(f"{'seconds':<10}{stats['build_seconds']:>10.1f}   in the run that completed it")

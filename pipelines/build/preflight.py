@@ -12,6 +12,7 @@ from pathlib import Path
 from configs.errors import UsageError
 from configs.schema import BuildConfig, SourceConfig
 from pipelines.build.decode_worker import DecodingProcess
+from pipelines.build.duration_check import warn_of_durations
 from pipelines.download.ledger import has_ledger, read_missing
 from pipelines.manifest import Clip, Rejected, RejectedClip, check
 
@@ -127,6 +128,7 @@ def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[C
             f"among {media_check.rows} of split {config.source.split!r}"
         )
     rng.shuffle(sampled)
+    warn_of_durations(config, sampled)
     root = Path(config.source.root)
     sizes = [sum(_size(root / name) for name in (clip.media, clip.image) if name) for clip in sampled]
     process = DecodingProcess(root, config.decode)

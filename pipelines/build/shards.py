@@ -50,6 +50,7 @@ def build_shard(
     members: list[Entry] = []
     rejected: list[Rejected] = []
     states: dict[str, str] = {}
+    cut = 0
     with (
         spec.out.open(f"{name}.tar") if earlier else io.BytesIO() as earlier_tar,
         spec.out.atomic_open(f"{name}.tar") as file,
@@ -63,6 +64,7 @@ def build_shard(
                             raise RejectedClip(known[row.id]["reason"], known[row.id]["detail"])
                         ranges = stored.get(row.id)
                         files = read_members(earlier_tar, ranges) if ranges else process.encode(row)
+                        cut += b'"full_duration_s"' in files["json"]
                         members.append({"id": row.id, "labels": row.labels, "files": add_members(tar, row.id, files)})
                     except RejectedClip as error:
                         states[row.id] = media_fingerprint(spec.root, row)
@@ -77,6 +79,8 @@ def build_shard(
         "sha256": hashing.digest.hexdigest(),
         "recipe": spec.build_hash,
     }
+    if cut:
+        entry["cut"] = cut
     entry |= {"members": members, "rejected": [asdict(r) for r in rejected], "media_of_rejected": states}
     write(spec.out, f"{name}.json", json.dumps(entry).encode())
 

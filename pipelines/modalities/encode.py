@@ -1,6 +1,7 @@
 """Encodes a decoded clip as shard members: KEY.json, then each modality (KEY.0.jpg, KEY.flac, ...)."""
 
 import json
+import math
 
 from configs.schema import DecodeConfig
 from pipelines.manifest import Clip
@@ -27,6 +28,10 @@ def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dic
         "decoder": decoded.decoder,
         "decoder_version": decoded.decoder_version,
     }
+    if decoded.full_duration_s:
+        metadata["full_duration_s"] = (
+            round(decoded.full_duration_s, 6) if math.isfinite(decoded.full_duration_s) else None
+        )
     if clip.words:
         metadata["words"] = [{"word": word, "start_s": start_s, "end_s": end_s} for word, start_s, end_s in clip.words]
     members = {"json": json.dumps(metadata).encode()}

@@ -141,6 +141,8 @@ class DecodedClip:
         start_s, end_s: the segment in seconds of the file; end_s is the actual end.
         fps: frame rate of the video; 0 for an image.
         decoder, decoder_version: name and version of the decoder.
+        full_duration_s: duration of the clip before it was cut to decode.max_duration_s, infinite if it is not known;
+            0 if it was not cut.
     """
 
     frames: list[np.ndarray]
@@ -152,6 +154,7 @@ class DecodedClip:
     fps: float
     decoder: str
     decoder_version: str
+    full_duration_s: float = 0.0
 
 
 @dataclass

@@ -28,6 +28,7 @@ from pipelines.build.decode.container import (
     STORAGE_ERRORS,
     Segment,
     UnsupportedMedia,
+    full_duration_s,
     missing_bytes,
     open_media,
     regular_file,
@@ -94,6 +95,7 @@ def _decode(
 ) -> DecodedClip:
     segment = segment_of(container, clip, settings)
     scanned = scan(media, container, segment, with_frames=image is None)
+    file_end_s = container.duration / 1e6 if container.duration else segment.start_s + scanned.file_end_s
     segment = _cut_to_content(segment, scanned, media, container.format.name, clip, settings)
     waveform, audio_end_s = scanned.audio.waveform(settings.sample_rate_hz)
     if len(waveform) < settings.min_duration_s * settings.sample_rate_hz:
@@ -109,6 +111,8 @@ def _decode(
         frames, times_s, fps, decoder = [_read_image(image, settings.short_side_px)], [0.0], 0.0, settings.decoder
     else:
         frames, times_s, fps, decoder = _read_video(container, media, segment, scanned.frames, settings)
+    is_cut = segment.duration_s > settings.max_duration_s - 1e-6  # and not to the content of the file
+    full_s = full_duration_s(file_end_s, clip, settings) if is_cut else 0.0
     return DecodedClip(
         frames,
         times_s,
@@ -119,6 +123,7 @@ def _decode(
         fps,
         decoder,
         importlib.import_module("av" if decoder == "pyav" else decoder).__version__,
+        full_s,
     )
 
 

@@ -35,6 +35,7 @@ STORAGE_ERRORS = {
 # How far before a segment reading starts: lossy audio needs a few packets to settle. The larger values are for seeks
 # that land after their target, as in files without an index (MPEG-TS).
 PREROLL_S = (0.5, 10.0, math.inf)
+_MAX_EXCESS_S = 0.5  # a clip that is longer than `max_duration_s` by less is not worth mentioning
 
 
 class Segment(NamedTuple):
@@ -177,3 +178,9 @@ def segment_of(container: InputContainer, clip: Clip, settings: DecodeConfig) ->
     if container.duration and (container.format.name in DURATION_IN_DATA or stated_s >= settings.min_duration_s):
         return segment.cut_to(stated_s, clip, settings)
     return segment._replace(end_is_stated=False)  # the file is read, in case that its header states a wrong duration
+
+
+def full_duration_s(file_end_s: float, clip: Clip, settings: DecodeConfig) -> float:
+    """Duration of a clip that is cut to `settings.max_duration_s`, given the end of its file; 0 for other clips."""
+    duration_s = min(clip.end_s or math.inf, file_end_s) - clip.start_s
+    return duration_s if duration_s > settings.max_duration_s + _MAX_EXCESS_S else 0.0

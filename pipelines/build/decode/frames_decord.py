@@ -19,7 +19,7 @@ from pipelines.build.decode.packet_scan import FrameTimes
 
 _CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _CODECS = {"h264", "vp8", "vp9", "av1"}
-_MIN_GOP_S = 0.4  # a seek to a keyframe may find the next one if it is decoded before this one is shown
+_MIN_GOP = 8  # frames; a seek to a keyframe may find the next one if that is decoded before this one is shown
 _ROUNDING_S = 2e-3
 
 
@@ -71,7 +71,7 @@ def _has_closed_gops(packets: FrameTimes) -> bool:
         packets.stamps
         and all(packets.shown)
         and (times_s >= keys_s[np.cumsum(keys) - 1]).all()
-        and (keys.all() or np.diff(keys_s).min(initial=np.inf) > _MIN_GOP_S)
+        and (keys.all() or np.diff(np.flatnonzero(keys)).min(initial=_MIN_GOP) >= _MIN_GOP)
     )
 
 
