@@ -45,3 +45,18 @@ def ffmpeg(*arguments) -> None:
     import imageio_ffmpeg
 
     subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments], check=True)
+
+
+def events_s(decoded) -> tuple[list[float], list[float]]:
+    """Times at which a white frame follows a gray one, and at which a tone follows 0.1 s without one."""
+    is_white = np.array([frame.mean() > 240 for frame in decoded.frames])
+    flashes = np.flatnonzero(is_white & ~np.roll(is_white, 1))
+    loud = np.flatnonzero(np.abs(decoded.waveform) > 0.3) / decoded.sample_rate_hz
+    clicks = loud[np.diff(loud, prepend=-1.0) > 0.1]
+    return [decoded.frame_times_s[at] for at in flashes], clicks.tolist()
+
+
+def assert_in_step(decoded, expected_s) -> None:
+    """Flashes and clicks at the same, expected times, within 0.08 s."""
+    flashes_s, clicks_s = events_s(decoded)
+    assert flashes_s == pytest.approx(expected_s, abs=0.08) and clicks_s == pytest.approx(expected_s, abs=0.08)

@@ -130,12 +130,12 @@ def _decode(
 def _cut_to_content(
     segment: Segment, scanned: Scan, media: Path, format_name: str, clip: Clip, settings: DecodeConfig
 ) -> Segment:
-    """Truncate a segment to the end of its streams, if the file states another one or none.
+    """Truncate a segment to the end of its streams or of their recording, if the file states another one or none.
 
     Raises:
         RejectedClip: the file is truncated, or the segment is outside the file or too short.
     """
-    if not segment.end_is_stated:
+    if scanned.is_joined or not segment.end_is_stated:
         return segment.cut_to(scanned.file_end_s, clip, settings)
     expected_s = segment.duration_s - _TRUNCATED_S
     first_end_s = min(scanned.audio.end_s, scanned.content_end_s if clip.image else scanned.frames.end_s)

@@ -20,7 +20,7 @@ from pipelines.build.decode.packet_scan import FrameTimes
 _CONTAINERS = {"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"}
 _CODECS = {"h264", "vp8", "vp9", "av1"}
 _MIN_GOP = 8  # frames; a seek to a keyframe may find the next one if that is decoded before this one is shown
-_ROUNDING_S = 2e-3
+_ROUNDING_S = 2e-3  # Matroska rounds to 1 ms
 
 
 def read_frames(
@@ -45,10 +45,10 @@ def read_frames(
     try:
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         times_s = reader.get_frame_timestamp(list(range(len(reader))))[:, 0] + offset_s
-        scanned_s = np.sort(packets.times_s)
-        in_scan = (times_s > scanned_s[0] - _ROUNDING_S) & (times_s < segment.duration_s)
-        expected_s = scanned_s[scanned_s < segment.duration_s]
-        if in_scan.sum() != len(expected_s) or np.abs(times_s[in_scan] - expected_s).max() > _ROUNDING_S:
+        scanned_s, end_s = np.sort(packets.times_s), segment.duration_s - _ROUNDING_S
+        expected_s = scanned_s[scanned_s < end_s]
+        counted_s = times_s[(times_s > scanned_s[0] - _ROUNDING_S) & (times_s < end_s)]
+        if len(counted_s) != len(expected_s) or np.abs(counted_s - expected_s).max(initial=0) > _ROUNDING_S:
             return None
         candidates = np.asarray(reader.get_key_indices()) if mode == "keyframes" else np.arange(len(reader))
         inside = candidates[times_s[candidates] < segment.duration_s]

@@ -77,19 +77,21 @@ class Scan(NamedTuple):
         file_end_s: end of the file by decoding time, infinite if it was not reached; or of the recording, if another
             one follows it in the same file.
         content_end_s: end of the last packet of the segment by presentation time.
+        is_joined: whether another recording follows.
     """
 
     audio: AudioTrack
     frames: FrameTimes
     file_end_s: float
     content_end_s: float
+    is_joined: bool
 
 
 def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool) -> Scan:
     """Read a segment once; again from further ahead if the seek lands after its target.
 
-    Reading ends where the clock of a stream goes back: recordings that were joined to one file each start their clock
-    anew, so that the frames of one would have the times of the audio of the other.
+    A stream ends where its clock goes back. Recordings that were joined to one file each start their clock anew, so the
+    frames of one would have the times of the audio of the other.
 
     Args:
         path: the media file.
@@ -121,7 +123,7 @@ def _scan_from_here(
     audio = AudioTrack(segment, time_base_s(audio_stream))
     packets = bad = 0
     last_s, content_end_s, file_end_s, is_video_done = 0.0, -math.inf, math.inf, video is None
-    clocks_s = dict.fromkeys(units_s, -math.inf)
+    clocks_s, jumped = dict.fromkeys(units_s, -math.inf), set[int]()
     for packet in _packets(container, streams):
         unit_s = units_s[packet.stream_index]
         duration_s = (packet.duration or 0) * unit_s
@@ -130,10 +132,10 @@ def _scan_from_here(
         time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
         if packet.dts is not None:
             if jumps_back(clocks_s[packet.stream_index], time_s, duration_s):
-                file_end_s = last_s
-                break
+                jumped.add(packet.stream_index)
+                file_end_s = min(file_end_s, last_s)
             clocks_s[packet.stream_index] = time_s
-        is_after = time_s >= segment.duration_s
+        is_after = packet.stream_index in jumped or time_s >= min(segment.duration_s, file_end_s)
         if not is_after and packet.pts is not None:
             content_end_s = max(content_end_s, segment.clip_time_s(packet.pts, unit_s) + duration_s)
         if packet.stream is video:
@@ -147,15 +149,16 @@ def _scan_from_here(
                     audio.add(frame)
             except av.error.FFmpegError:
                 bad += 1
-        if (audio.is_full and is_video_done) or time_s > segment.duration_s + _INTERLEAVING_S:
+        is_done = (audio.is_full and is_video_done) or len(jumped) == len(streams)
+        if is_done or time_s > segment.duration_s + _INTERLEAVING_S:
             break
         last_s = max(last_s, time_s + duration_s)
     else:
-        file_end_s = last_s
+        file_end_s = min(file_end_s, last_s)
     if bad > MAX_BAD_FRACTION * packets:
         raise RejectedClip("unreadable", f"{bad} of {packets} audio packets do not decode")
     frames.close(segment)
-    return Scan(audio, frames, file_end_s, content_end_s)
+    return Scan(audio, frames, file_end_s, content_end_s, bool(jumped))
 
 
 def _packets(container: InputContainer, streams: list[av.AudioStream | av.VideoStream]) -> Iterator[av.Packet]:
