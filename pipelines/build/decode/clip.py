@@ -3,9 +3,10 @@
 Frames are those on screen at the middle of equal parts of the clip, by presentation time. Audio and video share one
 clock, so that a flash and a click made together stay together, also in files whose streams start at different times.
 Reading order: container.py (open the file, find the segment), packet_scan.py (one pass: decode the audio with
-audio_track.py, record the times of the frames), frame_selection.py (select frames and packets), frames_pyav.py and
-frames_decord.py (decode them), ffmpeg_fallback.py (media that PyAV does not open). Limits: only the first video and the
-first audio stream of a file are used; audio that changes its sample rate is rejected. The pixels can depend on the
+audio_track.py, record the times of the frames), truncation.py (is it complete?), frame_selection.py (select frames
+and packets), frames_pyav.py and frames_decord.py (decode them), orientation.py (turn them upright), ffmpeg_fallback.py
+(media that PyAV does not open). Limits: only the first video and the first audio stream of a file are used, and of
+several recordings in one file the first; audio that changes its sample rate is rejected. The pixels can depend on the
 version of FFmpeg in the wheel of the decoder, which is stored with each clip.
 """
 
