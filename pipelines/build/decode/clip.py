@@ -97,7 +97,7 @@ def _decode(
     segment = segment_of(container, clip, settings)
     scanned = scan(media, container, segment, with_frames=image is None)
     file_end_s = container.duration / 1e6 if container.duration else segment.start_s + scanned.file_end_s
-    segment = _cut_to_content(segment, scanned, media, container.format.name, clip, settings)
+    segment = _cut_to_content(segment, scanned, container, media, clip, settings)
     waveform, audio_end_s = scanned.audio.waveform(settings.sample_rate_hz)
     if len(waveform) < settings.min_duration_s * settings.sample_rate_hz:
         raise RejectedClip(
@@ -129,13 +129,15 @@ def _decode(
 
 
 def _cut_to_content(
-    segment: Segment, scanned: Scan, media: Path, format_name: str, clip: Clip, settings: DecodeConfig
+    segment: Segment, scanned: Scan, container: InputContainer, media: Path, clip: Clip, settings: DecodeConfig
 ) -> Segment:
     """Truncate a segment to the end of its streams or of their recording, if the file states another one or none.
 
     Raises:
         RejectedClip: the file is truncated, or the segment is outside the file or too short.
     """
+    if not segment.end_is_stated and container.duration and scanned.file_end_s < settings.min_duration_s:
+        return segment.cut_to(container.duration / 1e6 - clip.start_s, clip, settings)
     if scanned.is_joined or not segment.end_is_stated:
         return segment.cut_to(scanned.file_end_s, clip, settings)
     expected_s = segment.duration_s - _TRUNCATED_S
@@ -143,7 +145,7 @@ def _cut_to_content(
     if first_end_s >= expected_s:
         return segment
     ends_early = scanned.content_end_s < expected_s
-    truncated = is_truncated(media, format_name) if scanned.file_end_s < math.inf else False
+    truncated = is_truncated(media, container.format.name) if scanned.file_end_s < math.inf else False
     if ends_early if truncated is None else truncated:
         ends = f"{segment.start_s + first_end_s:.2f} s, not at {segment.end_s:.2f} s"
         raise RejectedClip("unreadable", f"truncated: a stream of {clip.media} ends at {ends}")
