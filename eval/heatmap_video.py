@@ -1,7 +1,7 @@
 """Video of a model's heatmaps: each frame with the heatmap of the audio at its time, scaled over the whole video.
 
-The audio is kept. Small frames are enlarged by an integer factor. All frames are held in memory, so only the first
-120 s of a video are rendered.
+The audio is the channel that the model hears, at 48 kHz. Small frames are enlarged by an integer factor. All frames are
+held in memory, so only the first 120 s of a video are rendered.
 """
 
 import os
@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import av
 import imageio_ffmpeg
 import numpy as np
+import soundfile
 import torch
 from jaxtyping import Float, Int, UInt8
 from torchvision.transforms.v2 import functional
@@ -26,12 +26,15 @@ from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures, concat_features, map_tensors
 from model.upsamplers.bilinear import resize_maps
 from pipelines.build.decode.clip import decode_clip
+from pipelines.build.decode.container import Segment, UnsupportedMedia, open_media, video_stream
+from pipelines.build.decode.packet_scan import scan
 from pipelines.manifest import Clip, RejectedClip
 from pipelines.modalities.modality import DecodedClip
 from pipelines.stream.augment import pad_or_crop
 
 MAX_DURATION_S = 120.0
 MAX_FPS = 25
+AUDIO_RATE_HZ = 48000
 WIDTH_PX = 384
 BATCH_SIZE = 32
 
@@ -50,14 +53,15 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
 
     out.parent.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=out.parent).close()  # a clear error; ffmpeg's own has many lines
-    temporary = out.with_name(f".{out.stem}.{os.getpid()}.tmp.mp4")
+    temporary, audio = (out.with_name(f".{out.stem}.{os.getpid()}.tmp.{kind}") for kind in ("mp4", "flac"))
     height_px, width_px = (side - side % 2 for side in upscale_integer(clip.frames[0], WIDTH_PX).shape[:2])
     writer = imageio_ffmpeg.write_frames(
-        temporary, (width_px, height_px), fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2,
-        quality=None, audio_path=str(video), audio_codec="aac",
+        f"file:{temporary}", (width_px, height_px), fps=fps, codec="libx264", pix_fmt_out="yuv420p", macro_block_size=2,
+        quality=None, audio_path=f"file:{audio}", audio_codec="aac",
         output_params=["-crf", "20", "-movflags", "+faststart", "-t", f"{times_s[-1] + 0.5 / fps:.3f}"],
     )  # fmt: skip
     try:
+        soundfile.write(audio, *_audio(video, clip))
         writer.send(None)
         for number, heatmap in zip(
             tqdm(shown, desc="video", unit="frame", dynamic_ncols=True, leave=False), maps, strict=True
@@ -69,7 +73,8 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
         temporary.replace(out)
     finally:
         writer.close()
-        temporary.unlink(missing_ok=True)
+        for path in (temporary, audio):
+            path.unlink(missing_ok=True)
     return out
 
 
@@ -117,17 +122,16 @@ def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
     if not video.is_file():
         raise UsageError(f"video={video}: no such file")
     try:
-        with av.open(str(video)) as container:
-            if not container.streams.video:
-                raise UsageError(f"video={video}: it has no video stream")
-            fps = min(float(container.streams.video[0].average_rate or MAX_FPS), MAX_FPS)
-            duration_s = (container.duration or 0) / 1e6
-    except av.error.FFmpegError as error:
+        with open_media(video) as container:
+            stream = video_stream(container)
+            fps = min(float(stream.average_rate or MAX_FPS), MAX_FPS)
+            stated_s = container.duration / 1e6 if container.duration else MAX_DURATION_S
+    except UnsupportedMedia as error:
         raise UsageError(f"video={video}: cannot be opened as a video ({error})") from None
-    if duration_s > MAX_DURATION_S:
-        print(f"{video}: only the first {MAX_DURATION_S:.0f} of {duration_s:.0f} s are rendered", file=sys.stderr)
+    except RejectedClip:
+        raise UsageError(f"video={video}: it has no video stream") from None
     settings = DecodeConfig(
-        frames_per_clip=max(1, round(min(duration_s, MAX_DURATION_S) * fps)),
+        frames_per_clip=max(1, round(min(stated_s, MAX_DURATION_S) * fps)),
         short_side_px=480,
         sample_rate_hz=model.inputs.sample_rate_hz,
         min_duration_s=0.0,
@@ -135,9 +139,21 @@ def _decode(video: Path, model: DenseAV) -> tuple[DecodedClip, float]:
         keep_static=True,
     )
     try:
-        return decode_clip(Clip(id="video", media=video.name), video.parent, settings), fps
+        clip = decode_clip(Clip(id="video", media=video.name), video.parent, settings)
     except RejectedClip as error:
         raise UsageError(f"video={video}: {error.reason.replace('_', ' ')} ({error.detail})") from None
+    if full_s := clip.full_duration_s:
+        print(f"{video}: only the first {MAX_DURATION_S:.0f} of {full_s:.0f} s are rendered", file=sys.stderr)
+    return clip, fps
+
+
+def _audio(video: Path, clip: DecodedClip) -> tuple[Float[np.ndarray, "S"], int]:
+    """The audio of a clip at a rate that sounds well, in step with its frames whatever the timestamps of the file."""
+    if clip.decoder == "ffmpeg":  # PyAV does not read the file
+        return clip.waveform, clip.sample_rate_hz
+    with open_media(video) as container:
+        segment = Segment((container.start_time or 0) / 1e6, clip.start_s, clip.end_s, end_is_stated=True)
+        return scan(video, container, segment, with_frames=False).audio.waveform(AUDIO_RATE_HZ)[0], AUDIO_RATE_HZ
 
 
 def _encode_frames(model: DenseAV, frames: Sequence[UInt8[np.ndarray, "H_px W_px 3"]]) -> ImageFeatures:

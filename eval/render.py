@@ -1,7 +1,8 @@
 """Render a video with its heatmap: `python -m eval.render checkpoint=runs/demo video=in.mp4 out=out.mp4`
 
-Each frame gets the heatmap of the audio at its time, scaled over the whole video; the audio is kept. Small frames are
-enlarged by an integer factor. All frames are held in memory, so only the first 120 s of a video are rendered.
+Each frame gets the heatmap of the audio at its time, scaled over the whole video, and the audio channel that the model
+hears. Small frames are enlarged by an integer factor. All frames are held in memory, so only the first 120 s of a video
+are rendered.
 """
 
 import sys

@@ -4,7 +4,8 @@ import av
 import numpy as np
 import pytest
 import torch
-from tiny_media import write_video
+from tiny_decode import ffmpeg
+from tiny_media import silence_with_clicks, write_video
 from torch import nn
 
 from configs.errors import UsageError
@@ -121,3 +122,34 @@ def test_long_video_is_truncated_with_a_message(tmp_path, loudness_of_brightness
     video = write_video(tmp_path / "in.mp4", duration_s=2.4, events_s=(0.3,))
     frames, _, _ = _decoded(render_heatmap_video(loudness_of_brightness, video, tmp_path / "out.mp4"))
     assert frames[-1][0] < 1.0 and "only the first 1 of 2 s are rendered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["joined", "later clock", "gap", "longer subtitles", "one frame per second", "piped"])
+def test_flash_and_click_stay_together_whatever_the_timestamps(tmp_path, loudness_of_brightness, kind):
+    write_video(tmp_path / "a.mkv", 3.0, fps=10, events_s=(0.8, 2.2), rate_hz=48000)
+    write_video(tmp_path / "b.mkv", 2.0, fps=10, events_s=(0.4, 1.2), rate_hz=48000)
+    sound = silence_with_clicks(4.0, (2.0,), 48000)[None]
+    write_video(tmp_path / "slow.mp4", 6.0, fps=1, waveform=sound, events_s=(2.0,), rate_hz=48000)
+    (tmp_path / "s.srt").write_text("1\n00:00:00,500 --> 00:00:09,500\nhello\n")
+    source, options, expected_s = {
+        "joined": ("a.mkv", "-c copy -f matroska", [0.8, 2.2]),
+        "later clock": ("a.mkv", "-c copy -output_ts_offset 100 -f matroska", [0.8, 2.2]),
+        "gap": ("a.mkv", "-c copy -f mpegts", [0.82, 2.22, 6.4, 7.2]),
+        "longer subtitles": ("a.mkv", f"-i {tmp_path}/s.srt -map 0 -map 1 -c copy -f matroska", [0.8, 2.2]),
+        "one frame per second": ("slow.mp4", "-c copy -f mp4", [2.0]),
+        "piped": ("a.mkv", "-c copy -f matroska -live 1", [0.8, 2.2]),
+    }[kind]
+    ffmpeg("-i", tmp_path / source, *options.split(), tmp_path / "in")
+    second = {"joined": "-c copy -f matroska", "gap": "-c copy -output_ts_offset 6 -f mpegts"}.get(kind)
+    if second:
+        ffmpeg("-i", tmp_path / "b.mkv", *second.split(), tmp_path / "second")
+        (tmp_path / "in").write_bytes((tmp_path / "in").read_bytes() + (tmp_path / "second").read_bytes())
+    frames, sound, rate_hz = _decoded(
+        render_heatmap_video(loudness_of_brightness, tmp_path / "in", tmp_path / "out.mp4")
+    )
+    light = np.diff([picture.mean() for _, picture in frames], prepend=0)
+    flashes_s = [time_s for (time_s, _), rise in zip(frames, light, strict=True) if rise > 50 and time_s]
+    loud_s = np.flatnonzero(np.abs(sound) > 0.3) / rate_hz
+    clicks_s = loud_s[np.diff(loud_s, prepend=-1.0) > 0.1]
+    assert clicks_s == pytest.approx(expected_s, abs=0.08)
+    assert flashes_s == pytest.approx(expected_s, abs=0.08)

@@ -125,17 +125,18 @@ def _scan_from_here(
     last_s, content_end_s, file_end_s, is_video_done = 0.0, -math.inf, math.inf, video is None
     clocks_s, jumped = dict.fromkeys(units_s, -math.inf), set[int]()
     for packet in _packets(container, streams):
-        unit_s = units_s[packet.stream_index]
+        index = packet.stream.index  # `packet.stream_index` is 0 in the packets that end each stream
+        unit_s = units_s[index]
         duration_s = (packet.duration or 0) * unit_s
         stamp = packet.pts if packet.dts is None else packet.dts
         # comparisons with nan are false
         time_s = math.nan if stamp is None else segment.clip_time_s(stamp, unit_s)
         if packet.dts is not None:
-            if jumps_back(clocks_s[packet.stream_index], time_s, duration_s):
-                jumped.add(packet.stream_index)
+            if jumps_back(clocks_s[index], time_s, duration_s):
+                jumped.add(index)
                 file_end_s = min(file_end_s, last_s)
-            clocks_s[packet.stream_index] = time_s
-        is_after = packet.stream_index in jumped or time_s >= min(segment.duration_s, file_end_s)
+            clocks_s[index] = time_s
+        is_after = index in jumped or time_s >= min(segment.duration_s, file_end_s)
         if not is_after and packet.pts is not None:
             content_end_s = max(content_end_s, segment.clip_time_s(packet.pts, unit_s) + duration_s)
         if packet.stream is video:

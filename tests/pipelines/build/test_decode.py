@@ -210,3 +210,9 @@ def test_stream_that_starts_mid_gop_is_decoded_from_its_first_keyframe(tmp_path)
     (tmp_path / "mid.ts").write_bytes(full.read_bytes()[full.stat().st_size // 3 :])
     decoded = decode(tmp_path / "mid.ts")
     assert len(decoded.frames) == 10 and 3.5 < decoded.end_s < 4.5
+
+
+def test_audio_of_a_video_file_beside_an_image(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "p.png")
+    decoded = decode(write_video(tmp_path / "v.mkv", events_s=(0.5,)), image="p.png")
+    assert click_s(decoded) == pytest.approx(0.5, abs=0.01) and len(decoded.frames) == 1
