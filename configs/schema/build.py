@@ -29,7 +29,9 @@ class DecodeConfig:
         "exact", "frame selection; fast: within 0.1 s of the exact frames; keyframes: the nearest key frames"
     )
     decoder: Literal["pyav", "decord"] = field(
-        "pyav", "video decoder; pyav measured faster in every mode; decord supports exact and keyframes only"
+        "pyav",
+        "video decoder; pyav measured faster in every mode; decord supports exact and keyframes only, "
+        "and leaves files of which it would return other frames to pyav",
     )
     short_side_px: int = field(
         256, "short side of a stored frame; larger frames are scaled down, smaller ones kept", "px", min=1, max=8192

@@ -119,7 +119,8 @@ def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     with contextlib.suppress(EOFError, OSError):  # the parent has ended
         while True:
-            connection.send(_answer(*connection.recv(), root, settings))
+            task, clip = connection.recv()
+            connection.send(_answer(task, clip, root, settings))
 
 
 def _answer(task: Task[T], clip: Clip, root: Path, settings: DecodeConfig) -> T | RejectedClip | StorageError:

@@ -108,8 +108,9 @@ def _decode(
     peak = np.abs(waveform).max()
     if peak < _SILENT_PEAK:
         raise RejectedClip("silent", f"peak {peak:.1e}")
+    decoder: str = settings.decoder
     if image:
-        frames, times_s, fps, decoder = [_read_image(image, settings.short_side_px)], [0.0], 0.0, settings.decoder
+        frames, times_s, fps = [_read_image(image, settings.short_side_px)], [0.0], 0.0
     else:
         frames, times_s, fps, decoder = _read_video(container, media, segment, scanned.frames, settings)
     is_cut = segment.duration_s > settings.max_duration_s - 1e-6  # and not to the content of the file
@@ -160,9 +161,9 @@ def _read_video(
     convert = FrameConverter(stream.sample_aspect_ratio, settings.short_side_px)
     sample_times_s = sample_times(segment.duration_s, settings.frames_per_clip)
     arguments = (media, segment, packets, sample_times_s, settings.mode, convert)
-    decoder, decoded = settings.decoder, frames_decord.read_frames(*arguments) if settings.decoder == "decord" else None
-    if decoded is None:
-        decoder, decoded = "pyav", frames_pyav.read_frames(*arguments)
+    decoded = frames_decord.read_frames(*arguments) if settings.decoder == "decord" else None
+    decoder = "pyav" if decoded is None else "decord"
+    decoded = frames_pyav.read_frames(*arguments) if decoded is None else decoded
     if not decoded:
         raise RejectedClip("no_video", f"no frame between {segment.start_s:.2f} s and {segment.end_s:.2f} s")
     distinct = [

@@ -38,7 +38,8 @@ def read_frames(
     with open_media(path) as container:
         stream = video_stream(container)
         is_supported = container.format.name in _CONTAINERS and stream.codec_context.name in _CODECS
-        if not is_supported or not _has_closed_gops(packets) or not _is_upright(container, stream):
+        is_only_one = len(container.streams.video) == 1  # of several, decord takes the largest
+        if not is_supported or not is_only_one or not _has_closed_gops(packets) or not _is_upright(container, stream):
             return None
         # the times of decord start at the first frame of the file
         offset_s = segment.clip_time_s(stream.start_time or 0, time_base_s(stream))

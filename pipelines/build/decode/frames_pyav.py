@@ -119,10 +119,10 @@ def _decode_selected(
 def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[float, av.VideoFrame]]:
     """Decode all frames from a time of the file to a jump back, tolerating a few packets that do not decode."""
     with open_media(path) as container:
+        stream = video_stream(container)
         seek(container, segment, from_s)
-        packets = bad = 0
-        before_s = -np.inf
-        for packet in container.demux(video_stream(container)):
+        packets, bad, before_s, unit_s = 0, 0, -np.inf, time_base_s(stream)
+        for packet in container.demux(stream):
             packets += 1
             try:
                 frames = packet.decode()
@@ -132,7 +132,7 @@ def _decode_all(path: Path, segment: Segment, from_s: float) -> Iterator[tuple[f
             for frame in frames:
                 if frame.time is not None:
                     time_s = frame.time - segment.zero_s - segment.start_s
-                    if jumps_back(before_s, time_s, (frame.duration or 0) * float(frame.time_base)):
+                    if jumps_back(before_s, time_s, (frame.duration or 0) * unit_s):
                         return
                     before_s = time_s
                     yield time_s, frame

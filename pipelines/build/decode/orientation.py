@@ -8,7 +8,10 @@ from PIL import Image
 def display_matrix(frame: VideoFrame) -> np.ndarray:
     """The 2 x 2 part of the display matrix of a frame, float64 [2, 2]; the identity if it has none."""
     stored = frame.side_data.get("DISPLAYMATRIX")
-    return np.eye(2) if stored is None else np.frombuffer(stored, np.int32).reshape(3, 3)[:2, :2].astype(np.float64)
+    if stored is None:
+        return np.eye(2)
+    values = np.frombuffer(stored, np.int32)  # type: ignore[call-overload]  # a buffer, which its stub does not state
+    return values.reshape(3, 3)[:2, :2].astype(np.float64)
 
 
 def is_rotation(matrix: np.ndarray) -> bool:

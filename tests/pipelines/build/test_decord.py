@@ -17,6 +17,7 @@ FILES = {  # name: options of ffmpeg, decoder; "": whether GOPs are open depends
     "v.webm": ("-c:v libvpx-vp9 -b:v 500k -g 25 -c:a libopus", "decord"),
     "variable.mp4": (f"-vf select='not(mod(n,5))+eq(n,55)+eq(n,85)' -fps_mode vfr {H264}", "decord"),
     "late_audio.mp4": (f"-af atrim=0.6 {H264}", "decord"),
+    "two_videos.mp4": (f"-f lavfi -i color=white:s=320x240:r=25:d=5 -map 0 -map 1 {H264}", "pyav"),
     "v.ts": (H264, "pyav"),
     "v.flv": (H264, "pyav"),
     "mpeg2.ts": ("-c:v mpeg2video -q:v 2 -bf 2 -g 15 -c:a mp2", "pyav"),

@@ -52,6 +52,13 @@ def test_file_of_two_recordings_gives_the_first_one_in_step(tmp_path, recording,
     assert decoded.end_s == pytest.approx(DURATION_S[names[0]], abs=0.7)
 
 
+@pytest.mark.parametrize("codec", ["mkv", "webm", "frag.mp4"])
+def test_decord_never_mixes_recordings(tmp_path, recording, codec):
+    path = tmp_path / f"v.{codec}"
+    path.write_bytes(recording("short", codec) + recording("long", codec))
+    assert_in_step(decode(path, settings=dataclasses.replace(FINE, decoder="decord")), EVENTS_S["short"])
+
+
 @pytest.mark.parametrize("codec", ["webm", "ts", "live.webm"])
 def test_segment_across_the_jump_ends_there(tmp_path, recording, codec):
     path = tmp_path / f"v.{codec}"
