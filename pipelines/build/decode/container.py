@@ -20,7 +20,7 @@ from pipelines.manifest import Clip, RejectedClip, StorageError
 # Containers that hold their streams themselves; playlists, which refer to other files and addresses, are excluded.
 CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
 # Containers that do not state their duration: FFmpeg finds it in the last packets, or estimates it from the bit rate.
-DURATION_IN_DATA = {"mpegts", "mpeg", "ogg", "mp3", "aac"}
+DURATION_IN_DATA = {"mpegts", "mpeg", "ogg", "mp3", "aac", "loas", "ac3", "eac3", "dts", "amr", "gsm"}
 # Errors that FFmpeg reports only for a file system or for this process; it reports EIO for broken files too.
 STORAGE_ERRORS = {
     errno.ESTALE,
