@@ -10,7 +10,10 @@ from pipelines.modalities.modality import DecodedClip
 
 
 def encode_clip(clip: Clip, decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
-    """Members of a clip by extension, in the order in which they are stored; the same input gives the same bytes."""
+    """Members of a clip by extension, in the order in which they are stored; the same input gives the same bytes.
+
+    KEY.json has `full_duration_s` only if the clip was cut to decode.max_duration_s; null if it is not known.
+    """
     metadata = {
         "id": clip.id,
         "source": clip.source,
