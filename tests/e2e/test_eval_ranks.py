@@ -32,7 +32,7 @@ def arguments(tmp_path_factory):
         f"config={settings}",
         f"checkpoint={root / 'model'}",
         f"benchmarks={names}",
-        "global_batch_size=5",
+        "batch_size=5",
         "object_prior=random",
         *twins,
     ]

@@ -108,7 +108,7 @@ def _model(config: TrainConfig) -> DenseAV:
 def _batch(config: TrainConfig, pairs: int) -> Batch:
     """Images of one color and tones of one pitch, in noise, with silence, splices, mixed images and two sources."""
     px, samples = config.stream.image_size_px, round(config.stream.clip_duration_s * config.stream.sample_rate_hz)
-    color = 2 * torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])[:pairs, :, None, None]
+    color = 114 + 115 * torch.tensor([[1.0, -1, -1], [-1, 1, -1], [-1, -1, 1], [1, 1, -1]])[:pairs, :, None, None]
     pitch_hz = torch.tensor([150.0, 500.0, 1500.0, 4500.0])[:pairs, None]
     mask = torch.ones(pairs, samples, dtype=torch.bool)
     mask[:, samples * 4 // 5 :] = False
@@ -117,7 +117,7 @@ def _batch(config: TrainConfig, pairs: int) -> Batch:
     image_weight[::2, : px // 2] = 0
     tone = 0.3 * torch.sin(2 * math.pi * pitch_hz * torch.arange(samples) / config.stream.sample_rate_hz)
     waveform = mask * (tone + 0.01 * torch.randn(pairs, samples))
-    frames = color + 0.3 * torch.randn(pairs, 3, px, px)
+    frames = (color + 17 * torch.randn(pairs, 3, px, px)).clamp(0, 255).to(torch.uint8)
     return Batch(
         frames,
         waveform,
