@@ -13,6 +13,7 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipelines.rgb_image import upright_rgb
 from pipelines.storage import Folder
 
 _MAX_MEMBER_BYTES = 32 << 20
@@ -84,11 +85,11 @@ def is_image(extension: str) -> bool:
 
 
 def open_image(data: bytes) -> Image.Image:
-    """Decode a JPEG or PNG to RGB. Raises ValueError for more than 40 million pixels."""
+    """Decode a JPEG or PNG to upright RGB. Raises ValueError for more than 40 million pixels."""
     image = Image.open(io.BytesIO(data), formats=["JPEG", "PNG"])
     if image.width * image.height > _MAX_PIXELS:
         raise ValueError(f"{image.width}x{image.height} px exceed the limit of {_MAX_PIXELS}")
-    return image.convert("RGB")
+    return upright_rgb(image)
 
 
 def _decode(preview: ClipPreview, extension: str, data: bytes) -> None:

@@ -1,8 +1,8 @@
 """Frames: JPEG images of a clip, KEY.0.jpg, KEY.1.jpg, ..., of which an example shows one.
 
 The bytes decide how an image is decoded, not its extension, and the size in its header is checked before memory is
-allocated. As in stock decoders, 16-bit images lose their lower byte, transparency and EXIF rotation are ignored, and
-CMYK becomes RGB. Limits: JPEG and PNG.
+allocated. Images are converted as pipelines/rgb_image.py says: upright, with 16-bit gray scaled, without transparency.
+Limits: JPEG and PNG.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import simplejpeg
+from PIL import Image
 
 from configs.schema import AugmentConfig, DecodeConfig
 from pipelines.modalities.modality import (
@@ -24,6 +25,7 @@ from pipelines.modalities.modality import (
     UnreadableClip,
     decoding_errors,
 )
+from pipelines.rgb_image import upright_rgb
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,6 +34,7 @@ _MAX_PIXELS = 50_000_000
 _MAX_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
 _MAX_SCANS = 100  # each scan of a progressive JPEG passes over all pixels
 _PNG = b"\x89PNG\r\n\x1a\n"
+_ORIENTATION_MARKS = b"Exif\0\0", b":Orientation"  # the latter in XMP
 
 
 class StoredFrames:
@@ -143,20 +146,20 @@ def _decode_jpeg(data: bytes) -> np.ndarray:
     _check_size(width_px, height_px)
     if (scans := data.count(b"\xff\xda")) > _MAX_SCANS:
         raise ValueError(f"{scans} scans, at most {_MAX_SCANS} are decoded")
-    return simplejpeg.decode_jpeg(data, colorspace="RGB")
+    pixels = simplejpeg.decode_jpeg(data, colorspace="RGB")
+    header = data[: data.find(b"\xff\xda")]
+    if not any(mark in header for mark in _ORIENTATION_MARKS):
+        return pixels
+    image = Image.fromarray(pixels)
+    image.info.update(Image.open(io.BytesIO(data), formats=["JPEG"]).info)
+    return np.array(upright_rgb(image))
 
 
 def _decode_png(data: bytes) -> np.ndarray:
-    from PIL import Image
-
     _check_size(int.from_bytes(data[16:20]), int.from_bytes(data[20:24]))  # before PIL, which would warn as well
     image: Image.Image = Image.open(io.BytesIO(data), formats=["PNG"])
     _check_size(*image.size)
-    if image.mode.startswith("I"):  # 16-bit gray, which PIL would clip at 255
-        gray = (np.array(image) >> 8).astype(np.uint8)
-        return np.repeat(gray[:, :, None], 3, axis=2)
-    image.info.pop("transparency", None)  # PIL warns when it ignores transparency
-    return np.array(image.convert("RGB"))
+    return np.array(upright_rgb(image))
 
 
 def _check_size(width_px: int, height_px: int) -> None:

@@ -1,7 +1,7 @@
 """The common form of all localization data sets: an image, audio, and the region that the audio comes from.
 
 Images are resized to a square without cropping, as usual for these data sets, so that regions in fractions of the sides
-fit at any size.
+fit at any size. Regions refer to the upright image, after the orientation in its EXIF metadata.
 """
 
 from collections import Counter
@@ -19,6 +19,7 @@ from torch import Tensor
 from configs.errors import UsageError
 from eval.benchmarks.io import finite_float, open_image
 from eval.metrics.localization import SIDE_PX
+from pipelines.rgb_image import upright_rgb
 
 # Left, top, right, bottom in pixels of 224 x 224.
 Box = tuple[int, int, int, int]
@@ -115,7 +116,7 @@ def mask_region(path: Path, image: Path, min: int) -> Float[Tensor, "H_px W_px"]
     if (rows, columns) != (SIDE_PX, SIDE_PX) and abs(columns * height_px - rows * width_px) > tolerance:
         raise UsageError(
             f"{path} is {columns} x {rows} px, but its image {image} is {width_px} x {height_px}: allowed are this "
-            f"aspect ratio or {SIDE_PX} x {SIDE_PX}"
+            f"aspect ratio or {SIDE_PX} x {SIDE_PX} (upright, as its EXIF metadata states)"
         )
     inside = Image.fromarray((mask.max(axis=-1) >= min).astype(np.uint8))
     return torch.from_numpy(np.array(inside.resize((SIDE_PX, SIDE_PX), Image.Resampling.NEAREST))).float()
@@ -124,5 +125,5 @@ def mask_region(path: Path, image: Path, min: int) -> Float[Tensor, "H_px W_px"]
 def read_square_image(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
     """An image with both sides resized to `size_px` (bicubic). Raises UsageError: not a complete image."""
     with open_image(path) as opened:
-        resized = opened.convert("RGB").resize((size_px, size_px), Image.Resampling.BICUBIC)
+        resized = upright_rgb(opened).resize((size_px, size_px), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

@@ -6,6 +6,7 @@ Folder (reference 1.6):
     frames/NAME.jpg  annotations/NAME_seg.png  audio/NAME.wav      found by the base names of the paths in the table
     class_names.csv             optional: ade_class_id, name; for display only
 
+Annotations have the orientation of the upright image, as its EXIF metadata states it.
 The class of a pixel is int(R / 10) * 256 + G. Rows of class 0, or whose files are missing, are left out and counted.
 """
 
@@ -24,6 +25,7 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from configs.errors import UsageError
 from eval.benchmarks.io import csv_rows, find_table, finite_float, open_image, validate_file_name
+from pipelines.rgb_image import upright_rgb
 from pipelines.stream.augment import resize_center_crop
 
 TABLE = "prompted_segmentation.csv"
@@ -114,7 +116,9 @@ def read_frame(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
     Raises:
         UsageError: not a complete image.
     """
-    return resize_center_crop(_read_rgb(path), size_px)
+    with open_image(path) as image:
+        pixels = torch.from_numpy(np.array(upright_rgb(image)))
+    return resize_center_crop(pixels.permute(2, 0, 1), size_px)
 
 
 def read_labels(item: PromptedExample, size_px: int) -> Int[Tensor, "H_px W_px"]:
@@ -123,13 +127,14 @@ def read_labels(item: PromptedExample, size_px: int) -> Int[Tensor, "H_px W_px"]
     Raises:
         UsageError: not a complete image, or of another size than the frame.
     """
-    rgb = _read_rgb(item.annotation).to(torch.int32)
+    with open_image(item.annotation) as image:
+        rgb = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).to(torch.int32)
     with open_image(item.frame) as frame:
         width_px, height_px = frame.size
     if rgb.shape[-2:] != (height_px, width_px):
         raise UsageError(
             f"{item.annotation} is {rgb.shape[-1]} x {rgb.shape[-2]} px, but its image {item.frame} is {width_px} x "
-            f"{height_px}"
+            f"{height_px} px upright"
         )
     classes = (rgb[0] // 10 * 256 + rgb[1])[None]
     if min(classes.shape[-2:]) != size_px:
@@ -140,8 +145,3 @@ def read_labels(item: PromptedExample, size_px: int) -> Int[Tensor, "H_px W_px"]
 def read_target(item: PromptedExample, size_px: int) -> Bool[np.ndarray, "H_px W_px"]:
     """True at the pixels of the item's class. Args and Raises as `read_labels`."""
     return (read_labels(item, size_px) == item.class_id).numpy()
-
-
-def _read_rgb(path: Path) -> Tensor:
-    with open_image(path) as image:
-        return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
