@@ -4,20 +4,32 @@
 
 The id of a clip is its path below the root with a short hash of that path, so that no two files share an id. Subfolders
 are not classes: clips have neither labels nor text. A clip is a full file, truncated to decode.max_duration_s.
-source.split only names the shards. Limits: links to folders are not followed; files are recognized by their extension.
+source.split only names the shards. Links are followed (linked_files.py). Limits: files are recognized by their ending;
+how many others there are is printed.
 """
 
 import hashlib
 import os
 import re
+import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import MAX_ID_LENGTH, Clip
+from pipelines.sources.linked_files import files_below
 
-ENDINGS = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv")
+_NAMED_ENDINGS = 8
+# fmt: off
+ENDINGS = (
+    ".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv",
+    ".3g2", ".3gpp", ".amv", ".asf", ".divx", ".dv", ".dvr-ms", ".evo", ".f4v", ".gxf", ".insv", ".ismv", ".m2p",
+    ".m2t", ".m2ts", ".mj2", ".mk3d", ".mod", ".mpe", ".mts", ".mxf", ".nut", ".ogm", ".qt", ".rm", ".rmvb", ".tod",
+    ".tp", ".trp", ".vob", ".vro", ".wtv",
+)
+# fmt: on
 
 
 def rows(source: SourceConfig) -> Iterator[Clip]:
@@ -37,20 +49,22 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
             raise UsageError(
                 f"source.{key}={value} is for layouts with a table; source.kind=folder reads all videos below the root"
             )
-    found = False
-
-    def fail(error: OSError) -> None:
-        raise UsageError(f"source.root={source.root}: {error.filename} cannot be listed ({error.strerror})")
-
-    for folder, subfolders, files in os.walk(root, onerror=fail):
-        subfolders.sort()
-        below = Path(folder).relative_to(root).as_posix()
-        for name in sorted(files):
+    found, skipped = False, Counter[str]()
+    for prefix, names in files_below(root, ENDINGS, skipped):
+        for name in names:
             if name.lower().endswith(ENDINGS):
-                found, media = True, name if below == "." else f"{below}/{name}"
+                found, media = True, prefix + name
                 yield Clip(id=safe_id(media), media=media, split=source.split, source="folder")
+            else:
+                ending = Path(name).suffix.lower()
+                skipped[ending if ending[1:].isalnum() else "without an ending"] += 1
+    counts = ", ".join(f"{count} {what}" for what, count in skipped.most_common(_NAMED_ENDINGS))
+    counts += ", and others" if len(skipped) > _NAMED_ENDINGS else ""
     if not found:
-        raise UsageError(f"source.root={source.root}: no video found below it ({' '.join(ENDINGS)})")
+        files = f"; it has {counts}" if skipped else ""
+        raise UsageError(f"source.root={source.root}: no video found below it ({' '.join(ENDINGS)}){files}")
+    if skipped:
+        print(f"skipped: {skipped.total()} files below source.root={source.root}: {counts}", file=sys.stderr)
 
 
 def safe_id(path: str) -> str:
