@@ -4,6 +4,7 @@ Exit codes: 0 success, 1 the command ran and failed a check, 2 invalid arguments
 """
 
 import errno
+import io
 import os
 import signal
 import sys
@@ -36,6 +37,8 @@ def run(
         Ctrl-C: 130. Closed pipe: 141.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # the names of files need not be UTF-8
     if any(a in ("-h", "--help", "help") for a in argv):
         from configs.help import format_help
 

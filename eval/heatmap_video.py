@@ -61,7 +61,7 @@ def render_heatmap_video(model: DenseAV, video: Path, out: Path) -> Path:
         output_params=["-crf", "20", "-movflags", "+faststart", "-t", f"{times_s[-1] + 0.5 / fps:.3f}"],
     )  # fmt: skip
     try:
-        soundfile.write(audio, *_audio(video, clip))
+        soundfile.write(os.fsencode(audio), *_audio(video, clip))
         writer.send(None)
         for number, heatmap in zip(
             tqdm(shown, desc="video", unit="frame", dynamic_ncols=True, leave=False), maps, strict=True

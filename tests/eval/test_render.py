@@ -1,5 +1,8 @@
 """Heatmap videos: decoded again, they have the frames, times and audio of their source."""
 
+import os
+from pathlib import Path
+
 import av
 import numpy as np
 import pytest
@@ -153,3 +156,15 @@ def test_flash_and_click_stay_together_whatever_the_timestamps(tmp_path, loudnes
     clicks_s = loud_s[np.diff(loud_s, prepend=-1.0) > 0.1]
     assert clicks_s == pytest.approx(expected_s, abs=0.08)
     assert flashes_s == pytest.approx(expected_s, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["a:b", "-v", "a%03d", "a\nb", "concat:a|b", "file:x", "http:x", os.fsdecode(b"\xff\xfe"), "[a]*?'\"", " a"],
+)
+def test_video_and_output_may_have_any_name(tmp_path, monkeypatch, loudness_of_brightness, name):
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / "in.mp4", 0.5, events_s=(0.3,)).rename(f"{name}.mp4")
+    out = render_heatmap_video(loudness_of_brightness, Path(f"{name}.mp4"), Path(f"{name} out.mp4"))
+    assert out.is_file() and len(_decoded(f"file:{out}")[0]) == 5
+    assert sorted(tmp_path.iterdir()) == sorted(tmp_path / file for file in (f"{name}.mp4", f"{name} out.mp4"))
