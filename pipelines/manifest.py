@@ -23,6 +23,7 @@ REASONS = {
     "no_audio": "the media file has no audio in the segment",
     "outside_file": "the segment starts after the end of the file",
     "too_short": "the clip is shorter than decode.min_duration_s",
+    "not_finite": "the audio has NaN or infinite samples",
     "silent": "the audio stays below -60 dBFS",
     "static": "the frames do not change",
     "timed_out": "decoding took longer than decode.cpu_limit_s, twice",

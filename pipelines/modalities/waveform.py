@@ -21,12 +21,13 @@ from pipelines.modalities.modality import (
     UnreadableClip,
     decoding_errors,
 )
+from pipelines.stated_size import with_stated_size
 
 # Clips with less audio than this fraction of the configured length are not trained on (reference 1.4).
 MIN_AUDIO_FRACTION = 0.04
 _MAX_CHANNELS = 32
 _MAX_AMPLITUDE = 10.0  # lossy codecs overshoot 1 a little; integers stored as floats are not a waveform
-_CONTAINERS = (b"fLaC", b"RIFF", b"OggS")  # libsndfile would try two dozen more
+_CONTAINERS = (b"fLaC", b"RIFF", b"RF64", b"OggS")  # libsndfile would try two dozen more
 _UNKNOWN_SAMPLES = (1 << 63) - 1  # what libsndfile returns for a FLAC that was written into a pipe
 
 
@@ -113,7 +114,7 @@ def _decode_audio(data: bytes, samples: int) -> tuple[int, np.ndarray]:
     """Sample rate in Hz and the first channel, float32 [<= samples]."""
     if data[:4] not in _CONTAINERS:
         raise ValueError("the first bytes are not those of a FLAC, WAV or Ogg file")
-    with soundfile.SoundFile(io.BytesIO(data)) as file:
+    with soundfile.SoundFile(io.BytesIO(with_stated_size(data))) as file:
         if file.channels > _MAX_CHANNELS:
             raise ValueError(f"{file.channels} channels, at most {_MAX_CHANNELS} are decoded")
         if file.frames != _UNKNOWN_SAMPLES:

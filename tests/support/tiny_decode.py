@@ -41,10 +41,10 @@ def flash_s(decoded) -> float:
     return decoded.frame_times_s[int(np.argmax([frame.mean() for frame in decoded.frames]))]
 
 
-def ffmpeg(*arguments) -> None:
+def ffmpeg(*arguments, **options) -> None:
     import imageio_ffmpeg
 
-    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments], check=True)
+    subprocess.run([imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", *arguments], check=True, **options)
 
 
 def events_s(decoded) -> tuple[list[float], list[float]]:

@@ -9,6 +9,7 @@ from pipelines.manifest import RejectedClip
 # Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
 _MAX_JITTER_S = 0.02
 _DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
+MAX_AMPLITUDE = 10.0  # lossy codecs and float recordings exceed 1 a little; integers as floats are not a waveform
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
@@ -52,6 +53,25 @@ class AudioTrack:
         """End of the audio in seconds from the start of the segment; 0 if there is none."""
         return self._end / self._rate_hz if self._rate_hz else 0.0
 
+    def samples(self) -> tuple[np.ndarray, int]:
+        """The collected audio, float32 [S] from the start of the segment, and its sample rate in Hz.
+
+        Raises:
+            RejectedClip: the segment has no audio, or samples that are not finite or far above full scale.
+        """
+        if self._end <= 0:
+            raise RejectedClip(
+                "no_audio", f"no audio between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
+            )
+        track = self._track[: self._end]
+        peak = np.maximum(track.max(), -track.min())  # NaN if any sample is
+        if not np.isfinite(peak):
+            raise RejectedClip("not_finite", f"{np.count_nonzero(~np.isfinite(track))} samples are NaN or infinite")
+        if peak > MAX_AMPLITUDE:
+            detail = f"samples of up to {peak:.3g}, at most {MAX_AMPLITUDE:g} (full scale is 1): integers as floats?"
+            raise RejectedClip("unreadable", detail)
+        return track, self._rate_hz
+
     def waveform(self, sample_rate_hz: int) -> tuple[np.ndarray, float]:
         """Resample the collected audio.
 
@@ -59,14 +79,10 @@ class AudioTrack:
             The waveform, float32 [S], -1 to 1, from the start of the segment, and its duration in seconds.
 
         Raises:
-            RejectedClip: the segment has no audio.
+            RejectedClip: as `samples`.
         """
-        if self._end <= 0:
-            raise RejectedClip(
-                "no_audio", f"no audio between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
-            )
-        track = self._track[: self._end]
-        return _resample(track, self._rate_hz, sample_rate_hz), len(track) / self._rate_hz
+        track, rate_hz = self.samples()
+        return _resample(track, rate_hz, sample_rate_hz), len(track) / rate_hz
 
 
 def _first_channel(frame: AudioFrame) -> np.ndarray:
@@ -76,6 +92,9 @@ def _first_channel(frame: AudioFrame) -> np.ndarray:
     count = frame.samples * channels
     # the stubs of PyAV omit that planes support the buffer protocol
     samples = np.frombuffer(frame.planes[0], _DTYPES[kind], count)[::channels]  # type: ignore[call-overload]
+    if kind == "dbl":
+        with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite
+            return samples.astype(np.float32)
     return (samples.astype(np.float32) - (128.0 if kind == "u8" else 0.0)) / _FULL_SCALE[kind]
 
 

@@ -13,39 +13,29 @@ version of FFmpeg in the wheel of the decoder, which is stored with each clip.
 import dataclasses
 import importlib
 import math
-import tempfile
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import Interpolation, VideoReformatter
-from PIL import Image, ImageOps
+from PIL import Image
 
 from configs.schema import DecodeConfig
 from pipelines.build.decode import frames_decord, frames_pyav
-from pipelines.build.decode.container import (
-    STORAGE_ERRORS,
-    Segment,
-    UnsupportedMedia,
-    full_duration_s,
-    missing_bytes,
-    open_media,
-    regular_file,
-    segment_of,
-    video_stream,
-)
-from pipelines.build.decode.ffmpeg_fallback import transcode
+from pipelines.build.decode.container import Segment, full_duration_s, regular_file, segment_of, video_stream
+from pipelines.build.decode.ffmpeg_fallback import read_media
 from pipelines.build.decode.frame_selection import sample_times
 from pipelines.build.decode.orientation import display_matrix, upright
 from pipelines.build.decode.packet_scan import FrameTimes, Scan, scan
 from pipelines.build.decode.truncation import is_truncated
-from pipelines.manifest import Clip, RejectedClip, StorageError
+from pipelines.manifest import Clip, RejectedClip
 from pipelines.modalities.modality import DecodedClip
+from pipelines.rgb_image import upright_rgb
 
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
-_TOLERATED_BYTES = 4096  # 0.13 s of 16 kHz PCM; writers that forget to pad a chunk are off by one
 _SILENT_PEAK = 1e-3  # -60 dBFS
 _STATIC_LEVELS = 2.0  # of 255; codecs change the parts of a static image by less
 
@@ -68,31 +58,17 @@ def decode_clip(clip: Clip, root: Path, settings: DecodeConfig) -> DecodedClip:
 
     Differs from the reference: audio is resampled from exact positions in time, not from the start of the audio stream.
     """
-    media = regular_file(root, clip.media)
     image = regular_file(root, clip.image) if clip.image else None
-    if (missing := missing_bytes(media)) > _TOLERATED_BYTES:
-        raise RejectedClip("unreadable", f"truncated: {clip.media} is {missing} bytes shorter than its header states")
-    try:
-        with open_media(media) as container:
-            return _decode(container, media, image, clip, settings)
-    except UnsupportedMedia:
-        with tempfile.TemporaryDirectory() as scratch:
-            transcoded = Path(scratch) / "transcoded.mkv"
-            version = transcode(media, clip, settings, transcoded)
-            full = dataclasses.replace(clip, start_s=0.0, end_s=0.0)
-            with open_media(transcoded) as container:
-                decoded = _decode(container, transcoded, image, full, settings)
-        return dataclasses.replace(
-            decoded, start_s=clip.start_s, end_s=clip.start_s + decoded.end_s, decoder="ffmpeg", decoder_version=version
-        )
-    except av.error.FFmpegError as error:
-        if error.errno in STORAGE_ERRORS:
-            raise StorageError(f"{clip.media}: {error.strerror}") from None
-        raise RejectedClip("unreadable", f"{clip.media}: {error.strerror}") from None
+    decoded, fallback = read_media(clip, root, settings, partial(_decode, image=image, settings=settings))
+    if fallback:
+        name, version = fallback
+        start_s, end_s = clip.start_s, clip.start_s + decoded.end_s
+        return dataclasses.replace(decoded, start_s=start_s, end_s=end_s, decoder=name, decoder_version=version)
+    return decoded
 
 
 def _decode(
-    container: InputContainer, media: Path, image: Path | None, clip: Clip, settings: DecodeConfig
+    container: InputContainer, media: Path, clip: Clip, image: Path | None, settings: DecodeConfig
 ) -> DecodedClip:
     segment = segment_of(container, clip, settings)
     scanned = scan(media, container, segment, with_frames=image is None)
@@ -212,7 +188,7 @@ def _read_image(path: Path, short_side_px: int) -> np.ndarray:
     """Read an image file as RGB, uint8 [H_px, W_px, 3], upright, its short side at most `short_side_px`."""
     try:
         with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGB")
+            image = upright_rgb(file)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise RejectedClip("unreadable", f"image {path.name}: {error}") from None
     scale = min(1.0, short_side_px / min(image.size))

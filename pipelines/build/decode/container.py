@@ -18,7 +18,11 @@ from configs.schema import DecodeConfig
 from pipelines.manifest import Clip, RejectedClip, StorageError
 
 # Containers that hold their streams themselves; playlists, which refer to other files and addresses, are excluded.
-CONTAINERS = "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,wav,aiff,flac,mp3,aac"
+CONTAINERS = (
+    "mov,matroska,avi,mpegts,mpeg,mpegvideo,flv,ogg,asf,rm,dv,mxf,gxf,wtv,nut,"
+    "wav,w64,aiff,au,caf,nistsphere,flac,mp3,aac,loas,ac3,eac3,dts,dtshd,amr,gsm,wv,tta,ape,mpc,mpc8,tak,shn,oma,dsf,"
+    "iff,voc,sox,ircam,avr,epaf,pvf,sds"
+)
 # Containers that do not state their duration: FFmpeg finds it in the last packets, or estimates it from the bit rate.
 DURATION_IN_DATA = {"mpegts", "mpeg", "ogg", "mp3", "aac", "loas", "ac3", "eac3", "dts", "amr", "gsm"}
 # Errors that FFmpeg reports only for a file system or for this process; it reports EIO for broken files too.
@@ -102,21 +106,19 @@ def regular_file(root: Path, name: str) -> Path:
     return path
 
 
-def missing_bytes(path: Path) -> int:
-    """By how many bytes a WAV or AVI file is shorter than its header states, which FFmpeg ignores; 0 for others."""
-    with path.open("rb") as file:
-        head = file.read(8)
-    stated = int.from_bytes(head[4:], "little") + 8
-    is_streamed = stated in (8, 0xFFFFFFFF + 8)  # its writer could not seek back to write the size
-    return max(0, stated - path.stat().st_size) if head[:4] == b"RIFF" and not is_streamed else 0
+UNSUPPORTED = "not a supported audio or video format"
 
 
 class UnsupportedMedia(Exception):
     """The container or codec is not supported by PyAV."""
 
 
-def open_media(path: Path) -> InputContainer:
+def open_media(path: Path, has_stated_size: bool = True) -> InputContainer:
     """Open an `av` input container that decodes in one thread.
+
+    Args:
+        path: the file.
+        has_stated_size: False: read WAV and RF64 to the end of the file, whatever their header states.
 
     Raises:
         UnsupportedMedia: the file is not one of CONTAINERS.
@@ -125,11 +127,13 @@ def open_media(path: Path) -> InputContainer:
     av.logging.set_level(None)  # errors are in the list of rejected clips
     try:
         # "file:" prevents a name such as "concat:a" from being parsed as a URL.
-        container = av.open(f"file:{path}", metadata_errors="replace", options={"format_whitelist": CONTAINERS})
+        options = {"format_whitelist": CONTAINERS} | ({} if has_stated_size else {"ignore_length": "1"})
+        container = av.open(f"file:{path}", metadata_errors="replace", options=options)
     except av.error.FFmpegError as error:
         if error.errno in STORAGE_ERRORS:
             raise StorageError(f"{path}: {error.strerror}") from None
-        raise UnsupportedMedia(error.strerror) from None
+        # FFmpeg reports a container that is not in the list as an invalid argument.
+        raise UnsupportedMedia(UNSUPPORTED if error.errno == errno.EINVAL else error.strerror) from None
     for stream in (*container.streams.video, *container.streams.audio):
         if stream.codec_context is not None:
             stream.codec_context.thread_type = "NONE"

@@ -44,7 +44,7 @@ def read_frames(
         # the times of decord start at the first frame of the file
         offset_s = segment.clip_time_s(stream.start_time or 0, time_base_s(stream))
     try:
-        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        reader = decord.VideoReader(str(path.absolute()), ctx=decord.cpu(0), num_threads=1)
         times_s = reader.get_frame_timestamp(list(range(len(reader))))[:, 0] + offset_s
         scanned_s, end_s = np.sort(packets.times_s), segment.duration_s - _ROUNDING_S
         expected_s = scanned_s[scanned_s < end_s]

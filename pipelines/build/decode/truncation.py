@@ -30,7 +30,7 @@ def is_truncated(path: Path, format_name: str) -> bool | None:
         if format_name in _STATED_ENDS:
             file.seek(0)
             return _STATED_ENDS[format_name](file, size_bytes) > size_bytes
-    is_riff = format_name in ("avi", "wav")  # `container.missing_bytes` has accepted it
+    is_riff = format_name in ("avi", "wav")  # `stated_size.missing_bytes` has accepted it
     return False if is_riff or format_name in DURATION_IN_DATA else None
 
 
