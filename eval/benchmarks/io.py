@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-import soundfile
 import torch
 from PIL import Image, UnidentifiedImageError
 
 from configs.errors import UsageError
+from pipelines.build.decode.audio_file import read_audio
+from pipelines.manifest import RejectedClip, StorageError
+from pipelines.rgb_image import turn_upright
 
 Row = TypeVar("Row")
 
@@ -27,13 +29,14 @@ _MAX_NAME_BYTES = 240
 
 @contextmanager
 def open_image(path: Path) -> Iterator[Image.Image]:
-    """Open an image for the `with` block.
+    """Open an image for the `with` block, upright; boxes and masks of data sets refer to the upright image.
 
     Raises:
         UsageError: not a complete image; also for errors of decoding inside the block.
     """
     try:
         with Image.open(path) as image:
+            turn_upright(image)
             yield image
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(
@@ -43,32 +46,33 @@ def open_image(path: Path) -> Iterator[Image.Image]:
 
 
 def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
-    """Read the first channel of an audio file, resampled to `sample_rate_hz`.
+    """Read the first channel of an audio file as the build does, resampled to `sample_rate_hz`.
 
     Returns:
         float32 [S], -1 to 1.
 
     Raises:
-        UsageError: not an audio file, or one without samples.
+        UsageError: not an audio file, or one that is truncated, without samples or not finite.
     """
     from torchaudio.functional import resample
 
-    try:
-        waveform, rate_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UsageError(f"{path} is not an audio file: {error}") from None
-    if not len(waveform):
-        raise UsageError(f"{path} has no audio samples")
-    first = torch.from_numpy(np.ascontiguousarray(waveform[:, 0]))
-    return (first if rate_hz == sample_rate_hz else resample(first, rate_hz, sample_rate_hz)).numpy()
+    samples, rate_hz = _read_audio(path)
+    if rate_hz == sample_rate_hz:
+        return samples
+    return resample(torch.from_numpy(samples), rate_hz, sample_rate_hz).numpy()
 
 
 def audio_duration_s(path: Path) -> float:
-    """Duration of an audio file. Raises UsageError: not an audio file."""
+    """Duration of an audio file. Raises UsageError: as `read_waveform`."""
+    samples, rate_hz = _read_audio(path)
+    return len(samples) / rate_hz
+
+
+def _read_audio(path: Path) -> tuple[np.ndarray, int]:
     try:
-        return float(soundfile.info(path).duration)
-    except (soundfile.LibsndfileError, OSError) as error:
-        raise UsageError(f"{path} is not an audio file: {error}") from None
+        return read_audio(path)
+    except (RejectedClip, StorageError) as error:
+        raise UsageError(f"{path} is not an audio file that can be used: {getattr(error, 'detail', error)}") from None
 
 
 # ---------------------------------------------------------------------------------------------- tables
