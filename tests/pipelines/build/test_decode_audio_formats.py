@@ -1,6 +1,7 @@
 """Audio as users have it: WAV files from pipes, rare containers, truncated ones, and samples that are no numbers."""
 
 import io
+import os
 import warnings
 
 import numpy as np
@@ -108,3 +109,9 @@ def test_audio_over_full_scale_is_clipped_and_integers_stored_as_floats_are_reje
         stored, _ = soundfile.read(io.BytesIO(Waveform.encode(decoded, DecodeConfig())["flac"]), dtype="float32")
         assert reason(tmp_path / "b.wav", image=picture) == "unreadable"
     assert stored == pytest.approx(np.clip(3 * WAVEFORM, -1, 1), abs=1e-4)
+
+
+@pytest.mark.parametrize("name", ["a:b.htk", "-a.au", os.fsdecode(b"\xff.htk"), "concat:a.wav"])
+def test_audio_may_have_any_name(tmp_path, name):
+    path = write_audio(tmp_path / f"plain.{name.rpartition('.')[2]}").rename(tmp_path / name)
+    assert click_s(decode(path, image=write_picture(tmp_path))) == pytest.approx(CLICK_S, abs=0.001)
