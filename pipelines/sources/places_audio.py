@@ -9,7 +9,7 @@ A table is `{"image_base_path", "audio_base_path", "data": [{"uttid", "speaker",
 UTF-8. The id of a clip is its uttid; its text is asr_text, which may be missing; it has no labels. Absolute base paths,
 as in the published tables, are ignored, and `images` and `wavs` below ROOT are used; relative ones are below ROOT. An
 item may hold its word timings itself, as "words". source.media and source.media_is_cut are not used. The table is read
-into memory.
+into memory. Captions may be in any audio format that the build decodes.
 """
 
 import json
