@@ -233,9 +233,9 @@ def test_run_stopped_during_an_evaluation_repeats_it_after_resuming(tmp_path):
     lines = [
         line
         for line in world.read_text().splitlines()
-        if not line.startswith(("places_audio", "gallery_size", "batch_size"))
+        if not line.startswith(("  places_audio", "gallery_size", "batch_size"))
     ]
-    wanted = [*lines, f"places_audio: {tmp_path}/many"]
+    wanted = [*lines, f"  places_audio: {{root: {tmp_path}/many}}"]
     world.write_text("\n".join([*wanted, "gallery_size: 2000", "batch_size: 1"]))
     settings = [
         *settings_of_a_run(tmp_path / "data"),
