@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from configs.errors import UsageError
-from pipelines.sources.filters import is_excluded, read_ids
+from pipelines.sources.exclude_lists import ExcludeLists
 from pipelines.stream.member_index import MemberTable
 
 
@@ -16,18 +16,19 @@ def select_clips(table: MemberTable, exclude: Sequence[str], labels: Sequence[st
 
     Args:
         table: of the data set.
-        exclude: files of ids to exclude, as `pipelines.build` reads them: ids of clips, or of videos with all their
-            clips.
+        exclude: lists of clips and videos to exclude, in the forms of pipelines/sources/exclude_lists.py.
         labels: select clips that have one of these; empty: all.
 
     Raises:
-        UsageError: a file of ids cannot be read, no clip has a label, or the shards were indexed without labels.
+        UsageError: a list cannot be read or excludes no clip, no clip has a label, or the shards were indexed without
+            labels.
     """
     selected = np.ones(len(table.columns["id_starts"]) - 1, dtype=bool)
     if exclude:
-        excluded = frozenset[str]().union(*map(read_ids, exclude))
+        lists = ExcludeLists(exclude)
         text, starts = table.columns["id_bytes"].tobytes(), table.columns["id_starts"].tolist()
-        selected &= [not is_excluded(text[start:end].decode(), excluded) for start, end in itertools.pairwise(starts)]
+        selected &= [not lists.excludes(text[start:end].decode()) for start, end in itertools.pairwise(starts)]
+        lists.check_matched(text[: starts[1]].decode())
     if labels:
         matches = np.isin(table.columns["label_numbers"], _label_numbers(labels, table.labels))
         matches_before = np.concatenate([[0], np.cumsum(matches)])[table.columns["label_starts"]]
