@@ -61,7 +61,9 @@ class BuildConfig:
     clips_per_shard: int = field(1000, "rows assigned to each shard", "clips", min=1)
     seed: int = field(0, "seed of the row order", min=0, max=MAX_SEED)
     exclude: list[str] = field(
-        list, "files of ids to leave out, one a line: clip ids or video ids, for example of evaluation sets"
+        list,
+        "lists of clips or videos to leave out, such as of evaluation sets, in any published form (lines, CSV, JSON); "
+        "a list of which nothing matches is an error",
     )
     labels: list[str] = field(list, "keep only clips with one of these labels; empty: all")
     executor: Literal["local", "ray", "slice"] = field(

@@ -12,7 +12,10 @@ class StreamSourceConfig:
         "", "folder that holds the shards and their manifest.json; any fsspec URL, such as s3://bucket/train"
     )
     weight: float = field(1.0, "sampling weight of this source, relative to the others")
-    exclude: list[str] = field(list, "files of ids to leave out, one a line: clip ids or video ids")
+    exclude: list[str] = field(
+        list,
+        "lists of clips or videos to leave out, as in pipelines.build; a list of which nothing matches is an error",
+    )
     labels: list[str] = field(list, "keep only clips with one of these labels; empty: all")
     image_key: str = field(
         "",

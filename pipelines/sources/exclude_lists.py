@@ -78,12 +78,13 @@ class ExcludeLists:
         """
         keys = self._keys
         video, _, start = clip_id.rpartition("_")
-        found = keys.get(clip_id, 0)
-        if video in keys and start.isdecimal():
-            found |= keys[video]
-        if not (len(video) == 11 and start.isdecimal() and (start[0] != "0" or start == "0")):
-            for key in _other_keys(clip_id, video if start.isdecimal() else clip_id, media):
-                found |= keys.get(key, 0)
+        has_time = start.isdecimal()
+        is_own = len(video) == 11 and has_time and (start[0] != "0" or start == "0")  # YTID_STARTMS
+        if is_own and video not in keys and clip_id not in keys:
+            return False
+        found = keys.get(clip_id, 0) | (keys.get(video, 0) if has_time else 0)
+        for key in () if is_own else _other_keys(clip_id, video if has_time else clip_id, media):
+            found |= keys.get(key, 0)
         self._matched |= found
         return found != 0
 

@@ -1,8 +1,8 @@
 """From AudioSet's table to the row table: seconds and memory of reading, filtering, checking media and writing.
 
 `python tests/bench/bench_rows.py [rows]` makes a table of two million rows (or the given number) in the published form,
-of whose videos 2,000 exist, and a list of 200,000 clips to exclude in several published forms. Every output line is a fresh process and adds a
-step to the line above it; the first reads the table with csv alone.
+of whose videos 2,000 exist, and a list of 200,000 clips to exclude, in several published forms. Every output line is a
+fresh process and adds a step to the line above it; the first reads the table with csv alone.
 """
 
 from __future__ import annotations

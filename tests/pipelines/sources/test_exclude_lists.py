@@ -119,7 +119,7 @@ def test_ids_of_other_lengths_match_where_their_times_are_unambiguous(tmp_path, 
     "name", [f"{VIDEO}_33", f"{VIDEO}_000012", "-a_b-C_d_13", "v0_32", "v0_1_2", "a_b-C_d_12_32000", "PJHxphWEs_32000"]
 )
 def test_a_list_that_excludes_nothing_is_an_error_that_names_it_its_length_and_the_forms(tmp_path, name):
-    message = r"exclude='.*list': none of its 2 entries is in this data set \(the first is .*known forms are YTID, .*_42"
+    message = r"exclude='.*list': none of its 2 entries is in this data set \(the first is .*known forms are YTID, "
     with pytest.raises(UsageError, match=message) as raised:
         excluded(tmp_path, f"{name}\nBBBBBBBBBBB\n")
     assert len(str(raised.value).splitlines()) == 1
@@ -139,7 +139,7 @@ def test_each_of_several_lists_has_to_match_also_where_they_overlap(tmp_path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("[]", "contains no ids"), ('{"a": 1}', "contains no ids"), ('[{"file": ""}]', "no ids"), ("{x", "cannot be read")],
+    [("[]", "no ids"), ('{"a": 1}', "no ids"), ('[{"file": ""}]', "no ids"), ("{x", "cannot be read")],
 )
 def test_json_without_names_is_a_one_line_error(tmp_path, text, message):
     with pytest.raises(UsageError, match=message) as raised:
