@@ -18,6 +18,9 @@ class SourceConfig:
         "empty: the layout's default",
     )
     media_is_cut: bool = field(False, "media files are already cut to their segment, so that each clip starts at 0")
+    labels_from_folders: bool = field(
+        False, "with kind=folder: the name of the folder of a file is its label, unless a metadata.csv has one"
+    )
 
 
 @dataclass

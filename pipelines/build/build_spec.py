@@ -16,6 +16,9 @@ from pipelines.storage import Folder, read, write
 FORMAT = 2
 # Settings that do not change the data set.
 _NON_DATA_KEYS = ("out", "executor", "processes", "slice", "retry_rejected", "dry_run")
+# Settings that were added later are part of the hash only where they differ from these values, which stand for what
+# earlier versions did: their data sets keep their hash.
+_LATER_SETTINGS = {"source.labels_from_folders": False}
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildSpec:
     """
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NON_DATA_KEYS}
     del settings["source"]["root"]
+    for key, default in _LATER_SETTINGS.items():
+        section, _, name = key.partition(".")
+        if settings[section][name] == default:
+            del settings[section][name]
     built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings}
     build_hash = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
     if not _resumes(out, built):
