@@ -4,9 +4,12 @@ Every row of a source ends in exactly one place: in a shard, or as a `Rejected` 
 rejected clips (rejected.jsonl).
 """
 
+import dataclasses
 import math
+import os
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 MAX_ID_LENGTH = 80  # keeps member names such as ID.json within the 100 bytes of a plain tar header
 _ID = re.compile(r"[A-Za-z0-9_-]+")
@@ -46,6 +49,7 @@ class Clip:
         labels: class names or ids; may be empty.
         text: caption; may be empty.
         words: the spoken words, each with its start and end in seconds from the start of the file; may be empty.
+        alternatives: other paths of the media file, tried in order where `media` does not exist; may be empty.
     """
 
     id: str
@@ -58,6 +62,7 @@ class Clip:
     labels: tuple[str, ...] = ()
     text: str = ""
     words: tuple[tuple[str, float, float], ...] = ()
+    alternatives: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,7 @@ def check(clip: Clip) -> Clip | Rejected:
     """
     if not is_id(clip.id):
         return Rejected(clip.id, "bad_id", REASONS["bad_id"])
-    for path in filter(None, (clip.media, clip.image)):
+    for path in filter(None, (clip.media, clip.image, *clip.alternatives)):
         if "\0" in path or path.startswith("/") or ".." in path.split("/"):
             return Rejected(clip.id, "bad_path", path)
     if not clip.media:
@@ -115,4 +120,12 @@ def check(clip: Clip) -> Clip | Rejected:
     is_finite = math.isfinite(clip.start_s) and math.isfinite(clip.end_s)
     if not is_finite or clip.start_s < 0 or (clip.end_s != 0 and clip.end_s <= clip.start_s):
         return Rejected(clip.id, "bad_times", f"from {clip.start_s} s to {clip.end_s} s")
+    return clip
+
+
+def with_existing_media(clip: Clip, root: Path) -> Clip:
+    """The clip with the first of its media paths that exists below the root; unchanged if none does."""
+    for media in (clip.media, *clip.alternatives) if clip.alternatives else ():
+        if os.path.exists(root / media):  # noqa: PTH110 - False for a name that is too long
+            return dataclasses.replace(clip, media=media)
     return clip

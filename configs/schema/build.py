@@ -14,8 +14,8 @@ class SourceConfig:
     segments: str = field("", "table of clips below root; empty: the published name for this layout and split")
     media: str = field(
         "",
-        "template of a media path below root, with {ytid} {start_s} {end_s} {start_ms} {end_ms} {id}; "
-        "empty: the layout's default",
+        "template of a media path below root, with {ytid} {start_s} {end_s} {start_ms} {end_ms} {id}, and alternatives "
+        "such as {mp4,mkv,webm}, of which the first that exists is taken; empty: the layout's default",
     )
     media_is_cut: bool = field(False, "media files are already cut to their segment, so that each clip starts at 0")
     labels_from_folders: bool = field(

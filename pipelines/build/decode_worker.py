@@ -15,7 +15,7 @@ from typing import TypeVar
 
 from configs.errors import CommandFailed
 from configs.schema import DecodeConfig
-from pipelines.manifest import Clip, RejectedClip, StorageError
+from pipelines.manifest import Clip, RejectedClip, StorageError, with_existing_media
 from pipelines.worker_processes import forkserver_context
 
 _WALL_PER_CPU_TIME = 10
@@ -126,7 +126,7 @@ def _serve(connection: Connection, root: Path, settings: DecodeConfig) -> None:
 def _answer(task: Task[T], clip: Clip, root: Path, settings: DecodeConfig) -> T | RejectedClip | StorageError:
     signal.setitimer(signal.ITIMER_PROF, settings.cpu_limit_s)
     try:
-        return task(clip, root, settings)
+        return task(with_existing_media(clip, root), root, settings)
     except (RejectedClip, StorageError) as error:
         return error
     except Exception as error:  # one of millions of clips must not end the build

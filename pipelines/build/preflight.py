@@ -14,7 +14,7 @@ from configs.schema import BuildConfig, SourceConfig
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.duration_check import warn_of_durations
 from pipelines.download.ledger import has_ledger, read_missing
-from pipelines.manifest import Clip, Rejected, RejectedClip, check
+from pipelines.manifest import Clip, Rejected, RejectedClip, check, with_existing_media
 
 _DECODED_CLIPS = 24  # clips that a dry run decodes
 _SAMPLED_CLIPS = 1000  # clips whose file sizes it reads
@@ -45,11 +45,12 @@ class MediaCheck:
             self.rows += 1
             if isinstance(row, Clip):
                 self.clips += 1
-                if not self._exists(row.media) or (row.image and not self._exists(row.image)):
+                has_media = self._exists(row.media) or any(map(self._exists, row.alternatives))
+                if not has_media or (row.image and not self._exists(row.image)):
                     self.missing += 1
                     if ledger is not None:
                         self.missing_by_status[ledger.get(row.id, "never_tried")] += 1
-                    self.first_missing = self.first_missing or (row.image if self._exists(row.media) else row.media)
+                    self.first_missing = self.first_missing or (row.image if has_media else row.media)
             yield row
 
     def print_missing(self, source: SourceConfig) -> None:
@@ -103,7 +104,7 @@ def require_media(rows: Iterable[Clip | Rejected], root: Path) -> None:
     Raises:
         UsageError: no media file exists.
     """
-    if not any(isinstance(row, Clip) and (root / row.media).exists() for row in rows):
+    if not any(isinstance(row, Clip) and (root / with_existing_media(row, root).media).exists() for row in rows):
         raise UsageError(f"source.root={root}: no media file of any row exists; is the disk mounted on this machine?")
 
 
@@ -130,6 +131,7 @@ def print_dry_run(config: BuildConfig, media_check: MediaCheck, rows: Iterable[C
     rng.shuffle(sampled)
     warn_of_durations(config, sampled)
     root = Path(config.source.root)
+    sampled = [with_existing_media(clip, root) for clip in sampled]
     sizes = [sum(_size(root / name) for name in (clip.media, clip.image) if name) for clip in sampled]
     process = DecodingProcess(root, config.decode)
     written = out_bytes = 0

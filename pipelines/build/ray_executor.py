@@ -23,7 +23,7 @@ from pipelines.build.build_spec import BuildSpec, versions
 from pipelines.build.decode_worker import DecodingProcess
 from pipelines.build.row_table import RowTable
 from pipelines.build.shards import build_shard
-from pipelines.manifest import Clip, Rejected
+from pipelines.manifest import Clip, Rejected, with_existing_media
 from pipelines.storage import read
 
 _RETRIES = 10  # of a task whose node or worker was lost
@@ -123,7 +123,8 @@ def _check_answer(address: str) -> None:
 
 def _sentinel_file(spec: BuildSpec, table: RowTable) -> str:
     """A media file that exists here and so must exist on every node, which otherwise rejects all clips; or ""."""
-    clips = (row for row in table.read(0, _SENTINEL_ROWS) if isinstance(row, Clip))
+    rows = table.read(0, _SENTINEL_ROWS)
+    clips = (with_existing_media(row, spec.root) for row in rows if isinstance(row, Clip))
     return next((clip.media for clip in clips if (spec.root / clip.media).is_file()), "")
 
 

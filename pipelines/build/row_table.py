@@ -98,15 +98,16 @@ def write_rows(rows: Iterable[Clip | Rejected], path: Path, seed: int, rows_per_
 
 
 def _line(row: Clip | Rejected) -> bytes:
-    """A row as one line of JSON: json.dumps(vars(row)) without empty words, in a third of its time for clips."""
+    """A row as one line of JSON: json.dumps(vars(row)) without what is empty at its end, in a third of its time."""
     if isinstance(row, Rejected):
         return json.dumps(vars(row)).encode() + b"\n"
     labels = ", ".join(map(_quoted, row.labels))
     words = f', "words": {json.dumps(row.words)}' if row.words else ""
+    others = f', "alternatives": {json.dumps(row.alternatives)}' if row.alternatives else ""
     return (
         f'{{"id": {_quoted(row.id)}, "media": {_quoted(row.media)}, "image": {_quoted(row.image)}, '
         f'"start_s": {row.start_s!r}, "end_s": {row.end_s!r}, "split": {_quoted(row.split)}, '
-        f'"source": {_quoted(row.source)}, "labels": [{labels}], "text": {_quoted(row.text)}{words}}}\n'
+        f'"source": {_quoted(row.source)}, "labels": [{labels}], "text": {_quoted(row.text)}{words}{others}}}\n'
     ).encode()
 
 
@@ -114,4 +115,5 @@ def _parse(line: bytes) -> Clip | Rejected:
     fields = json.loads(line)
     if "reason" in fields:
         return Rejected(**fields)
-    return Clip(**fields | {"labels": tuple(fields["labels"]), "words": tuple(map(tuple, fields.get("words", ())))})
+    words, others = tuple(map(tuple, fields.get("words", ()))), tuple(fields.get("alternatives", ()))
+    return Clip(**fields | {"labels": tuple(fields["labels"]), "words": words, "alternatives": others})

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 
 from pipelines.build.build_spec import BuildSpec
 from pipelines.build.decode_worker import DecodingProcess
-from pipelines.manifest import Clip, Rejected, RejectedClip
+from pipelines.manifest import Clip, Rejected, RejectedClip, with_existing_media
 from pipelines.storage import LocalFolder, read, write
 
 Entry = dict[str, Any]  # the content of the JSON file of a shard
@@ -110,7 +110,8 @@ def _changed_rejects(spec: BuildSpec, rows: Sequence[Clip | Rejected], entry: En
 
 def media_fingerprint(root: Path, clip: Clip) -> str:
     """Fingerprint of the files of a clip: size, and hash of the first and last 64 KiB of each; the same for a copy."""
-    return " ".join(_file_fingerprint(root / name) for name in (clip.media, clip.image) if name)
+    media = with_existing_media(clip, root).media
+    return " ".join(_file_fingerprint(root / name) for name in (media, clip.image) if name)
 
 
 def _file_fingerprint(path: Path) -> str:

@@ -5,6 +5,7 @@
     ROOT/eval_segments.csv                split eval; any other table and split with source.segments=FILE
     ROOT/class_labels_indices.csv         optional: labels become names ("Speech") instead of ids ("/m/09x0r")
     ROOT/videos/YTID_STARTMS.mp4          or the template of source.media, for example videos/{ytid}.mkv
+                                          or videos/{ytid}.{mp4,mkv,webm}: the first that exists
 
 A line of a table is `YTID, start_seconds, end_seconds, "/m/id,/m/id"`; lines that start with # are comments; the labels
 may be missing. The id of a clip is YTID_STARTMS. The table of labels has the columns `index,mid,display_name`. Tables
@@ -20,7 +21,7 @@ from pathlib import Path
 from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.youtube_segments import segment, table_lines, table_path
+from pipelines.sources.youtube_segments import segment, table_lines, table_path, templates_of
 
 TABLES = {
     "train": "unbalanced_train_segments.csv",
@@ -43,20 +44,20 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
             f"source.split={source.split!r} is not one of {', '.join(TABLES)}; or set source.segments=FILE"
         )
     table = table_path(source, TABLES.get(source.split, ""), f"{', '.join(TABLES.values())} and videos/")
-    template = source.media or MEDIA
-    segment(template, "ytid", 0.0, 10.0)  # fails on an invalid template before the first row
+    templates = templates_of(source.media or MEDIA)
+    segment(templates, "ytid", 0.0, 10.0)  # fails on an invalid template before the first row
     names = _label_names(Path(source.root) / "class_labels_indices.csv")
     for line in table_lines(table):
-        yield _row(line, template, names, source)
+        yield _row(line, templates, names, source)
 
 
-def _row(line: str, template: str, names: dict[str, str], source: SourceConfig) -> Clip | Rejected:
+def _row(line: str, templates: list[str], names: dict[str, str], source: SourceConfig) -> Clip | Rejected:
     try:
         if not (match := _LINE.fullmatch(line)):
             raise ValueError(line)
         ytid, start, end, _, mids = match.groups("")
         start_s, end_s = float(start), float(end)
-        row_id, media = segment(template, ytid.strip(), start_s, end_s)
+        row_id, media = segment(templates, ytid.strip(), start_s, end_s)
     except UsageError as error:
         return Rejected(ytid[:100], "bad_row", str(error))
     except (ValueError, OverflowError):
@@ -67,7 +68,14 @@ def _row(line: str, template: str, names: dict[str, str], source: SourceConfig) 
     if source.media_is_cut:
         start_s, end_s = 0.0, end_s - start_s
     return Clip(
-        id=row_id, media=media, start_s=start_s, end_s=end_s, split=source.split, source="audioset", labels=labels
+        id=row_id,
+        media=media[0],
+        start_s=start_s,
+        end_s=end_s,
+        split=source.split,
+        source="audioset",
+        labels=labels,
+        alternatives=tuple(media[1:]),
     )
 
 

@@ -1,7 +1,8 @@
 """VGGSound: its published table of 10 s segments, and the videos that you have downloaded.
 
     ROOT/vggsound.csv                     all splits; another table with source.segments=FILE
-    ROOT/videos/YTID_SSSSSS.mp4           trimmed clips (SSSSSS: start in seconds); or the template source.media
+    ROOT/videos/YTID_SSSSSS.mp4           trimmed clips (SSSSSS: start in seconds); or the template source.media,
+                                          for example videos/{ytid}.{mp4,mkv,webm}: the first that exists
 
 A line of the table is `YTID,start_seconds,label,split`, with quotes around a label that contains a comma; splits are
 `train` and `test`. There is no header; lines that start with # are comments. Tables are UTF-8. The id of a clip is
@@ -15,7 +16,7 @@ from collections.abc import Iterator
 from configs.errors import UsageError
 from configs.schema import SourceConfig
 from pipelines.manifest import Clip, Rejected
-from pipelines.sources.youtube_segments import segment, table_lines, table_path
+from pipelines.sources.youtube_segments import segment, table_lines, table_path, templates_of
 
 SPLITS = ("train", "test")
 MEDIA = "videos/{ytid}_{start_s:06d}.mp4"
@@ -31,12 +32,12 @@ def rows(source: SourceConfig) -> Iterator[Clip | Rejected]:
     table = table_path(source, "vggsound.csv", "vggsound.csv and videos/")
     if source.split not in SPLITS:
         raise UsageError(f"source.split={source.split!r} is not one of {', '.join(SPLITS)}")
-    template = source.media or MEDIA
-    segment(template, "ytid", 0.0, _SEGMENT_S)  # fails on an invalid template before the first row
-    yield from filter(None, (_row(line, template, source) for line in table_lines(table)))
+    templates = templates_of(source.media or MEDIA)
+    segment(templates, "ytid", 0.0, _SEGMENT_S)  # fails on an invalid template before the first row
+    yield from filter(None, (_row(line, templates, source) for line in table_lines(table)))
 
 
-def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | None:
+def _row(text: str, templates: list[str], source: SourceConfig) -> Clip | Rejected | None:
     """The clip of a line; None if it belongs to another split."""
     try:
         if "\ufffd" in text:
@@ -47,7 +48,7 @@ def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | No
         if split.strip() != source.split:
             return None
         start_s = float(start)
-        row_id, media = segment(template, ytid, start_s, start_s + _SEGMENT_S)
+        row_id, media = segment(templates, ytid, start_s, start_s + _SEGMENT_S)
     except UsageError as error:
         return Rejected(ytid[:100], "bad_row", str(error))
     except (ValueError, OverflowError, csv.Error):
@@ -59,10 +60,11 @@ def _row(text: str, template: str, source: SourceConfig) -> Clip | Rejected | No
     begin_s = 0.0 if source.media_is_cut else start_s
     return Clip(
         id=row_id,
-        media=media,
+        media=media[0],
         start_s=begin_s,
         end_s=begin_s + _SEGMENT_S,
         split=source.split,
         source="vggsound",
         labels=(label.strip(),) if label.strip() else (),
+        alternatives=tuple(media[1:]),
     )

@@ -1,27 +1,38 @@
 """Tables of YouTube segments: their lines, the id of a clip, and the path of its media from a template."""
 
 import codecs
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from configs.errors import UsageError
 from configs.schema import SourceConfig
 
+_CHOICE = re.compile(r"\{([^{}:]*,[^{}:]*)\}")
 
-def segment(template: str, ytid: str, start_s: float, end_s: float) -> tuple[str, str]:
-    """The id of the clip of a segment, and the path of its media.
+
+def templates_of(template: str) -> list[str]:
+    """The templates that one with alternatives stands for: `{ytid}.{mp4,mkv}` is `{ytid}.mp4`, then `{ytid}.mkv`."""
+    if not (match := _CHOICE.search(template)):
+        return [template]
+    before, after = template[: match.start()], template[match.end() :]
+    return [some for choice in match[1].split(",") for some in templates_of(before + choice.strip() + after)]
+
+
+def segment(templates: Sequence[str], ytid: str, start_s: float, end_s: float) -> tuple[str, list[str]]:
+    """The id of the clip of a segment, and the paths at which its media may be.
 
     Args:
-        template: path with {ytid}, {id}, {start_s}, {end_s} (30, or 12.5), {start_ms}, {end_ms}; integers take a width:
-            {start_s:06d}.
+        templates: paths with {ytid}, {id}, {start_s}, {end_s} (30, or 12.5), {start_ms}, {end_ms}; integers take a
+            width: {start_s:06d}.
         ytid, start_s, end_s: the segment.
 
     Returns:
         The id `YTID_STARTMS`, which is the same in every data set, so that lists of excluded ids apply to all; and the
-        formatted template.
+        formatted templates.
 
     Raises:
-        UsageError: the template cannot be formatted with these fields.
+        UsageError: a template cannot be formatted with these fields.
         ValueError, OverflowError: a time is not finite.
     """
     start_ms, end_ms = round(start_s * 1000), round(end_s * 1000)
@@ -35,10 +46,11 @@ def segment(template: str, ytid: str, start_s: float, end_s: float) -> tuple[str
         "end_ms": end_ms,
     }
     try:
-        return row_id, template.format_map(fields)
+        return row_id, [template.format_map(fields) for template in templates]
     except (KeyError, IndexError, AttributeError, TypeError, ValueError) as error:
         raise UsageError(
-            f"source.media={template!r} cannot be filled in ({error}); it may hold {{{'} {'.join(fields)}}}"
+            f"source.media={templates[0]!r} cannot be filled in ({error}); it may hold {{{'} {'.join(fields)}}} "
+            "and alternatives such as {mp4,mkv,webm}"
         ) from None
 
 

@@ -110,6 +110,7 @@ def test_row_is_stored_as_one_json_line_with_every_field(tmp_path):
         ('x, "y"', "\ud800"),
         "naïve\t\0",
         (("naïve", 0.0, 0.5),),
+        ("é.wav",),
     )
     rejected = Rejected("ü\n", "bad_row", '"\0')
     write_rows([clip, rejected], tmp_path / "rows", seed=0, rows_per_shard=8)
