@@ -1,0 +1,128 @@
+"""Adds the new rows of a source to a finished data set (`append=true`): new shards, numbered after the old ones.
+
+Old shards are neither read again nor written. Rows whose id the data set holds, written or rejected, are skipped. The
+source may be another one; split and decode settings must be those of the data set. The new shards are built beside the
+old manifest.json, which stays valid until the last one is complete and the grown manifest replaces it. An interrupted
+command is run again; if the new rows have changed meanwhile, its shards are built again. manifest.json records each
+addition under `appended`. The fingerprint of the data set changes, and with it the order in which training reads it, so
+checkpoints of runs on the old data set are not resumed: init_checkpoint= starts a run from their weights.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs.errors import UsageError
+from configs.load import diff_configs
+from pipelines.manifest import Clip, Rejected
+from pipelines.storage import Folder, read
+
+_HOLDS = "run pipelines.verify on it, then complete it with the command that built it"
+
+
+@dataclass
+class FinishedPart:
+    """The shards of a data set that an addition leaves as they are.
+
+    Attributes:
+        manifest: the root manifest of these shards.
+        fingerprint: of the data set as it was read.
+        recipe: the build hash of a damaged addition, to be completed; "": none is damaged.
+        ids: of all their rows.
+        skipped: number of rows of the source that it holds.
+    """
+
+    manifest: dict[str, Any]
+    fingerprint: str
+    recipe: str = ""
+    ids: set[str] = field(default_factory=set)
+    skipped: int = 0
+
+    def new_rows(self, rows: Iterable[Clip | Rejected]) -> Iterator[Clip | Rejected]:
+        """The rows whose ids are not in the data set."""
+        for row in rows:
+            if row.id in self.ids:
+                self.skipped += 1
+            else:
+                yield row
+        if self.skipped:
+            print(f"append: {self.skipped} rows are in the data set already and are skipped", file=sys.stderr)
+
+
+def read_finished_part(out: Folder, split: str) -> FinishedPart:
+    """Read a finished data set, to which rows are to be added.
+
+    Args:
+        out: its folder.
+        split: the split of the new rows.
+
+    Raises:
+        UsageError: it is not finished, is damaged, has another split, or was not written by pipelines.build.
+    """
+    try:
+        manifest = json.loads(read(out, "manifest.json"))
+        shards, is_ours = manifest["shards"], "settings" in manifest and "build.json" in out.sizes("build.json")
+    except FileNotFoundError:
+        raise UsageError(
+            f"out={out} has no manifest.json: append=true adds to a finished data set; run without it first"
+        ) from None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UsageError(f"{out}/manifest.json is not a manifest of shards ({error}); {_HOLDS}") from None
+    if not is_ours:
+        raise UsageError(f"out={out} contains a manifest.json that pipelines.build did not write; give another folder")
+    if manifest["split"] != split:
+        raise UsageError(f"out={out} holds source.split={manifest['split']}, to which {split!r} cannot be added")
+    part = FinishedPart(manifest, manifest["fingerprint"])
+    sizes, appended = out.sizes(), manifest.get("appended", [])
+    for number, shard in enumerate(shards):
+        ids = _ids(out, shard) if sizes.get(f"{shard['name']}.tar") == shard["size_bytes"] else None
+        if ids is not None:
+            part.ids |= ids
+        elif appended and number >= appended[-1]["first_shard"]:
+            return _without_last_addition(out, part)
+        else:
+            raise UsageError(f"out={out}: {shard['name']} is missing or damaged; {_HOLDS}")
+    return part
+
+
+def check_settings(out: Folder, decode: dict[str, Any]) -> None:
+    """Check that the decode settings of new shards are those of the data set.
+
+    Raises:
+        UsageError: they differ.
+    """
+    if differing := diff_configs(json.loads(read(out, "build.json"))["settings"]["decode"], decode):
+        raise UsageError(
+            f"out={out} was built with other decode settings ({'; '.join(differing)}); append=true needs the same"
+        )
+
+
+def remove_unlisted_shards(out: Folder, manifest: dict[str, Any]) -> None:
+    """Delete shards numbered after the last one: an interrupted addition of more rows left them."""
+    for name in out.sizes(f"{manifest['split']}-*"):
+        match = re.fullmatch(re.escape(manifest["split"]) + r"-(\d{6,})\.(tar|json)", name)
+        if match and int(match[1]) >= len(manifest["shards"]):
+            out.remove(name)
+
+
+def _without_last_addition(out: Folder, part: FinishedPart) -> FinishedPart:
+    """The data set before its last addition, which is damaged."""
+    *appended, last = part.manifest["appended"]
+    shards = part.manifest["shards"][: last["first_shard"]]
+    manifest = part.manifest | {"shards": shards, "appended": appended}
+    ids = set[str]().union(*(_ids(out, shard) or () for shard in shards))
+    return FinishedPart(manifest, part.fingerprint, last["recipe"], ids)
+
+
+def _ids(out: Folder, shard: dict[str, Any]) -> set[str] | None:
+    """The ids of the rows of a shard; None if its index is damaged."""
+    try:
+        index = json.loads(read(out, f"{shard['name']}.json"))
+        return {row["id"] for rows in (index["members"], index["rejected"]) for row in rows}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
