@@ -80,4 +80,8 @@ class BuildConfig:
         "", "with executor=slice: I/N, part I of N, counted from 0 or from 1; or finish, after all parts are done"
     )
     retry_rejected: bool = field(False, "decode rejected clips again if their media changed")
+    append: bool = field(
+        False,
+        "add the new rows of the source to the finished data set in out, as new shards; the others stay as they are",
+    )
     dry_run: bool = field(False, "only estimate the number of clips, bytes and core hours")

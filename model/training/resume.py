@@ -98,9 +98,11 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: Mapping[str, Any]
         state["stream"], json.loads(json.dumps(fingerprint))
     )
     if changes:
+        is_other_data = any(".data_set: " in change for change in changes)
+        hint = f" and init_checkpoint={folder}: the data set was extended or built again" if is_other_data else ""
         raise ValueError(
             f"{folder} was written with other settings ({'; '.join(changes)}): restore them, or give the run another "
-            "name="
+            f"name={hint}"
         )
     return state
 

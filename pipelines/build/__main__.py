@@ -7,7 +7,8 @@ rejected.jsonl, stats.json, and last manifest.json, which marks the data set as 
 the command after an interruption. Finished shards are kept, and the output is byte-identical for any number of workers:
 executor=local, executor=ray on the cluster of RAY_ADDRESS, or a job array (executor=slice slice=3/100 ..., then
 slice=finish). The data set does not depend on the path of `source.root`. retry_rejected=true retries rejected clips
-whose media have changed; media of written clips are not checked again.
+whose media have changed; media of written clips are not checked again. append=true adds the new rows of a source to a
+finished data set (append.py).
 """
 
 import contextlib
@@ -20,6 +21,7 @@ from pathlib import Path
 from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import BuildConfig
+from pipelines.build.append import KeptPart, read_additions, read_finished_part, remove_unlisted_shards
 from pipelines.build.build_spec import prepare
 from pipelines.build.duration_check import warn_of_durations
 from pipelines.build.executors import EXECUTORS, OnClips, shards_of_slice
@@ -39,11 +41,13 @@ def main(config: BuildConfig) -> int:
     _validate(config)
     media_check = MediaCheck(Path(config.source.root))
     rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
+    out = open_folder(config.out)
+    kept = read_finished_part(out, config) if config.append else read_additions(out)
+    rows = kept.new_rows(rows) if kept else rows
     rows = media_check.count(tqdm(rows, desc="rows", unit="row", delay=1)) if config.executor != "slice" else rows
     if config.dry_run:
         return print_dry_run(config, media_check, rows)
     rows = itertools.chain([*itertools.islice(rows, 1)], rows)  # an invalid source fails before `out` is created
-    out = open_folder(config.out)
     out.create()
     is_slice = config.executor == "slice"
     with contextlib.nullcontext() if is_slice else out.folder_lock():
@@ -51,24 +55,32 @@ def main(config: BuildConfig) -> int:
             out.remove_leftovers()
         with out.scratch() as scratch:
             table = write_rows(rows, Path(scratch) / "rows.jsonl", config.seed, config.clips_per_shard)
-            return _build(config, table, out, media_check)
+            return _build(config, table, out, media_check, kept)
 
 
-def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: MediaCheck) -> int:
+def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: MediaCheck, kept: KeptPart | None) -> int:
+    adds_to = kept if config.append else None
+    if adds_to and not len(table) and not adds_to.recipe:
+        print_table(out, adds_to.manifest)
+        return 0
     if not table.clips:
         raise UsageError(
             f"source.root={config.source.root!r} has no usable row among {len(table)} of split {config.source.split!r}"
             + table.example()
         )
     media_check.print_missing(config.source)
-    spec = prepare(config, table, out)
-    manifest = None if spec.retry else read_complete_manifest(out)
+    spec = prepare(config, table, out, len(adds_to.manifest["shards"]) if adds_to else 0)
+    manifest = None if spec.retry or adds_to else read_complete_manifest(out)
     if manifest is None:
         began_s = time.perf_counter()
+        earlier = kept.manifest if kept else None
+        if adds_to:
+            earlier = adds_to.with_addition(config, spec, table.shards, len(table))
         if config.slice != "finish":
             require_media(table.read(0, len(table)), Path(config.source.root))
             warn_of_durations(config, table.read(0, len(table)))
-            out.remove("manifest.json")
+            if not earlier:  # it stays valid while shards are added, and alone records which were
+                out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)
             with _progress(sum(table.rows_in(number) for number in numbers)) as on_clips:
                 EXECUTORS[config.executor](spec, table, numbers, config.processes, on_clips)
@@ -78,7 +90,9 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
                     "run slice=finish after the last slice"
                 )
                 return 0
-        manifest = write_manifest(spec, table.shards, len(table), time.perf_counter() - began_s)
+        manifest = write_manifest(spec, table.shards, len(table), time.perf_counter() - began_s, earlier)
+        if adds_to:
+            remove_unlisted_shards(out, manifest)
         if config.slice == "finish":
             out.remove_leftovers()  # of killed slices; not earlier, when others may still be running
     print_table(out, manifest)
@@ -102,6 +116,10 @@ def _validate(config: BuildConfig) -> None:
             bool(config.slice) != (config.executor == "slice"),
             f"executor={config.executor} does not go with slice={config.slice!r}: "
             "set executor=slice slice=I/N, or slice=finish at the end",
+        ),
+        (
+            config.append and config.retry_rejected,
+            "append=true does not go with retry_rejected=true: one adds new rows, the other builds rejected ones again",
         ),
         (
             not is_id(config.source.split),

@@ -15,7 +15,7 @@ from pipelines.storage import Folder, read, write
 
 FORMAT = 2
 # Settings that do not change the data set.
-_NON_DATA_KEYS = ("out", "executor", "processes", "slice", "retry_rejected", "dry_run")
+_NON_DATA_KEYS = ("out", "executor", "processes", "slice", "retry_rejected", "append", "dry_run")
 # Settings that were added later are part of the hash only where they differ from these values, which stand for what
 # earlier versions did: their data sets keep their hash.
 _LATER_SETTINGS = {"source.labels_from_folders": False}
@@ -32,6 +32,7 @@ class BuildSpec:
         decode: how clips are decoded.
         build_hash: hash of rows and settings, stored as `recipe` in each index; a shard with another hash is rebuilt.
         retry: whether rejected clips are retried if their media have changed.
+        first_shard: number of the first shard; the data set holds those before it already.
     """
 
     root: Path
@@ -40,31 +41,42 @@ class BuildSpec:
     decode: DecodeConfig
     build_hash: str
     retry: bool = False
+    first_shard: int = 0
 
     def name(self, number: int) -> str:
-        """Name of a shard, without `.tar`."""
-        return f"{self.split}-{number:06d}"
+        """Name of a shard of this build, counted from 0, without `.tar`."""
+        return f"{self.split}-{self.first_shard + number:06d}"
 
 
-def prepare(config: BuildConfig, rows: RowTable, out: Folder) -> BuildSpec:
-    """Write build.json, or compare the settings with those of an earlier run.
-
-    Raises:
-        UsageError: the folder holds another data set, or an unfinished one begun with other versions of the decoders.
-    """
+def settings_of(config: BuildConfig) -> dict[str, Any]:
+    """The settings that determine the content of a data set."""
     settings = {key: value for key, value in dataclasses.asdict(config).items() if key not in _NON_DATA_KEYS}
     del settings["source"]["root"]
     for key, default in _LATER_SETTINGS.items():
         section, _, name = key.partition(".")
         if settings[section][name] == default:
             del settings[section][name]
-    built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings}
+    return settings
+
+
+def prepare(config: BuildConfig, rows: RowTable, out: Folder, first_shard: int = 0) -> BuildSpec:
+    """Write build.json, or compare the settings with those of an earlier run.
+
+    Args:
+        config: settings of the build.
+        rows: its rows.
+        out: folder of the shards.
+        first_shard: number of its first shard; above 0, the data set is finished, and build.json is left as it is.
+
+    Raises:
+        UsageError: the folder holds another data set, or an unfinished one begun with other versions of the decoders.
+    """
+    built = {"format": FORMAT, "rows_sha256": rows.sha256, "settings": settings_of(config)}
     build_hash = hashlib.sha256(json.dumps(built, sort_keys=True).encode()).hexdigest()
-    if not _resumes(out, built):
+    if not first_shard and not _resumes(out, built):
         write(out, "build.json", json.dumps(built | {"versions": versions()}, indent=1, sort_keys=True).encode())
-    return BuildSpec(
-        Path(config.source.root).absolute(), out, config.source.split, config.decode, build_hash, config.retry_rejected
-    )
+    root, split = Path(config.source.root).absolute(), config.source.split
+    return BuildSpec(root, out, split, config.decode, build_hash, config.retry_rejected, first_shard)
 
 
 def versions() -> dict[str, str]:
@@ -96,7 +108,7 @@ def _resumes(out: Folder, built: dict[str, Any]) -> bool:
     if earlier["format"] != built["format"]:
         differing.append(f"format: {earlier['format']} -> {built['format']}")
     if not differing and earlier["rows_sha256"] != built["rows_sha256"]:
-        differing.append("the rows of the source")
+        differing.append("the rows of the source" + ("; append=true adds new ones" if is_complete else ""))
     if differing:
         raise UsageError(
             f"out={out} contains a data set with other settings ({'; '.join(differing)}); "

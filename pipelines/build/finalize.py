@@ -31,28 +31,34 @@ def read_complete_manifest(out: Folder) -> dict[str, Any] | None:
     return manifest if is_complete else None
 
 
-def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> dict[str, Any]:
+def write_manifest(
+    spec: BuildSpec, shards: int, rows: int, seconds: float, earlier: dict[str, Any] | None = None
+) -> dict[str, Any]:
     """Write rejected.jsonl, stats.json and manifest.json.
 
     Args:
         spec: the data set.
-        shards: its number of shards.
+        shards: number of shards of this build.
         rows: number of rows in its table.
         seconds: wall time of this run.
+        earlier: manifest of a data set of which this build is a part; its other shards are kept.
 
     Returns:
         The manifest.
 
     Raises:
-        CommandFailed: shards are missing, because some slices have not run.
+        CommandFailed: shards are missing, because some slices have not run; or shards of another part are damaged.
     """
+    built = {spec.name(number) for number in range(shards)}
+    kept = {shard["name"]: shard for shard in (earlier or {}).get("shards", ()) if shard["name"] not in built}
     entries, missing, reasons, written, cut = [], [], Counter[str](), 0, 0
     with spec.out.atomic_open("rejected.jsonl") as rejected_file:
         sizes = spec.out.sizes()
-        for name in map(spec.name, range(shards)):
+        for name in sorted([*kept, *built]):
             try:
                 entry = json.loads(read(spec.out, f"{name}.json"))
-                same = entry["recipe"] == spec.build_hash and sizes.get(f"{name}.tar") == entry["size_bytes"]
+                same = kept[name].items() <= entry.items() if name in kept else entry["recipe"] == spec.build_hash
+                same = same and sizes.get(f"{name}.tar") == entry["size_bytes"]
             except (FileNotFoundError, ValueError, KeyError, TypeError):
                 same = False
             if not same:
@@ -61,12 +67,14 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
             entries.append({key: entry[key] for key in _ENTRY_KEYS})
             written += entry["clips"]
             cut += entry.get("cut", 0)
+            rows += entry["clips"] + len(entry["rejected"]) if name in kept else 0
             reasons.update(rejected["reason"] for rejected in entry["rejected"])
             rejected_file.writelines(json.dumps(rejected).encode() + b"\n" for rejected in entry["rejected"])
         if missing:
+            first = "their slices" if built.issuperset(missing) else "the command that added them, with append=true,"
             raise CommandFailed(
-                f"{spec.out}: {len(missing)} of {shards} shards are missing ({', '.join(missing[:3])}, ...); "
-                "run their slices first"
+                f"{spec.out}: {len(missing)} of {len(kept) + shards} shards are missing "
+                f"({', '.join(missing[:3])}, ...); run {first} first"
             )
     assert written + reasons.total() == rows, "a row was lost"
     stats = {
@@ -89,6 +97,8 @@ def write_manifest(spec: BuildSpec, shards: int, rows: int, seconds: float) -> d
         "shards": entries,
         "settings": json.loads(read(spec.out, "build.json"))["settings"],
     }
+    if earlier:
+        manifest["appended"] = earlier["appended"]
     write(spec.out, "manifest.json", json.dumps(manifest, indent=1).encode())
     return manifest
 

@@ -115,6 +115,12 @@ def test_resuming_with_other_settings_or_data_names_the_changes(tmp_path):
         )
     with pytest.raises(ValueError, match=r"windows: 5 -> 6"):
         read_state(folder, config, {"windows": 6})
+    stream = {"sources": {"mine": {"data_set": "a"}}}
+    extended = save(tmp_path / "b", 2, tiny_state(config), config, stream)
+    with pytest.raises(
+        ValueError, match=r"mine\.data_set: a -> b.*name= and init_checkpoint=.*extended or built again"
+    ):
+        read_state(extended, config, {"sources": {"mine": {"data_set": "b"}}})
     resumable = [
         "steps=99",
         "checkpoint.keep_last=1",
