@@ -18,6 +18,10 @@ class SourceConfig:
         "such as {mp4,mkv,webm}, of which the first that exists is taken; empty: the layout's default",
     )
     media_is_cut: bool = field(False, "media files are already cut to their segment, so that each clip starts at 0")
+    window_s: float = field(
+        0.0, "with kind=folder: cut each file into clips of this length; 0: one clip, the start of the file", "s", min=0
+    )
+    stride_s: float = field(0.0, "from the start of one of these clips to that of the next; 0: window_s", "s", min=0)
     labels_from_folders: bool = field(
         False, "with kind=folder: the name of the folder of a file is its label, unless a metadata.csv has one"
     )

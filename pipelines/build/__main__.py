@@ -28,10 +28,13 @@ from pipelines.build.executors import EXECUTORS, OnClips, shards_of_slice
 from pipelines.build.finalize import print_table, read_complete_manifest, write_manifest
 from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
 from pipelines.build.row_table import RowTable, write_rows
+from pipelines.build.windows import cut_into_windows
 from pipelines.manifest import is_id
 from pipelines.sources.filters import filtered
 from pipelines.sources.registry import SOURCES
 from pipelines.storage import Folder, open_folder
+
+_MIN_STRIDE_S = 0.1
 
 
 def main(config: BuildConfig) -> int:
@@ -40,7 +43,9 @@ def main(config: BuildConfig) -> int:
 
     _validate(config)
     media_check = MediaCheck(Path(config.source.root))
-    rows = filtered(SOURCES[config.source.kind](config.source), config.exclude, config.labels)
+    rows = SOURCES[config.source.kind](config.source)
+    rows = cut_into_windows(rows, config) if config.source.window_s else rows
+    rows = filtered(rows, config.exclude, config.labels)
     out = open_folder(config.out)
     kept = read_finished_part(out, config) if config.append else read_additions(out)
     rows = kept.new_rows(rows) if kept else rows
@@ -102,7 +107,7 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
 
 
 def _validate(config: BuildConfig) -> None:
-    decode = config.decode
+    decode, source = config.decode, config.source
     for is_wrong, message in (
         (
             not config.out and not config.dry_run,
@@ -120,6 +125,20 @@ def _validate(config: BuildConfig) -> None:
         (
             config.append and config.retry_rejected,
             "append=true does not go with retry_rejected=true: one adds new rows, the other builds rejected ones again",
+        ),
+        (
+            source.kind != "folder" and bool(source.window_s or source.stride_s or source.labels_from_folders),
+            f"source.window_s, stride_s and labels_from_folders are for source.kind=folder, not {source.kind}: "
+            "its table states segments and labels",
+        ),
+        (
+            0 < source.window_s < decode.min_duration_s or source.window_s > decode.max_duration_s,
+            f"source.window_s={source.window_s:g} must be from decode.min_duration_s={decode.min_duration_s:g} to "
+            f"decode.max_duration_s={decode.max_duration_s:g}",
+        ),
+        (
+            bool(source.stride_s) and (not source.window_s or source.stride_s < _MIN_STRIDE_S),
+            f"source.stride_s={source.stride_s:g} must be {_MIN_STRIDE_S:g} or more, and needs source.window_s",
         ),
         (
             not is_id(config.source.split),

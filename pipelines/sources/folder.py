@@ -6,9 +6,9 @@
 The id of a clip is its path below the root with a short hash of that path, so that no two files share an id. With
 source.labels_from_folders=true the label of a clip that has none from a table is the name of its folder. Files that a
 table lists and that do not exist become rows too, rejected as missing. A clip is a full file, truncated to
-decode.max_duration_s.
-source.split only names the shards. Links are followed (linked_files.py). Limits: files are recognized by their ending;
-how many others there are is printed.
+decode.max_duration_s; with source.window_s, several windows of it (pipelines/build/windows.py). source.split only names
+the shards. Links are followed (linked_files.py). Limits: files are recognized by their ending; how many others there
+are is printed.
 """
 
 import hashlib
