@@ -26,7 +26,7 @@ from pipelines.build.build_spec import prepare
 from pipelines.build.duration_check import warn_of_durations
 from pipelines.build.executors import EXECUTORS, OnClips, shards_of_slice
 from pipelines.build.finalize import print_table, read_complete_manifest, write_manifest
-from pipelines.build.preflight import MediaCheck, print_dry_run, require_media
+from pipelines.build.preflight import MediaCheck, print_dry_run, print_idle_processes, require_media
 from pipelines.build.row_table import RowTable, write_rows
 from pipelines.build.windows import cut_into_windows
 from pipelines.manifest import is_id
@@ -84,6 +84,7 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
         if config.slice != "finish":
             require_media(table.read(0, len(table)), Path(config.source.root))
             warn_of_durations(config, table.read(0, len(table)))
+            print_idle_processes(config, len(table), table.shards)
             if not earlier:  # it stays valid while shards are added, and alone records which were
                 out.remove("manifest.json")
             numbers = shards_of_slice(config.slice, table.shards) if config.executor == "slice" else range(table.shards)

@@ -98,6 +98,28 @@ class MediaCheck:
             return frozenset()
 
 
+def print_idle_processes(config: BuildConfig, rows: int, shards: int) -> None:
+    """Print to stderr if there are fewer shards than processes, each of which builds one shard at a time.
+
+    Args:
+        config: settings of the build; `processes` on a Ray cluster is known only if it is set.
+        rows: number of rows.
+        shards: number of shards.
+    """
+    is_slice = config.executor == "slice"
+    workers, what = config.processes, "processes"
+    if is_slice:
+        workers, what = int(config.slice.rpartition("/")[2]), "slices"
+    elif config.executor == "local":
+        workers = workers or len(os.sched_getaffinity(0))
+    if shards < min(workers, rows):
+        print(
+            f"{what}: only {shards} of {workers} have work, because clips_per_shard={config.clips_per_shard} divides "
+            f"{rows} rows into {shards} shards; clips_per_shard={-(-rows // workers)} would use all",
+            file=sys.stderr,
+        )
+
+
 def require_media(rows: Iterable[Clip | Rejected], root: Path) -> None:
     """Check that the disk is mounted: at least one media file exists.
 

@@ -9,8 +9,8 @@ from paths import ROOT
 from tiny_media import write_video
 
 from configs.errors import UsageError
-from configs.schema import SourceConfig
-from pipelines.build.preflight import MediaCheck
+from configs.schema import BuildConfig, SourceConfig
+from pipelines.build.preflight import MediaCheck, print_idle_processes
 from pipelines.download.ledger import Ledger, ledger_path
 from pipelines.manifest import Clip, Rejected
 
@@ -97,6 +97,36 @@ def test_folders_outside_the_root_are_not_listed(tmp_path):
         "x" * 300 + "/a.mp4",
     )
     assert _counted(tmp_path / "root", outside).missing == 6
+
+
+@pytest.mark.parametrize(
+    ("config", "rows", "shards", "message"),
+    [
+        (
+            BuildConfig(processes=8),
+            100,
+            1,
+            "processes: only 1 of 8 have work, because clips_per_shard=1000 divides 100 ",
+        ),
+        (BuildConfig(processes=8, clips_per_shard=40), 100, 3, "into 3 shards; clips_per_shard=13 would use all\n"),
+        (BuildConfig(processes=3), 3, 3, ""),
+        (BuildConfig(processes=8), 1, 1, ""),
+        (BuildConfig(executor="slice", slice="3/20"), 5000, 5, "slices: only 5 of 20 have work"),
+        (BuildConfig(executor="ray"), 5000, 5, ""),
+    ],
+)
+def test_shards_that_leave_processes_idle_are_said(capsys, config, rows, shards, message):
+    print_idle_processes(config, rows, shards)
+    printed = capsys.readouterr().err
+    assert message in printed and bool(printed) == bool(message) and len(printed.splitlines()) <= 1
+
+
+def test_build_says_before_the_work_that_processes_are_idle(audioset_root, tmp_path):
+    words = ["source.media_is_cut=true", "source.split=eval", f"out={tmp_path}/out", "processes=3"]
+    command = [sys.executable, "-m", "pipelines.build", "source.kind=audioset", f"source.root={audioset_root}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.index("processes: only 1 of 3 have work") < done.stderr.index("shards:")
 
 
 def _dry_run(root, *more, kind="audioset"):
