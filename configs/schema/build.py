@@ -45,6 +45,11 @@ class DecodeConfig:
     )
     jpeg_quality: int = field(90, "JPEG quality of stored frames, 1 to 100", min=1, max=100)
     sample_rate_hz: int = field(16000, "sample rate of the stored mono waveform", "Hz", min=1000, max=192000)
+    channel: Literal["auto", "first", "mix", "loudest"] = field(
+        "auto",
+        "channel that is stored; first: as in the reference; mix: the mean of all; "
+        "auto: loudest for source.kind=folder and vggsound, first for the others",
+    )
     audio_format: Literal["flac", "wav"] = field(
         "flac", "flac: lossless, small; wav: 16-bit PCM, larger, no decoding needed"
     )

@@ -42,6 +42,8 @@ def main(config: BuildConfig) -> int:
     from tqdm import tqdm  # not for --help
 
     _validate(config)
+    if config.decode.channel == "auto":
+        config.decode.channel = "loudest" if config.source.kind in ("folder", "vggsound") else "first"
     media_check = MediaCheck(Path(config.source.root))
     rows = SOURCES[config.source.kind](config.source)
     rows = cut_into_windows(rows, config) if config.source.window_s else rows

@@ -8,8 +8,6 @@ addition under `appended`. The fingerprint of the data set changes, and with it 
 checkpoints of runs on the old data set are not resumed: init_checkpoint= starts a run from their weights.
 """
 
-from __future__ import annotations
-
 import json
 import re
 import sys

@@ -18,7 +18,12 @@ FORMAT = 2
 _NON_DATA_KEYS = ("out", "executor", "processes", "slice", "retry_rejected", "append", "dry_run")
 # Settings that were added later are part of the hash only where they differ from these values, which stand for what
 # earlier versions did: their data sets keep their hash.
-_LATER_SETTINGS = {"source.window_s": 0.0, "source.stride_s": 0.0, "source.labels_from_folders": False}
+_LATER_SETTINGS = {
+    "source.window_s": 0.0,
+    "source.stride_s": 0.0,
+    "source.labels_from_folders": False,
+    "decode.channel": "first",
+}
 
 
 @dataclass(frozen=True)

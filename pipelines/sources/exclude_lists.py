@@ -16,8 +16,6 @@ characters of YouTube, times are recognized where they are unambiguous only: 000
 knows the ids of clips, not their files, so there a file in a folder needs its path.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

@@ -5,8 +5,6 @@ one label; `labels` are several: a list in JSON, otherwise separated by ; or | o
 `text` is the caption. Tables are UTF-8; CSV may be separated by commas, semicolons or tabs. Other columns are ignored.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import re

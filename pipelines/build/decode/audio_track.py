@@ -1,4 +1,8 @@
-"""The audio of a clip: the first channel, as in the reference, placed by presentation time and resampled."""
+"""The audio of a clip: one channel, placed by presentation time and resampled.
+
+`decode.channel`: `first` is the first channel, as in the reference, which is silent in recordings with a microphone on
+the other one; `mix` is the mean of all; `loudest` is the first of the loudest ones, within 1 dB, over the whole clip.
+"""
 
 import numpy as np
 from av import AudioFrame, AudioResampler
@@ -10,16 +14,18 @@ from pipelines.manifest import RejectedClip
 _MAX_JITTER_S = 0.02
 _DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 MAX_AMPLITUDE = 10.0  # lossy codecs and float recordings exceed 1 a little; integers as floats are not a waveform
+_MAX_CHANNELS = 16
+_AS_LOUD = 10**0.1  # 1 dB
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
 class AudioTrack:
     """Collects the decoded frames of an audio stream with time base `unit_s`, in any order; gaps become silence."""
 
-    def __init__(self, segment: Segment, unit_s: float) -> None:
-        self._segment, self._unit_s = segment, unit_s
+    def __init__(self, segment: Segment, unit_s: float, channel: str = "first") -> None:
+        self._segment, self._unit_s, self._channel = segment, unit_s, channel
         self._rate_hz = 0
-        self._track = np.zeros(0, dtype=np.float32)
+        self._tracks = np.zeros((1, 0), dtype=np.float32)  # [channels, S]
         self._end = 0  # samples from the start of the segment
 
     def add(self, frame: AudioFrame) -> None:
@@ -31,7 +37,9 @@ class AudioTrack:
         time_s = None if frame.pts is None else self._segment.clip_time_s(frame.pts, self._unit_s)
         if not self._rate_hz:
             self._rate_hz = frame.sample_rate
-            self._track = np.zeros(round(self._segment.duration_s * self._rate_hz), dtype=np.float32)
+            channels = min(frame.layout.nb_channels, _MAX_CHANNELS) if self._channel == "loudest" else 1
+            samples = round(self._segment.duration_s * self._rate_hz)
+            self._tracks = np.zeros((channels, samples), dtype=np.float32)
             self._end = round((time_s or 0.0) * self._rate_hz)
         if frame.sample_rate != self._rate_hz:
             raise RejectedClip(
@@ -40,13 +48,19 @@ class AudioTrack:
         if time_s is not None and abs(time_s * self._rate_hz - self._end) > _MAX_JITTER_S * self._rate_hz:
             self._end = round(time_s * self._rate_hz)
         begin, self._end = self._end, self._end + frame.samples
-        if self._end > 0 and begin < len(self._track):
-            self._track[max(begin, 0) : self._end] = _first_channel(frame)[max(-begin, 0) : len(self._track) - begin]
+        channels, samples = self._tracks.shape
+        if self._end > 0 and begin < samples:
+            found = _channels(frame, 1 if self._channel in ("first", "auto") else _MAX_CHANNELS)
+            if self._channel == "mix":
+                found = found.mean(axis=0, keepdims=True)
+            # A stream may change its number of channels; the last one then stands for those that are missing.
+            found = found[np.minimum(np.arange(channels), len(found) - 1)] if len(found) != channels else found
+            self._tracks[:, max(begin, 0) : self._end] = found[:, max(-begin, 0) : samples - begin]
 
     @property
     def is_full(self) -> bool:
         """Whether the audio reaches the end of the segment."""
-        return 0 < len(self._track) <= self._end
+        return 0 < self._tracks.shape[1] <= self._end
 
     @property
     def end_s(self) -> float:
@@ -63,7 +77,7 @@ class AudioTrack:
             raise RejectedClip(
                 "no_audio", f"no audio between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
             )
-        track = self._track[: self._end]
+        track = self._selected()[: self._end]
         peak = np.maximum(track.max(), -track.min())  # NaN if any sample is
         if not np.isfinite(peak):
             raise RejectedClip("not_finite", f"{np.count_nonzero(~np.isfinite(track))} samples are NaN or infinite")
@@ -71,6 +85,10 @@ class AudioTrack:
             detail = f"samples of up to {peak:.3g}, at most {MAX_AMPLITUDE:g} (full scale is 1): integers as floats?"
             raise RejectedClip("unreadable", detail)
         return track, self._rate_hz
+
+    def peaks(self) -> np.ndarray:
+        """Peak amplitude of each channel, float32 [channels]."""
+        return np.abs(self._tracks).max(axis=1, initial=0.0)
 
     def waveform(self, sample_rate_hz: int) -> tuple[np.ndarray, float]:
         """Resample the collected audio.
@@ -84,14 +102,23 @@ class AudioTrack:
         track, rate_hz = self.samples()
         return _resample(track, rate_hz, sample_rate_hz), len(track) / rate_hz
 
+    def _selected(self) -> np.ndarray:
+        if len(self._tracks) == 1:
+            return self._tracks[0]
+        energies = np.array([np.square(track, dtype=np.float64).sum() for track in self._tracks])
+        return self._tracks[int(np.argmax(energies * _AS_LOUD >= energies.max()))]
 
-def _first_channel(frame: AudioFrame) -> np.ndarray:
-    """float32 [S], -1 to 1."""
-    kind = frame.format.name.removesuffix("p")
-    channels = 1 if frame.format.is_planar else frame.layout.nb_channels
-    count = frame.samples * channels
+
+def _channels(frame: AudioFrame, count: int) -> np.ndarray:
+    """The first `count` channels, or all if there are fewer, float32 [channels, S], -1 to 1."""
+    kind, channels = frame.format.name.removesuffix("p"), frame.layout.nb_channels
+    packed = 1 if frame.format.is_planar else channels
     # the stubs of PyAV omit that planes support the buffer protocol
-    samples = np.frombuffer(frame.planes[0], _DTYPES[kind], count)[::channels]  # type: ignore[call-overload]
+    planes = [
+        np.frombuffer(frame.planes[plane], _DTYPES[kind], frame.samples * packed).reshape(-1, packed).T  # type: ignore[call-overload]
+        for plane in range(min(count, channels) if packed == 1 else 1)
+    ]
+    samples = np.concatenate(planes)[:count]
     if kind == "dbl":
         with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite
             return samples.astype(np.float32)

@@ -30,13 +30,13 @@ from pipelines.build.decode.ffmpeg_fallback import read_media
 from pipelines.build.decode.frame_selection import sample_times
 from pipelines.build.decode.orientation import display_matrix, upright
 from pipelines.build.decode.packet_scan import FrameTimes, Scan, scan
+from pipelines.build.decode.silence import SILENT_PEAK, sound_elsewhere
 from pipelines.build.decode.truncation import is_truncated
 from pipelines.manifest import Clip, RejectedClip
 from pipelines.modalities.modality import DecodedClip
 from pipelines.rgb_image import upright_rgb
 
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
-_SILENT_PEAK = 1e-3  # -60 dBFS
 _STATIC_LEVELS = 2.0  # of 255; codecs change the parts of a static image by less
 
 
@@ -71,7 +71,7 @@ def _decode(
     container: InputContainer, media: Path, clip: Clip, image: Path | None, settings: DecodeConfig
 ) -> DecodedClip:
     segment = segment_of(container, clip, settings)
-    scanned = scan(media, container, segment, with_frames=image is None)
+    scanned = scan(media, container, segment, with_frames=image is None, channel=settings.channel)
     file_end_s = container.duration / 1e6 if container.duration else segment.start_s + scanned.file_end_s
     segment = _cut_to_content(segment, scanned, container, media, clip, settings)
     waveform, audio_end_s = scanned.audio.waveform(settings.sample_rate_hz)
@@ -82,8 +82,8 @@ def _decode(
             f"but decode.min_duration_s={settings.min_duration_s}",
         )
     peak = np.abs(waveform).max()
-    if peak < _SILENT_PEAK:
-        raise RejectedClip("silent", f"peak {peak:.1e}")
+    if peak < SILENT_PEAK:
+        raise RejectedClip("silent", f"peak {peak:.1e}{sound_elsewhere(media, segment)}")
     decoder: str = settings.decoder
     if image:
         frames, times_s, fps = [_read_image(image, settings.short_side_px)], [0.0], 0.0

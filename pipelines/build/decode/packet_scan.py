@@ -87,7 +87,7 @@ class Scan(NamedTuple):
     is_joined: bool
 
 
-def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool) -> Scan:
+def scan(path: Path, container: InputContainer, segment: Segment, with_frames: bool, channel: str = "first") -> Scan:
     """Read a segment once; again from further ahead if the seek lands after its target.
 
     A stream ends where its clock goes back. Recordings that were joined to one file each start their clock anew, so the
@@ -98,6 +98,7 @@ def scan(path: Path, container: InputContainer, segment: Segment, with_frames: b
         container: the same file, open, at its start.
         segment: the segment.
         with_frames: whether to record the times of the frames.
+        channel: of the audio, as decode.channel.
 
     Raises:
         RejectedClip: many of the audio packets do not decode.
@@ -108,19 +109,19 @@ def scan(path: Path, container: InputContainer, segment: Segment, with_frames: b
         with contextlib.nullcontext(container) if preroll_s == PREROLL_S[0] else open_media(path) as opened:
             seek(opened, segment, from_s)
             video = video_stream(opened) if with_frames else None
-            result = _scan_from_here(opened, segment, FrameTimes(from_s), video)
+            result = _scan_from_here(opened, segment, FrameTimes(from_s), video, channel)
         if from_s <= 0 or not with_frames or min(result.frames.times_s, default=1.0) <= 0:
             break
     return result
 
 
 def _scan_from_here(
-    container: InputContainer, segment: Segment, frames: FrameTimes, video: av.VideoStream | None
+    container: InputContainer, segment: Segment, frames: FrameTimes, video: av.VideoStream | None, channel: str
 ) -> Scan:
     audio_stream = container.streams.audio[0]
     streams = [stream for stream in (audio_stream, video) if stream]
     units_s = {stream.index: time_base_s(stream) for stream in streams}
-    audio = AudioTrack(segment, time_base_s(audio_stream))
+    audio = AudioTrack(segment, time_base_s(audio_stream), channel)
     packets = bad = 0
     last_s, content_end_s, file_end_s, is_video_done = 0.0, -math.inf, math.inf, video is None
     clocks_s, jumped = dict.fromkeys(units_s, -math.inf), set[int]()
