@@ -51,7 +51,8 @@ def _problem(clip: Clip, file_s: float, full_s: float, config: BuildConfig) -> s
             "if they are full videos, set source.media_is_cut=false"
         )
     if full_s:
-        return f"are cut to their first decode.max_duration_s={config.decode.max_duration_s:g} s"
+        hint = "; source.window_s makes several clips of each" if config.source.kind == "folder" else ""
+        return f"are cut to their first decode.max_duration_s={config.decode.max_duration_s:g} s{hint}"
     return ""
 
 

@@ -31,7 +31,8 @@ def cut_into_windows(rows: Iterable[Clip | Rejected], config: BuildConfig) -> It
     Raises:
         CommandFailed: the storage does not answer.
     """
-    count = config.processes or len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0))
+    count = min(config.processes or cores, cores)  # with executor=ray, config.processes are those of the cluster
     workers = [DecodingProcess(Path(config.source.root), config.decode) for _ in range(count)]
     idle: queue.SimpleQueue[DecodingProcess] = queue.SimpleQueue()
     for worker in workers:

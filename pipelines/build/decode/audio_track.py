@@ -115,10 +115,10 @@ def _channels(frame: AudioFrame, count: int) -> np.ndarray:
     packed = 1 if frame.format.is_planar else channels
     # the stubs of PyAV omit that planes support the buffer protocol
     planes = [
-        np.frombuffer(frame.planes[plane], _DTYPES[kind], frame.samples * packed).reshape(-1, packed).T  # type: ignore[call-overload]
-        for plane in range(min(count, channels) if packed == 1 else 1)
+        np.frombuffer(plane, _DTYPES[kind], frame.samples * packed)  # type: ignore[call-overload]
+        for plane in frame.planes[:count]
     ]
-    samples = np.concatenate(planes)[:count]
+    samples = np.concatenate([plane.reshape(-1, packed).T[:count] for plane in planes])
     if kind == "dbl":
         with np.errstate(over="ignore"):  # what exceeds float32 becomes infinite
             return samples.astype(np.float32)
