@@ -15,7 +15,7 @@ from configs.schema import BuildConfig, StreamConfig, StreamSourceConfig, Verify
 from pipelines import verify
 from pipelines.build.__main__ import main
 from pipelines.stream.index import DatasetIndex
-from pipelines.stream.order import open_order
+from pipelines.stream.open_order import open_order
 
 FIRST, MORE = range(10), range(10, 16)  # numbers of videos, four in a shard
 
