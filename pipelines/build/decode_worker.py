@@ -67,9 +67,7 @@ class DecodingProcess:
         Raises:
             RejectedClip, CommandFailed, Stopped: as `encode`.
         """
-        if self._stopped:
-            raise Stopped
-        process, connection = self._worker or self.start()
+        process, connection = self.start()
         wall_limit_s = self._settings.cpu_limit_s * _WALL_PER_CPU_TIME
         answer, is_late = None, False
         with contextlib.suppress(EOFError, OSError):
@@ -100,7 +98,11 @@ class DecodingProcess:
         )
 
     def start(self) -> tuple[BaseProcess, Connection]:
-        """Start the process now instead of with the first clip."""
+        """Start the process now instead of with the first clip, unless it runs; raises Stopped after `stop`."""
+        if self._stopped:
+            raise Stopped
+        if self._worker:
+            return self._worker
         connection, remote = self._context.Pipe()
         process = self._context.Process(target=_serve, args=(remote, self._root, self._settings), daemon=True)
         process.start()

@@ -45,6 +45,7 @@ def build_shard(
     if earlier and not changed:
         on_clips(len(rows), len(earlier["rejected"]))
         return
+    process.start()  # before the first file: a build that is killed while a process starts leaves its trace
     known = {rejected["id"]: rejected for rejected in earlier["rejected"]} if earlier else {}
     stored = {member["id"]: member["files"] for member in earlier["members"]} if earlier else {}
     members: list[Entry] = []
