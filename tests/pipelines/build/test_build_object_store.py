@@ -25,9 +25,9 @@ def _remote_contents(address: str) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("s3")
-def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, built_files, tmp_path):
-    (tmp_path / "temporary").mkdir()
-    env = {"TMPDIR": str(tmp_path / "temporary")}
+def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, built_files, tmp_path, tmp_path_factory):
+    temporary = tmp_path_factory.mktemp("t")  # a short path, for sockets
+    env = {"TMPDIR": str(temporary)}
     address, first, _ = interrupt(
         lambda address: start(media, address, "processes=2", env=env),
         [f"s3://bucket/{tmp_path.name}-{attempt}" for attempt in range(5)],
@@ -38,7 +38,7 @@ def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, bui
     done = build(media, address, "processes=2", env=env)
     assert done.returncode == 0 and f"{address} is complete" in done.stdout, done.stderr
     assert _remote_contents(address) == built_files
-    assert not [path for path in (tmp_path / "temporary").iterdir() if not path.name.startswith("pymp-")]
+    assert not [path for path in temporary.iterdir() if not path.name.startswith("pymp-")]
     again = build(media, address, "processes=2", env=env)
     assert again.returncode == 0 and again.stdout == done.stdout
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from other_user import open_folder
 from paths import ROOT
 from PIL import Image
 from tiny_decode import SETTINGS, decode, ffmpeg, reason
@@ -118,9 +119,7 @@ def test_small_moving_object_is_not_static(tmp_path):
     assert len(decode(tmp_path / "v.mp4", settings=dataclasses.replace(SETTINGS, keep_static=False)).frames) == 10
 
 
-def test_file_without_read_permission_is_unreadable(tmp_path):
-    path = write_video(tmp_path / "v.mp4")
-    path.chmod(0)
+def test_file_without_read_permission_is_unreadable():
     code = (  # as another user, because root may read all files
         "import os, sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path; from configs.schema import DecodeConfig\n"
@@ -130,9 +129,9 @@ def test_file_without_read_permission_is_unreadable(tmp_path):
         "try: d.decode_clip(Clip(id='a', media='v.mp4'), Path(sys.argv[2]), DecodeConfig())\n"
         "except RejectedClip as error: print(error.reason, error.detail)"
     )
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o755)
-    done = subprocess.run([sys.executable, "-c", code, ROOT, tmp_path], capture_output=True, text=True, check=True)
+    with open_folder() as folder:
+        write_video(folder / "v.mp4").chmod(0)
+        done = subprocess.run([sys.executable, "-c", code, ROOT, folder], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "unreadable v.mp4: permission denied"
 
 
