@@ -3,15 +3,19 @@
 from pathlib import Path
 
 import numpy as np
+import soundfile
 from av.container import InputContainer
 
 from configs.schema import DecodeConfig
+from pipelines.build.decode.audio_track import check_amplitude
 from pipelines.build.decode.container import DURATION_IN_DATA, segment_of
 from pipelines.build.decode.ffmpeg_fallback import read_media
 from pipelines.build.decode.packet_scan import scan
 from pipelines.manifest import Clip, RejectedClip
+from pipelines.stated_size import missing_bytes
 
 _TRUNCATED_S = 0.5
+_PLAIN_SUBTYPES = ("PCM_16", "PCM_24", "PCM_32", "FLOAT")
 _SETTINGS = DecodeConfig(min_duration_s=0.0, max_duration_s=3600.0)
 
 
@@ -22,8 +26,23 @@ def read_audio(path: Path) -> tuple[np.ndarray, int]:
         RejectedClip: it is missing, truncated or does not decode, or its audio is empty or not finite.
         StorageError: its file system does not answer.
     """
+    if path.suffix.lower() == ".wav" and (plain := _read_plain_wav(path)):
+        return plain
     # A clip with an image needs no video; the image is not read here.
     return read_media(Clip(id="audio", media=path.name, image=path.name), path.parent, _SETTINGS, _read)[0]
+
+
+def _read_plain_wav(path: Path) -> tuple[np.ndarray, int] | None:
+    """The same samples of an ordinary file, in 0.5 instead of 5 ms for 10 s; None for one that needs a closer look."""
+    try:
+        with soundfile.SoundFile(path) as file:
+            is_plain = file.subtype in _PLAIN_SUBTYPES and file.channels <= 2 and missing_bytes(path) == 0
+            if not is_plain or not 0 < file.frames <= _SETTINGS.max_duration_s * file.samplerate:
+                return None
+            samples = file.read(dtype="float32", always_2d=True)[:, 0]
+    except (soundfile.LibsndfileError, OSError):
+        return None
+    return (check_amplitude(np.ascontiguousarray(samples)), file.samplerate) if len(samples) == file.frames else None
 
 
 def _read(container: InputContainer, media: Path, clip: Clip) -> tuple[np.ndarray, int]:

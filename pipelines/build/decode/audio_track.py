@@ -77,14 +77,7 @@ class AudioTrack:
             raise RejectedClip(
                 "no_audio", f"no audio between {self._segment.start_s:.2f} s and {self._segment.end_s:.2f} s"
             )
-        track = self._selected()[: self._end]
-        peak = np.maximum(track.max(), -track.min())  # NaN if any sample is
-        if not np.isfinite(peak):
-            raise RejectedClip("not_finite", f"{np.count_nonzero(~np.isfinite(track))} samples are NaN or infinite")
-        if peak > MAX_AMPLITUDE:
-            detail = f"samples of up to {peak:.3g}, at most {MAX_AMPLITUDE:g} (full scale is 1): integers as floats?"
-            raise RejectedClip("unreadable", detail)
-        return track, self._rate_hz
+        return check_amplitude(self._selected()[: self._end]), self._rate_hz
 
     def peaks(self) -> np.ndarray:
         """Peak amplitude of each channel, float32 [channels]."""
@@ -107,6 +100,21 @@ class AudioTrack:
             return self._tracks[0]
         energies = np.array([np.square(track, dtype=np.float64).sum() for track in self._tracks])
         return self._tracks[int(np.argmax(energies * _AS_LOUD >= energies.max()))]
+
+
+def check_amplitude(samples: np.ndarray) -> np.ndarray:
+    """Return one or more samples, float32 [S].
+
+    Raises:
+        RejectedClip: samples that are not finite or far above full scale.
+    """
+    peak = np.maximum(samples.max(), -samples.min())  # NaN if any sample is
+    if not np.isfinite(peak):
+        raise RejectedClip("not_finite", f"{np.count_nonzero(~np.isfinite(samples))} samples are NaN or infinite")
+    if peak > MAX_AMPLITUDE:
+        detail = f"samples of up to {peak:.3g}, at most {MAX_AMPLITUDE:g} (full scale is 1): integers as floats?"
+        raise RejectedClip("unreadable", detail)
+    return samples
 
 
 def _channels(frame: AudioFrame, count: int) -> np.ndarray:
