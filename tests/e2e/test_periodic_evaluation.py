@@ -183,7 +183,7 @@ def test_split_without_a_readable_clip_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("baselines: [luck]", "'luck', allowed are"),
+        ("baselines: [luck]", "baselines.0=luck: allowed are"),
         ("video: /nowhere.mp4", "video=/nowhere.mp4: no such file"),
         ("benchmarks: [x]", "allowed are ade20k_speech"),
     ],
