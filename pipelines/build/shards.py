@@ -1,14 +1,13 @@
 """Builds one shard: a tar that stock webdataset reads, and a JSON file with its index, its hash and its rejected rows.
 
-Tar headers hold no time or user, so the same clips give the same bytes. A shard is complete when its JSON file exists:
-it is written after the tar, and both are written atomically (pipelines/storage).
+The same clips give the same bytes (tar_writer.py). A shard is complete when its JSON file exists: it is written after
+the tar, and both are written atomically (pipelines/storage).
 """
 
 import hashlib
 import io
 import json
 import stat
-import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO
 
 from pipelines.build.build_spec import BuildSpec
 from pipelines.build.decode_worker import DecodingProcess
+from pipelines.build.tar_writer import add_members, open_tar_writer
 from pipelines.manifest import Clip, Rejected, RejectedClip, with_existing_media
 from pipelines.storage import LocalFolder, read, write
 
@@ -57,7 +57,7 @@ def build_shard(
         spec.out.atomic_open(f"{name}.tar") as file,
     ):
         hashing = _HashingWriter(file)
-        with tarfile.open(fileobj=hashing, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+        with open_tar_writer(hashing) as tar:
             for row in rows:
                 if isinstance(row, Clip):
                     try:
@@ -129,18 +129,6 @@ def _file_fingerprint(path: Path) -> str:
         return error.strerror or ""
 
 
-def add_members(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> dict[str, tuple[int, int]]:
-    """Append the members of a clip; returns (offset, size) in bytes of the data of each, by extension."""
-    byte_ranges = {}
-    for extension, data in files.items():
-        header = tarfile.TarInfo(f"{key}.{extension}")
-        header.size = len(data)
-        start = tar.offset
-        tar.addfile(header, io.BytesIO(data))
-        byte_ranges[extension] = (start + tarfile.BLOCKSIZE, len(data))
-    return byte_ranges
-
-
 def read_members(tar: BinaryIO, byte_ranges: dict[str, tuple[int, int]]) -> dict[str, bytes]:
     """The members of a clip, by extension, from what `add_members` returned for it."""
     members = {}
@@ -161,6 +149,3 @@ class _HashingWriter(io.RawIOBase):
         written = self._file.write(data)
         self.size_bytes += written
         return written
-
-    def tell(self) -> int:
-        return self.size_bytes

@@ -13,7 +13,6 @@ import os
 import statistics
 import subprocess
 import sys
-import tarfile
 import tempfile
 import time
 from collections.abc import Callable
@@ -26,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from configs.schema import DecodeConfig  # noqa: E402
 from pipelines.build.decode.clip import decode_clip  # noqa: E402
 from pipelines.build.decode.ffmpeg_fallback import ffmpeg_program  # noqa: E402
-from pipelines.build.shards import add_members  # noqa: E402
+from pipelines.build.tar_writer import add_members, open_tar_writer  # noqa: E402
 from pipelines.manifest import Clip  # noqa: E402
 from pipelines.modalities.encode import encode_clip  # noqa: E402
 
@@ -75,7 +74,7 @@ def floor(media: list[Path]) -> None:
 
 
 def ours(media: list[Path], settings: DecodeConfig) -> None:
-    with tarfile.open(fileobj=io.BytesIO(), mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    with open_tar_writer(io.BytesIO()) as tar:
         for path in media:
             clip = Clip(id=path.stem, media=path.name, end_s=10.0)
             add_members(tar, clip.id, encode_clip(clip, decode_clip(clip, path.parent, settings), settings))
