@@ -118,7 +118,7 @@ class StoredClip:
                 "too_large", f".{extension} of clip {self.id} has {size} bytes, at most {_MAX_MEMBER_BYTES} are read"
             )
         try:
-            data = self._index.read(self._clip, extension)
+            data = self._member(extension)
         except OSError as error:
             raise UnreadableClip("read_error", f"clip {self.id}: {error}") from None
         if len(data) < size:
@@ -126,6 +126,9 @@ class StoredClip:
         if not data:
             raise UnreadableClip("empty_member", f".{extension} of clip {self.id}")
         return data
+
+    def _member(self, extension: str) -> bytes:
+        return self._index.read(self._clip, extension)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from pipelines.shard_format import (
 from pipelines.storage import LocalFolder
 from pipelines.stream.member_index import ALLOWED_TYPES, BLOCK_BYTES
 
-_PICKLES = ("pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill")
+PICKLE_TYPES = ("pkl", "pickle", "pyd", "pth", "pt", "ckpt", "joblib", "dill")
 _COMPRESSED = {
     b"\x1f\x8b": "gzip",
     b"BZh": "bzip2",
@@ -108,7 +108,7 @@ def _scan(file: _TailReader, random_access: BinaryIO, max_bytes: float) -> tuple
             continue
         key, extension = split
         kind = extension.rpartition(".")[2]
-        if kind in _PICKLES:
+        if kind in PICKLE_TYPES:
             raise _RejectedTar(f"{member.name} may be a pickle, which runs code when it is read")
         if kind not in ALLOWED_TYPES:
             skipped[f".{kind}"] += 1

@@ -98,7 +98,7 @@ class DatasetIndex:
             CommandFailed: a remote folder does not answer.
         """
         opened = open_folder(str(folder))
-        entries = _manifest_shards(opened)
+        entries = manifest_shards(opened)
         fingerprint = hashlib.sha256(json.dumps(entries).encode()).hexdigest()
         if not any(entry["clips"] for entry in entries):
             raise UsageError(f"{folder} has no clips: its manifest.json lists none as written; see its rejected.jsonl")
@@ -200,8 +200,13 @@ def _unpickle(
     return DatasetIndex(folder, entries, table, rows, *paths)
 
 
-def _manifest_shards(folder: Folder) -> list[dict[str, Any]]:
-    """Name, clips, size and SHA-256 of each shard, from the root manifest."""
+def manifest_shards(folder: Folder) -> list[dict[str, Any]]:
+    """Name, clips, size and SHA-256 of each shard, from the root manifest.
+
+    Raises:
+        UsageError: the folder does not exist, is unfinished, or its manifest is invalid.
+        CommandFailed: a remote folder does not answer.
+    """
     if isinstance(folder, LocalFolder) and not folder.path.is_dir():
         raise UsageError(f"{folder}: no such folder of shards; python -m pipelines.build ... out={folder} creates it")
     try:
