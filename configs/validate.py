@@ -34,6 +34,11 @@ def validate_train_config(config: TrainConfig) -> None:
             f"checkpoint.every_steps={config.checkpoint.every_steps}, so that each evaluated step has a checkpoint",
         ),
         (
+            config.stream.audio == "log_mel" and not model.audio_encoder.startswith("mel:"),
+            f"stream.audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, "
+            f"not {model.audio_encoder}",
+        ),
+        (
             loss.objective in WITH_LOGIT_BIAS and not model.logit_bias,
             f"{objective} needs model.logit_bias=true",
         ),

@@ -63,7 +63,7 @@ class Example:
         heads: float32 [K, H_px, W_px], 0 to 1 over the whole set, before the maximum over heads.
         target: bool [H_px, W_px], True where the prompted class is.
         average_precision: of this image alone.
-        waveform: float32 [S], -1 to 1.
+        waveform: float32 [S], -1 to 1; empty where only its log-mel is stored.
         sample_rate_hz: of the waveform.
         rank: of a pair, which has no target: the rank of its image among all images for its audio, 1 is best.
     """

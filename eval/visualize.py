@@ -18,7 +18,6 @@ from eval.results import Example
 from model.denseav import DenseAV
 from model.features import map_tensors
 from model.training.tracking import Media, Table
-from pipelines.stream.reader import ClipReader
 
 MATRIX_PAIRS, MATRIX_PX = 48, 480
 TABLE_ROWS, TABLE_BEST = 8, 5
@@ -60,7 +59,7 @@ def similarity_matrix(scores: Float[Tensor, "A V"]) -> UInt8[np.ndarray, "H_px W
 
 def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
     """Image-to-audio retrieval of the first gallery images: rank of the match, best results (`*`: the match)."""
-    reader = ClipReader(gallery.index, *model.inputs)
+    reader = gallery.reader(model)
     rows = []
     for row, scores in enumerate(_scores(model, gallery, TABLE_ROWS).T):
         ranked = scores.argsort(descending=True, stable=True).tolist()

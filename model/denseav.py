@@ -76,13 +76,14 @@ class DenseAV(nn.Module):
 
     def encode_audio(
         self,
-        waveform: Float[Tensor, "A S"],
-        audio_mask: Bool[Tensor, "A S"],
+        waveform: Float[Tensor, "A S"] | Float[Tensor, "A N F"],
+        audio_mask: Bool[Tensor, "A S"] | Bool[Tensor, "A N"],
         fallback_step: Float[Tensor, "A"] | None = None,
     ) -> AudioFeatures:
         """Encode waveforms in -1 to 1; an audio step is valid where `audio_mask` (True = valid sample) covers it.
 
         Args:
+            waveform: or log-mel spectrograms, for encoders that take them (`reads_log_mel`), with a mask of frames.
             fallback_step: 0 to 1, position of the one step that stays valid in a row without valid samples; None: the
                 middle.
         """
@@ -95,8 +96,8 @@ class DenseAV(nn.Module):
     def forward(
         self,
         frames: UInt8[Tensor, "B 3 H_px W_px"],
-        waveform: Float[Tensor, "B S"],
-        audio_mask: Bool[Tensor, "B S"],
+        waveform: Float[Tensor, "B S"] | Float[Tensor, "B N F"],
+        audio_mask: Bool[Tensor, "B S"] | Bool[Tensor, "B N"],
         fallback_step: Float[Tensor, "B"] | None = None,
         grad_cache_chunk_size: int = 0,
     ) -> tuple[ImageFeatures, AudioFeatures, LogitScale]:

@@ -50,12 +50,15 @@ class DecodeConfig:
         "channel that is stored; first: as in the reference; mix: the mean of all; "
         "auto: loudest for source.kind=folder and vggsound, first for the others",
     )
+    audio: Literal["waveform", "log_mel"] = field(
+        "waveform", "stored audio; log_mel: only KEY.mel.npy, for mel encoders with stream.audio=log_mel"
+    )
     audio_format: Literal["flac", "wav"] = field(
         "flac", "flac: lossless, small; wav: 16-bit PCM, larger, no decoding needed"
     )
     log_mel: bool = field(
         False,
-        "store KEY.mel.npy too: log-mel of 128 bins, 100 frames a second, float16; read by evaluation only",
+        "store KEY.mel.npy beside the waveform: log-mel of 128 bins, 100 frames a second, float16",
     )
     min_duration_s: float = field(0.5, "minimum duration; shorter clips are rejected", "s", min=0.1, max=3600)
     max_duration_s: float = field(30.0, "maximum duration; longer clips are cut at this time", "s", min=0.1, max=3600)

@@ -1,6 +1,7 @@
 """Settings of the training data stream: sources, shuffling, cache and augmentation (`stream.*` of `train.py`)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from configs.field import field
 
@@ -60,6 +61,9 @@ class StreamConfig:
     image_size_px: int = field(224, "side of the square training image", "px", min=1, max=4096)
     clip_duration_s: float = field(10.2625, "duration to which waveforms are cut or padded", "s", min=0.05, max=600)
     sample_rate_hz: int = field(16000, "required sample rate of the shards", "Hz", min=1000, max=192000)
+    audio: Literal["waveform", "log_mel"] = field(
+        "waveform", "audio that is read; log_mel: the stored KEY.mel.npy, for model.audio_encoder=mel:..."
+    )
     lanes: int = field(64, "parallel sequences of shards (lanes); fewer if there are few shards", min=1)
     shuffle_window_clips: int = field(2000, "clips of a lane shuffled together", "clips", min=1)
     num_workers: int = field(2, "loader processes of each rank; 0: load in the training process", min=0)

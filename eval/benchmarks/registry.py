@@ -57,7 +57,7 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
 
     @cache
     def open_gallery(root: Path) -> Gallery:
-        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache)
+        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, config.audio)
 
     benchmarks = {}
     for name in config.benchmarks:

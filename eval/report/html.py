@@ -47,8 +47,9 @@ def _figure(label: str, example: Example) -> dict[str, Any]:
         _panel(overlay(image, heatmap), f"heatmap for {example.prompt}"),
     ]
     mp3 = io.BytesIO()
-    soundfile.write(mp3, example.waveform, example.sample_rate_hz, format="MP3")
-    audio_uri = data_uri("audio/mpeg", mp3.getvalue())
+    if len(example.waveform):
+        soundfile.write(mp3, example.waveform, example.sample_rate_hz, format="MP3")
+    audio_uri = data_uri("audio/mpeg", mp3.getvalue()) if len(example.waveform) else ""
     return {"label": label, "example": example, "panels": panels, "audio_uri": audio_uri}
 
 

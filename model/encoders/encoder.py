@@ -26,9 +26,11 @@ class Encoder(nn.Module):
         has_cls: whether there are class tokens.
         stride: pixels (image) or samples (audio) from one cell or step to the next.
         blocks: layers that FSDP shards one by one; empty: the encoder as a whole.
+        reads_log_mel: whether it takes log-mel spectrograms [A N 128] in place of waveforms.
     """
 
     has_cls: ClassVar[bool] = False
+    reads_log_mel: ClassVar[bool] = False
     channels: int
     stride: int
     blocks: Sequence[nn.Module] = ()

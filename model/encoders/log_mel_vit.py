@@ -4,6 +4,8 @@ Frequency is averaged away, so there is one step for each column of patches: 160
 timm_vit.py, and patches that divide 128 bins.
 """
 
+import math
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -18,6 +20,7 @@ DEFAULT_PATCH_SIZE = 16
 # AudioMAE's. The encoder is trained, so they serve for other families too (CAV-MAE -5.081, 4.4849; ImageBind -4.268,
 # 9.138).
 MEAN, STD = -6.6268077, 5.358466
+LOG_SILENCE = math.log(torch.finfo(torch.float32).eps)  # every bin of a silent frame
 
 
 class MelEncoder(Encoder):
@@ -36,6 +39,7 @@ class MelEncoder(Encoder):
     """
 
     has_cls = True
+    reads_log_mel = True
 
     def __init__(
         self,
@@ -61,10 +65,22 @@ class MelEncoder(Encoder):
                 f"which do not divide the {MEL_BINS} mel bins"
             )
 
-    def forward(self, waveform: Float[Tensor, "A S"]) -> tuple[Float[Tensor, "A C T"], Float[Tensor, "A C"]]:
-        """Encode waveforms, spectrograms padded or cropped to whole patches; 164,200 samples give 64 steps."""
-        steps = self.log_mel.steps(waveform.shape[1], self._patch_frames)
-        spectrogram = (self.log_mel(waveform, steps * self._patch_frames) - MEAN) / STD
+    def forward(
+        self, waveform: Float[Tensor, "A S"] | Float[Tensor, "A N F"]
+    ) -> tuple[Float[Tensor, "A C T"], Float[Tensor, "A C"]]:
+        """Encode waveforms, or log-mel spectrograms as the build pipeline stores them.
+
+        Spectrograms are padded or cropped to whole patches; 164,200 samples, or 1,026 frames, give 64 steps.
+        """
+        if waveform.ndim == 3:
+            steps = self.log_mel.steps(waveform.shape[1] * self.log_mel.hop, self._patch_frames)
+            frames = steps * self._patch_frames
+            missing = max(0, frames - waveform.shape[1])
+            log_mel = nn.functional.pad(waveform.float()[:, :frames], (0, 0, 0, missing), value=LOG_SILENCE)
+        else:
+            steps = self.log_mel.steps(waveform.shape[1], self._patch_frames)
+            log_mel = self.log_mel(waveform, steps * self._patch_frames)
+        spectrogram = (log_mel - MEAN) / STD
         tokens = self.model.forward_features(spectrogram[:, None])
         dense = tokens[:, self.model.num_prefix_tokens :].unflatten(1, (steps, MEL_BINS // self._patch_bins))
         return dense.mean(dim=2).transpose(1, 2), tokens[:, 0]

@@ -23,6 +23,7 @@ _LATER_SETTINGS = {
     "source.stride_s": 0.0,
     "source.labels_from_folders": False,
     "decode.channel": "first",
+    "decode.audio": "waveform",
 }
 
 
@@ -61,6 +62,8 @@ def settings_of(config: BuildConfig) -> dict[str, Any]:
         section, _, name = key.partition(".")
         if settings[section][name] == default:
             del settings[section][name]
+    if config.decode.log_mel or config.decode.audio == "log_mel":
+        settings["decode"]["mel_frames"] = "padded"  # earlier versions stored the frames of whole windows only
     return settings
 
 

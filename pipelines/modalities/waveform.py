@@ -39,7 +39,9 @@ class Waveform(Modality[np.ndarray]):
 
     @staticmethod
     def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
-        """The waveform as one file of type `settings.audio_format`."""
+        """The waveform as one file of type `settings.audio_format`; nothing where decode.audio=log_mel."""
+        if settings.audio == "log_mel":
+            return {}
         samples, buffer = pcm16(decoded.waveform), io.BytesIO()
         soundfile.write(buffer, samples, decoded.sample_rate_hz, format=settings.audio_format.upper(), subtype="PCM_16")
         return {settings.audio_format: buffer.getvalue()}

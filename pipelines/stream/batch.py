@@ -34,7 +34,8 @@ class Batch:
 
     Attributes:
         frames: uint8 [B, 3, H_px, W_px], RGB; the image encoder normalizes them.
-        waveform: [B, S], -1 to 1, not normalized.
+        waveform: [B, S], -1 to 1, not normalized. With stream.audio=log_mel: the log-mel spectrogram, float16
+            [B, N, 128], and masks and weights are [B, N] too.
         audio_mask: [B, S] bool, True = audio of this clip or spliced into it, False = padding or masked out (the
             waveform is 0 there).
         audio_positive_weight: [B, S], 1 = this clip's audio, 0 = another's, a raised cosine between them.

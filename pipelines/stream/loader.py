@@ -1,7 +1,6 @@
 """The training stream: data sets, sampler, dataset and worker processes. Its state is one integer, the step."""
 
 import atexit
-import contextlib
 import itertools
 import multiprocessing
 import signal
@@ -114,13 +113,11 @@ def open_stream(config: StreamConfig, seed: int, batch_size: int) -> Stream:
     order = open_order(config, seed, batch_size)
     sizes = config.image_size_px, config.clip_duration_s, config.sample_rate_hz
     readers = [
-        ClipReader(index, *sizes, number, MemberKeys(source.image_key, source.audio_key))
+        ClipReader(index, *sizes, number, MemberKeys(source.image_key, source.audio_key), config.audio)
         for number, (index, source) in enumerate(zip(order.indexes, config.sources, strict=True))
     ]
     for reader in readers:
         reader.check_keys()
-        with contextlib.suppress(UnreadableClip):
-            reader.waveform(0)  # reports a wrong sample rate before the first batch
     return Stream(ClipDataset(readers, order.sampler, config.augment, seed), config, order.fingerprint)
 
 

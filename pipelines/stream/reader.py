@@ -1,5 +1,6 @@
 """Clips of one data set by number: their metadata, one frame, the waveform, and evaluation examples of them."""
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ import torch
 from configs.errors import UsageError
 from pipelines.modalities import MODALITIES
 from pipelines.modalities.frames import Frames, frame_extensions
+from pipelines.modalities.log_mel import MEL_BINS, LogMel
 from pipelines.modalities.modality import (
     ExampleSpec,
     Fields,
@@ -37,10 +39,11 @@ class ClipReader:
         image_size_px, clip_duration_s, sample_rate_hz: of the examples; the shards must have this sample rate.
         source: number of the source, stated in the examples.
         keys: extensions of members, for third-party shards.
+        audio: what examples hold: waveform, or log_mel, the stored spectrogram.
 
     Attributes:
         spec: the sizes of the examples.
-        modalities: by name: frames, waveform, and every further one that the data set stores.
+        modalities: by name: frames, waveform or mel, and every further one that the data set stores.
 
     Raises:
         UsageError: none of many clips has a member that `keys` names.
@@ -54,12 +57,14 @@ class ClipReader:
         sample_rate_hz: int,
         source: int = 0,
         keys: MemberKeys | None = None,
+        audio: str = "waveform",
     ) -> None:
         self.index, self.source = index, source
         self.keys = MemberKeys(*(name.lower().removeprefix(".") for name in keys or MemberKeys()))
         self.spec = ExampleSpec(image_size_px, round(clip_duration_s * sample_rate_hz), sample_rate_hz)
         self._frames, self._waveform = Frames(self.spec), Waveform(self.spec)
-        self.modalities: dict[str, Modality[Any]] = {"frames": self._frames, "waveform": self._waveform}
+        self._audio: Modality[Any] = LogMel(self.spec) if audio == "log_mel" else self._waveform
+        self.modalities: dict[str, Modality[Any]] = {"frames": self._frames, self._audio.name: self._audio}
         for modality in MODALITIES:
             if modality.is_streamed and modality.name not in self.modalities and self._stores(modality(self.spec)):
                 self.modalities[modality.name] = modality(self.spec)
@@ -71,9 +76,11 @@ class ClipReader:
         Raises:
             UsageError: none of many clips has one.
         """
+        if required:
+            self.check_audio()
         for what, setting, key, modality in (
             ("image", "image_key", self.keys.image_key, self._frames),
-            ("audio", "audio_key", self.keys.audio_key, self._waveform),
+            ("audio", "audio_key", self.keys.audio_key, self._audio),
         ):
             if (key or required) and not self._stores(modality):
                 present = Counter(f".{name}" for clip in self._sample() for name in self.index.members(clip))
@@ -82,6 +89,36 @@ class ClipReader:
                     f"{self.index.folder}: no clip has {missing}, only "
                     f"{', '.join(name for name, _ in present.most_common(12))}; "
                     f"set stream.sources.{self.source}.{setting} to one of these"
+                )
+
+    def check_audio(self) -> None:
+        """Check that the data set stores the audio that is read, at the configured rate.
+
+        Raises:
+            UsageError: none of many clips has log-mel where that is read, or log-mel alone where waveforms are; or the
+                sample rate of the first clip is another one.
+        """
+        log_mel = LogMel(self.spec)
+        if self._audio is self._waveform:
+            if not self._stores(self._waveform) and self._stores(log_mel):
+                raise UsageError(
+                    f"{self.index.folder} stores log-mel and no waveforms: an encoder on log-mel "
+                    "(model.audio_encoder=mel:NAME) reads them with stream.audio=log_mel; eval.run with audio=log_mel"
+                )
+            with contextlib.suppress(UnreadableClip):
+                self.waveform(0)
+            return
+        if not self._stores(log_mel):
+            raise UsageError(
+                f"{self.index.folder}: no clip has a member .mel.npy, which audio=log_mel reads: build the data set "
+                "with decode.audio=log_mel, or with decode.log_mel=true beside the waveform"
+            )
+        with contextlib.suppress(UnreadableClip):
+            rate_hz = self.metadata(0).get("sample_rate_hz", self.spec.sample_rate_hz)
+            if rate_hz != self.spec.sample_rate_hz:
+                raise UsageError(
+                    f"{self.index.folder}: log-mel of audio at {rate_hz} Hz, but stream.sample_rate_hz="
+                    f"{self.spec.sample_rate_hz}"
                 )
 
     def stored(self, clip: int) -> StoredClip:
@@ -128,6 +165,14 @@ class ClipReader:
         fields = {name: self.modalities[name].evaluate(value, frame) for name, value in values.items()}
         return self.example(clip, fields)
 
+    def placeholder(self) -> Example:
+        """A black frame and silence, in the place of a clip that cannot be read."""
+        size_px = self.spec.image_size_px
+        frame = torch.zeros(3, size_px, size_px, dtype=torch.uint8)
+        shape = (0,) if self._audio is self._waveform else (0, MEL_BINS)
+        silence = self._audio.evaluate(np.zeros(shape, np.float32), 0)
+        return Example(frame=frame, image_weight=torch.ones(size_px, size_px), **silence, source=self.source, id="")
+
     def example(self, clip: int, fields: Mapping[str, Fields], position: int = -1) -> Example:
         """An example of a clip.
 
@@ -136,8 +181,9 @@ class ClipReader:
             fields: of each modality, by its name.
             position: of the clip in the sample order; -1 outside training.
         """
-        extra = {name: some for name, some in fields.items() if name not in ("frames", "waveform")}
-        core = fields["frames"] | fields["waveform"]
+        audio = self._audio.name
+        extra = {name: some for name, some in fields.items() if name not in ("frames", audio)}
+        core = fields["frames"] | fields[audio]
         return Example(**core, source=self.source, id=self.index.id(clip), position=position, extra=extra)
 
     def _stores(self, modality: Modality[Any]) -> bool:

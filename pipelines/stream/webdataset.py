@@ -45,7 +45,7 @@ from pipelines.stream.webdataset_sample import Sample, SampleClip, decode_sample
 __all__ = ["collate", "decode_sample", "examples", "samples", "shard_urls"]
 
 _SCHEME = "fsspec"
-_CORE = ("frames", "waveform")
+_AUDIO = ("waveform", "mel")
 _Modalities = dict[str, Modality[Any]]
 Handler = Callable[[Exception], bool]
 
@@ -105,7 +105,7 @@ def examples(
     spec: ExampleSpec,
     *,
     augment: AugmentConfig | None = None,
-    modalities: Sequence[str] = _CORE,
+    modalities: Sequence[str] = ("frames", "waveform"),
     keys: MemberKeys | None = None,
     shuffle_clips: int = 0,
     seed: int = 0,
@@ -119,7 +119,8 @@ def examples(
         augment: None: the transform of evaluation, on the middle frame of each clip. Settings: the augmentations of
             training, on a random frame; audio is spliced and images are mixed with earlier clips of the same worker.
             Random numbers come from torch's default generator, which DataLoader seeds in each worker.
-        modalities: names of the stored modalities to read, with `frames` and `waveform`.
+        modalities: names of the stored modalities to read: `frames`, `waveform` or `mel` (log-mel in its place), and
+            further ones.
         keys: extensions of image and audio members, for third-party shards.
         shuffle_clips, seed, handler: as in `samples`. The handler also gets UnreadableClip.
 
@@ -129,8 +130,8 @@ def examples(
     known: dict[str, type[Modality[Any]]] = {modality.name: modality for modality in MODALITIES}
     if unknown := {*modalities} - known.keys():
         raise UsageError(f"modalities={sorted(unknown)}: allowed are {', '.join(known)}")
-    if missing := {*_CORE} - {*modalities}:
-        raise UsageError(f"modalities={list(modalities)}: {', '.join(sorted(missing))} must be in it")
+    if "frames" not in modalities or len({*_AUDIO} & {*modalities}) != 1:
+        raise UsageError(f"modalities={list(modalities)}: must have frames, and either waveform or mel")
     read = {name: known[name](spec, augment) for name in known if name in modalities}
     dataset = samples(folder, shuffle_clips=shuffle_clips, seed=seed, handler=handler)
     if augment is None:
@@ -180,8 +181,9 @@ class _TrainingExamples:
 
 
 def _example(clip: SampleClip, fields: dict[str, Fields]) -> Example:
-    extra = {name: some for name, some in fields.items() if name not in _CORE}
-    return Example(**fields["frames"], **fields["waveform"], source=0, id=clip.id, extra=extra)
+    (audio,) = {*_AUDIO} & fields.keys()
+    extra = {name: some for name, some in fields.items() if name not in ("frames", audio)}
+    return Example(**fields["frames"], **fields[audio], source=0, id=clip.id, extra=extra)
 
 
 class _ClosingReader:

@@ -25,7 +25,7 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, ranks: Int[T
         gallery: encoded by this model.
         ranks: of the image of each audio among all images; 1 is best.
     """
-    reader = ClipReader(gallery.index, *model.inputs)
+    reader = gallery.reader(model)
     rows = select_examples(-ranks.double())
     features = gallery.encode(model)
     image, audio = (map_tensors(features.image, itemgetter(rows)), map_tensors(features.audio, itemgetter(rows)))
@@ -44,12 +44,22 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, ranks: Int[T
                 heads=normalize_and_upsample(by_head, low, high, side_px, side_px).numpy(),
                 target=np.zeros((side_px, side_px), bool),
                 average_precision=float("nan"),
-                waveform=item.waveform[item.audio_mask],
+                waveform=_waveform(gallery, reader, gallery.clips[row]),
                 sample_rate_hz=model.inputs.sample_rate_hz,
                 rank=int(ranks[row]),
             )
         )
     return examples
+
+
+def _waveform(gallery: Gallery, reader: ClipReader, clip: int) -> np.ndarray:
+    """The audio of a clip, float32 [S]; empty where the data set stores log-mel alone."""
+    try:
+        return reader.waveform(clip)
+    except UnreadableClip:
+        if gallery.audio == "waveform":
+            raise
+        return np.zeros(0, np.float32)
 
 
 def clip_caption(reader: ClipReader, clip: int) -> str:

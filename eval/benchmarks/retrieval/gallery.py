@@ -14,8 +14,6 @@ from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.distributed import distributed_map
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
-from model.inputs import InputSpec
-from pipelines.stream.augment import pad_or_crop
 from pipelines.stream.batch import Example, collate
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.reader import ClipReader, UnreadableClip
@@ -39,6 +37,7 @@ class Gallery:
         batch_size: pairs encoded at once.
         seed: of the permutation, and of the one frame drawn from each clip.
         cache: keeps features between runs; None: they are always encoded.
+        audio: what is read: waveform, or log_mel, the stored spectrogram.
 
     Attributes:
         clips: their numbers in `index`, in order, once encoded.
@@ -50,8 +49,16 @@ class Gallery:
     Source: reference 1.6.
     """
 
-    def __init__(self, folder: str, size: int, batch_size: int, seed: int, cache: FeatureCache | None = None) -> None:
-        self.index = DatasetIndex.open(folder)
+    def __init__(
+        self,
+        folder: str,
+        size: int,
+        batch_size: int,
+        seed: int,
+        cache: FeatureCache | None = None,
+        audio: str = "waveform",
+    ) -> None:
+        self.index, self.audio = DatasetIndex.open(folder), audio
         self.size, self.batch_size, self.seed, self.cache = min(size, self.index.clips), batch_size, seed, cache
         self.clips: list[int] = []
         self.left_out: Counter[str] = Counter()
@@ -76,6 +83,21 @@ class Gallery:
         left_out = {f"left_out_{reason}": n for reason, n in sorted(self.left_out.items())}
         return {"duplicates": len(ids) - len(set(ids))} | left_out
 
+    def reader(self, model: DenseAV) -> ClipReader:
+        """A reader of the clips in the sizes of a model's inputs.
+
+        Raises:
+            UsageError: the data set does not store the audio that is read, or the model does not take log-mel.
+        """
+        if self.audio == "log_mel" and not model.audio_encoder.reads_log_mel:
+            raise UsageError(
+                f"audio=log_mel: {type(model.audio_encoder).__name__}, the audio encoder of this model, reads waveforms"
+                "; model.audio_encoder=mel:NAME reads log-mel"
+            )
+        reader = ClipReader(self.index, *model.inputs, audio=self.audio)
+        reader.check_audio()
+        return reader
+
     def item(self, reader: ClipReader, clip: int) -> Example:
         """A clip with the one frame that is drawn from it. Raises UnreadableClip."""
         frames = max(1, len(reader.frame_names(clip)))
@@ -87,6 +109,7 @@ class Gallery:
             "size": self.size,
             "batch_size": self.batch_size,
             "seed": self.seed,
+            **({} if self.audio == "waveform" else {"audio": self.audio}),
         }
         encode = partial(self._encode, model)
         tensors = self.cache.get_or_compute(model, settings, encode) if self.cache else encode()
@@ -104,7 +127,7 @@ class Gallery:
         An unreadable clip is replaced by the next of the permutation, whose features overwrite the placeholder's: no
         tensor is held twice.
         """
-        reader = ClipReader(self.index, *model.inputs)
+        reader = self.reader(model)
         remaining: list[int] = np.random.default_rng(self.seed).permutation(self.index.clips).tolist()
         clips: list[int] = []
         left_out = torch.zeros(len(UnreadableClip.REASONS), dtype=torch.int64)
@@ -140,7 +163,7 @@ class Gallery:
                 items.append(self.item(reader, clips[row]))
                 reasons.append(_READABLE)
             except UnreadableClip as error:
-                items.append(_placeholder_item(model.inputs))
+                items.append(reader.placeholder())
                 reasons.append(UnreadableClip.REASONS.index(error.reason))
         batch = collate(items).to(next(model.parameters()).device)
         image, audio = model.encode_image(batch.frames), model.encode_audio(batch.waveform, batch.audio_mask)
@@ -152,9 +175,3 @@ class Gallery:
 
 def _by_reason(counts: Tensor) -> Counter[str]:
     return Counter({reason: n for reason, n in zip(UnreadableClip.REASONS, counts.tolist(), strict=True) if n})
-
-
-def _placeholder_item(inputs: InputSpec) -> Example:
-    waveform, mask = pad_or_crop(np.zeros(0, np.float32), inputs.samples)
-    frame = torch.zeros(3, inputs.image_size_px, inputs.image_size_px, dtype=torch.uint8)
-    return Example(frame, waveform, mask, np.ones_like(waveform), torch.ones(frame.shape[1:]), 0, "")

@@ -186,13 +186,14 @@ def test_a_truncated_tar_raises_an_error(tmp_path):
         list(samples(str(folder)))
 
 
-def test_keys_name_the_members_of_third_party_shards_and_modalities_add_fields(tmp_path):
-    changes = {0: {"mix.wav": encode_audio(tone(3), "wav"), "mel.npy": npy(np.zeros((3, 128), np.float16))}}
+def test_keys_name_the_members_of_third_party_shards_and_log_mel_takes_the_place_of_the_waveform(tmp_path):
+    changes = {0: {"mix.wav": encode_audio(tone(3), "wav"), "mel.npy": npy(np.zeros((40, 128), np.float16))}}
     folder = str(write_data_set(tmp_path / "set", [1], changes=changes))
-    modalities = ("frames", "waveform", "mel")
-    (example,) = examples(folder, SPEC, modalities=modalities, keys=MemberKeys("0.jpg", ".MIX.wav"))
+    (example,) = examples(folder, SPEC, keys=MemberKeys("0.jpg", ".MIX.wav"))
     assert np.allclose(example.waveform[:8000], tone(3), atol=1e-3)
-    assert example.extra["mel"]["mel"].shape == (3, 128)
+    for augment in (None, AugmentConfig(**SHORT_AUGMENT)):
+        (example,) = examples(folder, SPEC, modalities=("frames", "mel"), augment=augment)
+        assert example.waveform.shape == (60, 128) and example.audio_mask.shape == (60,)
     with pytest.raises(UnreadableClip, match=r"missing_member: clip clip0000 has no \.other\.wav"):
         list(examples(folder, SPEC, keys=MemberKeys("", "other.wav")))
 
@@ -216,8 +217,9 @@ def test_wrong_settings_and_unfinished_data_sets_are_one_line_errors(tmp_path, f
         decode_sample(next(iter(samples(folder))), sample_rate_hz=8000)
     with pytest.raises(UsageError, match=r"modalities=\['flow'\]: allowed are frames, waveform"):
         examples(folder, SPEC, modalities=("frames", "waveform", "flow"))
-    with pytest.raises(UsageError, match="waveform must be in it"):
-        examples(folder, SPEC, modalities=("frames",))
+    for modalities in (("frames",), ("waveform",), ("frames", "waveform", "mel")):
+        with pytest.raises(UsageError, match="must have frames, and either waveform or mel"):
+            examples(folder, SPEC, modalities=modalities)
     write_tar(tmp_path / "unfinished/a.tar", [("a.jpg", b"x")])
     with pytest.raises(UsageError, match=r"has no manifest.json: it is unfinished"):
         shard_urls(str(tmp_path / "unfinished"))
