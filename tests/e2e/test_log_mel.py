@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from paths import ROOT
 from tiny_media import write_video
+from tiny_mel_shards import write_mel_shards
 
 MODEL = [
     "model.audio_encoder=mel:vit_tiny_patch16_224", "model.audio_weights=random", "model.embed_dim=16",
@@ -70,6 +71,22 @@ def test_a_model_on_log_mel_is_trained_and_evaluated_without_waveforms(shards, t
     metrics = json.loads((tmp_path / "eval/metrics.json").read_text())
     assert 0 <= metrics["metrics"]["own/audio_to_image/recall_at_1"] <= 1
     assert "<audio" not in (tmp_path / "eval/report.html").read_text()
+
+
+def test_losses_of_a_run_on_log_mel_agree_with_those_of_a_run_that_computes_it(tmp_path):
+    folder = write_mel_shards(tmp_path / "set", [8, 7], duration_s=1.2)
+    sources = f"stream.sources=[{{name: a, shards: {folder}}}]"
+    silent = ["stream.augment.audio_splice_max_s=0", "stream.augment.time_mask_probability=0"]
+    runs = {}
+    for audio in ("waveform", "log_mel"):
+        out = tmp_path / audio
+        words = [*MODEL, *RUN, *STREAM[:3], *silent, sources, f"out={out}", f"stream.audio={audio}"]
+        done = _run("train.py", *words)
+        assert done.returncode == 0, done.stderr
+        history = [json.loads(line) for line in (out / "a/history.jsonl").read_text().splitlines()]
+        runs[audio] = [line["loss/total"] for line in history]
+    assert np.allclose(runs["log_mel"], runs["waveform"], atol=1e-2, rtol=0)
+    assert runs["log_mel"] != runs["waveform"]
 
 
 def test_a_model_on_waveforms_refuses_log_mel_in_one_line(shards, tmp_path):
