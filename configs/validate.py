@@ -8,6 +8,9 @@ from configs.schema import LossConfig, TrainConfig
 # Objectives that need a logit bias, and objectives that read label_smoothing.
 WITH_LOGIT_BIAS = ("bce", "siglip")
 WITH_LABEL_SMOOTHING = ("info_nce", "cross_entropy", "bce")
+# Lengths of audio augmentations, which log-mel makes in whole steps.
+AUDIO_LENGTHS = ("audio_splice_min_s", "audio_splice_fade_min_s", "time_mask_min_s")
+MEL_STEP_S = 0.01
 
 
 def validate_train_config(config: TrainConfig) -> None:
@@ -37,6 +40,14 @@ def validate_train_config(config: TrainConfig) -> None:
             config.stream.audio == "log_mel" and not model.audio_encoder.startswith("mel:"),
             f"stream.audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, "
             f"not {model.audio_encoder}",
+        ),
+        *(
+            (
+                config.stream.audio == "log_mel" and 0 < getattr(config.stream.augment, name) < MEL_STEP_S,
+                f"stream.augment.{name}={getattr(config.stream.augment, name)} is not defined on log-mel "
+                f"(stream.audio=log_mel), which has steps of {MEL_STEP_S} s",
+            )
+            for name in AUDIO_LENGTHS
         ),
         (
             loss.objective in WITH_LOGIT_BIAS and not model.logit_bias,

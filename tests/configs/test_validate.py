@@ -30,6 +30,14 @@ FULL_SIZE = "model.image_encoder=vit_small_patch8_224.dino"
             ["loss.label_smoothing=0.1", "loss.objective=siglip", "model.logit_bias=true"],
             "only with info_nce, cross_entropy, bce",
         ),
+        (
+            ["stream.audio=log_mel", "model.audio_encoder=hubert_base"],
+            "stream.audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, not hubert_base",
+        ),
+        (
+            ["stream.audio=log_mel", "model.audio_encoder=mel:x", "stream.augment.time_mask_min_s=0.005"],
+            "stream.augment.time_mask_min_s=0.005 is not defined on log-mel",
+        ),
         (["loss.objective=siglip"], "loss.objective=siglip needs model.logit_bias=true"),
         (["model.logit_bias=true"], "loss.objective=info_nce is invariant to a logit bias: set model.logit_bias=false"),
         (
@@ -55,6 +63,7 @@ def test_contradictory_settings_are_rejected_in_one_line(arguments, message):
         *([f"config={file}"] for file in sorted((ROOT / "configs/train").glob("*.yaml"))),
         [FULL_SIZE, "model.norm_eps=1e-4", "model.gradient_checkpointing=true", "model.image_weights=w.safetensors"],
         ["model.audio_encoder=hubert_base", "model.audio_conv_bias=true", "model.audio_weights=w.pt"],
+        ["stream.audio=log_mel", "model.audio_encoder=mel:vit_base_patch16_224.mae"],
         ["evaluate.config=x", "evaluate.every_steps=1500"],
         ["loss.label_smoothing=0.1", "loss.objective=bce", "model.logit_bias=true"],
         ["loss.margin=0.5", "loss.objective=margin"],
