@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from eval.periodic import PeriodicEvaluation
     from model.denseav import DenseAV
     from model.training import checkpoint, checkpoint_manager, ema, nan_guard, optim, throughput, tracking
-    from pipelines.stream.batch import Batch
+    from pipelines.stream.batch import HostBatch
     from pipelines.stream.loader import Stream
 
 
@@ -57,7 +57,7 @@ class Run:
     resume_phase: str | None
     guard: nan_guard.NonfiniteGuard
     meter: throughput.ThroughputMeter
-    microbatches: Iterator[list[Batch]]
+    microbatches: Iterator[list[HostBatch]]
     checkpoints: checkpoint_manager.CheckpointManager
     log: tracking.RunLogger
 
@@ -207,7 +207,7 @@ def train_step(
     state: checkpoint.TrainingState,
     wrapped: nn.Module,
     optimizer: AcceleratedOptimizer,
-    batches: list[Batch],
+    batches: list[HostBatch],
     lr: float,
 ) -> dict[str, float]:
     """Make one optimizer step. Returns the values to log, {} if this step is not logged; every rank has to call it."""

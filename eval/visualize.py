@@ -18,6 +18,7 @@ from eval.results import Example
 from model.denseav import DenseAV
 from model.features import map_tensors
 from model.training.tracking import Media, Table
+from pipelines.stream.batch import collate
 
 MATRIX_PAIRS, MATRIX_PX = 48, 480
 TABLE_ROWS, TABLE_BEST = 8, 5
@@ -67,7 +68,7 @@ def retrieval_table(model: DenseAV, gallery: Gallery) -> Table:
             f"{'* ' if column == row else ''}{clip_caption(reader, gallery.clips[column])} ({scores[column]:.3g})"
             for column in ranked[:TABLE_BEST]
         ]
-        image = gallery.item(reader, gallery.clips[row]).frame.permute(1, 2, 0).numpy()
+        image = collate([gallery.item(reader, gallery.clips[row])]).to("cpu").frames[0].permute(1, 2, 0).numpy()
         padding = [""] * (TABLE_BEST - len(best))
         rows.append([image, clip_caption(reader, gallery.clips[row]), ranked.index(row) + 1, *best, *padding])
     return Table(["image", "clip", "rank of its audio", *(f"{rank}." for rank in range(1, TABLE_BEST + 1))], rows)

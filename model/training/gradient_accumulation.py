@@ -19,13 +19,13 @@ T = TypeVar("T")
 
 
 @runtime_checkable
-class HostBatch(Batch, Protocol):
-    """A batch on the CPU, with the ids of its clips: pipelines.stream.batch.Batch."""
+class HostBatch(Protocol):
+    """A batch on the CPU, with the ids of its clips: pipelines.stream.batch.HostBatch."""
 
     id: list[str]
 
     def to(self, device: torch.device) -> Batch:
-        """Copy it to a device."""
+        """Copy it to a device, which augments it."""
 
 
 def group_microbatches(batches: Iterator[T], size: int) -> Iterator[list[T]]:

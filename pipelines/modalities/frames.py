@@ -8,6 +8,7 @@ Limits: JPEG and PNG.
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,11 +25,15 @@ from pipelines.modalities.modality import (
     TrainingContext,
     UnreadableClip,
     decoding_errors,
+    stack,
 )
 from pipelines.rgb_image import upright_rgb
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+
+    from pipelines.stream.augment_image import DrawnImage
 
 _MAX_PIXELS = 50_000_000
 _MAX_ASPECT = 100  # resized to a short side of 224 px, a line of pixels would fill the memory
@@ -67,16 +72,20 @@ class StoredFrames:
 
 
 class Frames(Modality[StoredFrames]):
-    """Fields of an example: `frame`, uint8 [3, H_px, W_px], and `image_weight`, float32 [H_px, W_px]."""
+    """Fields of an example: the one image that it shows, or the four of a quad mixup.
+
+    `crops`: uint8 [size_px, size_px, 3]; or by quadrant four of half that, rounded up. `colors`: what was drawn for
+    each (`ColorDraw`), which the device applies. `quadrant`: which of four is the clip's own, -1 if there is one image.
+    """
 
     name = "frames"
     file_types = ("jpg", "jpeg", "png")
 
     def __init__(self, spec: ExampleSpec, augment: AugmentConfig | None = None) -> None:
-        from pipelines.stream.augment import ImageAugmentation
+        from pipelines.stream.augment_image import ImageDraws
 
         super().__init__(spec, augment)
-        self._image_augmentation = ImageAugmentation(self.augment, spec.image_size_px)
+        self._draw = ImageDraws(self.augment)
 
     @staticmethod
     def encode(decoded: DecodedClip, settings: DecodeConfig) -> dict[str, bytes]:
@@ -95,37 +104,82 @@ class Frames(Modality[StoredFrames]):
         return StoredFrames(clip)
 
     def train(self, value: StoredFrames, context: TrainingContext) -> Fields:
-        """A random frame, augmented, and sometimes a 2x2 grid of it and frames of three mix partners.
+        """A random crop of a random frame, and sometimes a quad mixup: a 2x2 grid of it and frames of mix partners.
 
         Source: reference 1.4.
         """
-        import torch
-
-        from pipelines.stream.augment import quad_mixup
-
-        rng, probability = context.rng, self.augment.quad_mixup_probability
-        frame = self._random_frame(value, rng)
+        rng, probability, size_px = context.rng, self.augment.quad_mixup_probability, self.spec.image_size_px
+        own = self._random_frame(value, rng)
         if probability and rng.random() < probability:
             others = context.mix_in(3, lambda clip: self._random_frame(self.decode(clip), rng))
             if len(others) == 3:
-                frame, weight = quad_mixup(frame, others, rng)
-                return {"frame": frame, "image_weight": weight}
-        return {"frame": frame, "image_weight": torch.ones(frame.shape[-2:])}
+                images = (own, *others)
+                quadrants: list[int] = rng.permutation(4).tolist()  # of each image
+                by_quadrant = [images[quadrants.index(quadrant)] for quadrant in range(4)]
+                return self._fields(by_quadrant, _half(size_px), quadrants[0])
+        return self._fields([own], size_px)
 
     def evaluate(self, value: StoredFrames, frame: int) -> Fields:
         """One frame: short side resized, center crop."""
+        from pipelines.stream.augment_image import DrawnImage
+
+        return self._fields([DrawnImage(value.decode(frame))], self.spec.image_size_px)
+
+    def placeholder(self) -> Fields:
+        """The fields of an example that shows a black frame."""
         import torch
 
-        from pipelines.stream.augment import resize_center_crop
+        from pipelines.stream.augment_image import DrawnImage
 
         size_px = self.spec.image_size_px
+        return self._fields([DrawnImage(torch.zeros(3, size_px, size_px, dtype=torch.uint8))], size_px)
+
+    @staticmethod
+    def collate(examples: Sequence[Fields]) -> dict[str, Tensor]:
+        """`images` and `tiles`, their `colors`, and `quadrant`, as `device_frames.frame_fields` takes them."""
+        import torch
+
+        whole = [example for example in examples if example["quadrant"] < 0]
+        quads = [example for example in examples if example["quadrant"] >= 0]
+        size_px = examples[0]["size_px"]
+        colors = [color.row() for example in (*whole, *quads) for color in example["colors"]]
         return {
-            "frame": resize_center_crop(value.decode(frame), size_px),
-            "image_weight": torch.ones(size_px, size_px),
+            "images": _stack(whole, size_px),
+            "tiles": _stack(quads, _half(size_px)),
+            "colors": torch.tensor(colors, dtype=torch.float32),
+            "quadrant": torch.tensor([example["quadrant"] for example in examples]),
         }
 
-    def _random_frame(self, frames: StoredFrames, rng: np.random.Generator) -> Tensor:
-        return self._image_augmentation(frames.decode(int(rng.integers(max(len(frames), 1)))), rng)
+    @staticmethod
+    def to_batch(fields: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """`frames` and `image_weight`, augmented on the device."""
+        from pipelines.stream.device_frames import frame_fields
+
+        return frame_fields(**fields, device=device)
+
+    def _fields(self, images: Sequence[DrawnImage], crop_size_px: int, quadrant: int = -1) -> Fields:
+        return {
+            "crops": [image.crop(crop_size_px) for image in images],
+            "colors": [image.color for image in images],
+            "quadrant": quadrant,
+            "size_px": self.spec.image_size_px,
+        }
+
+    def _random_frame(self, frames: StoredFrames, rng: np.random.Generator) -> DrawnImage:
+        return self._draw(frames.decode(int(rng.integers(max(len(frames), 1)))), rng)
+
+
+def _half(size_px: int) -> int:
+    """Size of a quadrant, rounded up."""
+    return (size_px + 1) // 2
+
+
+def _stack(examples: Sequence[Fields], size_px: int) -> Tensor:
+    """The crops of examples, uint8 [N, size_px, size_px, 3]."""
+    import torch
+
+    crops = [crop for example in examples for crop in example["crops"]]
+    return stack(crops) if crops else torch.empty((0, size_px, size_px, 3), dtype=torch.uint8)
 
 
 def frame_extensions(clip: StoredClip) -> list[str]:

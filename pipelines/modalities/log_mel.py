@@ -9,6 +9,7 @@ import io
 import numpy as np
 
 from configs.schema import DecodeConfig
+from pipelines.modalities.audio_file import to_int16
 from pipelines.modalities.modality import (
     DecodedClip,
     Fields,
@@ -18,7 +19,7 @@ from pipelines.modalities.modality import (
     UnreadableClip,
     decoding_errors,
 )
-from pipelines.modalities.waveform import MIN_AUDIO_FRACTION, pcm16
+from pipelines.modalities.waveform import MIN_AUDIO_FRACTION
 
 MEL_BINS = 128
 HOP_MS, WINDOW_MS = 10, 25
@@ -41,7 +42,7 @@ class LogMel(Modality[np.ndarray]):
         """KEY.mel.npy, where decode.log_mel is set or decode.audio=log_mel."""
         if not (settings.log_mel or settings.audio == "log_mel"):
             return {}
-        waveform, rate_hz, buffer = pcm16(decoded.waveform) / np.float32(32768), decoded.sample_rate_hz, io.BytesIO()
+        waveform, rate_hz, buffer = to_int16(decoded.waveform) / np.float32(32768), decoded.sample_rate_hz, io.BytesIO()
         hop, window = rate_hz * HOP_MS // 1000, rate_hz * WINDOW_MS // 1000
         steps = -(-len(waveform) // hop)
         padded = np.pad(waveform, (0, max(0, (steps - 1) * hop + window - len(waveform))))

@@ -1,9 +1,10 @@
 """The interface of a stored modality: one thing that a clip stores, from the decoded media through a shard to a batch.
 
 A shard holds the members of each clip: KEY.json, KEY.0.jpg, KEY.flac, ... A modality encodes some of them when the
-shard is built, decodes them when it is read, makes a training or an evaluation example of them, and stacks the examples
-of a batch. Its module must be importable without torch, because the machines that build shards have none: import torch
-inside the methods that need it.
+shard is built, decodes them when it is read, makes a training or an evaluation example of them, and stacks
+the examples of a batch, all in a loader worker; on the device of training, it makes the fields of the batch. Its module
+must be importable without torch, because the machines that build shards have none: import torch inside the methods that
+need it.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig, DecodeConfig
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from pipelines.stream.index import DatasetIndex
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 V = TypeVar("V")
 _MAX_MEMBER_BYTES = 1 << 26
-Fields = dict[str, Any]  # name -> numpy array or tensor of one example, of the same shape for every clip
+Fields = dict[str, Any]  # name -> value in one example: by default an array or tensor of one shape for every clip
 
 
 class UnreadableClip(Exception):
@@ -89,6 +91,7 @@ class StoredClip:
 
     def __init__(self, index: DatasetIndex, clip: int, keys: MemberKeys) -> None:
         self._index, self._clip, self.keys = index, clip, keys
+        self._members: Mapping[str, tuple[int, int]] | None = None
 
     @property
     def id(self) -> str:
@@ -102,7 +105,9 @@ class StoredClip:
 
     def extensions(self) -> Mapping[str, tuple[int, int]]:
         """(offset, size) in bytes of its members by extension: `json`, `0.jpg`, ..., `flac`."""
-        return self._index.members(self._clip)
+        if self._members is None:
+            self._members = self._index.members(self._clip)
+        return self._members
 
     def read(self, extension: str) -> bytes:
         """The bytes of a member.
@@ -254,15 +259,29 @@ class Modality(Generic[T]):
 
     @staticmethod
     def collate(examples: Sequence[Fields]) -> dict[str, Tensor]:
-        """The fields of a batch: those of its examples, stacked along a new first dimension."""
+        """What a loader worker sends of some examples: their fields, stacked along a new first dimension."""
         return {name: stack([example[name] for example in examples]) for name in examples[0]}
+
+    @staticmethod
+    def to_batch(fields: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """The fields of a `Batch`, made on its device from what `collate` returned: by default the same, copied there.
+
+        Rows of the batch must not depend on each other.
+        """
+        from pipelines.stream.device import to_device
+
+        return {name: to_device(value, device) for name, value in fields.items()}
 
 
 def stack(values: Sequence[Any]) -> Tensor:
-    """Numpy arrays, tensors or numbers of one shape as one tensor with a new first dimension."""
-    import torch
+    """Numpy arrays, tensors or numbers of one shape as one tensor with a new first dimension.
 
-    return torch.stack([torch.as_tensor(value) for value in values])
+    In a loader worker it is in shared memory, so that it is not copied again when it is sent.
+    """
+    import torch
+    from torch.utils.data import default_collate
+
+    return default_collate([torch.as_tensor(value) for value in values])
 
 
 @contextlib.contextmanager

@@ -1,17 +1,19 @@
 """Waveform: the mono audio of a clip as 16-bit PCM, KEY.flac or KEY.wav.
 
-The bytes decide how audio is decoded, not its extension, and what its header claims is checked before memory is
-allocated. Limits: FLAC, WAV and Ogg Opus; the first channel; nothing is resampled.
+Limits: FLAC, WAV and Ogg Opus; the first channel; nothing is resampled.
 """
 
-import contextlib
+from __future__ import annotations
+
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
 from configs.errors import UsageError
 from configs.schema import DecodeConfig
+from pipelines.modalities.audio_file import AudioFile, to_float, to_int16
 from pipelines.modalities.modality import (
     DecodedClip,
     Fields,
@@ -21,18 +23,22 @@ from pipelines.modalities.modality import (
     UnreadableClip,
     decoding_errors,
 )
-from pipelines.stated_size import with_stated_size
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from pipelines.stream.augment_audio import Splice
 
 # Clips with less audio than this fraction of the configured length are not trained on (reference 1.4).
 MIN_AUDIO_FRACTION = 0.04
-_MAX_CHANNELS = 32
-_MAX_AMPLITUDE = 10.0  # lossy codecs overshoot 1 a little; integers stored as floats are not a waveform
-_CONTAINERS = (b"fLaC", b"RIFF", b"RF64", b"OggS")  # libsndfile would try two dozen more
-_UNKNOWN_SAMPLES = (1 << 63) - 1  # what libsndfile returns for a FLAC that was written into a pipe
 
 
 class Waveform(Modality[np.ndarray]):
-    """Fields of an example: `waveform`, `audio_positive_weight` float32 [S]; `audio_mask` bool [S], True = valid."""
+    """Fields of an example: `samples` [S], int16 in training, float32 (-1 to 1) in evaluation; `spans` int64 [5].
+
+    `spans` is the audio's first sample and the one after its last, and first sample, length and fade of the splice.
+    """
 
     name = "waveform"
     file_types = ("flac", "wav", "opus")
@@ -42,7 +48,7 @@ class Waveform(Modality[np.ndarray]):
         """The waveform as one file of type `settings.audio_format`; nothing where decode.audio=log_mel."""
         if settings.audio == "log_mel":
             return {}
-        samples, buffer = pcm16(decoded.waveform), io.BytesIO()
+        samples, buffer = to_int16(decoded.waveform), io.BytesIO()
         soundfile.write(buffer, samples, decoded.sample_rate_hz, format=settings.audio_format.upper(), subtype="PCM_16")
         return {settings.audio_format: buffer.getvalue()}
 
@@ -51,25 +57,15 @@ class Waveform(Modality[np.ndarray]):
         return bool(audio_extension(clip))
 
     def decode(self, clip: StoredClip) -> np.ndarray:
-        """The audio from its start, float32 [<= S], -1 to 1: the first channel, cut to the configured length.
+        """The audio from its start, [<= S]: the first channel, cut to the configured length, as `AudioFile.read` gives.
 
         Raises:
             UnreadableClip: the clip has no audio, or it does not decode.
             UsageError: its sample rate is not the configured one.
         """
-        expected_hz = self.spec.sample_rate_hz
-        data = clip.read(audio_extension(clip) or clip.keys.audio_key or self.file_types[0])
+        file = self._open(clip)
         with decoding_errors("bad_audio", clip):
-            rate_hz, waveform = _decode_audio(data, self.spec.samples)
-            if rate_hz != expected_hz:
-                raise UsageError(
-                    f"{clip.data_set}: clip {clip.id} has audio at {rate_hz} Hz, "
-                    f"but stream.sample_rate_hz={expected_hz}: build the shards with "
-                    f"decode.sample_rate_hz={expected_hz}, or resample third-party ones"
-                )
-            if not (len(waveform) and np.abs(waveform).max() <= _MAX_AMPLITUDE):  # also False for NaN
-                raise ValueError(f"no samples, NaN, or amplitudes above {_MAX_AMPLITUDE:g}")
-        return waveform
+            return file.read()
 
     def check(self, value: np.ndarray, clip: StoredClip) -> None:
         """Reject a clip whose audio is shorter than MIN_AUDIO_FRACTION of the configured length."""
@@ -79,49 +75,61 @@ class Waveform(Modality[np.ndarray]):
     def train(self, value: np.ndarray, context: TrainingContext) -> Fields:
         """The audio, cut or padded, with a stretch of a mix partner spliced in, sometimes masked but for one window.
 
+        Of the mix partner, only the part that is heard is decoded.
+
         Source: reference 1.4.
         """
-        from pipelines.stream.augment import pad_or_crop, random_time_window, splice
+        from pipelines.stream.augment_audio import NO_SPLICE, draw_splice, draw_time_window
 
         settings, rng, rate_hz = self.augment, context.rng, self.spec.sample_rate_hz
-        waveform, mask = pad_or_crop(value, self.spec.samples)
-        positive_weight = np.ones(self.spec.samples, dtype=np.float32)
-        if settings.audio_splice_max_s:
-            for other in context.mix_in(1, self.decode):
-                waveform, positive_weight = splice(waveform, mask, other, rng, settings, rate_hz)
+        valid = len(value)
+        start, stop = 0, valid
         if settings.time_mask_probability and rng.random() < settings.time_mask_probability:
-            waveform, mask = random_time_window(waveform, mask, rng, round(settings.time_mask_min_s * rate_hz))
-        return {"waveform": waveform, "audio_mask": mask, "audio_positive_weight": positive_weight}
+            start, stop = draw_time_window(valid, rng, round(settings.time_mask_min_s * rate_hz))
+        samples = np.zeros(self.spec.samples, np.int16)
+        samples[start:stop] = to_int16(value[start:stop])
+
+        def mix_in(partner: StoredClip) -> Splice:
+            file = self._open(partner)
+            splice = draw_splice(valid, file.samples, rng, settings, rate_hz)
+            with decoding_errors("bad_audio", partner):
+                splice.mix_into(samples, start, stop, file)
+            return splice
+
+        splices = context.mix_in(1, mix_in) if settings.audio_splice_max_s else []
+        splice = splices[0] if splices else NO_SPLICE
+        return {"samples": samples, "spans": np.array((start, stop, splice.offset, splice.length, splice.fade))}
 
     def evaluate(self, value: np.ndarray, _frame: int) -> Fields:
         """The audio, cut or padded."""
         from pipelines.stream.augment import pad_or_crop
 
-        waveform, mask = pad_or_crop(value, self.spec.samples)
-        return {"waveform": waveform, "audio_mask": mask, "audio_positive_weight": np.ones_like(waveform)}
+        waveform, mask = pad_or_crop(to_float(value), self.spec.samples)
+        return {"samples": waveform, "spans": np.array((0, int(mask.sum()), 0, 0, 0))}
+
+    @staticmethod
+    def to_batch(fields: dict[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """The waveform, its mask and its positive weight, computed on the device."""
+        from pipelines.stream.device import to_device
+        from pipelines.stream.device_audio import audio_fields
+
+        return audio_fields(to_device(fields["samples"], device), to_device(fields["spans"], device))
+
+    def _open(self, clip: StoredClip) -> AudioFile:
+        expected_hz = self.spec.sample_rate_hz
+        data = clip.read(audio_extension(clip) or clip.keys.audio_key or self.file_types[0])
+        with decoding_errors("bad_audio", clip):
+            file = AudioFile(data, self.spec.samples)
+        if file.sample_rate_hz != expected_hz:
+            raise UsageError(
+                f"{clip.data_set}: clip {clip.id} has audio at {file.sample_rate_hz} Hz, "
+                f"but stream.sample_rate_hz={expected_hz}: build the shards with "
+                f"decode.sample_rate_hz={expected_hz}, or resample third-party ones"
+            )
+        return file
 
 
 def audio_extension(clip: StoredClip) -> str:
     """Extension of a clip's audio; "" where it has none."""
     key, present = clip.keys.audio_key, clip.extensions()
     return next((name for name in ([key] if key else Waveform.file_types) if name in present), "")
-
-
-def pcm16(waveform: np.ndarray) -> np.ndarray:
-    """A float waveform in -1 to 1 as the int16 samples that a shard stores."""
-    return np.clip(np.round(waveform * 32768.0), -32768, 32767).astype(np.int16)
-
-
-def _decode_audio(data: bytes, samples: int) -> tuple[int, np.ndarray]:
-    """Sample rate in Hz and the first channel, float32 [<= samples]."""
-    if data[:4] not in _CONTAINERS:
-        raise ValueError("the first bytes are not those of a FLAC, WAV or Ogg file")
-    with soundfile.SoundFile(io.BytesIO(with_stated_size(data))) as file:
-        if file.channels > _MAX_CHANNELS:
-            raise ValueError(f"{file.channels} channels, at most {_MAX_CHANNELS} are decoded")
-        if file.frames != _UNKNOWN_SAMPLES:
-            return file.samplerate, file.read(samples, dtype="float32", always_2d=True)[:, 0]
-        read = np.full((samples, file.channels), np.nan, dtype=np.float32)
-        with contextlib.suppress(soundfile.LibsndfileError):  # it reads to the end, then fails to seek there
-            file.read(out=read)
-        return file.samplerate, read[: int(np.isfinite(read[:, 0]).sum()), 0]

@@ -1,4 +1,4 @@
-"""Random augmentations of a log-mel spectrogram along time: splice and time window, as augment.py makes of waveforms.
+"""Random augmentations of a log-mel spectrogram along time, as augment_audio.py makes of waveforms: splice and window.
 
 Spectrograms are arrays [N, 128] of natural logarithms of energies, N steps of 10 ms, with a bool mask (True = valid). A
 splice cross-fades amplitudes, so energies are weighted by squares; a masked step holds LOG_SILENCE in each bin, as a
@@ -10,6 +10,7 @@ Source: reference 1.4, carried over to spectrograms.
 import numpy as np
 
 from configs.schema import AugmentConfig
+from pipelines.stream.augment_audio import draw_splice, draw_time_window, fade_out_and_in
 
 STEPS_PER_S = 100
 LOG_SILENCE = float(np.log(np.finfo(np.float32).eps))
@@ -34,7 +35,7 @@ def pad_or_crop_mel(mel: np.ndarray, steps: int) -> tuple[np.ndarray, np.ndarray
 def splice_mel(
     mel: np.ndarray, mask: np.ndarray, other: np.ndarray, rng: np.random.Generator, settings: AugmentConfig
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cross-fade a stretch of another clip into the spectrogram at a random offset, as `augment.splice` does.
+    """Cross-fade a stretch of another clip into the spectrogram at a random offset, as the waveform's.
 
     Args:
         mel: float16 [N, 128]; its audio is its first mask.sum() steps.
@@ -48,21 +49,17 @@ def splice_mel(
         padding). The spectrogram is unchanged, with weights of 1, where the stretch would not be shorter than the clip.
     """
     weight, valid = np.ones(len(mel), dtype=np.float32), int(mask.sum())
-    length_s = rng.uniform(settings.audio_splice_min_s, settings.audio_splice_max_s)
-    length = min(round(length_s * STEPS_PER_S), len(other))
-    if not 0 < length < valid:
+    drawn = draw_splice(valid, len(other), rng, settings, STEPS_PER_S)
+    if not drawn.length:
         return mel, weight
-    offset, start = int(rng.integers(valid - length + 1)), int(rng.integers(len(other) - length + 1))
-    fade = min(max(length // 4, round(settings.audio_splice_fade_min_s * STEPS_PER_S)), length // 2)
-    ramp = 0.5 + 0.5 * np.cos(np.pi * (np.arange(fade) + 0.5) / max(fade, 1))
-    own = np.concatenate([ramp, np.zeros(length - 2 * fade), ramp[::-1]]).astype(np.float32)
-    stretch = slice(offset, offset + length)
+    own, start = fade_out_and_in(drawn.length, drawn.fade), drawn.other_start
+    stretch = slice(drawn.offset, drawn.offset + drawn.length)
     weight[stretch] = own
     mixed = mel.copy()
     with np.errstate(divide="ignore"):  # the logarithm of a weight of 0 is -inf: no energy
         mixed[stretch] = np.logaddexp(
             mel[stretch].astype(np.float32) + 2 * np.log(own)[:, None],
-            other[start : start + length].astype(np.float32) + 2 * np.log1p(-own)[:, None],
+            other[start : start + drawn.length].astype(np.float32) + 2 * np.log1p(-own)[:, None],
         )
     return mixed, weight
 
@@ -75,11 +72,9 @@ def random_time_window_mel(
     Returns:
         (spectrogram float16 [N, 128], mask [N] bool, True = valid), unchanged where the audio has at most `min_steps`.
     """
-    valid = int(mask.sum())
-    if valid <= min_steps:
+    start, stop = draw_time_window(valid := int(mask.sum()), rng, min_steps)
+    if (start, stop) == (0, valid):
         return mel, mask
-    length = int(rng.integers(min_steps, valid + 1))
-    start = int(rng.integers(valid - length + 1))
     window = np.zeros_like(mask)
-    window[start : start + length] = True
+    window[start:stop] = True
     return np.where(window[:, None], mel, np.float16(LOG_SILENCE)), window

@@ -1,31 +1,26 @@
-"""The examples of one rank's part of one global batch, stacked."""
+"""The examples of one rank's part of one global batch: as a loader worker sends them, and on the device of training."""
 
 import dataclasses
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any, NamedTuple, Self
 
-import numpy as np
 import torch
 
+from configs.errors import CommandFailed
 from pipelines.modalities import MODALITIES
-from pipelines.modalities.modality import Fields, stack
+from pipelines.modalities.modality import Fields
+from pipelines.stream.device import is_out_of_memory, to_device
 
 
 class Example(NamedTuple):
-    """One clip: the fields of `Batch` without their first dimension; `extra`: fields by modality."""
+    """One clip: what its modalities made of it (`Modality.train` or `Modality.evaluate`), by their names."""
 
-    frame: torch.Tensor
-    waveform: np.ndarray
-    audio_mask: np.ndarray
-    audio_positive_weight: np.ndarray
-    image_weight: torch.Tensor
+    fields: Mapping[str, Fields]
     source: int
     id: str
     position: int = -1
-    extra: Mapping[str, Fields] = MappingProxyType({})
 
 
 @dataclass
@@ -67,21 +62,62 @@ class Batch:
         return dataclasses.replace(self, **moved, extra={name: value.to(device) for name, value in self.extra.items()})
 
 
-def collate(examples: Sequence[Example], rejected: Counter[str] | None = None) -> Batch:
+@dataclass
+class HostBatch:
+    """A batch as a loader worker sends it: crops, 16-bit audio, and the few numbers that the device augments them with.
+
+    Attributes:
+        fields: what `Modality.collate` returned, by modality; tensors on the CPU.
+        source, id, position, rejected: as in `Batch`.
+    """
+
+    fields: dict[str, dict[str, torch.Tensor]]
+    source: torch.Tensor
+    id: list[str]
+    position: list[int]
+    rejected: Counter[str]
+
+    def __len__(self) -> int:
+        return len(self.id)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The batch on a device, which augments it; a GPU is not waited for.
+
+        Each row is a function of its own fields, the same on every device within rounding.
+
+        Raises:
+            CommandFailed: the device has too little memory.
+        """
+        device = torch.device(device)
+        core: dict[str, torch.Tensor] = {}
+        extra: dict[str, torch.Tensor] = {}
+        try:
+            for modality in MODALITIES:
+                if modality.name in self.fields:
+                    made = modality.to_batch(self.fields[modality.name], device)
+                    (core if modality.name in ("frames", "waveform", "mel") else extra).update(made)
+            source = to_device(self.source, device)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            raise CommandFailed(
+                f"{device} has too little memory to augment a batch of {len(self)} clips: use a smaller "
+                "global_batch_size with more gradient_accumulation_steps"
+            ) from None
+        return Batch(**core, source=source, id=self.id, position=self.position, rejected=self.rejected, extra=extra)
+
+
+def collate(examples: Sequence[Example], rejected: Counter[str] | None = None) -> HostBatch:
     """Stack one or more examples."""
-    extra: dict[str, torch.Tensor] = {}
-    for modality in MODALITIES:
-        if modality.name in examples[0].extra:
-            extra |= modality.collate([example.extra[modality.name] for example in examples])
-    return Batch(
-        frames=torch.stack([example.frame for example in examples]),
-        waveform=stack([example.waveform for example in examples]),
-        audio_mask=stack([example.audio_mask for example in examples]),
-        audio_positive_weight=stack([example.audio_positive_weight for example in examples]),
-        image_weight=torch.stack([example.image_weight for example in examples]),
+    stacked = {
+        modality.name: modality.collate([example.fields[modality.name] for example in examples])
+        for modality in MODALITIES
+        if all(modality.name in example.fields for example in examples)
+    }
+    return HostBatch(
+        fields=stacked,
         source=torch.tensor([example.source for example in examples]),
         id=[example.id for example in examples],
         position=[example.position for example in examples],
         rejected=Counter() if rejected is None else rejected,
-        extra=extra,
     )

@@ -1,7 +1,8 @@
 """Map-style dataset: from positions of the sampler to a batch.
 
-It reads and augments clips and replaces unreadable ones; the batch is the same to the bit in any process. Loader
-workers import this module: it needs torch, torchvision and numpy, nothing of the model.
+It reads clips, crops their frames, mixes their audio and replaces unreadable ones; the device of training does the rest
+(`HostBatch.to`). What it sends is the same to the bit from any process. Loader workers import this
+module: it needs torch, torchvision and numpy, nothing of the model.
 """
 
 from collections import Counter
@@ -14,7 +15,8 @@ from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig
 from pipelines.modalities import MODALITIES
 from pipelines.modalities.modality import TrainingContext
-from pipelines.stream.batch import Batch, Example, collate
+from pipelines.stream.batch import Example, HostBatch, collate
+from pipelines.stream.device import is_out_of_memory
 from pipelines.stream.reader import ClipReader, UnreadableClip
 from pipelines.stream.sampler import DeterministicSampler
 from pipelines.stream.seeding import seeded_rng
@@ -23,8 +25,8 @@ from pipelines.stream.seeding import seeded_rng
 NUM_MIX_CANDIDATES = 8
 
 
-class ClipDataset(Dataset[Batch]):
-    """Maps a list of positions, one rank's part of one global batch, to a Batch.
+class ClipDataset(Dataset[HostBatch]):
+    """Maps a list of positions, one rank's part of one global batch, to a HostBatch.
 
     A further modality is in the batch (`Batch.extra`) when all data sets store it.
 
@@ -45,7 +47,7 @@ class ClipDataset(Dataset[Batch]):
             if all(modality.name in reader.modalities for reader in self.readers)
         }
 
-    def __getitems__(self, positions: Sequence[int]) -> Batch | UsageError | CommandFailed:
+    def __getitems__(self, positions: Sequence[int]) -> HostBatch | UsageError | CommandFailed:
         """Make a batch. Fatal errors are returned: raised in a worker, they would reach the user as a stack trace."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more threads would add up pixels in another order
@@ -54,6 +56,13 @@ class ClipDataset(Dataset[Batch]):
             return collate([self.item(position, rejected) for position in positions], rejected)
         except (UsageError, CommandFailed) as error:
             return error
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return CommandFailed(
+                f"a loader process has too little memory or too little /dev/shm for a batch of {len(positions)} clips: "
+                "use a smaller stream.num_workers, stream.prefetch_factor or global_batch_size"
+            )
         finally:
             torch.set_num_threads(threads)
 

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from configs.errors import CommandFailed, UsageError
 from configs.schema import StreamConfig
-from pipelines.stream.batch import Batch
+from pipelines.stream.batch import HostBatch
 from pipelines.stream.dataset import ClipDataset
 from pipelines.stream.loader_worker import exit_with_parent
 from pipelines.stream.open_order import open_order
@@ -43,8 +43,10 @@ class Stream:
         self.dataset, self.order, self.fingerprint = dataset, dataset.order, fingerprint
         self._config = config
 
-    def batches(self, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[Batch]:
+    def batches(self, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[HostBatch]:
         """One rank's part of global batch `start_step` and all later ones; the same bits for any number of workers.
+
+        `HostBatch.to(device)` augments them on the device of training.
 
         Raises:
             UsageError: more than max_error_rate of the last clips are unreadable, stream.cache_gb is too small, or what
@@ -63,7 +65,7 @@ class Stream:
         try:
             prefetcher.advance(start_step)
             for step, batch in enumerate(_start(self._loader(rank, world_size, start_step)), start_step):
-                if not isinstance(batch, Batch):
+                if not isinstance(batch, HostBatch):
                     raise batch
                 guard.add(len(batch), batch.rejected)
                 yield batch
@@ -71,7 +73,7 @@ class Stream:
         finally:
             prefetcher.close()
 
-    def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader[Batch]:
+    def _loader(self, rank: int, world_size: int, start_step: int) -> DataLoader[HostBatch]:
         steps = (self.order.positions(step, rank, world_size) for step in itertools.count(start_step))
         # A DataLoader draws one number as it starts, by default from torch's default generator.
         generator = torch.Generator()
@@ -160,7 +162,7 @@ def _start_fork_server() -> None:
     atexit.register(_kill_workers)
 
 
-def _start(loader: DataLoader[Batch]) -> Iterator[Batch | UsageError | CommandFailed]:
+def _start(loader: DataLoader[HostBatch]) -> Iterator[HostBatch | UsageError | CommandFailed]:
     """Iterate over a loader; its workers have started when this returns."""
     with _starting_workers:
         return iter(loader)

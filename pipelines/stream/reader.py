@@ -11,6 +11,7 @@ import torch
 
 from configs.errors import UsageError
 from pipelines.modalities import MODALITIES
+from pipelines.modalities.audio_file import to_float
 from pipelines.modalities.frames import Frames, frame_extensions
 from pipelines.modalities.log_mel import MEL_BINS, LogMel
 from pipelines.modalities.modality import (
@@ -152,8 +153,8 @@ class ClipReader:
         return self._frames.decode(self.stored(clip)).decode(number)
 
     def waveform(self, clip: int) -> np.ndarray:
-        """The clip's audio as `Waveform.decode` returns it, float32 [<= S]."""
-        return self._waveform.decode(self.stored(clip))
+        """The clip's audio as `Waveform.decode` returns it, but float32 [<= S], -1 to 1."""
+        return to_float(self._waveform.decode(self.stored(clip)))
 
     def evaluation_item(self, clip: int, frame: int) -> Example:
         """A clip without augmentation: short side resized, center crop, waveform cut or zero-padded.
@@ -167,11 +168,8 @@ class ClipReader:
 
     def placeholder(self) -> Example:
         """A black frame and silence, in the place of a clip that cannot be read."""
-        size_px = self.spec.image_size_px
-        frame = torch.zeros(3, size_px, size_px, dtype=torch.uint8)
-        shape = (0,) if self._audio is self._waveform else (0, MEL_BINS)
-        silence = self._audio.evaluate(np.zeros(shape, np.float32), 0)
-        return Example(frame=frame, image_weight=torch.ones(size_px, size_px), **silence, source=self.source, id="")
+        silence = self._audio.evaluate(np.zeros((0, MEL_BINS) if self._audio.name == "mel" else 0, np.float16), 0)
+        return Example({"frames": self._frames.placeholder(), self._audio.name: silence}, self.source, "")
 
     def example(self, clip: int, fields: Mapping[str, Fields], position: int = -1) -> Example:
         """An example of a clip.
@@ -181,10 +179,7 @@ class ClipReader:
             fields: of each modality, by its name.
             position: of the clip in the sample order; -1 outside training.
         """
-        audio = self._audio.name
-        extra = {name: some for name, some in fields.items() if name not in ("frames", audio)}
-        core = fields["frames"] | fields[audio]
-        return Example(**core, source=self.source, id=self.index.id(clip), position=position, extra=extra)
+        return Example(fields, self.source, self.index.id(clip), position)
 
     def _stores(self, modality: Modality[Any]) -> bool:
         return any(modality.is_stored(self.stored(clip)) for clip in self._sample())

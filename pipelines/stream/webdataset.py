@@ -36,7 +36,7 @@ from pipelines.modalities.modality import (
     UnreadableClip,
 )
 from pipelines.storage import LocalFolder, open_folder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.batch import Example, collate
 from pipelines.stream.dataset import NUM_MIX_CANDIDATES
 from pipelines.stream.index import manifest_shards
@@ -111,7 +111,7 @@ def examples(
     seed: int = 0,
     handler: Handler = wds.reraise_exception,
 ) -> wds.WebDataset:
-    """The clips of a data set as `Example`s, which `.batched(size, collation_fn=collate)` makes into `Batch`es.
+    """The clips of a data set as `Example`s; `.batched(size, collation_fn=collate)` stacks them into `HostBatch`es.
 
     Args:
         folder: of the shards: local, or any address of fsspec.
@@ -181,9 +181,7 @@ class _TrainingExamples:
 
 
 def _example(clip: SampleClip, fields: dict[str, Fields]) -> Example:
-    (audio,) = {*_AUDIO} & fields.keys()
-    extra = {name: some for name, some in fields.items() if name not in ("frames", audio)}
-    return Example(**fields["frames"], **fields[audio], source=0, id=clip.id, extra=extra)
+    return Example(fields, 0, clip.id)
 
 
 class _ClosingReader:
@@ -206,7 +204,7 @@ def _open_shard(url: str, _mode: str = "rb", _bufsize: int = 0) -> _ClosingReade
             raise CommandFailed(f"{address}/{name}: the shard does not exist, or the server failed") from None
 
     is_local = isinstance(folder, LocalFolder)
-    return _ClosingReader(attempt() if is_local else retry.retried(attempt, retry.SHORT_RETRY))
+    return _ClosingReader(attempt() if is_local else remote_retry.retried(attempt, remote_retry.SHORT_RETRY))
 
 
 wds.gopen_schemes[_SCHEME] = _open_shard

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.modalities.audio_file import to_float
 from pipelines.modalities.frames import StoredFrames
 from pipelines.modalities.modality import ExampleSpec, MemberKeys, StoredClip, decoding_errors
 from pipelines.modalities.waveform import Waveform, audio_extension
@@ -83,7 +84,7 @@ def decode_sample(sample: Sample, sample_rate_hz: int = 16_000, max_duration_s: 
         decoded[extension] = frames.decode(number)
     if audio := audio_extension(clip):
         spec = ExampleSpec(1, round(max_duration_s * sample_rate_hz), sample_rate_hz)
-        decoded[audio] = Waveform(spec).decode(clip)
+        decoded[audio] = to_float(Waveform(spec).decode(clip))
     for extension in clip.extensions():
         kind = extension.rpartition(".")[2]
         if kind == "json":

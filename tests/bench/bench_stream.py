@@ -1,17 +1,20 @@
-"""Clips per second of the streaming loader and of stock webdataset: same shards, same decoders, one worker each, in
-turns.
+"""Clips per second of the streaming loader and of others: same shards, one worker each, in turns.
 
-`python tests/bench/bench_stream.py [rounds]`. A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s
-of audio as FLAC or PCM16; simplejpeg and soundfile decode for all, in batches of 32. `stock` is webdataset as its
-documentation has it, `.decode(...)`, which decodes every member; `stock, lazy` decodes one image, by hand. Both read
-all members of a tar. Target (issue 4): 2 times stock with FLAC, 2.5 with PCM16.
+`python tests/bench/bench_stream.py [rounds]`. First decoding alone, by ours and stock webdataset, with the same
+decoders; then full training batches with the default augmentation, beside stock webdataset and Megatron Energon with
+torchvision (peers.py) and beside decoding alone. `worker` is what one loader worker makes; `with device` adds the time
+that the device's part takes on one core of this machine, as if the worker did that too.
+
+A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s of audio as FLAC or PCM16, in batches of 32.
+`stock` is webdataset as its documentation has it, `.decode(...)`, which decodes every member; `lazy` decodes one image,
+by hand. Both read all members of a tar. Targets of decoding alone: 2 times stock with FLAC, 2.5 with PCM16. Of training
+batches: 3 times stock with PCM16, 2.2 with FLAC, 2 times Energon with FLAC, 0.8 of decoding alone; 1.5 times stock with
+the device's part.
 """
 
 from __future__ import annotations
 
-import io
 import json
-import random
 import statistics
 import sys
 import tempfile
@@ -23,7 +26,9 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests/support")]
+
+from peers import Pick, decode_image, decode_member, decode_sound, webdataset_loader  # noqa: E402
 
 CLIPS, SHARDS, BATCH = 150, 4, 32
 WANTED = {"flac": 2.0, "wav": 3.0}
@@ -51,37 +56,6 @@ def write_shards(folder: Path, kind: str) -> Path:
     return write_data_set(folder / kind, [CLIPS] * SHARDS, changes=dict.fromkeys(range(CLIPS * SHARDS), members))
 
 
-def picture_of(data: bytes):
-    import simplejpeg
-    import torch
-
-    torch.set_num_threads(1)
-    return torch.from_numpy(simplejpeg.decode_jpeg(data))
-
-
-def waveform_of(data: bytes):
-    import soundfile
-    import torch
-
-    return torch.from_numpy(soundfile.read(io.BytesIO(data), dtype="float32")[0])
-
-
-def decode_any(key: str, data: bytes):
-    """A handler for webdataset's `.decode`."""
-    return picture_of(data) if key.endswith("jpg") else waveform_of(data) if key.endswith(("flac", "wav")) else None
-
-
-class Pick:
-    """One random picture and the sound of a sample, decoded here or before."""
-
-    def __init__(self, kind: str, lazy: bool) -> None:
-        self.kind, self.lazy = kind, lazy
-
-    def __call__(self, sample: dict) -> tuple:
-        picture, sound = sample[f"{random.randrange(10)}.jpg"], sample[self.kind]
-        return (picture_of(picture), waveform_of(sound)) if self.lazy else (picture, sound)
-
-
 class Ours:
     """The same decoding by our index and order."""
 
@@ -96,16 +70,18 @@ class Ours:
 
     def __getitem__(self, position: int) -> tuple:
         clip = self.order.assigned(position)
-        return picture_of(self.index.read(clip, f"{position % 10}.jpg")), waveform_of(self.index.read(clip, self.kind))
+        return decode_image(self.index.read(clip, f"{position % 10}.jpg")), decode_sound(
+            self.index.read(clip, self.kind)
+        )
 
 
-def rate(loader) -> float:
+def rate(loader, size=lambda batch: len(batch[0])) -> float:
     """Clips a second after the first batch."""
     batches = iter(loader)
     next(batches)
     began_s, clips = time.perf_counter(), 0
     for batch in batches:
-        clips += len(batch[0])
+        clips += size(batch)
         if clips >= CLIPS * SHARDS - 2 * BATCH:
             break
     return clips / (time.perf_counter() - began_s)
@@ -117,7 +93,7 @@ def stock_rate(folder: Path, kind: str, lazy: bool) -> float:
 
     tars = sorted(map(str, folder.glob("*.tar")))
     data = webdataset.WebDataset(tars, shardshuffle=len(tars), seed=0).shuffle(100)
-    data = (data if lazy else data.decode(decode_any)).map(Pick(kind, lazy))
+    data = (data if lazy else data.decode(decode_member)).map(Pick(kind, lazy))
     return rate(DataLoader(data, batch_size=BATCH, num_workers=1, multiprocessing_context="forkserver"))
 
 
@@ -133,6 +109,75 @@ def our_rate(folder: Path, kind: str) -> float:
             multiprocessing_context="forkserver",
         )
     )
+
+
+def training_rates(folder: Path, kind: str) -> dict[str, float]:
+    """Clips a second of full training batches, augmented as by default, of one worker each."""
+    import torch
+
+    rates = {
+        "stock": rate(webdataset_loader(folder, kind, lazy=False, batch_size=BATCH)),
+        "lazy": rate(webdataset_loader(folder, kind, lazy=True, batch_size=BATCH)),
+        "energon": energon_rate(folder),
+        "decoding": our_rate(folder, kind),
+    }
+    batches = training_batches(folder, num_workers=1)
+    rates["worker"] = rate(batches, size=len)
+    batch = next(batches)
+    torch.set_num_threads(1)
+    device_s = min(cpu_seconds(lambda: batch.to("cpu")) for _ in range(8)) / BATCH
+    return rates | {"with device": 1 / (1 / rates["worker"] + device_s)}
+
+
+def training_batches(folder: Path, **settings):
+    from configs.schema import StreamConfig, StreamSourceConfig
+    from pipelines.stream.loader import open_stream
+
+    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=str(folder))], **settings)
+    return open_stream(config, 0, BATCH).batches()
+
+
+def energon_rate(folder: Path) -> float:
+    """NaN where the extra `bench` is not installed."""
+    try:
+        from peer_energon import energon_loader
+    except ImportError:
+        return float("nan")
+    return rate(energon_loader(folder, BATCH), size=lambda batch: len(batch.frame))
+
+
+def waiting(folder: Path, num_workers: int, clips_per_s: float, steps: int = 15) -> float:
+    """The fraction of the time that a training which takes so many clips a second waits for data."""
+    batches = training_batches(folder, num_workers=num_workers)
+    next(batches)
+    began_s, waited_s = time.perf_counter(), 0.0
+    for _ in range(steps):
+        asked_s = time.perf_counter()
+        next(batches)
+        waited_s += time.perf_counter() - asked_s
+        time.sleep(BATCH / clips_per_s)
+    return waited_s / (time.perf_counter() - began_s)
+
+
+def cpu_seconds(do) -> float:
+    began_s = time.process_time()
+    do()
+    return time.process_time() - began_s
+
+
+def print_training_rates(folders: dict[str, Path], rounds: int) -> None:
+    names = ("stock", "lazy", "energon", "decoding", "worker", "with device")
+    peers = names[:4]
+    print(f"{'training batches':<18}{''.join(f'{name:>12}' for name in names)}   clips/s", flush=True)
+    for kind, folder in folders.items():
+        found = [training_rates(folder, kind) for _ in range(rounds)]
+        medians = (statistics.median(rates[name] for rates in found) for name in names)
+        print(f"{kind:<18}{''.join(f'{median:>12.0f}' for median in medians)}", flush=True)
+        for ours in names[4:]:
+            over = (statistics.median(rates[ours] / rates[peer] for rates in found) for peer in peers)
+            print(f"  {ours + ' /':<16}{''.join(f'{ratio:>12.2f}' for ratio in over)}", flush=True)
+        waits = (f"{workers} workers {waiting(folder, workers, 400):.0%}" for workers in (1, 2, 3))
+        print(f"  of a training at 400 clips/s, waiting for data: {', '.join(waits)}", flush=True)
 
 
 def write_large_index(folder: Path, shards: int, clips: int) -> None:
@@ -207,8 +252,9 @@ def main(rounds: int) -> None:
     context = get_context("spawn")
     with tempfile.TemporaryDirectory() as scratch:
         print(f"{'':<8}{'stock':>8}{'lazy':>8}{'ours':>8}{'ours/stock':>12}{'wanted':>8}{'ours/lazy':>11}   clips/s")
+        folders = {kind: write_shards(Path(scratch), kind) for kind in WANTED}
         for kind, wanted in WANTED.items():
-            folder = write_shards(Path(scratch), kind)
+            folder = folders[kind]
             rounds_of = [
                 (stock_rate(folder, kind, lazy=False), stock_rate(folder, kind, lazy=True), our_rate(folder, kind))
                 for _ in range(rounds)
@@ -221,6 +267,7 @@ def main(rounds: int) -> None:
                 f"{kind:<8}{stock:>8.0f}{lazy:>8.0f}{ours:>8.0f}{over_stock:>12.2f}{wanted:>8}{over_lazy:>11.2f}",
                 flush=True,
             )
+        print_training_rates(folders, rounds)
         with ProcessPoolExecutor(1, context) as pool:
             print(
                 f"first batch of a run resumed at step 1,000,000: "

@@ -178,7 +178,15 @@ def test_a_value_that_is_not_allowed_is_rejected_with_the_allowed_values(schema,
 
 def test_every_setting_with_fixed_values_is_checked():
     assert {key for _, key, _ in CHOICES} == {
-        *("source.kind", "decode.mode", "decode.decoder", "decode.channel", "decode.audio", "decode.audio_format", "executor"),
+        *(
+            "source.kind",
+            "decode.mode",
+            "decode.decoder",
+            "decode.channel",
+            "decode.audio",
+            "decode.audio_format",
+            "executor",
+        ),
         *("loss.objective",),
         *("model.audio_projection", "model.similarity_aggregation", "model.head_aggregation", "tracker"),
         *("stream.audio", "optim.name", "optim.schedule", "nonfinite_loss_action"),

@@ -167,9 +167,10 @@ def test_features_are_released_with_their_model_and_unreadable_clips_replaced(se
 
 
 def _frame(gallery, model, clip):
+    from pipelines.stream.batch import collate
     from pipelines.stream.reader import ClipReader
 
-    return gallery.item(ClipReader(gallery.index, *model.inputs), clip).frame[None]
+    return collate([gallery.item(ClipReader(gallery.index, *model.inputs), clip)]).to("cpu").frames
 
 
 def test_split_without_a_readable_clip_is_refused(tmp_path):

@@ -141,7 +141,7 @@ def batches(folder: Path, count: int, **source):
         max_error_rate=0.0,
     )
     stream = open_stream(config, 0, 2)
-    return [batch for _, batch in zip(range(count), stream.batches(), strict=False)]
+    return [batch.to("cpu") for _, batch in zip(range(count), stream.batches(), strict=False)]
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -14,6 +14,7 @@ from eval.metrics.segmentation import normalize_and_upsample
 from eval.results import Example
 from model.denseav import DenseAV
 from model.features import map_tensors
+from pipelines.stream.batch import collate
 from pipelines.stream.reader import ClipReader, UnreadableClip
 
 
@@ -33,13 +34,13 @@ def retrieval_examples(task: str, gallery: Gallery, model: DenseAV, ranks: Int[T
     side_px = model.inputs.image_size_px
     examples = []
     for row, heatmap, by_head in zip(rows, maps, heads, strict=True):
-        item = gallery.item(reader, gallery.clips[row])
+        pair = collate([gallery.item(reader, gallery.clips[row])]).to("cpu")
         low, high = by_head.min().item(), by_head.max().item()
         examples.append(
             Example(
                 task=task,
                 prompt=clip_caption(reader, gallery.clips[row]),
-                image=item.frame.permute(1, 2, 0).numpy(),
+                image=pair.frames[0].permute(1, 2, 0).numpy(),
                 heatmap=min_max_normalize(normalize_and_upsample(heatmap[None], 0.0, 1.0, side_px, side_px))[0].numpy(),
                 heads=normalize_and_upsample(by_head, low, high, side_px, side_px).numpy(),
                 target=np.zeros((side_px, side_px), bool),

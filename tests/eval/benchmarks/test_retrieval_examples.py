@@ -10,6 +10,7 @@ from eval.benchmarks.retrieval.benchmark import Retrieval
 from eval.benchmarks.retrieval.examples import retrieval_examples
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.report.figures import heatmap_sheet
+from pipelines.stream.batch import collate
 from pipelines.stream.reader import ClipReader
 
 
@@ -33,7 +34,8 @@ def test_retrieval_examples_go_from_best_to_worst_rank(gallery, model):
     for example in examples:
         clip = gallery.clips[ranks.tolist().index(example.rank)]
         assert example.prompt.startswith(gallery.index.id(clip)) and example.value == f"rank {example.rank}"
-        assert np.array_equal(example.image, gallery.item(reader, clip).frame.permute(1, 2, 0).numpy())
+        frame = collate([gallery.item(reader, clip)]).to("cpu").frames[0]
+        assert np.array_equal(example.image, frame.permute(1, 2, 0).numpy())
         assert (
             (example.heatmap.min(), example.heatmap.max()) == (0, 1)
             and not example.target.any()

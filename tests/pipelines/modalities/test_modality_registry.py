@@ -16,6 +16,7 @@ from pipelines import modalities
 from pipelines.modalities import MODALITIES
 from pipelines.modalities.modality import Modality
 from pipelines.stream import batch, dataset, reader
+from pipelines.stream.batch import collate
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.loader import open_stream
 from pipelines.stream.reader import ClipReader
@@ -67,7 +68,7 @@ def register(monkeypatch):
 
 
 def _first_batch(**folders):
-    return next(open_stream(stream_config(folders), 0, 4).batches())
+    return next(open_stream(stream_config(folders), 0, 4).batches()).to("cpu")
 
 
 def test_further_modality_that_all_sources_store_is_in_the_batch_and_leaves_the_rest_unchanged(tmp_path, register):
@@ -94,4 +95,4 @@ def test_damaged_array_of_a_further_modality_is_counted_and_replaced(tmp_path, r
     assert sum(some.rejected["bad_array"] for some in found) >= 1
     assert all("clip0003" not in some.id for some in found)
     example = ClipReader(DatasetIndex.open(folder), 24, 0.6, 16000).evaluation_item(2, 0)
-    assert example.extra["level"]["level"].tolist() == [2, 2, 2, 2]
+    assert collate([example]).to("cpu").extra["level"].tolist() == [[2, 2, 2, 2]]

@@ -1,5 +1,6 @@
 """From positions to batches: reading, mixing, and the replacement of unreadable clips."""
 
+import itertools
 import json
 from collections import Counter
 
@@ -39,6 +40,10 @@ def _stream(*folders, batch_size=4, seed=0, augment=None, **settings):
     return open_stream(StreamConfig(sources=sources, **settings), seed, batch_size)
 
 
+def _batches(stream, count):
+    return (batch.to("cpu") for batch in itertools.islice(stream.batches(), count))
+
+
 def _reader(folder, **settings):
     return ClipReader(
         DatasetIndex.open(folder), **({"image_size_px": 24, "clip_duration_s": 0.6, "sample_rate_hz": 16000} | settings)
@@ -55,7 +60,7 @@ def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
         write_data_set(tmp_path / "a", [6, 6]), write_data_set(tmp_path / "b", [7, 7], prefix="other", audio="wav")
     )
     sources = Counter()
-    for step, batch in zip(range(6), stream.batches(), strict=False):
+    for step, batch in enumerate(_batches(stream, 6)):
         assert batch.position == list(range(4 * step, 4 * step + 4))
         assert (batch.frames.shape, batch.frames.dtype) == ((4, 3, 24, 24), torch.uint8)
         assert batch.waveform.shape == batch.audio_mask.shape == batch.audio_positive_weight.shape == (4, 9600)
@@ -80,7 +85,7 @@ def test_all_frames_of_a_clip_are_eventually_drawn(tmp_path):
     stream = _stream(write_data_set(tmp_path / "a", [4], frames=3), batch_size=1)
     seen = {
         round(float(_gray(batch.frames[0])) - 3 * stream.order.clip(step)[1], -2)
-        for step, batch in zip(range(40), stream.batches(), strict=False)
+        for step, batch in enumerate(_batches(stream, 40))
     }
     assert seen == {0, 100, 200}
 
@@ -89,7 +94,11 @@ def test_same_position_gives_the_same_bits_and_another_seed_different_ones(tmp_p
     folder = write_data_set(tmp_path / "a", [10, 10])
 
     def batch(seed):
-        return _stream(folder, seed=seed, augment=SHORT_AUGMENT, batch_size=8).dataset.__getitems__(list(range(8)))
+        return (
+            _stream(folder, seed=seed, augment=SHORT_AUGMENT, batch_size=8)
+            .dataset.__getitems__(list(range(8)))
+            .to("cpu")
+        )
 
     first, again, other = batch(0), batch(0), batch(1)
     for name, value in vars(first).items():
@@ -107,7 +116,7 @@ def test_masks_and_weights_mark_what_was_mixed_in(tmp_path):
         write_data_set(tmp_path / "a", [20, 20]), batch_size=8, augment=SHORT_AUGMENT | {"quad_mixup_probability": 0.5}
     )
     quads = masked = spliced = 0
-    for _, batch in zip(range(10), stream.batches(), strict=False):
+    for batch in _batches(stream, 10):
         assert (batch.waveform[~batch.audio_mask] == 0).all()
         assert not batch.audio_mask[:, 8000:].any()
         for row, position in enumerate(batch.position):
@@ -134,7 +143,7 @@ def test_splice_comes_from_another_clip_of_the_same_window(tmp_path):
         augment=SHORT_AUGMENT | {"time_mask_probability": 0.0},
     )
     others = set()
-    for _, batch in zip(range(20), stream.batches(), strict=False):
+    for batch in _batches(stream, 20):
         for row, position in enumerate(batch.position):
             middle = batch.waveform[row][batch.audio_positive_weight[row] == 0]
             other = round(float(middle.median()) * 50) - 1
@@ -160,7 +169,7 @@ def test_unreadable_clip_is_replaced_and_counted_by_reason(tmp_path, reason):
         write_data_set(tmp_path / "a", [16, 16], changes=dict.fromkeys(bad, BAD_MEMBERS[reason])), max_error_rate=1.0
     )
     rejected, met = Counter(), 0
-    for _, batch in zip(range(24), stream.batches(), strict=False):
+    for batch in _batches(stream, 24):
         clips = [stream.order.clip(position)[1] for position in batch.position]
         assert len(set(batch.id)) == 4
         for clip, position, name in zip(clips, batch.position, batch.id, strict=True):
@@ -184,7 +193,7 @@ def test_no_batch_repeats_a_clip_when_a_fifth_are_damaged(tmp_path):
         write_data_set(tmp_path / "a", [20] * 4, changes=bad), batch_size=16, max_error_rate=1.0, augment=SHORT_AUGMENT
     )
     rejected = Counter()
-    for _, batch in zip(range(15), stream.batches(), strict=False):
+    for batch in _batches(stream, 15):
         assert len(set(batch.id)) == 16
         assert not {int(name[4:]) for name in batch.id} & bad.keys()
         rejected += batch.rejected
@@ -195,7 +204,7 @@ def test_no_batch_repeats_a_clip_when_a_fifth_are_damaged(tmp_path):
 def test_clip_that_repeats_in_a_batch_at_the_end_of_an_epoch_is_replaced(tmp_path):
     stream = _stream(write_data_set(tmp_path / "a", [9]), batch_size=6)
     rejected = Counter()
-    for _, batch in zip(range(12), stream.batches(), strict=False):
+    for batch in _batches(stream, 12):
         assert len(set(batch.id)) == 6
         rejected += batch.rejected
     assert set(rejected) == {"duplicate_in_batch"}
@@ -240,7 +249,7 @@ def test_waveform_is_the_first_channel_cut_to_the_configured_length(tmp_path):
 
 def test_evaluation_item_is_the_clip_without_augmentation(tmp_path):
     reader = _reader(write_data_set(tmp_path / "a", [3], frames=12))
-    batch = collate([reader.evaluation_item(2, frame) for frame in (0, 1, 2)])
+    batch = collate([reader.evaluation_item(2, frame) for frame in (0, 1, 2)]).to("cpu")
     assert _gray(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
     assert batch.waveform[1, :8000].numpy() == pytest.approx(tone(2), abs=1e-4)
     assert batch.audio_mask.sum(dim=1).tolist() == [8000] * 3

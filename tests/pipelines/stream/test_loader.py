@@ -35,7 +35,8 @@ def _config(folders, **settings):
 
 def _batches(folders, count, rank=0, world_size=1, start_step=0, batch_size=12, **settings):
     stream = open_stream(_config(folders, **settings), 0, batch_size)
-    return [batch for _, batch in zip(range(count), stream.batches(rank, world_size, start_step), strict=False)]
+    batches = stream.batches(rank, world_size, start_step)
+    return [batch.to("cpu") for _, batch in zip(range(count), batches, strict=False)]
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])

@@ -39,7 +39,7 @@ def mel_only(tmp_path_factory):
 def _batches(folder: str, audio: str, count: int, augment: AugmentConfig, **settings):
     config = stream_config({"a": folder}, audio=audio, clip_duration_s=DURATION_S, image_size_px=32, augment=augment)
     stream = open_stream(replace(config, **settings), 0, 8)
-    return list(itertools.islice(stream.batches(), count))
+    return [batch.to("cpu") for batch in itertools.islice(stream.batches(), count)]
 
 
 def test_losses_of_stored_log_mel_agree_with_those_of_the_waveform_within_a_hundredth(both):

@@ -62,7 +62,7 @@ def _config(address, cache, **settings):
 
 def _batches(address, cache, count=6, **settings):
     batches = open_stream(_config(address, cache, **settings), 0, 8).batches()
-    found = [batch for _, batch in zip(range(count), batches, strict=False)]
+    found = [batch.to("cpu") for _, batch in zip(range(count), batches, strict=False)]
     batches.close()
     return found
 

@@ -22,7 +22,7 @@ from configs.errors import CommandFailed, UsageError
 from configs.schema import AugmentConfig
 from pipelines.modalities.modality import ExampleSpec, MemberKeys, UnreadableClip
 from pipelines.storage import open_folder
-from pipelines.stream import retry
+from pipelines.stream import remote_retry
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.reader import ClipReader
 from pipelines.stream.webdataset import collate, decode_sample, examples, samples, shard_urls
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def _short_pauses(monkeypatch):
-    monkeypatch.setattr(retry, "SHORT_RETRY", retry.Retries(3, 0.0, 0.01))
+    monkeypatch.setattr(remote_retry, "SHORT_RETRY", remote_retry.Retries(3, 0.0, 0.01))
 
 
 def _changed(tmp_path, members: dict[str, bytes | None], clips: int = 3) -> str:
@@ -86,11 +86,11 @@ def test_decoded_samples_hold_images_audio_and_metadata_as_our_reader_decodes_th
 
 def test_examples_are_bit_equal_to_the_evaluation_examples_of_our_reader(folder):
     reader = ClipReader(DatasetIndex.open(folder), 24, 0.6, 16000)
-    batches = list(examples(folder, SPEC).batched(6, collation_fn=collate))
+    batches = [batch.to("cpu") for batch in examples(folder, SPEC).batched(6, collation_fn=collate)]
     assert [len(batch) for batch in batches] == [6, 6, 6, 2]
     for number, batch in enumerate(batches):
         clips = range(6 * number, min(6 * number + 6, sum(CLIPS)))
-        assert_same_bits(batch, collate([reader.evaluation_item(clip, 1) for clip in clips]))
+        assert_same_bits(batch, collate([reader.evaluation_item(clip, 1) for clip in clips]).to("cpu"))
 
 
 def test_every_clip_is_read_once_by_two_ranks_with_two_workers_each(folder):
@@ -127,7 +127,7 @@ def test_augmented_examples_are_spliced_masked_and_mixed_and_repeat_with_the_see
 
     def batch(seed):
         torch.manual_seed(seed)
-        return next(iter(examples(folder, SPEC, augment=augment).batched(20, collation_fn=collate)))
+        return next(iter(examples(folder, SPEC, augment=augment).batched(20, collation_fn=collate))).to("cpu")
 
     first = batch(0)
     assert_same_bits(first, batch(0))
@@ -190,17 +190,18 @@ def test_keys_name_the_members_of_third_party_shards_and_log_mel_takes_the_place
     changes = {0: {"mix.wav": encode_audio(tone(3), "wav"), "mel.npy": npy(np.zeros((40, 128), np.float16))}}
     folder = str(write_data_set(tmp_path / "set", [1], changes=changes))
     (example,) = examples(folder, SPEC, keys=MemberKeys("0.jpg", ".MIX.wav"))
-    assert np.allclose(example.waveform[:8000], tone(3), atol=1e-3)
+    assert np.allclose(example.fields["waveform"]["samples"][:8000], tone(3), atol=1e-3)
     for augment in (None, AugmentConfig(**SHORT_AUGMENT)):
         (example,) = examples(folder, SPEC, modalities=("frames", "mel"), augment=augment)
-        assert example.waveform.shape == (60, 128) and example.audio_mask.shape == (60,)
+        mel = example.fields["mel"]
+        assert mel["waveform"].shape == (60, 128) and mel["audio_mask"].shape == (60,)
     with pytest.raises(UnreadableClip, match=r"missing_member: clip clip0000 has no \.other\.wav"):
         list(examples(folder, SPEC, keys=MemberKeys("", "other.wav")))
 
 
 def test_a_pickled_pipeline_reads_the_same_clips(folder):
     dataset = examples(folder, SPEC, shuffle_clips=4).batched(30, collation_fn=collate)
-    assert_same_bits(*(next(iter(some)) for some in (dataset, pickle.loads(pickle.dumps(dataset)))))
+    assert_same_bits(*(next(iter(some)).to("cpu") for some in (dataset, pickle.loads(pickle.dumps(dataset)))))
 
 
 def test_a_missing_shard_is_a_one_line_error(tmp_path):
