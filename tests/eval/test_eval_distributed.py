@@ -83,7 +83,7 @@ if ranks > 1:
 config = tiny_config(f"evaluate.config={settings}", "evaluate.every_steps=1", "steps=1")
 
 class Log(RunLogger):
-    __init__ = add = show = lambda *_: None
+    __init__ = add = log_media = lambda *_: None
 
 evaluation = PeriodicEvaluation(config, out, lambda: False)
 results["metrics"] = evaluation.maybe_evaluate(1, tiny_model(config).train(), None, Log())
