@@ -98,7 +98,7 @@ def _reason_to_skip(item: PromptedExample) -> str | None:
 
 
 def read_class_names(path: Path) -> dict[int, str]:
-    """Unique names by class number; {} if there is no such file.
+    """Unique names by class number; {} if the file does not exist.
 
     Raises:
         UsageError: a missing column, or an invalid class number.
@@ -122,7 +122,7 @@ def read_frame(path: Path, size_px: int) -> UInt8[Tensor, "3 H_px W_px"]:
 
 
 def read_labels(item: PromptedExample, size_px: int) -> Int[Tensor, "H_px W_px"]:
-    """int32: the class of each pixel, in the geometry of `read_frame`, nearest neighbor; 0 is no class.
+    """int32: the class of each pixel, in the geometry of `read_frame`, nearest neighbor; 0 is unlabeled.
 
     Raises:
         UsageError: not a complete image, or of another size than the frame.

@@ -1,4 +1,4 @@
-"""Audio as users have it: WAV files from pipes, rare containers, truncated ones, and samples that are no numbers."""
+"""Audio files of users: WAV written through a pipe, rare containers, truncated files, and NaN or infinite samples."""
 
 import io
 import os

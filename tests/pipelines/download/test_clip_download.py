@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from media_server import serve_media
 from tiny_decode import click_s, decode, flash_s
 from tiny_download import EVENT_S, video_page, write_source
 
@@ -20,19 +19,6 @@ from pipelines.download.cut_check import read_durations
 from pipelines.download.ffmpeg_path import Ffmpeg
 
 ALL_FRAMES = DecodeConfig(frames_per_clip=250, short_side_px=48, keep_static=True)
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("www")
-    write_source(folder)
-    return folder
-
-
-@pytest.fixture
-def server(media):
-    with serve_media(media) as server:
-        yield server
 
 
 @pytest.fixture

@@ -6,26 +6,12 @@ import signal
 import time
 
 import pytest
-from media_server import serve_media
 from tiny_disk import tiny_disk
-from tiny_download import command, download, last_line, ledger, start, video_page, write_source, write_table
+from tiny_download import command, download, last_line, ledger, start, video_page, write_table
 
 pytest.importorskip("yt_dlp", reason="extra download is not installed")
 
 from pipelines.download.clips import MAX_FAILURES_IN_A_ROW
-
-
-@pytest.fixture(scope="module")
-def media(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("www")
-    write_source(folder)
-    return folder
-
-
-@pytest.fixture
-def server(media):
-    with serve_media(media) as server:
-        yield server
 
 
 def _segments(server, **pages):

@@ -1,4 +1,4 @@
-"""Augmentations of a log-mel spectrogram: values worked out by hand, and agreement with those of the waveform."""
+"""Augmentations of a log-mel spectrogram: values worked out by hand, and agreement with waveform augmentation."""
 
 import io
 
