@@ -74,6 +74,7 @@ def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list
     """The settings and the values of the positional arguments."""
     from configs.load import load
 
+    argv = _as_key_value(argv)
     # A file may be called lr=1e-4.
     bare = [a for a in argv if "=" not in a or (positional and Path(a).exists())]
     variadic = bool(positional) and positional[-1].endswith("...")
@@ -84,6 +85,31 @@ def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list
             "(--help lists the keys)"
         )
     return [load(schema, [a for a in argv if a not in bare]), *bare]
+
+
+def _as_key_value(argv: Sequence[str]) -> list[str]:
+    """Arguments in the style of other programs as `key=value`: --key=value, --config FILE, and the path of a YAML file.
+
+    Raises:
+        UsageError: any other option.
+    """
+    words, arguments = list(argv), list[str]()
+    while words:
+        word = words.pop(0)
+        key = word.removeprefix("--")
+        if word.startswith("-") and "=" not in word:
+            if key not in ("config", "-c") or not words:
+                value = f"{words[0]!r}" if words else "VALUE"
+                raise UsageError(
+                    f"{word}: settings are written {key.lstrip('-')}={value.strip(chr(39))}, without dashes"
+                )
+            word = f"config={words.pop(0)}"
+        elif word.startswith("--"):
+            word = key
+        elif "=" not in word and Path(word).suffix in (".yaml", ".yml"):
+            word = f"config={word}"
+        arguments.append(word)
+    return arguments
 
 
 def _report(message: str, exit_code: int) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.errors import UsageError
+from configs.list_items import number_named_items
 from configs.package_names import ROOT
 from configs.schema_check import UnknownKeyError, check_layer, check_ranges, type_of
 
@@ -20,25 +21,20 @@ def load(schema: type[T], arguments: Sequence[str] = ()) -> T:
 
     Args:
         schema: dataclass of configs.schema.
-        arguments: `key=value` strings; `config=PATH` names a YAML file (see `find_config`); nested keys are joined with
-            dots, and a number addresses an item of a list.
+        arguments: `key=value` strings, the last one of a key wins; `config=PATH` names a YAML file (see
+            `find_config`); nested keys are joined with dots, and items of a list have their number or name
+            (see `configs.list_items`).
 
     Returns:
         An instance of `schema`: plain dataclasses, without OmegaConf objects.
 
     Raises:
-        UsageError: an unknown key, a value of the wrong type or out of its range, a missing or invalid file, or a key
-            given twice.
+        UsageError: an unknown key, a value of the wrong type or out of its range, or a missing or invalid file.
     """
-    seen: dict[str, str] = {}
-    for argument in arguments:
-        key = argument.partition("=")[0]
-        if key in seen:
-            raise UsageError(f"{key} is given twice on the command line: {seen[key]} and {argument}")
-        seen[key] = argument
-    path = seen.pop("config", "").partition("=")[2] if "config" in seen else None
-    layers = [] if path is None else [(path, _parse_yaml(find_config(path).read_bytes(), path))]
-    return _merge(schema, layers + [(COMMAND_LINE, _parse_argument(schema, argument)) for argument in seen.values()])
+    paths = [argument.partition("=")[2] for argument in arguments if argument.partition("=")[0] == "config"]
+    layers = [(path, _parse_yaml(find_config(path).read_bytes(), path)) for path in paths[-1:]]
+    others = (argument for argument in arguments if argument.partition("=")[0] != "config")
+    return _merge(schema, layers + [(COMMAND_LINE, _parse_argument(schema, argument)) for argument in others])
 
 
 def load_stored(schema: type[T], stored: str | dict[str, Any], origin: str) -> T:
@@ -138,6 +134,7 @@ def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
     defaults, origins = OmegaConf.structured(schema), dict[str, str]()
     settings: Any = OmegaConf.to_container(defaults)
     for origin, layer in layers:
+        layer = number_named_items(schema, layer, settings)
         check_layer(schema, layer, "", origin, origins)
         settings = _override(settings, layer, "", origin)
     try:
@@ -159,8 +156,9 @@ def _override(base: Any, layer: Any, key: str, origin: str) -> Any:
     if isinstance(base, list) or (base is None and is_items):  # None: a list that an item of a list does not set
         items = list(base or ())
         for number, item in layer.items():
-            if int(number) >= len(items):
+            if int(number) > len(items):
                 raise UsageError(f"{key}{number}: no such item, the list has {len(items)} (from {origin})")
+            items += [None] * (int(number) == len(items))
             items[int(number)] = _override(items[int(number)], item, f"{key}{number}.", origin)
         return items
     known = base if isinstance(base, dict) else {}

@@ -31,7 +31,16 @@ LEGEND = {
     "ogl": "0.4 of the model's map plus 0.6 of the object prior (EZ-VSL)",
     "chance": "chance level",
 }
+# Explanation of each variant of a metric that needs one.
+VARIANTS = {
+    "median": "positive above the median of the map, so on half of the image, as in published tables: objects on less "
+    "than a quarter of the image cannot reach a cIoU of 0.5, and a set of them has a cIoU of 0",
+    "adaptive": "as many positive pixels as the target has; uses the size of the target",
+    "advanced": "audio steps of the spoken word alone, and 0.2 s around it",
+}
 _HEADLINE_BASELINES = ("shuffled_prompts", "untrained", "chance")
+_WITHOUT_LEARNING = (*_HEADLINE_BASELINES, "center_prior")
+_MAIN_METRICS = ("/recall_at_10", "/map", "/pred_dis", "/miou")
 _LEFT_OUT = "left_out_"
 
 
@@ -79,6 +88,20 @@ class Section(NamedTuple):
         return self.about.name if self.about.name != self.about.question else ""
 
     @property
+    def variants(self) -> list[str]:
+        """Explanations of the variants of the rows, `median: positive above ...`."""
+        used = dict.fromkeys(row.key.split("/")[1] for row in self.rows)
+        return [f"{name}: {VARIANTS[name]}" for name in used if name in VARIANTS]
+
+    @property
+    def verdict(self) -> str:
+        """A warning if no metric is better than its baselines, that is, has its whole interval above all of them."""
+        measured = [row for row in self.rows if row.interval and row.baselines]
+        if not measured or any(is_better(row.interval, row.baselines) for row in measured if row.interval):
+            return ""
+        return "No metric is better than its baselines: the intervals include or lie below them."
+
+    @property
     def items(self) -> str:
         """Counts as a sentence: `24 items, 2 without a region. Left out: 3 no sound.`"""
         counts = dict(self.used)
@@ -106,7 +129,7 @@ def report_content(results: Results) -> dict[str, Any]:
     about = "\n".join(f"{key}: {value}" for key, value in results.about.items() if key != "config")
     return {
         "date": results.about.get("date", "")[:10],  # YYYY-MM-DD; empty if unknown
-        "headline": headline(results.metrics),
+        "headline": headline(results),
         "requirements": results.requirements,
         "met": sum(requirement.passed for requirement in results.requirements),
         "sections": found,
@@ -170,28 +193,46 @@ def with_rank_labels(examples: Sequence[Example]) -> list[tuple[str, Example]]:
     ]
 
 
-def headline(metrics: Mapping[str, float]) -> str:
-    """The main result in one sentence."""
-    phrases = [
-        f"{prompt}-prompted segmentation reaches mAP {metrics[key]:.2f}{_headline_baselines(key, metrics)}"
-        for key, prompt in (("ade20k_speech/basic/map", "speech"), ("ade20k_sound/basic/map", "sound"))
-        if key in metrics
-    ] or [
-        f"on {benchmark_info(key.partition('/')[0]).name}, {metrics[key]:.0%} of the sources are localized at cIoU 0.5"
-        f"{_headline_baselines(key, metrics)}"
-        for key in [key for key in metrics if is_model_metric(key) and key.endswith("/median/ciou")][:2]
-    ]
-    text = "; ".join(phrases)
+def headline(results: Results) -> str:
+    """The main results in one sentence, with `no better than its baselines` where the intervals say so."""
+    text = "; ".join(
+        sentence.format(results.metrics[key]) + _baselines(key, results) for key, sentence in _main_results(results)
+    )
     return f"{text[0].upper()}{text[1:]}." if text else "Results of the model and of its baselines."
 
 
-def _headline_baselines(key: str, metrics: Mapping[str, float]) -> str:
-    values = [
-        f"{PREFIXES[prefix]} {metrics[f'{prefix}/{key}']:.2f}"
-        for prefix in _HEADLINE_BASELINES
-        if f"{prefix}/{key}" in metrics
+def is_better(interval: tuple[float, float], baselines: Mapping[str, float]) -> bool:
+    """Whether the whole interval lies above the baselines that have not learned to compare audio and image."""
+    return all(interval[0] > baselines[prefix] for prefix in _WITHOUT_LEARNING if prefix in baselines)
+
+
+def _main_results(results: Results) -> list[tuple[str, str]]:
+    """Keys, and sentences with a place for the value: prompted segmentation, else localization, else two others."""
+    keys = [key for key in results.metrics if is_model_metric(key)]
+    titles = {key: (results.benchmarks.get(task) or benchmark_info(task)).name for key in keys if (task := _task(key))}
+    prompted = [
+        (f"ade20k_{prompt}/basic/map", f"{prompt}-prompted segmentation reaches mAP {{:.2f}}")
+        for prompt in ("speech", "sound")
     ]
-    return f" ({', '.join(values)})" if values else ""
+    located = [
+        (key, f"on {titles[key]}, {{:.0%}} of the sources are localized at cIoU 0.5")
+        for key in keys
+        if key.endswith("/median/ciou")
+    ]
+    others = [(key, f"on {titles[key]}, {metric_name(key)} is {{:.2f}}") for key in keys if key.endswith(_MAIN_METRICS)]
+    return [pair for pair in prompted if pair[0] in keys] or located[:2] or others[:2]
+
+
+def _baselines(key: str, results: Results) -> str:
+    values = {prefix: results.metrics[f"{prefix}/{key}"] for prefix in PREFIXES if f"{prefix}/{key}" in results.metrics}
+    shown = [f"{PREFIXES[prefix]} {values[prefix]:.2f}" for prefix in _HEADLINE_BASELINES if prefix in values]
+    text = f" ({', '.join(shown)})" if shown else ""
+    interval = results.intervals.get(key)
+    return f", no better than its baselines{text}" if interval and not is_better(interval, values) else text
+
+
+def _task(key: str) -> str:
+    return key.partition("/")[0]
 
 
 def _words(key: str) -> str:

@@ -41,7 +41,12 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
             "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
         )
     indexes = []
-    for source in config.sources:
+    for number, source in enumerate(config.sources):
+        if not source.shards:
+            raise UsageError(
+                f"stream.sources.{number} ({source.name or 'unnamed'}) has no shards: set "
+                f"stream.sources.{source.name or number}.shards=DIR"
+            )
         select = partial(select_clips, exclude=source.exclude, labels=source.labels)
         indexes.append(
             DatasetIndex.open(

@@ -28,6 +28,43 @@ def test_command_line_changes_an_item_of_a_list_inside_a_list_item(tmp_path):
     assert config.optim.betas == [0.5, 0.999]
 
 
+def test_the_last_of_two_equal_keys_wins(tmp_path):
+    (tmp_path / "c.yaml").write_text("steps: 7")
+    assert load(TrainConfig, ["steps=1", "steps=2"]).steps == 2
+    assert load(TrainConfig, ["config=nowhere.yaml", f"config={tmp_path}/c.yaml"]).steps == 7
+
+
+def test_an_item_of_a_list_has_its_name_beside_its_number(tmp_path):
+    (tmp_path / "c.yaml").write_text("stream: {sources: [{name: a, shards: A}, {name: b, shards: B}]}")
+    sources = load(TrainConfig, [f"config={tmp_path}/c.yaml", "stream.sources.b.weight=3"]).stream.sources
+    assert [(source.name, source.shards, source.weight) for source in sources] == [("a", "A", 1.0), ("b", "B", 3.0)]
+
+
+@pytest.mark.parametrize("item", ["c", "2"])
+def test_a_new_name_or_the_next_number_adds_an_item(tmp_path, item):
+    (tmp_path / "c.yaml").write_text("stream: {sources: [{name: a, shards: A}, {name: b, shards: B}]}")
+    arguments = [f"config={tmp_path}/c.yaml", f"stream.sources.{item}.shards=C", f"stream.sources.{item}.weight=2"]
+    sources = load(TrainConfig, arguments).stream.sources
+    assert [source.shards for source in sources] == ["A", "B", "C"] and sources[2].weight == 2.0
+    assert sources[2].name == ("c" if item == "c" else "")
+
+
+def test_sources_can_be_given_on_the_command_line_alone():
+    sources = load(TrainConfig, ["stream.sources.mine.shards=DIR"]).stream.sources
+    assert [(source.name, source.shards) for source in sources] == [("mine", "DIR")]
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--config", "FILE"], ["--config=FILE"], ["FILE"], ["--config=FILE", "--steps=7"]]
+)
+def test_options_in_the_style_of_other_programs_are_understood(tmp_path, arguments):
+    (tmp_path / "c.yaml").write_text("steps: 7")
+    given = []
+    argv = [argument.replace("FILE", f"{tmp_path}/c.yaml") for argument in arguments]
+    assert run(TrainConfig, "A command.", lambda config: given.append(config.steps), argv) == 0
+    assert given == [7]
+
+
 def test_a_setting_may_refer_to_another_one(tmp_path):
     (tmp_path / "a.yaml").write_text("name: ${out}/x\nout: b\nloss: {objective: '${name}', tv: '${seed}'}\nseed: 4\n")
     with pytest.raises(UsageError, match=r"loss\.objective"):
@@ -56,11 +93,14 @@ def test_resolved_settings_can_be_loaded_again(tmp_path):
         (["optim.lr=fast"], ["optim.lr", "fast", "the command line"]),
         (["optim.lr.x=1"], ["optim.lr has no keys below it"]),
         (["stream.sources.4.shards=x"], ["stream.sources.4", "no such item", "has 0"]),
-        (["steps=1", "steps=2"], ["steps", "twice"]),
+        (["--steps", "5"], ["--steps: settings are written steps=5, without dashes"]),
+        (["-v"], ["-v: settings are written v=VALUE, without dashes"]),
+        (["stream.sources.a=3"], ["stream.sources={'a': 3}: must be a list"]),
         (["config=nowhere.yaml"], ["nowhere.yaml", "no such file"]),
         (["steps"], ["'steps'", "key=value"]),
         (["steps=[1"], ["steps=[1", "the command line"]),
         (["steps=[1]"], ["steps=[1]: must be a single value, not a list", "the command line"]),
+        (["stream.sources.places.wieght=1"], ["stream.sources.0.wieght", "did you mean weight?"]),
         (["stream.sources.0=places"], ["stream.sources", "the command line"]),
         (["loss.tv=-5"], ["loss.tv=-5.0 must be 0 or more (from the command line)"]),
         (["loss.tv=.nan"], ["loss.tv=nan must be 0 or more"]),
@@ -68,7 +108,7 @@ def test_resolved_settings_can_be_loaded_again(tmp_path):
         (["stream.sources={name: a}"], ["stream.sources={'name': 'a'}: must be a list", "the command line"]),
         (["optim=adam"], ["optim=adam: must be `key: value` settings", "the command line"]),
         (["seed=9223372036854775808"], ["seed=9223372036854775808 must be 0 to 9223372036854775807"]),
-        (["stream.sources=[{name: a}]", "stream.sources.0.exclude.0=x"], ["stream.sources.0.exclude.0: no such item"]),
+        (["stream.sources=[{name: a}]", "stream.sources.0.exclude.1=x"], ["stream.sources.0.exclude.1: no such item"]),
         (["stream.sources=[{name: a}, x]"], ["stream.sources.1=x: must be `key: value` settings"]),
         (["stream.sources=[{weight: fast}]"], ["weight", "fast", "the command line"]),
         (["optim.betas=[0.9, fast]"], ["optim.betas.1: ", "fast", "the command line"]),

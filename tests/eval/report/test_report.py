@@ -97,13 +97,37 @@ def test_single_head_has_no_separate_heatmaps(tmp_path):
 
 
 def test_headline_states_the_main_metrics(results):
-    text = headline(results.metrics)
+    text = headline(results)
     assert text == "Speech-prompted segmentation reaches mAP 0.61 (shuffled prompts 0.12, chance 0.08)."
-    assert headline({}) == "Results of the model and of its baselines."
-    text = headline({"vggss/median/ciou": 0.416, "chance/vggss/median/ciou": 0.05, "flickr_soundnet/median/ciou": 0.8})
-    assert text.startswith(
+    assert headline(Results({}, {}, [])) == "Results of the model and of its baselines."
+    metrics = {"vggss/median/ciou": 0.416, "chance/vggss/median/ciou": 0.05, "flickr_soundnet/median/ciou": 0.8}
+    assert headline(Results(metrics, {}, [])).startswith(
         "On VGG-SS, 42% of the sources are localized at cIoU 0.5 (chance 0.05); on Flickr-SoundNet, 80%"
     )
+
+
+def test_headline_of_other_benchmarks_names_them():
+    metrics = {"mine/audio_to_image/recall_at_1": 0.1, "mine/audio_to_image/recall_at_10": 0.425}
+    assert headline(Results(metrics, {}, [])) == "On mine, recall@10, audio to image is 0.42."
+
+
+@pytest.mark.parametrize(("low", "is_flat"), [(0.11, False), (0.10, True)])
+def test_a_model_that_is_no_better_than_its_baselines_is_reported_as_such(tmp_path, low, is_flat):
+    key = "ade20k_sound/basic/map"
+    # Global pooling uses the trained features, so that it may well be better.
+    metrics = {key: 0.15, f"shuffled_prompts/{key}": 0.10, f"chance/{key}": 0.05, f"global_pooling/{key}": 0.9}
+    results = Results(metrics, {}, [], intervals={key: (low, 0.2)})
+    assert ("no better than its baselines" in headline(results)) == is_flat
+    write_report(results, tmp_path, [], None)
+    for name in ("report.html", "report.md"):
+        assert ("No metric is better than its baselines" in (tmp_path / name).read_text()) == is_flat
+
+
+def test_variants_that_need_an_explanation_have_one_where_they_stand(tmp_path):
+    write_report(Results({"vggss/median/ciou": 0.0, "vggss/adaptive/ciou": 0.4}, {}, []), tmp_path, [], None)
+    for name in ("report.html", "report.md"):
+        text = (tmp_path / name).read_text()
+        assert "median: positive above the median of the map" in text and "adaptive: as many positive pixels" in text
 
 
 # ------------------------------------------------------------------------------ intervals, baselines, published results
