@@ -27,7 +27,7 @@ SCHEMAS = {
     "eval.run": schema.EvalConfig,
     "eval.render": schema.RenderConfig,
     "eval.parity": schema.NoSettings,
-    "eval.report": schema.NoSettings,
+    "eval.report": schema.CompareConfig,
     "eval.ablate": AblateConfig,
     "model.convert": schema.ConvertConfig,
     "model.export": schema.ExportConfig,

@@ -5,6 +5,7 @@ from configs.schema.build import BuildConfig, DecodeConfig, SourceConfig
 from configs.schema.convert import ConvertConfig, ExportConfig
 from configs.schema.download import ByHandConfig, DownloadConfig, DownloadFileConfig
 from configs.schema.eval import (
+    CompareConfig,
     DataConfig,
     EvalConfig,
     NoSettings,
@@ -25,6 +26,7 @@ __all__ = [
     "BuildConfig",
     "ByHandConfig",
     "CheckpointConfig",
+    "CompareConfig",
     "ConvertConfig",
     "DataConfig",
     "DecodeConfig",

@@ -58,5 +58,10 @@ class RenderConfig:
 
 
 @dataclass
+class CompareConfig:
+    html: str = field("", "page to write as well; empty: none")
+
+
+@dataclass
 class NoSettings:
-    """Of `eval.report`, `eval.parity` (each case contains its own) and `pipelines.doctor`."""
+    """Of `eval.parity` (each case contains its own) and `pipelines.doctor`."""

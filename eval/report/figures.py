@@ -38,6 +38,31 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
     return np.clip(background * (1 - alpha) + colors * alpha, 0, 255).astype(np.uint8)
 
 
+def scaled_overlay(image: np.ndarray, heat: np.ndarray, low: float, high: float) -> np.ndarray:
+    """An overlay of a heatmap stretched from `low`-`high` to the whole color scale, above that scale.
+
+    Args:
+        image: uint8 [H_px, W_px, 3].
+        heat: float [H_px, W_px].
+        low, high: values of the two ends of the scale.
+
+    Returns:
+        uint8 [H_px + CAPTION_PX, W_px, 3].
+    """
+    width_px = image.shape[1]
+    drawn = overlay(image, (heat - low) / max(high - low, 1e-12))
+    strip = Image.fromarray(caption_strip("", width_px))
+    text, font = ImageDraw.Draw(strip), ImageFont.load_default(size=13)
+    labels = f"{low:.2f}", f"{high:.2f}"
+    left, right = (int(text.textlength(label, font=font)) + 7 for label in labels)
+    text.text((3, 3), labels[0], fill=TEXT_RGB, font=font)
+    text.text((width_px - right + 3, 3), labels[1], fill=TEXT_RGB, font=font)
+    bar = np.linspace(0, 1, max(1, width_px - left - right))[None].repeat(CAPTION_PX - 12, axis=0)
+    gray = np.full((*bar.shape, 3), 96, np.uint8)
+    strip.paste(Image.fromarray(overlay(gray, bar)), (left, 6))
+    return np.vstack([drawn, np.asarray(strip)])
+
+
 def draw_contour(image: np.ndarray, target: np.ndarray) -> np.ndarray:
     """Draw the border of a region, one pixel wide on either side.
 
@@ -71,13 +96,17 @@ def upscale_integer(image: np.ndarray, width_px: int) -> np.ndarray:
 
 
 def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
-    """A row for each example: image with outlined target, heatmap, heatmap of each head, target; with captions."""
+    """A row for each example: image with outlined target, heatmap, heatmap of each head, target; with captions.
+
+    The maps of an example are on one scale, from their smallest to their largest value, which is drawn below them.
+    """
     rows = []
     for example in examples:
         image = upscale_integer(example.image, PANEL_PX)
         maps = [upscale_integer(heat, image.shape[1]) for heat in (example.heatmap, *example.heads)]
         target = upscale_integer(example.target, image.shape[1])
-        panels = [draw_contour(image, target), *(overlay(image, heat) for heat in maps)]
+        low, high = (float(value) for value in (example.heads.min(), example.heads.max()))
+        panels = [draw_contour(image, target), *(scaled_overlay(image, heat, low, high) for heat in maps)]
         titles = [
             f"{example.value}, {example.prompt}",
             "heatmap",
@@ -86,16 +115,20 @@ def heatmap_sheet(examples: Sequence[Example]) -> np.ndarray:
         if example.rank is None:
             panels.append(np.repeat(np.where(target, 255, 0).astype(np.uint8)[..., None], 3, axis=2))
             titles.append("target")
-        rows.append(
-            np.hstack(
-                [
-                    np.vstack([caption_strip(title, panel.shape[1]), panel])
-                    for title, panel in zip(titles, panels, strict=True)
-                ]
-            )
-        )
+        columns = [
+            np.vstack([caption_strip(title, panel.shape[1]), panel])
+            for title, panel in zip(titles, panels, strict=True)
+        ]
+        height_px = max(len(column) for column in columns)
+        rows.append(np.hstack([_pad(column, height_px, column.shape[1]) for column in columns]))
     width_px = max(row.shape[1] for row in rows)
-    return np.vstack([np.pad(row, ((0, 0), (0, width_px - row.shape[1]), (0, 0)), constant_values=255) for row in rows])
+    return np.vstack([_pad(row, len(row), width_px) for row in rows])
+
+
+def _pad(image: np.ndarray, height_px: int, width_px: int) -> np.ndarray:
+    """An image with white below and to the right of it."""
+    below, right = height_px - image.shape[0], width_px - image.shape[1]
+    return np.pad(image, ((0, below), (0, right), (0, 0)), constant_values=255)
 
 
 def caption_strip(text: str, width_px: int) -> np.ndarray:

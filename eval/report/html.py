@@ -8,7 +8,15 @@ from typing import Any
 import numpy as np
 
 from eval.report.content import Section, report_content, with_rank_labels
-from eval.report.figures import LineChart, data_uri, draw_contour, jpeg_bytes, line_chart, overlay, upscale_integer
+from eval.report.figures import (
+    LineChart,
+    data_uri,
+    draw_contour,
+    jpeg_bytes,
+    line_chart,
+    scaled_overlay,
+    upscale_integer,
+)
 from eval.report.templates import load_template, read_file
 from eval.results import PREFIXES, Example, Results
 
@@ -44,7 +52,9 @@ def _figure(label: str, example: Example) -> dict[str, Any]:
     )
     panels = [
         _panel(draw_contour(image, target), f"image, {example.prompt} outlined"),
-        _panel(overlay(image, heatmap), f"heatmap for {example.prompt}"),
+        _panel(
+            scaled_overlay(image, heatmap, float(heatmap.min()), float(heatmap.max())), f"heatmap for {example.prompt}"
+        ),
     ]
     mp3 = io.BytesIO()
     if len(example.waveform):
@@ -58,8 +68,12 @@ def _head_panels(example: Example) -> list[dict[str, Any]]:
     if len(example.heads) == 1:
         return []
     image = upscale_integer(example.image, IMAGE_WIDTH_PX)
+    low, high = float(example.heads.min()), float(example.heads.max())
     return [
-        _panel(overlay(image, upscale_integer(heatmap, IMAGE_WIDTH_PX)), f"head {number} for {example.prompt}")
+        _panel(
+            scaled_overlay(image, upscale_integer(heatmap, IMAGE_WIDTH_PX), low, high),
+            f"head {number} for {example.prompt}",
+        )
         for number, heatmap in enumerate(example.heads)
     ]
 

@@ -9,7 +9,7 @@ from jinja2 import Environment, StrictUndefined, Template
 from configs.errors import CommandFailed
 
 FOLDER = Path(__file__).parent
-FILES = ("report.html.j2", "report.md.j2", "report.css", "published_results.yaml")
+FILES = ("report.html.j2", "compare.html.j2", "report.md.j2", "report.css", "published_results.yaml")
 
 
 def read_file(name: str) -> str:

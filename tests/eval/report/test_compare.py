@@ -10,9 +10,9 @@ from paths import ROOT
 
 from configs.cli import run
 from configs.errors import UsageError
-from configs.schema import NoSettings
+from configs.schema import CompareConfig
 from eval.report.__main__ import main
-from eval.report.compare import format_comparison
+from eval.report.compare import compare, format_comparison, render_comparison
 from eval.results import Requirement, Results, read_metrics, write_metrics
 
 
@@ -54,7 +54,7 @@ def two(tmp_path):
 
 
 def test_comparison_shows_values_differences_and_intervals(two):
-    text = format_comparison(*two)
+    text = format_comparison(compare(*two))
     lines = {line.split()[0]: line.split() for line in text.splitlines() if line}
     assert lines["vggss/median/ciou"] == [
         "vggss/median/ciou",
@@ -74,7 +74,7 @@ def test_comparison_shows_values_differences_and_intervals(two):
 
 
 def test_comparison_lists_missing_metrics_differing_settings_and_items(two):
-    text = format_comparison(*two)
+    text = format_comparison(compare(*two))
     assert (
         "only in A:\n  is3/median/ciou 0.200" in text
         and "only in B:\n  places_retrieval/audio_to_image/recall_at_1 0.500" in text
@@ -89,7 +89,7 @@ def test_comparison_lists_missing_metrics_differing_settings_and_items(two):
 
 
 def test_run_compared_with_itself_has_no_differences(two):
-    text = format_comparison(two[0], two[0] / "metrics.json")
+    text = format_comparison(compare(two[0], two[0] / "metrics.json"))
     assert (
         "differ" not in text and "!!" not in text and "only in" not in text and "+0" not in text and "APART" not in text
     )
@@ -105,13 +105,31 @@ def test_counts_of_one_side_only_are_not_different_items(tmp_path):
         items={"vggss/items": 24, "vggss/groups": 24, "vggss/left_out_x": 0},
         config="seed: 0\nnew: ''\n",
     )
-    assert "!!" not in format_comparison(a, b) and "settings" not in format_comparison(a, b)
+    text = format_comparison(compare(a, b))
+    assert "!!" not in text and "settings" not in text
+
+
+def test_page_shows_the_same_as_the_text(two, tmp_path, capsys):
+    page = tmp_path / "compare.html"
+    assert run(CompareConfig, "doc", main, ["compare", *map(str, two), f"html={page}"], ("compare", "A", "B")) == 0
+    text = page.read_text()
+    for part in (
+        "0.400",
+        "[0.350, 0.450]",
+        "+0.200",
+        "<td class=good>apart",
+        "seed: 0 -&gt; 1",
+        "is3/median/ciou 0.200",
+    ):
+        assert part in text
+    assert run(CompareConfig, "doc", main, ["compare", *map(str, two), "html=x.txt"], ("compare", "A", "B")) == 2
+    assert "html=x.txt: give the name of the page" in capsys.readouterr().err
 
 
 def test_comparison_without_a_common_metric_says_so(tmp_path):
-    assert "no metric in common" in format_comparison(
-        _write(tmp_path / "a", {"a/b/c": 1.0}), _write(tmp_path / "b", {"d/e/f": 1.0})
-    )
+    comparison = compare(_write(tmp_path / "a", {"a/b/c": 1.0}), _write(tmp_path / "b", {"d/e/f": 1.0}))
+    assert "no metric in common" in format_comparison(comparison)
+    assert "no metric in common" in render_comparison(comparison)
 
 
 def test_metrics_file_without_intervals_is_compared(two):
@@ -119,7 +137,7 @@ def test_metrics_file_without_intervals_is_compared(two):
     path.write_text(
         json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key != "intervals"})
     )
-    assert "+0.200" in format_comparison(*two)
+    assert "+0.200" in format_comparison(compare(*two))
 
 
 @pytest.mark.parametrize(
@@ -148,7 +166,7 @@ def test_missing_or_broken_metrics_file_is_one_error_line(two, content, message,
         path.write_text(content)
     with pytest.raises(UsageError, match=message):
         read_metrics(two[1])
-    assert run(NoSettings, "doc", main, ["compare", str(two[0]), str(two[1])], ("compare", "A", "B")) == 2
+    assert run(CompareConfig, "doc", main, ["compare", str(two[0]), str(two[1])], ("compare", "A", "B")) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
 
@@ -157,7 +175,7 @@ def test_folder_named_like_a_setting_is_compared_and_a_folder_named_metrics_json
 ):
     monkeypatch.chdir(tmp_path)
     two[0].rename("lr=1e-4")
-    assert run(NoSettings, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
+    assert run(CompareConfig, "doc", main, ["compare", "lr=1e-4", str(two[1])], ("compare", "A", "B")) == 0
     assert "A: lr=1e-4" in capsys.readouterr().out
     (two[1] / "metrics.json").unlink()
     (two[1] / "metrics.json").mkdir()
@@ -171,7 +189,7 @@ def test_unreadable_settings_and_unknown_commit_are_tolerated(two):
     content = json.loads(path.read_text())
     content["about"] = {"config": "a: [1, {"}
     path.write_text(json.dumps(content))
-    text = format_comparison(*two)
+    text = format_comparison(compare(*two))
     assert "+0.200" in text and text.splitlines()[:2] == [f"A: {two[0]}", f"B: {two[1]}, runs/two, commit abc"]
 
 

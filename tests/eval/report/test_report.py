@@ -257,7 +257,7 @@ def test_markdown_has_best_median_and_worst_as_files_and_escapes_text(results, t
     for name in ("ade20k_speech", "ade20k_sound"):
         assert f"](pictures/{name}.jpg)" in text
     with Image.open(tmp_path / "pictures/ade20k_speech.jpg") as sheet:
-        assert sheet.size == (5 * 160, 3 * (160 + 22))
+        assert sheet.size == (5 * 160, 3 * (160 + 2 * 22))
     assert r"best: \!\[x\](y) \| \`z\`, AP 0.90; median: two, AP 0.50; worst: \<i\>three, AP 0.10" in text
     assert "<b>bold" not in text and r"\<b\>bold\</b\> star | 0.500 | 0.250 | 8 |" in text
     assert (

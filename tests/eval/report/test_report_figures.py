@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from eval.report.figures import draw_contour, line_chart, overlay, upscale_integer
+from eval.report.figures import draw_contour, line_chart, overlay, scaled_overlay, upscale_integer
 from eval.report.write import write_report
 from eval.results import Results
 
@@ -28,6 +28,17 @@ def test_overlay_dims_the_image_and_colors_high_values():
     assert drawn[0, 0].tolist() == [150, 150, 150]
     assert drawn[0, 1, 0] > drawn[0, 1, 2] + 50
     assert image.min() == 200
+
+
+def test_a_faint_heatmap_is_drawn_on_its_own_scale_which_stands_below_it():
+    image, heat = np.full((40, 160, 3), 200, np.uint8), np.zeros((40, 160))
+    heat[:, 80:] = 0.02
+    drawn = scaled_overlay(image, heat, 0.0, 0.02)
+    assert drawn.shape == (62, 160, 3)
+    assert (drawn[:40] == overlay(image, heat / 0.02)).all()
+    bar = drawn[51, 40:120].astype(int)
+    assert (bar[-1] - bar[0])[0] > 60  # the colors of the scale from low to high
+    assert (scaled_overlay(image, np.zeros((40, 160)), 0.0, 0.0)[:40] == 150).all()
 
 
 def test_contour_follows_only_the_border():
