@@ -9,7 +9,7 @@ server. Whether W&B accepts the view and how it looks needs W&B itself.
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
@@ -61,7 +61,7 @@ SECTIONS: dict[str, Sequence[LinePanel]] = {
         LinePanel("Baselines", r"^eval/[^/]+/[^/]+/[^/]+/[^/]+$"),
     ),
 }
-PICTURES = "Pictures and videos"
+PICTURES, TABLES = "Pictures and videos", "Best results"
 
 
 def main(config: WorkspaceConfig) -> None:
@@ -93,6 +93,7 @@ def build_workspace(config: WorkspaceConfig) -> "Workspace":
         import wandb_workspaces.workspaces as workspaces
     except ImportError:
         raise UsageError("the package wandb-workspaces is not installed: pip install wandb-workspaces") from None
+    from eval.benchmarks.registry import KINDS
 
     sections = [
         workspaces.Section(
@@ -102,7 +103,10 @@ def build_workspace(config: WorkspaceConfig) -> "Workspace":
         )
         for name, lines in SECTIONS.items()
     ]
-    sections.append(workspaces.Section(name=PICTURES, panels=_picture_panels(config.benchmarks), is_open=True))
+    keys = picture_keys(config.benchmarks or list(KINDS))
+    tables = [panels.WeavePanelSummaryTable(table_name=key) for key in keys.pop(TABLES)]
+    browsers = [panels.MediaBrowser(title=title, media_keys=list(found)) for title, found in keys.items()]
+    sections.append(workspaces.Section(name=PICTURES, panels=[*browsers, *tables], is_open=True))
     return workspaces.Workspace(
         entity=config.entity,
         project=config.project,
@@ -112,21 +116,20 @@ def build_workspace(config: WorkspaceConfig) -> "Workspace":
     )
 
 
-def _picture_panels(benchmarks: Sequence[str]) -> list[Any]:
-    """A video, heatmaps and similarity matrices, and a table of the best results for each retrieval benchmark."""
-    import wandb_workspaces.reports.v2 as panels
+def picture_keys(benchmarks: Sequence[str]) -> dict[str, list[str]]:
+    """The keys of videos, images and tables that evaluations of these benchmarks log, by title of their panel.
 
+    The list `TABLES` is of tables, one panel each. Own data sets may be of retrieval, so they have all kinds of keys.
+    """
     from eval.benchmarks.registry import KINDS
 
-    names = list(benchmarks) or list(KINDS)
-    retrieval = [name for name in names if name not in KINDS or name.endswith("retrieval")]
-    browsers = {
+    retrieval = [name for name in benchmarks if name not in KINDS or name.endswith("retrieval")]
+    return {
         "Heatmap video": ["media/heatmap"],
-        "Heatmaps": [f"media/{name}/heatmaps" for name in names],
+        "Heatmaps": [f"media/{name}/heatmaps" for name in benchmarks],
         "Similarity of pairs": [f"media/{name}/similarity" for name in retrieval],
+        TABLES: [f"media/{name}/best" for name in retrieval],
     }
-    tables = [panels.WeavePanelSummaryTable(table_name=f"media/{name}/best") for name in retrieval]
-    return [*(panels.MediaBrowser(title=title, media_keys=keys) for title, keys in browsers.items()), *tables]
 
 
 if __name__ == "__main__":

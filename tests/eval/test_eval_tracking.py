@@ -40,16 +40,16 @@ def _hparams_tab(logdir: Path):
     from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
     from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
     from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
     events = EventMultiplexer().AddRunsFromDirectory(str(logdir))
     events.Reload()
-    context = backend_context.Context(MultiplexerDataProvider(events, str(logdir)))
+    provider = MultiplexerDataProvider(events, str(logdir))
+    context = backend_context.Context(TBContext(data_provider=provider, logdir=str(logdir)))
     request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=9)
     request.allowed_statuses.extend(api_pb2.Status.values())
-    tags = context.hparams_metadata(RequestContext(), "")
-    experiment = context.experiment_from_metadata(RequestContext(), "", True, tags)
-    found = list_session_groups.Handler(RequestContext(), context, "", request, experiment).run()
+    found = list_session_groups.Handler(RequestContext(), context, "", request).run()
     rows = {
         group.name: (
             {key: value.number_value or value.string_value for key, value in group.hparams.items()},
@@ -61,12 +61,10 @@ def _hparams_tab(logdir: Path):
 
 
 def test_tensorboard_shows_a_row_for_each_evaluated_run(tmp_path):
-    for name, lr, ciou in (("one", 0.001, 0.5), ("two", 0.01, 0.75), ("two", 0.01, 0.8)):
-        if (tmp_path / name).exists():  # evaluated again
-            config, results, checkpoint = again
-            results.metrics["vggss/median/ciou"] = ciou
-        else:
-            config, results, checkpoint = again = _evaluated(tmp_path, name, lr, ciou)
+    log_results(*_evaluated(tmp_path, "one", 0.001, 0.5))
+    config, results, checkpoint = _evaluated(tmp_path, "two", 0.01, 0.75)
+    for ciou in (0.75, 0.8):  # evaluated again
+        results.metrics["vggss/median/ciou"] = ciou
         log_results(config, results, checkpoint)
     rows, events = _hparams_tab(tmp_path)
     assert sorted(rows) == ["one/tensorboard/evaluation", "two/tensorboard/evaluation"]
@@ -97,7 +95,7 @@ def test_failed_tracker_is_one_warning_and_stored_results_are_logged_later(tmp_p
     (tmp_path / "out/tensorboard").write_text("a file with the name of the folder")
     assert main(load(EvalConfig, arguments)) == 0
     (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
-    assert "tracker=tensorboard failed (FileExistsError" in warning and "metrics.json and the report" in warning
+    assert "tracker=tensorboard failed (NotADirectoryError" in warning and "metrics.json and the report" in warning
     metrics = json.loads((tmp_path / "out/metrics.json").read_text())["metrics"]
     assert "places_retrieval/audio_to_image/recall_at_1" in metrics and (tmp_path / "out/report.html").is_file()
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import ClassVar
 
 import pytest
 from paths import ROOT
@@ -17,6 +18,7 @@ from configs.schema import WorkspaceConfig
 from eval.workspace import PICTURES, SECTIONS, build_workspace, main
 
 pytest.importorskip("wandb_workspaces")
+pytestmark = pytest.mark.filterwarnings("ignore:Pydantic V1 style:DeprecationWarning")  # of wandb-workspaces
 
 
 def _sections(*arguments: str) -> dict[str, list[dict]]:
@@ -61,8 +63,15 @@ def test_missing_entity_and_missing_key_are_one_line(monkeypatch, tmp_path, caps
 class Server(BaseHTTPRequestHandler):
     """The two answers of W&B's GraphQL server that saving a view needs; records the views."""
 
-    views: list[dict]
-    viewer = {"id": "1", "entity": "team", "username": "u", "email": "u@t", "flags": "{}", "teams": {"edges": []}}
+    views: ClassVar[list[dict]] = []
+    viewer: ClassVar = {
+        "id": "1",
+        "entity": "team",
+        "username": "u",
+        "email": "u@t",
+        "flags": "{}",
+        "teams": {"edges": []},
+    }
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -84,7 +93,6 @@ class Server(BaseHTTPRequestHandler):
 
 @pytest.mark.slow
 def test_command_sends_the_view_and_prints_its_address(tmp_path):
-    Server.views = []
     with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         address = f"http://127.0.0.1:{server.server_port}"
