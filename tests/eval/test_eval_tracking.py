@@ -50,14 +50,13 @@ def _hparams_tab(logdir: Path):
     request = api_pb2.ListSessionGroupsRequest(start_index=0, slice_size=9)
     request.allowed_statuses.extend(api_pb2.Status.values())
     found = list_session_groups.Handler(RequestContext(), context, "", request).run()
-    rows = {
+    return {
         group.name: (
             {key: value.number_value or value.string_value for key, value in group.hparams.items()},
             {metric.name.tag: (metric.value, metric.training_step) for metric in group.metric_values},
         )
         for group in found.session_groups
     }
-    return rows
 
 
 def test_tensorboard_shows_a_row_for_each_evaluated_run(tmp_path):
