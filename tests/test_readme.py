@@ -1,4 +1,4 @@
-"""README.md, docs/data.md and docs/dashboards.md: their commands, files and Python run; the repository map is current."""
+"""README.md, docs/data.md, docs/dashboards.md: their commands, files and Python run; the repository map is current."""
 
 import importlib.util
 import re
