@@ -121,7 +121,7 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
         throughput.ThroughputMeter(config.global_batch_size * accumulation),
         gradient_accumulation.group_microbatches(batches, accumulation),
         checkpoint_manager.CheckpointManager(root, config.checkpoint, step),
-        tracking.RunLogger(accelerator, config, folder, step),
+        tracking.RunLogger(accelerator, config, folder, step, stream.fingerprint),
     )  # fmt: skip
 
 
@@ -130,7 +130,7 @@ def fit(run: Run) -> int:
     from eval.periodic import PeriodicEvaluation
 
     config, accelerator, stop, folder = run.config, run.accelerator, run.stop, run.folder
-    with run.checkpoints, run.log:
+    with run.log, run.checkpoints:  # the log ends with an artifact of the last checkpoint
         evaluation = PeriodicEvaluation(config, folder, stop.local_reason) if config.evaluate.config else None
         for phase in run.phases:
             train_phase(run, phase, evaluation)

@@ -37,6 +37,14 @@ def validate_train_config(config: TrainConfig) -> None:
             f"checkpoint.every_steps={config.checkpoint.every_steps}, so that each evaluated step has a checkpoint",
         ),
         (
+            config.checkpoint.upload != "none" and config.tracker != "wandb",
+            f"checkpoint.upload={config.checkpoint.upload} needs tracker=wandb, not tracker={config.tracker}",
+        ),
+        (
+            config.checkpoint.upload == "best" and not config.checkpoint.best_metric,
+            "checkpoint.upload=best needs checkpoint.best_metric=, without it no checkpoint is the best one",
+        ),
+        (
             config.stream.audio == "log_mel" and not model.audio_encoder.startswith("mel:"),
             f"stream.audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, "
             f"not {model.audio_encoder}",

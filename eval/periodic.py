@@ -21,7 +21,7 @@ from eval.baselines import Baselines
 from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
 from eval.heatmap_video import render_heatmap_video
-from eval.results import PREFIXES, is_model_metric
+from eval.results import PREFIXES, TRACKER_PREFIX, is_model_metric
 from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
 from model.build import build_random_init
@@ -29,8 +29,6 @@ from model.denseav import DenseAV
 from model.training.ema import ModelEma
 from model.training.fsdp import eval_weights
 from model.training.tracking import RunLogger, read_history
-
-PREFIX = "eval/"
 
 
 class PeriodicEvaluation:
@@ -65,7 +63,7 @@ class PeriodicEvaluation:
             )
         steps, baselines = set(), False
         for line in read_history(folder / "history.jsonl"):
-            keys = [key.removeprefix(PREFIX) for key in line if key.startswith(PREFIX)]
+            keys = [key.removeprefix(TRACKER_PREFIX) for key in line if key.startswith(TRACKER_PREFIX)]
             steps |= {line["step"]} if keys else set()
             baselines |= not all(map(is_model_metric, keys))
         self.has_baselines, self.evaluated_steps = broadcast_object_list([baselines, steps])
@@ -112,7 +110,7 @@ class PeriodicEvaluation:
             model.train()
         self.has_baselines = True
         self.evaluated_steps.add(step)
-        log.add(step, {PREFIX + key: value for key, value in results.metrics.items()})
+        log.add(step, {TRACKER_PREFIX + key: value for key, value in results.metrics.items()})
         log.log_media(step, media)
         if rank() == 0:
             for task in self.benchmarks:

@@ -3,6 +3,7 @@
 Stored under `about` in metrics.json, so that an evaluation with nothing to do is recognized. Imports no torch.
 """
 
+import dataclasses
 import hashlib
 import os
 import platform
@@ -37,7 +38,7 @@ def describe_inputs(config: EvalConfig, checkpoint: Path) -> dict[str, str]:
         setting is a remote address, whose content cannot be compared.
     """
     return {
-        "config": to_yaml(config),
+        "config": to_yaml(dataclasses.replace(config, tracker="none")),
         "checkpoint": _hash_checkpoint(checkpoint, Path(config.checkpoint) / "history.jsonl"),
         "data": _hash_data(config),
         "code": _hash_sources(),
@@ -72,13 +73,20 @@ def find_current_results(config: EvalConfig, reports: tuple[str, ...]) -> Result
         stored = read_metrics(out)
         results = results_from_json(stored)
         reports_time = max((out / name).stat().st_mtime_ns for name in reports)
-        if not (checkpoint / "model.safetensors").is_file():
-            checkpoint = max(checkpoint.glob("checkpoints/step_*"))
-        current = describe_inputs(config, checkpoint)
+        current = describe_inputs(config, newest_step(checkpoint))
         is_current = (out / METRICS_FILE).stat().st_mtime_ns >= reports_time and bool(current["data"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return results if is_current and current.items() <= stored["about"].items() else None
+
+
+def newest_step(folder: Path) -> Path:
+    """The folder itself or, for a run folder, its newest checkpoint, which may be damaged.
+
+    Raises:
+        ValueError: there is no model.
+    """
+    return folder if (folder / "model.safetensors").is_file() else max(folder.glob("checkpoints/step_*"))
 
 
 def _hash_checkpoint(folder: Path, history: Path) -> str:

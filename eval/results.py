@@ -18,6 +18,7 @@ from configs.atomic_write import atomic_open
 from configs.errors import UsageError
 
 METRICS_FILE = "metrics.json"
+TRACKER_PREFIX = "eval/"  # of metrics in the history of a run and in experiment trackers
 # Prefixes of keys in metrics.json, and their names in reports.
 PREFIXES = {
     "shuffled_prompts": "shuffled prompts",

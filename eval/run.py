@@ -3,6 +3,7 @@
 Runs the benchmarks and their baselines (eval/baselines.py), writes metrics.json, report.html and report.md to OUT, and
 prints a table. Exit 1 when a requirement of the settings is not met. If OUT holds the results of the same checkpoint,
 settings, data, code and package versions, the table is printed from them; remove metrics.json to evaluate again.
+With tracker=wandb or tracker=tensorboard, metrics and pictures are then logged (eval/tracking.py).
 On several processes: `accelerate launch -m eval.run ...`; the numbers are bit-identical.
 """
 
@@ -20,8 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import EvalConfig, RequirementConfig
-from eval.report.write import REPORT_FILES, report_folder, write_report
+from eval.report.write import REPORT_FILES, VIDEO_FILE, report_folder, write_report
 from eval.results import METRICS_FILE, PREFIXES, Requirement, Results, is_model_metric, write_metrics
+from eval.tracking import log_results
+from model.training.tracking import tracker_names
 
 if TYPE_CHECKING:
     from eval.baselines import Baselines
@@ -33,7 +36,7 @@ Value = TypeVar("Value")
 
 def main(config: EvalConfig) -> int:
     """Print the stored results if they are current; otherwise evaluate, on all processes of the launcher."""
-    from eval.provenance import find_current_results
+    from eval.provenance import find_current_results, newest_step
 
     if config.benchmarks == ["help"]:
         from eval.benchmarks.registry import KINDS
@@ -45,10 +48,12 @@ def main(config: EvalConfig) -> int:
     if not config.out:
         raise UsageError("out= is missing: give the folder of the report")
     check_settings(config)
+    tracker_names(config.tracker)  # an error now if it is not installed
     # Several processes could disagree about files of which one machine sees an older state.
     if os.environ.get("WORLD_SIZE", "1") == "1" and (results := find_current_results(config, REPORT_FILES)):
         exit_code = print_results(results, Path(config.out))
         print(f"nothing to do: same checkpoint, settings, data and code; remove {METRICS_FILE} to evaluate again")
+        log_results(config, results, newest_step(Path(config.checkpoint)))
         return exit_code
 
     from eval.distributed import init_distributed
@@ -83,7 +88,7 @@ def _evaluate_and_report(config: EvalConfig) -> int:
         # Before the evaluation: what changes while it runs is then noticed by the next one.
         about = describe_run(world_size()) | describe_inputs(config, checkpoint) if is_first else {}
         fresh = partial(untrained, checkpoint, config.seed) if "untrained" in config.baselines else None
-        video = out / "heatmap.mp4" if config.video and is_first else None
+        video = out / VIDEO_FILE if config.video and is_first else None
         if video:
             render_heatmap_video(model, Path(config.video), video)
         results = evaluate(config, benchmarks, model, baselines, fresh)
@@ -92,7 +97,9 @@ def _evaluate_and_report(config: EvalConfig) -> int:
             # metrics.json comes last: it vouches for the reports.
             write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
             write_metrics(results, out)
-            return print_results(results, out)
+            exit_code = print_results(results, out)
+            log_results(config, results, checkpoint)
+            return exit_code
     return _exit_code(results)
 
 

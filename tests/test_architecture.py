@@ -145,6 +145,7 @@ COMMANDS = [
     "eval.parity",
     "eval.report",
     "eval.ablate",
+    "eval.workspace",
     "model.convert",
     "model.export",
     "train",

@@ -1,4 +1,4 @@
-"""README.md and docs/data.md: their commands, files and Python exist and run, and the repository map is current."""
+"""README.md, docs/data.md, docs/dashboards.md: their commands, files and Python run; the repository map is current."""
 
 import importlib.util
 import re
@@ -13,7 +13,7 @@ from configs.load import load
 from configs.schema.ablate import AblateConfig
 
 README = (ROOT / "README.md").read_text()
-DATA = (ROOT / "docs/data.md").read_text()
+DATA = (ROOT / "docs/data.md").read_text() + (ROOT / "docs/dashboards.md").read_text()
 BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README + DATA, re.MULTILINE | re.DOTALL)
 SCHEMAS = {
     "pipelines.toy_world": schema.ToyWorldConfig,
@@ -29,6 +29,7 @@ SCHEMAS = {
     "eval.parity": schema.NoSettings,
     "eval.report": schema.CompareConfig,
     "eval.ablate": AblateConfig,
+    "eval.workspace": schema.WorkspaceConfig,
     "model.convert": schema.ConvertConfig,
     "model.export": schema.ExportConfig,
 }

@@ -19,6 +19,7 @@ from configs.schema.optim import OptimConfig, ParameterGroupConfig
 from configs.schema.stream import AugmentConfig, StreamConfig, StreamSourceConfig
 from configs.schema.toy_world import ToyWorldConfig
 from configs.schema.train import CheckpointConfig, EvaluateConfig, TrainConfig
+from configs.schema.workspace import WorkspaceConfig
 
 __all__ = [
     "AblateConfig",
@@ -51,4 +52,5 @@ __all__ = [
     "TrainConfig",
     "VariantConfig",
     "VerifyConfig",
+    "WorkspaceConfig",
 ]

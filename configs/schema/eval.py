@@ -47,6 +47,11 @@ class EvalConfig:
     )
     batch_size: int = field(32, "items encoded at once", "items", min=1)
     seed: int = field(0, "seed of the permutation, the untrained weights and the shuffling", min=0, max=MAX_SEED)
+    tracker: Literal["wandb", "tensorboard", "none"] = field(
+        "none",
+        "experiment tracker that gets metrics and pictures; wandb runs offline without a key. "
+        "Evaluations during training use that of the run",
+    )
     requirements: list[RequirementConfig] = field(list, "minimum metrics; the command exits with 1 if one is missed")
 
 

@@ -19,6 +19,10 @@ class CheckpointConfig:
         "",
         "keep the checkpoint with the maximum of this evaluation metric too, linked as checkpoints/best; empty: none",
     )
+    upload: Literal["none", "last", "best"] = field(
+        "none",
+        "model that a finished run adds to its W&B artifact (tracker=wandb), which always lists the files' SHA-256",
+    )
 
 
 @dataclass

@@ -12,6 +12,7 @@ from eval.results import METRICS_FILE, Results
 
 REPORT_FILES = ("report.html", "report.md")
 IMAGES = "pictures"
+VIDEO_FILE = "heatmap.mp4"
 
 
 @contextmanager

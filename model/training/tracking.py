@@ -18,7 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -26,9 +26,12 @@ from configs.atomic_write import atomic_open
 from configs.errors import CommandFailed
 from configs.load import to_yaml
 from configs.schema import TrainConfig
+from model.training.wandb_artifacts import log_checkpoint, log_data_sets
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+T = TypeVar("T")
 
 # Accelerate's name of a tracker -> project name, which for TensorBoard is a folder below the run folder.
 TRACKERS = {"wandb": "denseav", "tensorboard": "tensorboard", "none": ""}
@@ -59,13 +62,15 @@ def tracker_names(tracker: str) -> list[str]:
         return []
     if importlib.util.find_spec(tracker) is None:
         raise ValueError(f"tracker={tracker}: the package {tracker} is not installed")
-    if tracker == "wandb" and not os.environ.get("WANDB_API_KEY") and not _logged_in():
+    if tracker == "wandb" and not has_wandb_key():
         os.environ.setdefault("WANDB_MODE", "offline")
     return [tracker]
 
 
-def _logged_in() -> bool:
-    """Whether `wandb login` has stored a key in ~/.netrc."""
+def has_wandb_key() -> bool:
+    """Whether WANDB_API_KEY is set, or `wandb login` has stored a key in ~/.netrc."""
+    if os.environ.get("WANDB_API_KEY"):
+        return True
     try:
         return netrc.netrc().authenticators("api.wandb.ai") is not None
     except (OSError, netrc.NetrcParseError):
@@ -82,15 +87,24 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
         config: of the run.
         folder: of the run.
         start: number of finished steps in the checkpoint the run resumes from.
+        fingerprint: of the stream, whose data sets W&B gets as artifacts; None: no artifacts.
 
     Raises:
         CommandFailed: the tracker does not start.
     """
 
-    def __init__(self, accelerator: Accelerator, config: TrainConfig, folder: Path, start: int) -> None:
+    def __init__(
+        self,
+        accelerator: Accelerator,
+        config: TrainConfig,
+        folder: Path,
+        start: int,
+        fingerprint: Mapping[str, Any] | None = None,
+    ) -> None:
         from tqdm import tqdm
 
         on_main = accelerator.is_main_process
+        self._config, self._folder, self._fingerprint = config, folder, fingerprint
         self._trackers = accelerator.trackers
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not on_main, dynamic_ncols=True)
         self._history = History(folder / "history.jsonl", start) if on_main else None
@@ -98,6 +112,9 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
             _start(accelerator, config, folder, start)
             if config.tracker == "tensorboard":
                 self._for_each_tracker(lambda tracker: tracker.log({"settings": to_yaml(config)}, step=start))
+            elif config.tracker == "wandb" and fingerprint:
+                sources = config.stream.sources
+                self._for_each_tracker(lambda tracker: log_data_sets(tracker.tracker, sources, fingerprint))
 
     def step(self) -> None:
         """Advance the progress bar by one step."""
@@ -123,19 +140,22 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
                 call(tracker)
             except Exception as error:  # a killed service, a full disk: nothing that should end a run
                 print(
-                    f"warning: tracker={tracker.name} failed ({_one_line(error)}); the run continues without it, "
+                    f"warning: tracker={tracker.name} failed ({one_line(error)}); the run continues without it, "
                     "history.jsonl is complete",
                     file=sys.stderr,
                 )
                 self._trackers.clear()
                 if tracker.name == "wandb":
-                    _tear_down_wandb()
+                    tear_down_wandb()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._bar.close()
         if self._history is not None:
+            if kind is None and self._fingerprint and self._config.tracker == "wandb":
+                root = self._folder / "checkpoints"
+                self._for_each_tracker(lambda tracker: log_checkpoint(tracker.tracker, self._config, root))
             self._for_each_tracker(
                 lambda tracker: (
                     tracker.tracker.finish(exit_code=1) if kind and tracker.name == "wandb" else tracker.finish()
@@ -145,7 +165,7 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
 
 
 def _start(accelerator: Accelerator, config: TrainConfig, folder: Path, start: int) -> None:
-    """Start the tracker; W&B offline if its server does not answer, so that an unattended run starts."""
+    """Start the tracker of a run."""
     # purge_step hides what was written after the checkpoint.
     settings: dict[str, Any] = {"init_kwargs": {"tensorboard": {"purge_step": start + 1}}}
     if config.tracker == "wandb":
@@ -153,18 +173,31 @@ def _start(accelerator: Accelerator, config: TrainConfig, folder: Path, start: i
         os.environ.setdefault("WANDB_DATA_DIR", str(folder / "wandb"))
         names = {"name": config.name, "dir": str(folder), "id": _wandb_run_id(folder, start), "resume": "allow"}
         settings = {"config": dataclasses.asdict(config), "init_kwargs": {"wandb": names}}
-    try:
-        accelerator.init_trackers(TRACKERS[config.tracker], **settings)
-    except Exception as error:  # W&B's errors have no common base
-        if config.tracker != "wandb" or os.environ.get("WANDB_MODE") == "offline":
-            raise CommandFailed(
-                f"tracker={config.tracker} does not start: {_one_line(error)}; set another one, or tracker=none"
-            ) from None
-        print(f"warning: W&B does not start ({_one_line(error)}): logging offline", file=sys.stderr)
-        os.environ["WANDB_MODE"] = "offline"
+
+    def start_trackers() -> None:
         accelerator.trackers.clear()
-        _tear_down_wandb()
         accelerator.init_trackers(TRACKERS[config.tracker], **settings)
+
+    start_tracker(config.tracker, start_trackers)
+
+
+def start_tracker(name: str, start: Callable[[], T]) -> T:
+    """Return what `start` returns; if W&B's server does not answer, start again offline, with a warning.
+
+    Raises:
+        CommandFailed: the tracker does not start.
+    """
+    try:
+        return start()
+    except Exception as error:  # W&B's errors have no common base
+        if name != "wandb" or os.environ.get("WANDB_MODE") == "offline":
+            raise CommandFailed(
+                f"tracker={name} does not start: {one_line(error)}; set another one, or tracker=none"
+            ) from None
+        print(f"warning: W&B does not start ({one_line(error)}): logging offline", file=sys.stderr)
+        os.environ["WANDB_MODE"] = "offline"
+        tear_down_wandb()
+        return start()
 
 
 def _wandb_run_id(folder: Path, start: int) -> str:
@@ -195,7 +228,7 @@ def _log_media(tracker: Any, step: int, media: Media) -> None:
     tracker.log(values, step=step)
 
 
-def _tear_down_wandb() -> None:
+def tear_down_wandb() -> None:
     """Stop W&B's service, which would keep the run's id in use and report its failure again at exit."""
     import wandb
 
@@ -203,7 +236,8 @@ def _tear_down_wandb() -> None:
         wandb.teardown()
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
+    """Class and message of an error, at most 200 characters of it."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 

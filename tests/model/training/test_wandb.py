@@ -1,7 +1,9 @@
-"""Real offline W&B runs, read back from their files: history, settings, media, resuming, a killed service."""
+"""Real offline W&B runs, read back from their files: history, settings, media, artifacts, resuming, killed service."""
 
+import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,9 @@ from paths import ROOT
 from PIL import Image
 from tiny_evaluation import wandb_history, wandb_records, write_evaluation
 from tiny_runs import run, settings_of_a_run
+
+from eval.benchmarks.registry import KINDS
+from eval.workspace import SECTIONS, picture_keys
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +38,7 @@ def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_
         "tracker=wandb",
         f"evaluate.config={evaluation}",
         "evaluate.every_steps=2",
+        "checkpoint.upload=last",
     ]
     for steps in (3, 5):
         done = run(settings, tmp_path / "out", f"steps={steps}", environment=offline)
@@ -101,6 +107,10 @@ def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_
         and len(table["data"]) == 8
         and "label" in table["data"][0][1]
     )
+    _check_artifacts(first, tmp_path, 3)
+    _check_artifacts(second, tmp_path, 5)
+    _check_workspace(logged, [*lines, *wandb_history(second)])
+
     staged = [
         content.local_path
         for record in wandb_records(first)
@@ -110,6 +120,42 @@ def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_
     assert len(staged) > 16 and all(
         Path(path).is_file() and Path(path).is_relative_to(tmp_path / "out") for path in staged
     )  # images of the tables
+
+
+def _check_artifacts(file: Path, root: Path, step: int) -> None:
+    """The artifacts of a finished run: two data sets, and the model of its last checkpoint."""
+    artifacts = {
+        record.artifact.name: record.artifact
+        for record in wandb_records(file)
+        if record.WhichOneof("record_type") == "artifact" and record.artifact.type in ("dataset", "model")
+    }
+    checkpoint = root / f"out/a/checkpoints/step_{step:08d}"
+    files = {
+        name: {content.path: Path(content.local_path).read_bytes() for content in artifact.manifest.contents}
+        for name, artifact in artifacts.items()
+    }
+    metadata = {name: json.loads(artifact.metadata) for name, artifact in artifacts.items()}
+    stored = json.loads((checkpoint / "state.json").read_text())["stream"]
+    assert set(artifacts) == {"first", "second", "a"} and metadata["a"]["stream"] == stored
+    for name in ("first", "second"):
+        assert set(files[name]) == {"fingerprint.json", "manifest.json"} and artifacts[name].type == "dataset"
+        assert files[name]["manifest.json"] == (root / "data" / name / "manifest.json").read_bytes()
+        assert metadata[name]["fingerprint"] == stored["sources"][name]["data_set"]
+    assert set(files["a"]) == {"checkpoint_manifest.json", "config.json", "model.safetensors"}
+    assert set(artifacts["a"].aliases) == {"latest", f"step_{step}"} and artifacts["a"].type == "model"
+    assert hashlib.sha256(files["a"]["model.safetensors"]).hexdigest() == metadata["a"]["sha256"]["model.safetensors"]
+    assert files["a"]["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+
+
+def _check_workspace(history: list[dict], sent: list[dict]) -> None:
+    """Each key that the run logs is on a panel, and each panel has a key, but for what only other runs log."""
+    keys = {key for line in history for key in line} - {"step"}
+    panels = [line for lines in SECTIONS.values() for line in lines]
+    assert not [key for key in keys if not any(re.search(line.regex, key) for line in panels)]
+    empty = {line.title for line in panels if not any(re.search(line.regex, key) for key in keys)}
+    assert empty == {"Model FLOPs utilization", "Rejected clips by reason", "cIoU and IoU AUC"}
+    media = {key for line in sent for key in line if key.startswith("media/")}
+    assert media and not media - {key for keys in picture_keys(list(KINDS)).values() for key in keys}
 
 
 SERVICE_KILLED = """
