@@ -77,6 +77,6 @@ bench: $(READY)
 
 lock: $(READY)
 	@compile=".venv/bin/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --upgrade --quiet"
-	$$compile --extra train --extra dev --extra farm --extra cloud --extra download --extra search --extra app -o requirements.lock
+	$$compile --extra train --extra dev --extra farm --extra cloud --extra download --extra search --extra app --extra workspace -o requirements.lock
 	# The same versions as above: build nodes and training nodes must give the same bytes.
 	$$compile --extra cloud --constraint requirements.lock -o requirements-build.lock
