@@ -166,7 +166,7 @@ class Gallery:
                 items.append(reader.placeholder())
                 reasons.append(UnreadableClip.REASONS.index(error.reason))
         batch = collate(items).to(next(model.parameters()).device)
-        image, audio = model.encode_image(batch.frames), model.encode_audio(batch.waveform, batch.audio_mask)
+        image, audio = model.encode_image(batch.frames), model.encode_audio(batch.audio, batch.audio_mask)
         features = {f"image.{name}": tensor for name, tensor in image._asdict().items()}
         features |= {f"audio.{name}": tensor for name, tensor in audio._asdict().items()}
         present = {name: tensor for name, tensor in features.items() if tensor is not None}
