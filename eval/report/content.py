@@ -62,6 +62,7 @@ class Section(NamedTuple):
         used: counts of items, by what they are.
         left_out: counts of items that are in no metric, by reason.
         classes: class name -> {"ap", "iou", "items"}, best first.
+        variants: explanations of variants of its metrics, by their names: `advanced`.
     """
 
     task: str
@@ -72,6 +73,7 @@ class Section(NamedTuple):
     left_out: Mapping[str, int]
     classes: Mapping[str, Mapping[str, float]]
     examples: Sequence[Example]
+    variants: Mapping[str, str]
 
     @property
     def title(self) -> str:
@@ -140,16 +142,19 @@ def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
         for key in keys
         if key.startswith(f"{task}/")
     ]
+    about = results.benchmarks.get(task) or benchmark_info(task)
+    measured = {row.key.split("/")[1].rpartition("_")[2] for row in rows}
     counts = {key.partition("/")[2]: count for key, count in results.items.items() if key.startswith(f"{task}/")}
     return Section(
         task=task,
-        about=results.benchmarks.get(task) or benchmark_info(task),
+        about=about,
         rows=rows,
         prefixes=[prefix for prefix in PREFIXES if any(prefix in row.baselines for row in rows)],
         used={_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
         left_out={_words(what[len(_LEFT_OUT) :]): n for what, n in counts.items() if what.startswith(_LEFT_OUT)},
         classes=dict(sorted(results.per_class.get(task, {}).items(), key=lambda pair: -pair[1]["ap"])),
         examples=[example for example in results.examples if example.task == task],
+        variants={name: text for name, text in about.variants.items() if name in measured},
     )
 
 
