@@ -57,7 +57,8 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
 
     @cache
     def open_gallery(root: Path) -> Gallery:
-        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, config.audio)
+        audio = config.audio or "waveform"
+        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, audio)
 
     benchmarks = {}
     for name in config.benchmarks:

@@ -44,7 +44,7 @@ class Gallery:
         left_out: clips of the permutation that could not be read, by reason.
 
     Raises:
-        UsageError: not a complete data set.
+        UsageError: not a complete data set, or one that does not store this audio.
 
     Source: reference 1.6.
     """
@@ -59,6 +59,7 @@ class Gallery:
         audio: str = "waveform",
     ) -> None:
         self.index, self.audio = DatasetIndex.open(folder), audio
+        ClipReader(self.index, 1, 1.0, 1, audio=audio).check_audio_is_stored()
         self.size, self.batch_size, self.seed, self.cache = min(size, self.index.clips), batch_size, seed, cache
         self.clips: list[int] = []
         self.left_out: Counter[str] = Counter()
