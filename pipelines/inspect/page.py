@@ -113,7 +113,8 @@ def _word_labels(words: Sequence[Word], duration_s: float) -> list[dict[str, Any
 
     A label begins where its word does, in the first lane that has room for its text.
     """
-    labels, lane_ends = [], list[float]()
+    labels: list[dict[str, Any]] = []
+    lane_ends: list[float] = []
     for text, start_s, end_s in words:
         start, end = (min(100.0, 100 * time_s / duration_s) if duration_s else 0.0 for time_s in (start_s, end_s))
         shown = text if len(text) <= _MAX_LABEL_CHARACTERS else f"{text[: _MAX_LABEL_CHARACTERS - 1]}…"
