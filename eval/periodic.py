@@ -1,7 +1,8 @@
 """Evaluation during training: the benchmarks of `python -m eval.run`, on all ranks, every `evaluate.every_steps` steps.
 
 The metrics equal those of `eval.run` on the checkpoint of that step: computed in float32, with the averaged weights
-where the run has them. Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured
+where the run has them. Retrieval reads the audio that the evaluation's settings name, else that of the run
+(stream.audio). Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured
 once in a run, in its first evaluation.
 """
 
@@ -50,8 +51,15 @@ class PeriodicEvaluation:
         # The feature cache is off: the next steps change the weights.
         try:
             settings: EvalConfig = load(EvalConfig, [f"config={config.evaluate.config}"])
-            self.config = dataclasses.replace(settings, feature_cache_dir="")
+            self.config = dataclasses.replace(
+                settings, feature_cache_dir="", audio=settings.audio or config.stream.audio
+            )
             check_settings(self.config)
+            if self.config.audio == "log_mel" and not config.model.audio_encoder.startswith("mel:"):
+                raise UsageError(
+                    f"audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, "
+                    f"not {config.model.audio_encoder}"
+                )
         except UsageError as error:
             raise UsageError(f"evaluate.config={config.evaluate.config}: {error}") from None
         self.benchmarks = build_benchmarks(self.config)

@@ -94,11 +94,14 @@ class BenchmarkInfo(NamedTuple):
         name: of the benchmark, in words.
         terms: license terms of the published data as its authors state them, or as we believe them to be; empty: the
             user's own data. They are not legal advice: whoever uses the data has to read its terms.
+        variants: what variants of its metrics measure, by the last part of their names (`advanced` for
+            `audio_to_image_advanced`); only those that need an explanation.
     """
 
     question: str
     name: str
     terms: str = ""
+    variants: Mapping[str, str] = MappingProxyType({})
 
 
 class BenchmarkResult(NamedTuple):

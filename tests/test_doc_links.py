@@ -1,4 +1,4 @@
-"""Links, anchors and file names in the README and in docs/, and the sections of docs/reference.md that code refers to."""
+"""Links, anchors and file names in README and docs, and the sections of docs/reference.md that code refers to."""
 
 import re
 import subprocess

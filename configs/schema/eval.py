@@ -38,8 +38,10 @@ class EvalConfig:
         "pretrained", "ImageNet weights of object_prior: pretrained (timm's, cached or downloaded), random, or a file"
     )
     video: str = field("", "video with audio, shown with its heatmap in the report")
-    audio: Literal["waveform", "log_mel"] = field(
-        "waveform", "audio that retrieval benchmarks read; log_mel: the stored KEY.mel.npy, for mel encoders"
+    audio: Literal["", "waveform", "log_mel"] = field(
+        "",
+        "audio that retrieval benchmarks read; log_mel: the stored KEY.mel.npy, for mel encoders; "
+        "empty: waveform, and in evaluations during training stream.audio",
     )
     gallery_size: int = field(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", min=1)
     feature_cache_dir: str = field(

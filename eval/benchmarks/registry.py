@@ -57,7 +57,8 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
 
     @cache
     def open_gallery(root: Path) -> Gallery:
-        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, config.audio)
+        audio = config.audio or "waveform"
+        return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, audio)
 
     benchmarks = {}
     for name in config.benchmarks:
@@ -68,7 +69,7 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
             benchmarks[name] = kind.build(name, roots, config, open_gallery)
         except UsageError as error:
             raise UsageError(f"{', '.join(f'data.{source}.root' for source in sources)}: {error}") from None
-        benchmarks[name].info = kind.info if name in KINDS else BenchmarkInfo(kind.info.question, name)
+        benchmarks[name].info = kind.info if name in KINDS else kind.info._replace(name=name, terms="")
     return benchmarks
 
 

@@ -31,13 +31,6 @@ LEGEND = {
     "ogl": "0.4 of the model's map plus 0.6 of the object prior (EZ-VSL)",
     "chance": "chance level",
 }
-# Explanation of each variant of a metric that needs one.
-VARIANTS = {
-    "median": "positive above the median of the map, so on half of the image, as in published tables: objects on less "
-    "than a quarter of the image cannot reach a cIoU of 0.5, and a set of them has a cIoU of 0",
-    "adaptive": "as many positive pixels as the target has; uses the size of the target",
-    "advanced": "audio steps of the spoken word alone, and 0.2 s around it",
-}
 _HEADLINE_BASELINES = ("shuffled_prompts", "untrained", "chance")
 _WITHOUT_LEARNING = (*_HEADLINE_BASELINES, "center_prior")
 _MAIN_METRICS = ("/recall_at_10", "/map", "/pred_dis", "/miou")
@@ -71,6 +64,7 @@ class Section(NamedTuple):
         used: counts of items, by what they are.
         left_out: counts of items that are in no metric, by reason.
         classes: class name -> {"ap", "iou", "items"}, best first.
+        variants: explanations of variants of its metrics, by their names: `advanced`.
     """
 
     task: str
@@ -81,17 +75,12 @@ class Section(NamedTuple):
     left_out: Mapping[str, int]
     classes: Mapping[str, Mapping[str, float]]
     examples: Sequence[Example]
+    variants: Mapping[str, str]
 
     @property
     def title(self) -> str:
         """The name of the benchmark, empty if it is already the heading."""
         return self.about.name if self.about.name != self.about.question else ""
-
-    @property
-    def variants(self) -> list[str]:
-        """Explanations of the variants of the rows, `median: positive above ...`."""
-        used = dict.fromkeys(row.key.split("/")[1] for row in self.rows)
-        return [f"{name}: {VARIANTS[name]}" for name in used if name in VARIANTS]
 
     @property
     def verdict(self) -> str:
@@ -163,16 +152,19 @@ def _section(results: Results, task: str, keys: Sequence[str]) -> Section:
         for key in keys
         if key.startswith(f"{task}/")
     ]
+    about = results.benchmarks.get(task) or benchmark_info(task)
+    measured = {row.key.split("/")[1].rpartition("_")[2] for row in rows}
     counts = {key.partition("/")[2]: count for key, count in results.items.items() if key.startswith(f"{task}/")}
     return Section(
         task=task,
-        about=results.benchmarks.get(task) or benchmark_info(task),
+        about=about,
         rows=rows,
         prefixes=[prefix for prefix in PREFIXES if any(prefix in row.baselines for row in rows)],
         used={_words(what): count for what, count in counts.items() if not what.startswith(_LEFT_OUT)},
         left_out={_words(what[len(_LEFT_OUT) :]): n for what, n in counts.items() if what.startswith(_LEFT_OUT)},
         classes=dict(sorted(results.per_class.get(task, {}).items(), key=lambda pair: -pair[1]["ap"])),
         examples=[example for example in results.examples if example.task == task],
+        variants={name: text for name, text in about.variants.items() if name in measured},
     )
 
 

@@ -25,10 +25,14 @@ from model.similarity.config import SimilarityConfig
 
 @runtime_checkable
 class Batch(Protocol):
-    """The fields of a batch that training reads; pipelines.stream.batch.Batch has them."""
+    """The fields of a batch that training reads; pipelines.stream.batch.Batch has them.
+
+    Attributes:
+        audio: waveforms [B, S], or log-mel [B, N, F] for encoders that read it; masks and weights have its length.
+    """
 
     frames: Tensor
-    waveform: Tensor
+    audio: Tensor
     audio_mask: Tensor
     audio_positive_weight: Tensor
     image_weight: Tensor
@@ -93,7 +97,7 @@ def forward_loss(
     generator = torch.Generator().manual_seed(derive_seed(seed, 1))
     fallback_steps = torch.rand(len(batch.frames) * world_size(), generator=generator)  # of the global batch
     image, audio, parameters = model(
-        batch.frames, batch.waveform, batch.audio_mask, fallback_steps[rank() :: world_size()], grad_cache_chunk_size
+        batch.frames, batch.audio, batch.audio_mask, fallback_steps[rank() :: world_size()], grad_cache_chunk_size
     )
     image, audio = _round(image, score_dtype), _round(audio, score_dtype)
     grid = (image.dense.shape[-2], image.dense.shape[-1])

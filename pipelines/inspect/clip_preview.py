@@ -13,13 +13,14 @@ from typing import Any, TypeGuard, TypeVar
 import numpy as np
 from PIL import Image
 
+from pipelines.clip_words import Word, clip_words
 from pipelines.rgb_image import upright_rgb
 from pipelines.storage import Folder
 
 _MAX_MEMBER_BYTES = 32 << 20
 _MAX_PIXELS, _MAX_SAMPLES = 40_000_000, 100_000_000
 _MAX_DECODED_FRAMES = 40
-_MAX_TEXT_CHARACTERS = 20_000
+_MAX_TEXT_CHARACTERS, _MAX_WORDS = 20_000, 1000
 Members = dict[str, tuple[int, int]]  # extension -> (offset, size) in bytes of the member's data in its tar
 T = TypeVar("T")
 
@@ -121,7 +122,7 @@ def _decode_audio(data: bytes) -> tuple[np.ndarray, int]:
 
 
 def summary_fields(preview: ClipPreview) -> dict[str, str]:
-    """One line of text for each column of the table; empty where the clip has no such value."""
+    """One line of text for each column of the table and for its words; empty where the clip has no such value."""
     metadata, rate_hz = preview.metadata, preview.sample_rate_hz
     start_s, end_s = (t if is_time(t := metadata.get(name)) else math.nan for name in ("start_s", "end_s"))
     image_count = sum(map(is_image, preview.members))
@@ -137,7 +138,16 @@ def summary_fields(preview: ClipPreview) -> dict[str, str]:
         "audio": f"{len(preview.waveform) / rate_hz:.2f} s {rate_hz} Hz {peak_dbfs:.1f} dBFS" if rate_hz else "none",
         "labels": (", ".join(map(str, labels)) if isinstance(labels, list) else str(labels))[:_MAX_TEXT_CHARACTERS],
         "text": str(metadata.get("text", ""))[:_MAX_TEXT_CHARACTERS],
+        "words": ", ".join(f"{text} {start_s:.2f} - {end_s:.2f} s" for text, start_s, end_s in spoken_words(preview)),
     }
+
+
+def spoken_words(preview: ClipPreview) -> list[Word]:
+    """At most 1000 words of the clip, with their times from its start; none where KEY.json has them in another form."""
+    try:
+        return [word for word in clip_words(preview.metadata) if is_time(word.end_s)][:_MAX_WORDS]
+    except ValueError:
+        return []
 
 
 def frame_times_s(preview: ClipPreview) -> dict[str, float]:

@@ -1,5 +1,5 @@
-"""The HTML page of `pipelines.inspect`: frames with their times, waveform, audio player and JSON of each clip, in one
-self-contained file."""
+"""The HTML page of `pipelines.inspect`: frames with their times, waveform, spoken words, audio player and JSON of each
+clip, in one self-contained file."""
 
 import base64
 import io
@@ -10,10 +10,19 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from configs.errors import CommandFailed
-from pipelines.inspect.clip_preview import ClipPreview, frame_times_s, member_lines, open_image, summary_fields
+from pipelines.clip_words import Word
+from pipelines.inspect.clip_preview import (
+    ClipPreview,
+    frame_times_s,
+    member_lines,
+    open_image,
+    spoken_words,
+    summary_fields,
+)
 
 _MAX_EMBEDDED_PX, _MAX_EMBEDDED_S = 640, 60  # larger images are downscaled, longer audio is truncated
 _WAVEFORM_WIDTH, _WAVEFORM_HEIGHT = 600, 100  # units of the SVG
+_CHARACTER_WIDTH, _MAX_LABEL_CHARACTERS = 0.75, 24  # of the label of a word, in percent of the width of the waveform
 
 
 def write_page(file: BinaryIO, summary: str, problems: Sequence[str], previews: Iterable[ClipPreview]) -> None:
@@ -44,6 +53,10 @@ def _package_file(name: str) -> str:
 
 def _template_values(preview: ClipPreview) -> dict[str, Any]:
     fields = {name: value for name, value in {"shard": preview.shard, **summary_fields(preview)}.items() if value}
+    fields.pop("words", None)
+    words = spoken_words(preview)
+    audio_s = len(preview.waveform) / preview.sample_rate_hz if preview.sample_rate_hz else 0.0
+    labels = _word_labels(words, audio_s or max((word.end_s for word in words), default=0.0))
     return {
         "key": fields.pop("key", ""),
         "text": fields.pop("text", ""),
@@ -51,6 +64,8 @@ def _template_values(preview: ClipPreview) -> dict[str, Any]:
         "problems": preview.problems,
         "frames": _frames(preview),
         "audio": _audio(preview) if len(preview.waveform) else None,
+        "words": labels,
+        "word_lanes": 1 + max((label["lane"] for label in labels), default=-1),
         "json": preview.json_text,
         "members": "\n".join(member_lines(preview)),
     }
@@ -91,3 +106,31 @@ def _audio(preview: ClipPreview) -> dict[str, Any]:
         "duration": f"{duration_s:.2f} s",
         "flac": base64.b64encode(encoded.getvalue()).decode(),
     }
+
+
+def _word_labels(words: Sequence[Word], duration_s: float) -> list[dict[str, Any]]:
+    """Labels of words under the waveform: text, start and end, and positions in percent of its width.
+
+    A label begins where its word does, in the first lane that has room for its text.
+    """
+    labels: list[dict[str, Any]] = []
+    lane_ends: list[float] = []
+    for text, start_s, end_s in words:
+        start, end = (min(100.0, 100 * time_s / duration_s) if duration_s else 0.0 for time_s in (start_s, end_s))
+        shown = text if len(text) <= _MAX_LABEL_CHARACTERS else f"{text[: _MAX_LABEL_CHARACTERS - 1]}…"
+        width = _CHARACTER_WIDTH * (2 + max(len(shown), len(f"{start_s:.2f}")))
+        left = max(0.0, min(start, 100 - width))
+        lane = next((number for number, lane_end in enumerate(lane_ends) if lane_end <= left), len(lane_ends))
+        lane_ends[lane : lane + 1] = [left + width]
+        labels.append(
+            {
+                "text": shown,
+                "title": f"{text} {start_s:.2f} - {end_s:.2f} s",
+                "time": f"{start_s:.2f}",
+                "left": f"{left:.2f}",
+                "lane": lane,
+                "x": f"{start * _WAVEFORM_WIDTH / 100:.1f}",
+                "width": f"{max(end - start, 0.1) * _WAVEFORM_WIDTH / 100:.1f}",
+            }
+        )
+    return labels

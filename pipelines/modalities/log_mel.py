@@ -30,7 +30,7 @@ class LogMel(Modality[np.ndarray]):
 
     It has one frame for each step of 10 ms; the windows of the last two end in silence.
 
-    Fields of an example of N steps of 10 ms, under the names of the waveform's, which it replaces: `waveform`, the
+    Fields of an example of N steps of 10 ms, under the names of the waveform's, which it replaces: `audio`, the
     spectrogram, float16 [N, 128]; `audio_mask` bool [N], True = valid; `audio_positive_weight` float32 [N].
     """
 
@@ -85,14 +85,14 @@ class LogMel(Modality[np.ndarray]):
                 mel, positive_weight = splice_mel(mel, mask, other, rng, settings)
         if settings.time_mask_probability and rng.random() < settings.time_mask_probability:
             mel, mask = random_time_window_mel(mel, mask, rng, round(settings.time_mask_min_s * STEPS_PER_S))
-        return {"waveform": mel, "audio_mask": mask, "audio_positive_weight": positive_weight}
+        return {"audio": mel, "audio_mask": mask, "audio_positive_weight": positive_weight}
 
     def evaluate(self, value: np.ndarray, _frame: int) -> Fields:
         """The spectrogram, cut or padded."""
         from pipelines.stream.augment_mel import pad_or_crop_mel
 
         mel, mask = pad_or_crop_mel(value, self.steps)
-        return {"waveform": mel, "audio_mask": mask, "audio_positive_weight": np.ones(self.steps, np.float32)}
+        return {"audio": mel, "audio_mask": mask, "audio_positive_weight": np.ones(self.steps, np.float32)}
 
 
 def log_mel(waveform: np.ndarray, sample_rate_hz: int) -> np.ndarray:

@@ -25,15 +25,15 @@ class Example(NamedTuple):
 
 @dataclass
 class Batch:
-    """Matching pairs of a frame and a waveform; row b of every field belongs to the same clip.
+    """Matching pairs of a frame and audio; row b of every field belongs to the same clip.
 
     Attributes:
         frames: uint8 [B, 3, H_px, W_px], RGB; the image encoder normalizes them.
-        waveform: [B, S], -1 to 1, not normalized. With stream.audio=log_mel: the log-mel spectrogram, float16
-            [B, N, 128], and masks and weights are [B, N] too.
-        audio_mask: [B, S] bool, True = audio of this clip or spliced into it, False = padding or masked out (the
-            waveform is 0 there).
-        audio_positive_weight: [B, S], 1 = this clip's audio, 0 = another's, a raised cosine between them.
+        audio: what the audio encoder reads (stream.audio). `waveform`: [B, S], -1 to 1, not normalized. `log_mel`: the
+            stored spectrogram, float16 [B, N, 128], N steps of 10 ms.
+        audio_mask: bool [B, S] or [B, N], True = audio of this clip or spliced into it, False = padding or masked out
+            (the audio is silent there).
+        audio_positive_weight: [B, S] or [B, N], 1 = this clip's audio, 0 = another's, a raised cosine between them.
         image_weight: [B, H_px, W_px], 1 = this clip's frame, 0 = another's.
         source: [B] int64, number of the source in the settings.
         id: of each clip.
@@ -43,7 +43,7 @@ class Batch:
     """
 
     frames: torch.Tensor
-    waveform: torch.Tensor
+    audio: torch.Tensor
     audio_mask: torch.Tensor
     audio_positive_weight: torch.Tensor
     image_weight: torch.Tensor

@@ -17,8 +17,8 @@ def audio_fields(samples: Tensor, spans: Tensor) -> dict[str, Tensor]:
             splice (`pipelines.stream.augment_audio.Splice`).
 
     Returns:
-        `waveform` float32 [B, S], -1 to 1; `audio_mask` bool [B, S], True = valid; `audio_positive_weight` float32
-        [B, S], 1 outside the splice, a raised cosine at its ends, 0 between them.
+        `audio`, the waveform, float32 [B, S], -1 to 1; `audio_mask` bool [B, S], True = valid; `audio_positive_weight`
+        float32 [B, S], 1 outside the splice, a raised cosine at its ends, 0 between them.
     """
     waveform = samples.to(torch.float32).mul_(1 / 32768) if samples.dtype == torch.int16 else samples
     sample = torch.arange(samples.shape[1], device=samples.device, dtype=torch.float32)
@@ -29,7 +29,7 @@ def audio_fields(samples: Tensor, spans: Tensor) -> dict[str, Tensor]:
     center, half, scale = offset + length / 2 - 0.5, length / 2, math.pi / fade.clamp(min=0.5)
     for part in zip(*(values.split(rows) for values in (weight, center, half, scale)), strict=True):
         _fade(sample, *part)
-    return {"waveform": waveform, "audio_mask": mask, "audio_positive_weight": weight}
+    return {"audio": waveform, "audio_mask": mask, "audio_positive_weight": weight}
 
 
 def _fade(sample: Tensor, weight: Tensor, center: Tensor, half: Tensor, scale: Tensor) -> None:

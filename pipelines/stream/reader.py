@@ -96,8 +96,25 @@ class ClipReader:
         """Check that the data set stores the audio that is read, at the configured rate.
 
         Raises:
-            UsageError: none of many clips has log-mel where that is read, or log-mel alone where waveforms are; or the
-                sample rate of the first clip is another one.
+            UsageError: as `check_audio_is_stored`; or the sample rate of the first clip is another one.
+        """
+        self.check_audio_is_stored()
+        with contextlib.suppress(UnreadableClip):
+            if self._audio is self._waveform:
+                self.waveform(0)
+                return
+            rate_hz = self.metadata(0).get("sample_rate_hz", self.spec.sample_rate_hz)
+            if rate_hz != self.spec.sample_rate_hz:
+                raise UsageError(
+                    f"{self.index.folder}: log-mel of audio at {rate_hz} Hz, but stream.sample_rate_hz="
+                    f"{self.spec.sample_rate_hz}"
+                )
+
+    def check_audio_is_stored(self) -> None:
+        """Check that the data set stores the audio that is read, whatever its length and rate.
+
+        Raises:
+            UsageError: none of many clips has log-mel where that is read, or log-mel alone where waveforms are.
         """
         log_mel = LogMel(self.spec)
         if self._audio is self._waveform:
@@ -106,21 +123,11 @@ class ClipReader:
                     f"{self.index.folder} stores log-mel and no waveforms: an encoder on log-mel "
                     "(model.audio_encoder=mel:NAME) reads them with stream.audio=log_mel; eval.run with audio=log_mel"
                 )
-            with contextlib.suppress(UnreadableClip):
-                self.waveform(0)
-            return
-        if not self._stores(log_mel):
+        elif not self._stores(log_mel):
             raise UsageError(
                 f"{self.index.folder}: no clip has a member .mel.npy, which audio=log_mel reads: build the data set "
                 "with decode.audio=log_mel, or with decode.log_mel=true beside the waveform"
             )
-        with contextlib.suppress(UnreadableClip):
-            rate_hz = self.metadata(0).get("sample_rate_hz", self.spec.sample_rate_hz)
-            if rate_hz != self.spec.sample_rate_hz:
-                raise UsageError(
-                    f"{self.index.folder}: log-mel of audio at {rate_hz} Hz, but stream.sample_rate_hz="
-                    f"{self.spec.sample_rate_hz}"
-                )
 
     def stored(self, clip: int) -> StoredClip:
         """A clip as modalities read it."""

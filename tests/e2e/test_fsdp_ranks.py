@@ -56,7 +56,7 @@ for name, (changes, grad_cache_chunk_size) in CASES.items():
     loss = LossConfig(num_sampled_positions=20, objective="info_nce" if model.bias is None else "siglip")
     for step in range(2):
         batch = rows(tiny_batch(4, 32, 25600), slice(rank, None, ranks))
-        batch.waveform = batch.waveform.double()
+        batch.audio = batch.audio.double()
         output = forward_loss(model, batch, model.similarity_config, loss, 3, grad_cache_chunk_size)
         output.loss.backward()
         sync_unsharded_grads(model)

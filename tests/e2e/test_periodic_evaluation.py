@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 from tiny_evaluation import write_evaluation
+from tiny_mel_shards import MEL_MODEL, write_mel_shards
+from tiny_shards import write_data_set
 from tiny_training import backward, tiny_config, tiny_model
 
 from configs.errors import UsageError
@@ -265,3 +267,43 @@ def test_run_stopped_during_an_evaluation_repeats_it_after_resuming(tmp_path):
         6,
     ], "the interrupted evaluation is repeated"
     assert [line["step"] for line in lines if "loss/total" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def _retrieval_settings(root, shards, audio=""):
+    """Settings of an evaluation that runs retrieval on these shards alone."""
+    settings = root / f"eval{audio}.yaml"
+    lines = ["benchmarks: [own]", "baselines: [chance]", f"data: {{own: {{kind: retrieval, root: {shards}}}}}"]
+    settings.write_text("\n".join([*lines, "batch_size: 4", *([f"audio: {audio}"] if audio else [])]) + "\n")
+    return settings
+
+
+def test_a_run_on_log_mel_is_evaluated_on_log_mel(tmp_path):
+    shards = write_mel_shards(tmp_path / "set", [6], with_waveform=False)
+    settings = _retrieval_settings(tmp_path, shards)
+    evaluation, config = _evaluation(settings, tmp_path, *MEL_MODEL, "stream.audio=log_mel")
+    model = tiny_model(config).train()
+    found = evaluation.maybe_evaluate(2, model, None, Log())
+    assert "own/audio_to_image/recall_at_1" in found
+    expected = Gallery(shards, 6, 4, 0, audio="log_mel").encode(model.eval()).audio.dense
+    assert torch.equal(evaluation.benchmarks["own"].gallery.encode(model).audio.dense, expected)
+    with pytest.raises(UsageError, match=r"data.own.root: .* stores log-mel and no waveforms"):
+        _evaluation(settings, tmp_path, *MEL_MODEL)
+
+
+def test_audio_of_the_evaluation_settings_comes_before_that_of_the_run(tmp_path):
+    shards = write_mel_shards(tmp_path / "set", [4])
+    for own in ("waveform", "log_mel"):
+        for of_run in ("waveform", "log_mel"):
+            settings = _retrieval_settings(tmp_path, shards, own)
+            evaluation, _ = _evaluation(settings, tmp_path, *MEL_MODEL, f"stream.audio={of_run}")
+            assert evaluation.benchmarks["own"].gallery.audio == own
+
+
+def test_audio_that_the_evaluation_cannot_read_is_an_error_before_training(tmp_path):
+    write_data_set(tmp_path / "waveforms", [4], duration_s=0.8)
+    settings = _retrieval_settings(tmp_path, tmp_path / "waveforms")
+    with pytest.raises(UsageError, match=r"data.own.root: .* no clip has a member .mel.npy"):
+        _evaluation(settings, tmp_path, *MEL_MODEL, "stream.audio=log_mel")
+    settings = _retrieval_settings(tmp_path, tmp_path / "waveforms", "log_mel")
+    with pytest.raises(UsageError, match=r"evallog_mel.yaml: audio=log_mel needs an audio encoder on log-mel"):
+        _evaluation(settings, tmp_path)

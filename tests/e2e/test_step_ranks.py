@@ -47,7 +47,7 @@ for name, (model_changes, loss_changes, grad_cache_chunk_size) in CASES.items():
                 torch.nn.init.normal_(parameter, std=0.1)
     wrapped = DistributedDataParallel(model.to(dtype))
     batch = rows(tiny_batch(8, 32, 25600), slice(rank, None, ranks))
-    batch.waveform = batch.waveform.to(dtype)
+    batch.audio = batch.audio.to(dtype)
     if name == "groups":
         batch.group = torch.tensor([0, 1, 2, 0, 4, 1, 6, 0])[rank::ranks]
     config = LossConfig(num_sampled_positions=20, **loss_changes)

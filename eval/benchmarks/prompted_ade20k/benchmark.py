@@ -4,9 +4,10 @@ The folder's layout: eval.benchmarks.prompted_ade20k.dataset.
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -217,20 +218,27 @@ class PromptedADE20K(Benchmark):
         return self.class_names.get(class_id, f"class {class_id}")
 
 
-def _kind(prompt: str, question: str) -> BenchmarkKind:
+def _kind(prompt: str, question: str, variants: Mapping[str, str] = MappingProxyType({})) -> BenchmarkKind:
     terms = (
         "ADE20K: non-commercial research and education by the terms of its site, we believe; the selection and the "
         "spoken words are by DenseAV's authors, for which we know of no stated terms; the sounds are VGGSound's."
     )
 
     return BenchmarkKind(
-        BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms),
+        BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms, variants),
         ("prompted_ade20k",),
         lambda name, roots, config, _: PromptedADE20K(roots[0], prompt, config.batch_size, config.seed, name),
     )
 
 
-ADE20K_SPEECH = _kind("speech", "Where is what a spoken word names?")
+ADE20K_SPEECH = _kind(
+    "speech",
+    "Where is what a spoken word names?",
+    {
+        "basic": "all valid audio steps of the clip count",
+        "advanced": "only audio steps within 0.2 s of the word count",
+    },
+)
 ADE20K_SOUND = _kind("sound", "Where does this sound come from?")
 
 

@@ -44,7 +44,7 @@ class Gallery:
         left_out: clips of the permutation that could not be read, by reason.
 
     Raises:
-        UsageError: not a complete data set.
+        UsageError: not a complete data set, or one that does not store this audio.
 
     Source: reference 1.6.
     """
@@ -59,6 +59,7 @@ class Gallery:
         audio: str = "waveform",
     ) -> None:
         self.index, self.audio = DatasetIndex.open(folder), audio
+        ClipReader(self.index, 1, 1.0, 1, audio=audio).check_audio_is_stored()
         self.size, self.batch_size, self.seed, self.cache = min(size, self.index.clips), batch_size, seed, cache
         self.clips: list[int] = []
         self.left_out: Counter[str] = Counter()
@@ -166,7 +167,7 @@ class Gallery:
                 items.append(reader.placeholder())
                 reasons.append(UnreadableClip.REASONS.index(error.reason))
         batch = collate(items).to(next(model.parameters()).device)
-        image, audio = model.encode_image(batch.frames), model.encode_audio(batch.waveform, batch.audio_mask)
+        image, audio = model.encode_image(batch.frames), model.encode_audio(batch.audio, batch.audio_mask)
         features = {f"image.{name}": tensor for name, tensor in image._asdict().items()}
         features |= {f"audio.{name}": tensor for name, tensor in audio._asdict().items()}
         present = {name: tensor for name, tensor in features.items() if tensor is not None}

@@ -86,7 +86,7 @@ class _Pairs:
     def __init__(self, pairs=3):
         samples = round(INPUTS.clip_duration_s * INPUTS.sample_rate_hz)
         self.frames = torch.randint(0, 256, (pairs, 3, 32, 32), dtype=torch.uint8)
-        self.waveform = 0.1 * torch.randn(pairs, samples)
+        self.audio = 0.1 * torch.randn(pairs, samples)
         self.audio_mask = torch.ones(pairs, samples, dtype=torch.bool)
         self.audio_positive_weight = torch.ones(pairs, samples)
         self.image_weight = torch.ones(pairs, 32, 32)

@@ -24,7 +24,7 @@ def _output(value: float = 1.0):
     config = tiny_config()
     model = tiny_model(config).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
-    batch.waveform[1, 100] = value
+    batch.audio[1, 100] = value
     return forward_loss(model, batch, model.similarity_config, config.loss, seed=1)
 
 
@@ -90,7 +90,7 @@ def test_consecutive_skips_stop_the_run_unless_interrupted_by_finite_losses(tmp_
 def test_skipped_batch_does_not_change_running_means():
     model = tiny_model(tiny_config()).train()
     batch = tiny_batch(2, INPUTS.image_size_px, 10240)
-    batch.waveform[1, 100] = math.nan
+    batch.audio[1, 100] = math.nan
     next(model.image_encoder.parameters()).data.fill_(math.inf)
     forward_loss(model, batch, model.similarity_config, tiny_config().loss, seed=1)
     running = {name: buffer for name, buffer in model.named_buffers() if "running_" in name}
@@ -123,7 +123,7 @@ made = []
 for step in range(1, 6):
     batch = rows(tiny_batch(4, INPUTS.image_size_px, 10240, seed=step), slice(rank, None, 2))
     if step in (2, 3) and rank == 1:
-        batch.waveform[0] = float("nan")
+        batch.audio[0] = float("nan")
     output = forward_loss(wrapped, batch, model.similarity_config, config.loss, step)
     if not guard.should_skip(step, output, [f"clip{rank}_{step}"], 0.1):
         output.loss.backward()

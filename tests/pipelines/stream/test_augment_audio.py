@@ -103,7 +103,7 @@ def _spans(start, stop, splice=NO_SPLICE):
 def test_mask_is_true_in_the_window_and_the_weight_is_one_without_a_splice():
     samples = torch.tensor([[0, -32768, 16384, 0, 0]], dtype=torch.int16)
     fields = audio_fields(samples, _spans(1, 3))
-    assert fields["waveform"].tolist() == [[0, -1, 0.5, 0, 0]]
+    assert fields["audio"].tolist() == [[0, -1, 0.5, 0, 0]]
     assert fields["audio_mask"].tolist() == [[False, True, True, False, False]]
     assert fields["audio_positive_weight"].tolist() == [[1] * 5]
 

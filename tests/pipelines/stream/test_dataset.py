@@ -63,16 +63,16 @@ def test_batch_pairs_each_frame_with_its_own_waveform(tmp_path):
     for step, batch in enumerate(_batches(stream, 6)):
         assert batch.position == list(range(4 * step, 4 * step + 4))
         assert (batch.frames.shape, batch.frames.dtype) == ((4, 3, 24, 24), torch.uint8)
-        assert batch.waveform.shape == batch.audio_mask.shape == batch.audio_positive_weight.shape == (4, 9600)
+        assert batch.audio.shape == batch.audio_mask.shape == batch.audio_positive_weight.shape == (4, 9600)
         assert batch.audio_mask.dtype == torch.bool
         for row, position in enumerate(batch.position):
             source, clip = stream.order.clip(position)
             assert (int(batch.source[row]), batch.id[row]) == (source, f"{('clip', 'other')[source]}{clip:04d}")
             gray = float(_gray(batch.frames[row]))
             assert min(abs(gray - 3 * clip - 100 * number) for number in (0, 1)) < 1.5
-            assert batch.waveform[row, :8000].numpy() == pytest.approx(tone(clip), abs=1e-4)
+            assert batch.audio[row, :8000].numpy() == pytest.approx(tone(clip), abs=1e-4)
             sources[source] += 1
-        assert (batch.waveform[:, 8000:] == 0).all()
+        assert (batch.audio[:, 8000:] == 0).all()
         assert batch.audio_mask[:, :8000].all()
         assert not batch.audio_mask[:, 8000:].any()
         assert (batch.image_weight == 1).all()
@@ -108,7 +108,7 @@ def test_same_position_gives_the_same_bits_and_another_seed_different_ones(tmp_p
             else value == getattr(again, name)
         )
         assert same, name
-    assert not torch.equal(first.waveform, other.waveform)
+    assert not torch.equal(first.audio, other.audio)
 
 
 def test_masks_and_weights_mark_what_was_mixed_in(tmp_path):
@@ -117,12 +117,12 @@ def test_masks_and_weights_mark_what_was_mixed_in(tmp_path):
     )
     quads = masked = spliced = 0
     for batch in _batches(stream, 10):
-        assert (batch.waveform[~batch.audio_mask] == 0).all()
+        assert (batch.audio[~batch.audio_mask] == 0).all()
         assert not batch.audio_mask[:, 8000:].any()
         for row, position in enumerate(batch.position):
             own = torch.from_numpy(tone(stream.order.clip(position)[1]))
             pure = (batch.audio_positive_weight[row, :8000] == 1) & batch.audio_mask[row, :8000]
-            torch.testing.assert_close(batch.waveform[row, :8000][pure], own[pure], atol=1e-4, rtol=0)
+            torch.testing.assert_close(batch.audio[row, :8000][pure], own[pure], atol=1e-4, rtol=0)
             mixed = batch.audio_positive_weight[row, :8000] < 1
             spliced += bool(mixed.any())
             masked += int(batch.audio_mask[row].sum()) < 8000
@@ -145,7 +145,7 @@ def test_splice_comes_from_another_clip_of_the_same_window(tmp_path):
     others = set()
     for batch in _batches(stream, 20):
         for row, position in enumerate(batch.position):
-            middle = batch.waveform[row][batch.audio_positive_weight[row] == 0]
+            middle = batch.audio[row][batch.audio_positive_weight[row] == 0]
             other = round(float(middle.median()) * 50) - 1
             assert other in stream.order.mix_partners(position, 8)
             assert other != stream.order.clip(position)[1]
@@ -251,7 +251,7 @@ def test_evaluation_item_is_the_clip_without_augmentation(tmp_path):
     reader = _reader(write_data_set(tmp_path / "a", [3], frames=12))
     batch = collate([reader.evaluation_item(2, frame) for frame in (0, 1, 2)]).to("cpu")
     assert _gray(batch.frames).tolist() == pytest.approx([6, 106, 206], abs=1)
-    assert batch.waveform[1, :8000].numpy() == pytest.approx(tone(2), abs=1e-4)
+    assert batch.audio[1, :8000].numpy() == pytest.approx(tone(2), abs=1e-4)
     assert batch.audio_mask.sum(dim=1).tolist() == [8000] * 3
     assert (batch.position, batch.id) == ([-1] * 3, ["clip0002"] * 3)
     assert reader.metadata(2)["labels"] == ["label2"]

@@ -71,7 +71,7 @@ def test_each_row_of_a_batch_is_the_same_in_a_batch_of_any_size(folder):
     batch = host.to("cpu")
     for row in range(20):
         single = _row(host, row).to("cpu")
-        for name in ("frames", "image_weight", "waveform", "audio_mask", "audio_positive_weight"):
+        for name in ("frames", "image_weight", "audio", "audio_mask", "audio_positive_weight"):
             assert torch.equal(getattr(single, name)[0], getattr(batch, name)[row]), name
 
 
@@ -100,7 +100,7 @@ def test_companion_that_cannot_be_read_is_counted_and_another_is_spliced_in(tmp_
             own = torch.from_numpy(tone(int(batch.id[row][4:])))
             is_other = batch.audio_positive_weight[row, :8000] == 0
             assert is_other.any()
-            assert not torch.allclose(batch.waveform[row, :8000][is_other], own[is_other], atol=0.01)
+            assert not torch.allclose(batch.audio[row, :8000][is_other], own[is_other], atol=0.01)
 
 
 def test_device_without_memory_for_the_augmentation_is_one_line():

@@ -78,7 +78,7 @@ def test_ranks_together_hold_the_global_batch_for_any_world_size_and_start_step(
                 part, at = rows[position]
                 assert part.id[at] == full.id[row]
                 assert torch.equal(part.frames[at], full.frames[row])
-                assert torch.equal(part.waveform[at], full.waveform[row])
+                assert torch.equal(part.audio[at], full.audio[row])
             assert sum(sum(part.rejected.values()) for part in parts) == sum(full.rejected.values())
 
 

@@ -50,7 +50,7 @@ def test_losses_of_stored_log_mel_agree_with_those_of_the_waveform_within_a_hund
     pairs = zip(*(_batches(both, audio, 3, augment) for audio in ("waveform", "log_mel")), strict=True)
     for waveform, log_mel in pairs:
         assert waveform.id == log_mel.id and torch.equal(waveform.frames, log_mel.frames)
-        assert waveform.waveform.shape == (8, 32840) and log_mel.waveform.shape == (8, 205, 128)
+        assert waveform.audio.shape == (8, 32840) and log_mel.audio.shape == (8, 205, 128)
         with torch.no_grad():
             expected, stored = (forward_loss(model, batch, similarity, config, 0) for batch in (waveform, log_mel))
         assert torch.equal(stored.inputs.audio.mask, expected.inputs.audio.mask)
@@ -63,12 +63,12 @@ def test_splice_and_time_window_are_made_on_the_spectrogram(mel_only):
                             time_mask_probability=0.5, time_mask_min_s=0.2)  # fmt: skip
     (batch,) = _batches(mel_only, "log_mel", 1, augment)
     plain = _batches(mel_only, "log_mel", 1, AugmentConfig(**SILENT))[0]
-    assert batch.id == plain.id and batch.waveform.dtype == torch.float16
+    assert batch.id == plain.id and batch.audio.dtype == torch.float16
     spliced, masked = (batch.audio_positive_weight < 1).any(dim=1), batch.audio_mask.sum(1) < plain.audio_mask.sum(1)
     assert spliced.all() and 0 < masked.sum() < 8
     own = (batch.audio_positive_weight == 1) & batch.audio_mask
-    assert torch.equal(batch.waveform[own], plain.waveform[own])
-    assert (batch.waveform[~batch.audio_mask] == plain.waveform.min()).all()
+    assert torch.equal(batch.audio[own], plain.audio[own])
+    assert (batch.audio[~batch.audio_mask] == plain.audio.min()).all()
 
 
 def test_batches_are_bit_equal_for_any_number_of_workers(mel_only):

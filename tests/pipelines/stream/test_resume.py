@@ -113,7 +113,7 @@ def _start(script: Path, log: Path, *arguments) -> subprocess.Popen:
         )
 
 
-def _wait(condition, seconds: float = 60.0) -> None:
+def _wait(condition, seconds: float = 240.0) -> None:
     limit = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < limit, "waited in vain"

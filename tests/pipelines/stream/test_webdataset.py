@@ -132,10 +132,10 @@ def test_augmented_examples_are_spliced_masked_and_mixed_and_repeat_with_the_see
     first = batch(0)
     assert_same_bits(first, batch(0))
     assert not torch.equal(first.frames, batch(1).frames)
-    assert first.frames.shape == (20, 3, 24, 24) and first.waveform.shape == (20, 9600)
+    assert first.frames.shape == (20, 3, 24, 24) and first.audio.shape == (20, 9600)
     assert (first.image_weight == 0).any() and (first.audio_positive_weight == 0).any()
     masked = first.audio_mask.sum(dim=1) < 8000
-    assert 2 < masked.sum() < 18 and not first.waveform[~first.audio_mask].any()
+    assert 2 < masked.sum() < 18 and not first.audio[~first.audio_mask].any()
     assert (first.audio_positive_weight[0] == 1).all(), "the first clip has no earlier one to mix in"
 
 
@@ -194,7 +194,7 @@ def test_keys_name_the_members_of_third_party_shards_and_log_mel_takes_the_place
     for augment in (None, AugmentConfig(**SHORT_AUGMENT)):
         (example,) = examples(folder, SPEC, modalities=("frames", "mel"), augment=augment)
         mel = example.fields["mel"]
-        assert mel["waveform"].shape == (60, 128) and mel["audio_mask"].shape == (60,)
+        assert mel["audio"].shape == (60, 128) and mel["audio_mask"].shape == (60,)
     with pytest.raises(UnreadableClip, match=r"missing_member: clip clip0000 has no \.other\.wav"):
         list(examples(folder, SPEC, keys=MemberKeys("", "other.wav")))
 
