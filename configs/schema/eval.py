@@ -59,4 +59,4 @@ class RenderConfig:
 
 @dataclass
 class NoSettings:
-    """Of `eval.report`, `eval.parity` (each case contains its own) and `pipelines.doctor`."""
+    """Of `eval.report` and `eval.parity` (each case contains its own)."""
