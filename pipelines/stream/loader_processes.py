@@ -8,6 +8,7 @@ import threading
 from collections.abc import Collection, Iterator
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
+from typing import Any
 
 from torch.utils.data import DataLoader
 
@@ -59,22 +60,31 @@ def iterate(loader: DataLoader[HostBatch]) -> Iterator[HostBatch]:
         except OSError as error:
             raise CommandFailed(_not_started(error)) from None
         workers = [child for child in multiprocessing.active_children() if child not in others]
-    while True:
-        try:
-            batch = next(batches)
-            if isinstance(batch, SharedBatch):
-                batch = batch.fetch()
-        except StopIteration:
-            return
-        except (RuntimeError, OSError, EOFError) as error:
-            if ended := _ended(workers):
-                raise CommandFailed(_end_of_worker(ended)) from None
-            if isinstance(error, RuntimeError):
-                raise
-            raise CommandFailed(f"cannot fetch a batch from a loader worker: {error}") from None
-        if isinstance(batch, (UsageError, CommandFailed)):
-            raise batch
-        yield batch
+    try:
+        while True:
+            batch = _next(batches, workers)
+            if batch is None:
+                return
+            yield batch
+    finally:
+        for worker in workers:  # nothing is lost; one that the lock of a killed worker blocks would not end by itself
+            worker.kill()
+
+
+def _next(batches: Iterator[Any], workers: Collection[BaseProcess]) -> HostBatch | None:
+    try:
+        batch = next(batches, None)
+        if isinstance(batch, SharedBatch):
+            batch = batch.fetch()
+    except (RuntimeError, OSError, EOFError) as error:
+        if ended := _ended(workers):
+            raise CommandFailed(_end_of_worker(ended)) from None
+        if workers and isinstance(error, OSError) and error.strerror:  # too many open files, for example
+            raise CommandFailed(f"cannot fetch a batch from a loader worker: {error.strerror}") from None
+        raise
+    if isinstance(batch, (UsageError, CommandFailed)):
+        raise batch
+    return batch
 
 
 def _not_started(error: OSError) -> str:
