@@ -56,6 +56,7 @@ def iterate(loader: DataLoader[HostBatch]) -> Iterator[HostBatch]:
     with _starting_workers:
         others = multiprocessing.active_children()
         try:
+            _check_semaphores(loader)
             batches = iter(loader)
         except OSError as error:
             raise CommandFailed(_not_started(error)) from None
@@ -85,6 +86,13 @@ def _next(batches: Iterator[Any], workers: Collection[BaseProcess]) -> HostBatch
     if isinstance(batch, (UsageError, CommandFailed)):
         raise batch
     return batch
+
+
+def _check_semaphores(loader: DataLoader[HostBatch]) -> None:
+    """Create and delete as many semaphores as the loader will: a DataLoader that fails to prints a stack trace."""
+    context = loader.multiprocessing_context
+    if context is not None:
+        _ = [context.Lock() for _ in range(8 + 4 * loader.num_workers)]
 
 
 def _not_started(error: OSError) -> str:
