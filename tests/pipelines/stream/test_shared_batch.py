@@ -87,14 +87,14 @@ ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def test_batches_larger_than_dev_shm_arrive_also_when_another_program_fills_it(command):
-    done = subprocess.run(with_small_shm(command("fill")), capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
+    done = subprocess.run(with_small_shm(command("fill")), capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[2] == "full" and done.stdout.splitlines()[-1].startswith("6 100 ")
 
 
 def test_a_dev_shm_without_space_for_semaphores_is_one_line(command):
     line = with_small_shm(command("short"), size="4k", before="echo x > /dev/shm/x")
-    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, timeout=200)
+    done = subprocess.run(line, capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
     assert done.returncode == 1
     assert done.stderr.startswith("error: loader workers do not start: No space left on device; their semaphores")
     assert done.stderr.count("\n") == 1
@@ -137,6 +137,6 @@ def test_a_killed_worker_ends_the_run_in_one_line(command, kill, cause):
     workers = _workers(run.pid)
     assert len(workers) == 2
     os.kill(workers[0], kill)
-    _, errors = run.communicate("\n" * 100, timeout=200)
+    _, errors = run.communicate("\n" * 100, timeout=280)
     assert run.returncode == 1
     assert errors.startswith(f"error: a loader worker {cause}") and errors.count("\n") == 1, errors
