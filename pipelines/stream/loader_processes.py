@@ -21,7 +21,7 @@ _starting_workers = threading.Lock()
 # A lost connection is noticed before the end of the process that it led to.
 _EXIT_STATUS_TIMEOUT_S = 3.0
 _FEWER = "use a smaller stream.num_workers, stream.prefetch_factor or global_batch_size"
-_KILLED_BY = {
+_KILLED_BY: dict[int, str] = {
     signal.SIGKILL: f"the machine or its container is out of memory: {_FEWER}, or raise the memory limit",
     signal.SIGBUS: "a shard or its index was cut off while it was read, or its disk failed: check the shards with "
     "python -m pipelines.verify DIR",

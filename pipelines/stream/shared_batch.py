@@ -49,8 +49,11 @@ class SharedBatch(NamedTuple):
         return _Unpickler(memory).load()
 
 
-def share_batch(batch: HostBatch | UsageError | CommandFailed) -> SharedBatch | UsageError | CommandFailed:
+def share_batch(batch: Any) -> SharedBatch | UsageError | CommandFailed:
     """Write a batch into anonymous memory; a DataLoader calls it in its workers, as `collate_fn`.
+
+    Args:
+        batch: HostBatch, or the error in place of it that a dataset returns.
 
     Returns:
         An error in place of a batch as it is; CommandFailed if there is no memory.
@@ -83,7 +86,7 @@ class _Pickler(pickle.Pickler):
         if not isinstance(value, Tensor):
             return None
         offset = self._file.seek(-self._file.tell() % _ALIGNMENT_BYTES, os.SEEK_CUR)
-        self._file.write(value.contiguous().flatten().view(torch.uint8).numpy())
+        self._file.write(value.contiguous().flatten().view(torch.uint8).numpy().data)
         return value.dtype, value.shape, offset
 
 
