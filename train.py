@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import sys
-from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ from configs.errors import CommandFailed, UsageError
 from configs.schema import TrainConfig
 from configs.validate import validate_train_config
 from model.training import launch, preemption, resume
+from pipelines.cgroup import cgroup_limit
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -118,7 +118,7 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
     return Run(
         config, folder, accelerator, stop, stream, *parts, phases, step, newest, saved["phase"],
         nan_guard.NonfiniteGuard(folder, config.nonfinite_loss_action),
-        throughput.ThroughputMeter(config.global_batch_size * accumulation),
+        throughput.build_meter(config, cgroup_limit("cpu")),
         gradient_accumulation.group_microbatches(batches, accumulation),
         checkpoint_manager.CheckpointManager(root, config.checkpoint, step),
         tracking.RunLogger(accelerator, config, folder, step, stream.fingerprint),
@@ -226,7 +226,7 @@ def train_step(
     optimizer.zero_grad()
     if run.weight_average:
         run.weight_average.update(run.model, run.step)
-    run.meter.add(sum((batch.rejected for batch in batches), Counter()))
+    run.log.note(run.meter.add(batches))
     if not is_logged:
         return {}
     values |= (

@@ -1,14 +1,17 @@
 """Check whether this machine can build shards: `python -m pipelines.doctor` prints one line for each check.
 
-A line begins with ok, missing (building needs it: exit code 1) or optional. Doctor runs in a bare Python, without any
-package. Packages are imported in processes of their own, because a broken native library may crash its process.
-Limits: `accelerate env` reports torch, CUDA and GPUs; remote folders are not contacted.
+A line begins with ok, missing (building needs it: exit code 1) or optional. `shards=DIR` also measures a loader worker
+on these shards, and prints the workers that a GPU needs. Doctor runs in a bare Python, without any package. Packages
+are imported in processes of their own, because a broken native library may crash its process. Limits: `accelerate env`
+reports torch, CUDA and GPUs; remote folders are contacted for `shards=` only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import json
+import math
 import os
 import re
 import resource
@@ -25,7 +28,7 @@ from typing import NamedTuple
 from configs.atomic_write import folder_lock
 from configs.cli import run
 from configs.errors import UsageError
-from configs.schema import NoSettings
+from configs.schema import DoctorConfig
 from pipelines.cgroup import cgroup_limit
 from pipelines.worker_processes import MAX_TMPDIR_BYTES
 
@@ -38,9 +41,14 @@ _DECODERS = {codec: {codec} for codec in ("h264", "hevc", "vp9", "av1", "aac", "
     "opus": {"opus", "libopus"},
     "mp3": {"mp3float", "mp3"},
 }
+_LOADER_TIMEOUT_S = 600
 _TIMEOUT_S = 60  # a first import on a busy machine takes more than 20 s
-_MIN_FREE_BYTES, _MIN_SHM_BYTES = 2 << 30, 1 << 30
+_MIN_FREE_BYTES = 2 << 30
+_MIN_SHM_BYTES, _NCCL_SHM_BYTES = 1 << 20, 1 << 30
 _MIN_OPEN_FILES = 1024
+_RATES = 100, 200, 400, 800  # clips/s that a GPU may take
+_NODE_GPUS, _NODE_RATE = 8, 400
+_WORKER_MARGIN = 1.15  # as in model.training.loader_advice
 
 
 class Finding(NamedTuple):
@@ -52,9 +60,9 @@ class Finding(NamedTuple):
     advice: str = ""
 
 
-def main(_: NoSettings) -> int:
+def main(config: DoctorConfig) -> int:
     """Print the result of every check; returns 1 if something that building needs is missing."""
-    findings = list(_check())
+    findings = [*_check(), *(_loader(config.shards) if config.shards else ())]
     for state, name, detail, advice in findings:
         print(f"{state:<10}{name:<20}{detail}" + (f"; {advice}" if advice else ""))
     missing = [finding.name for finding in findings if finding.state == "missing"]
@@ -108,11 +116,11 @@ def _version(distribution: str) -> str:
     return ""
 
 
-def _run(*command: str) -> subprocess.CompletedProcess[str]:
+def _run(*command: str, timeout_s: float = _TIMEOUT_S) -> subprocess.CompletedProcess[str]:
     try:
-        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_TIMEOUT_S)
+        return subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=timeout_s)
     except (OSError, subprocess.TimeoutExpired) as error:
-        reason = str(error) if isinstance(error, OSError) else f"no answer in {_TIMEOUT_S} s"
+        reason = str(error) if isinstance(error, OSError) else f"no answer in {timeout_s:g} s"
         return subprocess.CompletedProcess(command, 1, "", reason)
 
 
@@ -181,8 +189,41 @@ def _machine() -> Iterator[Finding]:
         detail = f"its path of {size_bytes} bytes is too long for the sockets of worker processes"
         yield Finding("missing", "TMPDIR length", detail, f"set TMPDIR to a folder with at most {MAX_TMPDIR_BYTES}")
     yield _locks(Path.cwd())
-    advice = "training needs it: docker run --ipc=host or --shm-size=8g"
-    yield _disk("/dev/shm", Path("/dev/shm"), _MIN_SHM_BYTES, "optional", advice)
+    yield _shared_memory(Path("/dev/shm"))
+
+
+def _shared_memory(folder: Path) -> Finding:
+    """Loader workers keep semaphores in it, but not their batches; NCCL sends between the GPUs of a machine in it."""
+    advice = "docker run --ipc=host or --shm-size=1g"
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        return Finding("optional", str(folder), "not a writable folder: loader workers do not start", advice)
+    usage = shutil.disk_usage(folder)
+    detail = f"{usage.free / 1e6:.0f} MB free of {usage.total / 1e6:.0f}"
+    if usage.free < _MIN_SHM_BYTES:
+        return Finding("optional", str(folder), f"{detail}: loader workers do not start", advice)
+    if usage.free < _NCCL_SHM_BYTES:
+        return Finding("optional", str(folder), f"{detail}: enough on one GPU, too little for NCCL on several", advice)
+    return Finding("ok", str(folder), detail)
+
+
+def _loader(shards: str) -> Iterator[Finding]:
+    """Speed of one loader worker, and the workers and cores that follow from it."""
+    done = _run(sys.executable, "-m", "pipelines.stream.worker_rate", shards, timeout_s=_LOADER_TIMEOUT_S)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
+        yield Finding("optional", "loader worker", f"not measured: {reason}")
+        return
+    worker_rate = json.loads(done.stdout)["clips_per_s"]
+    workers = {rate: math.ceil(_WORKER_MARGIN * rate / worker_rate) for rate in _RATES}
+    listed = ", ".join(f"{count} for {rate} clips/s" for rate, count in workers.items())
+    yield Finding("ok", "loader worker", f"{worker_rate:.0f} clips/s of {shards}; workers a GPU: {listed}")
+    cores = _NODE_GPUS * (workers[_NODE_RATE] + 1)
+    yield Finding(
+        "ok",
+        f"node of {_NODE_GPUS} GPUs",
+        f"{_NODE_RATE} clips/s a GPU: stream.num_workers={workers[_NODE_RATE]}, {cores} cores with the training "
+        f"processes; this machine has {len(os.sched_getaffinity(0))}",
+    )
 
 
 def _locks(folder: Path) -> Finding:
@@ -209,9 +250,9 @@ def _disk(name: str, folder: Path, min_bytes: int, state: str, advice: str) -> F
 
 if __name__ == "__main__":
     try:
-        code = run(NoSettings, __doc__, main)
+        code = run(DoctorConfig, __doc__, main)
     except ModuleNotFoundError as error:  # parsing the settings needs omegaconf, which may be what is missing
         if error.name != "omegaconf":
             raise
-        code = main(NoSettings())
+        code = main(DoctorConfig())
     sys.exit(code)

@@ -21,7 +21,7 @@ SCHEMAS = {
     "pipelines.download": schema.DownloadConfig,
     "pipelines.verify": schema.VerifyConfig,
     "pipelines.inspect": schema.InspectConfig,
-    "pipelines.doctor": schema.NoSettings,
+    "pipelines.doctor": schema.DoctorConfig,
     "pipelines.stream.index": schema.IndexConfig,
     "train.py": schema.TrainConfig,
     "eval.run": schema.EvalConfig,

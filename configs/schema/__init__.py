@@ -12,7 +12,7 @@ from configs.schema.eval import (
     RenderConfig,
     RequirementConfig,
 )
-from configs.schema.inspect import IndexConfig, InspectConfig, VerifyConfig
+from configs.schema.inspect import DoctorConfig, IndexConfig, InspectConfig, VerifyConfig
 from configs.schema.loss import LossConfig
 from configs.schema.model import ModelConfig
 from configs.schema.optim import OptimConfig, ParameterGroupConfig
@@ -31,6 +31,7 @@ __all__ = [
     "ConvertConfig",
     "DataConfig",
     "DecodeConfig",
+    "DoctorConfig",
     "DownloadConfig",
     "DownloadFileConfig",
     "EvalConfig",

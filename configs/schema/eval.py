@@ -71,4 +71,4 @@ class CompareConfig:
 
 @dataclass
 class NoSettings:
-    """Of `eval.parity` (each case contains its own) and `pipelines.doctor`."""
+    """Of `eval.parity`: each case contains its own."""

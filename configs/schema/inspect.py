@@ -1,4 +1,4 @@
-"""Settings of `pipelines.verify`, `pipelines.inspect` and `pipelines.stream.index`."""
+"""Settings of `pipelines.verify`, `pipelines.inspect`, `pipelines.doctor` and `pipelines.stream.index`."""
 
 from dataclasses import dataclass
 
@@ -15,6 +15,11 @@ class InspectConfig:
     key: str = field("", "id of one clip to show in full; empty: a sample of clips")
     html: str = field("", "HTML page to write, with images and audio; must end in .html")
     clips: int = field(12, "number of sampled clips, evenly spaced", "clips", min=1, max=1000)
+
+
+@dataclass
+class DoctorConfig:
+    shards: str = field("", "folder or URL of shards on which a loader worker is measured; empty: not measured")
 
 
 @dataclass

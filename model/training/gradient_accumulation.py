@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import statistics
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar, runtime_checkable
 
@@ -20,9 +21,12 @@ T = TypeVar("T")
 
 @runtime_checkable
 class HostBatch(Protocol):
-    """A batch on the CPU, with the ids of its clips: pipelines.stream.batch.HostBatch."""
+    """A batch on the CPU, with the ids of its clips and the time it took: pipelines.stream.batch.HostBatch."""
 
     id: list[str]
+    rejected: Counter[str]
+    worker_s: float
+    worker_cpu_s: float
 
     def to(self, device: torch.device) -> Batch:
         """Copy it to a device, which augments it."""

@@ -3,14 +3,17 @@
 import resource
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 from accelerate.utils import gather_object
 from torch import nn
 
+from configs.schema import TrainConfig
 from model.training.dtensor import norms
+from model.training.gradient_accumulation import HostBatch
+from model.training.loader_probe import LoaderProbe
 
 
 class ThroughputMeter:
@@ -18,13 +21,14 @@ class ThroughputMeter:
 
     Args:
         clips_per_step: over all ranks.
+        probe: measures what limits the run.
 
     Attributes:
         ideal_s_per_clip: see model.training.flops; None: MFU is not measured.
     """
 
-    def __init__(self, clips_per_step: int) -> None:
-        self.clips_per_step = clips_per_step
+    def __init__(self, clips_per_step: int, probe: LoaderProbe | None = None) -> None:
+        self.clips_per_step, self._probe = clips_per_step, probe
         self.ideal_s_per_clip: float | None = None
         self.rejected: Counter[str] = Counter()
         self.restart()
@@ -32,18 +36,28 @@ class ThroughputMeter:
     def restart(self) -> None:
         """Discard the time so far, such as that of an evaluation. Rejected clips are kept."""
         self.began, self.waited_s, self.steps = time.perf_counter(), 0.0, 0
+        self._step_began, self._step_waited_s = self.began, 0.0
 
     @contextmanager
     def data_timer(self) -> Iterator[None]:
         """Time inside this block counts as data loading time."""
-        began = time.perf_counter()
+        self._step_began = time.perf_counter()
         yield
-        self.waited_s += time.perf_counter() - began
+        self._step_waited_s = time.perf_counter() - self._step_began
+        self.waited_s += self._step_waited_s
 
-    def add(self, rejected: Mapping[str, int]) -> None:
-        """Count one finished step and the clips that its batch had to replace."""
+    def add(self, batches: Sequence[HostBatch]) -> str:
+        """Count one finished step, and the clips that its batches had to replace; every rank has to call it.
+
+        Returns:
+            Once in a run, a line on what limits it (`LoaderProbe`), otherwise "".
+        """
         self.steps += 1
-        self.rejected.update(rejected)
+        for batch in batches:
+            self.rejected.update(batch.rejected)
+        if self._probe is None:
+            return ""
+        return self._probe.add(time.perf_counter() - self._step_began, self._step_waited_s, batches)
 
     def read(self) -> dict[str, float]:
         """The values since the last call or restart; every rank has to call it.
@@ -71,6 +85,18 @@ class ThroughputMeter:
         self.rejected.clear()
         self.restart()
         return values
+
+
+def build_meter(config: TrainConfig, core_limit: float) -> ThroughputMeter:
+    """The meter of a run.
+
+    Args:
+        config: of the run.
+        core_limit: of the control group, in cores; 0: none.
+    """
+    accumulation = config.gradient_accumulation_steps
+    probe = LoaderProbe(config.stream, accumulation, core_limit)
+    return ThroughputMeter(config.global_batch_size * accumulation, probe)
 
 
 @torch.no_grad()

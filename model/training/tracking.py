@@ -120,6 +120,11 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
         """Advance the progress bar by one step."""
         self._bar.update()
 
+    def note(self, text: str) -> None:
+        """Print a line above the progress bar; "": nothing."""
+        if text and self._history is not None:
+            self._bar.write(text)
+
     def add(self, step: int, values: Mapping[str, float]) -> None:
         """Log values of a step; may be called several times for one step."""
         if self._history is None:

@@ -274,14 +274,10 @@ class Modality(Generic[T]):
 
 
 def stack(values: Sequence[Any]) -> Tensor:
-    """Numpy arrays, tensors or numbers of one shape as one tensor with a new first dimension.
-
-    In a loader worker it is in shared memory, so that it is not copied again when it is sent.
-    """
+    """Numpy arrays, tensors or numbers of one shape as one tensor with a new first dimension."""
     import torch
-    from torch.utils.data import default_collate
 
-    return default_collate([torch.as_tensor(value) for value in values])
+    return torch.stack([torch.as_tensor(value) for value in values])
 
 
 @contextlib.contextmanager

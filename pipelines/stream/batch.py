@@ -69,6 +69,8 @@ class HostBatch:
     Attributes:
         fields: what `Modality.collate` returned, by modality; tensors on the CPU.
         source, id, position, rejected: as in `Batch`.
+        worker_s: time in which it was read, decoded and cropped.
+        worker_cpu_s: CPU time of that; the remainder is waiting for a disk, a store or a core.
     """
 
     fields: dict[str, dict[str, torch.Tensor]]
@@ -76,6 +78,8 @@ class HostBatch:
     id: list[str]
     position: list[int]
     rejected: Counter[str]
+    worker_s: float = 0.0
+    worker_cpu_s: float = 0.0
 
     def __len__(self) -> int:
         return len(self.id)

@@ -5,6 +5,7 @@ It reads clips, crops their frames, mixes their audio and replaces unreadable on
 module: it needs torch, torchvision and numpy, nothing of the model.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -52,15 +53,18 @@ class ClipDataset(Dataset[HostBatch]):
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # more threads would add up pixels in another order
         rejected: Counter[str] = Counter()
+        began_s, began_cpu_s = time.perf_counter(), time.thread_time()
         try:
-            return collate([self.item(position, rejected) for position in positions], rejected)
+            batch = collate([self.item(position, rejected) for position in positions], rejected)
+            batch.worker_s, batch.worker_cpu_s = time.perf_counter() - began_s, time.thread_time() - began_cpu_s
+            return batch
         except (UsageError, CommandFailed) as error:
             return error
         except (MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
             return CommandFailed(
-                f"a loader process has too little memory or too little /dev/shm for a batch of {len(positions)} clips: "
+                f"a loader process has too little memory for a batch of {len(positions)} clips: "
                 "use a smaller stream.num_workers, stream.prefetch_factor or global_batch_size"
             )
         finally:

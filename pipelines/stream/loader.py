@@ -1,33 +1,27 @@
 """The training stream: data sets, sampler, dataset and worker processes. Its state is one integer, the step."""
 
-import atexit
 import itertools
-import multiprocessing
-import signal
-import threading
 from collections import Counter, deque
 from collections.abc import Iterator
-from multiprocessing import forkserver, resource_tracker
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
 
-from configs.errors import CommandFailed, UsageError
+from configs.errors import UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import HostBatch
 from pipelines.stream.dataset import ClipDataset
+from pipelines.stream.loader_processes import iterate, start_fork_server
 from pipelines.stream.loader_worker import exit_with_parent
 from pipelines.stream.open_order import open_order
 from pipelines.stream.prefetch import Prefetcher
 from pipelines.stream.reader import ClipReader, MemberKeys, UnreadableClip
+from pipelines.stream.shared_batch import share_batch
 from pipelines.worker_processes import forkserver_context
 
 # The error rate is measured over at least this many of the last clips.
 ERROR_RATE_CLIPS = 1000
-
-# Held while a loader starts its workers, in any thread.
-_starting_workers = threading.Lock()
 
 
 class Stream:
@@ -51,7 +45,7 @@ class Stream:
         Raises:
             UsageError: more than max_error_rate of the last clips are unreadable, stream.cache_gb is too small, or what
                 the dataset raises.
-            CommandFailed: a remote shard cannot be fetched.
+            CommandFailed: a remote shard cannot be fetched, or a worker was killed.
         """
         if self.order.batch_size % world_size:
             raise UsageError(
@@ -64,9 +58,7 @@ class Stream:
         prefetcher.check_space(start_step)
         try:
             prefetcher.advance(start_step)
-            for step, batch in enumerate(_start(self._loader(rank, world_size, start_step)), start_step):
-                if not isinstance(batch, HostBatch):
-                    raise batch
+            for step, batch in enumerate(iterate(self._loader(rank, world_size, start_step)), start_step):
                 guard.add(len(batch), batch.rejected)
                 yield batch
                 prefetcher.advance(step + 1)
@@ -80,11 +72,11 @@ class Stream:
         if not self._config.num_workers:
             return DataLoader(self.dataset, batch_sampler=steps, collate_fn=_identity, generator=generator)
         context = forkserver_context(["pipelines.stream.dataset"])
-        _start_fork_server()
+        start_fork_server()
         return DataLoader(
             self.dataset,
             batch_sampler=steps,
-            collate_fn=_identity,
+            collate_fn=share_batch,
             generator=generator,
             num_workers=self._config.num_workers,
             prefetch_factor=self._config.prefetch_factor,
@@ -143,42 +135,6 @@ class _ErrorRateGuard:
                 f"stream.max_error_rate={self._max_error_rate}: check the shards with python -m pipelines.verify DIR, "
                 "or raise the limit"
             )
-
-
-def _start_fork_server() -> None:
-    """Start the fork server, the parent of all workers.
-
-    It and its workers block SIGINT, SIGTERM and SIGUSR1 from the start: Ctrl-C and the signals of a cluster reach all
-    processes of a run at once, and the training process, which handles them, needs its data until it stops.
-    """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    try:
-        resource_tracker.ensure_running()  # unblocks the other two signals
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    atexit.unregister(_kill_workers)  # registered once, however many loaders there are
-    atexit.register(_kill_workers)
-
-
-def _start(loader: DataLoader[HostBatch]) -> Iterator[HostBatch | UsageError | CommandFailed]:
-    """Iterate over a loader; its workers have started when this returns."""
-    with _starting_workers:
-        return iter(loader)
-
-
-def _kill_workers() -> None:
-    """Kill the remaining workers when the process exits: multiprocessing would send a signal that they block, and wait.
-
-    Wait for workers that are being started: without their parent they would fail to unpickle their arguments and print
-        a stack trace.
-    """
-    if _starting_workers.acquire(timeout=20):
-        _starting_workers.release()
-    for child in multiprocessing.active_children():
-        if child.daemon:
-            child.kill()
 
 
 def _identity(batch: Any) -> Any:

@@ -9,7 +9,7 @@ A clip is ten JPEGs of about 40 kB (of which training uses one) and 10 s of audi
 `stock` is webdataset as its documentation has it, `.decode(...)`, which decodes every member; `lazy` decodes one image,
 by hand. Both read all members of a tar. Targets of decoding alone: 2 times stock with FLAC, 2.5 with PCM16. Of training
 batches: 3 times stock with PCM16, 2.2 with FLAC, 2 times Energon with FLAC, 0.8 of decoding alone; 1.5 times stock with
-the device's part.
+the device's part. bench_data_time.py simulates a training that takes 400 clips/s.
 """
 
 from __future__ import annotations
@@ -146,19 +146,6 @@ def energon_rate(folder: Path) -> float:
     return rate(energon_loader(folder, BATCH), size=lambda batch: len(batch.frame))
 
 
-def waiting(folder: Path, num_workers: int, clips_per_s: float, steps: int = 15) -> float:
-    """The fraction of the time that a training which takes so many clips a second waits for data."""
-    batches = training_batches(folder, num_workers=num_workers)
-    next(batches)
-    began_s, waited_s = time.perf_counter(), 0.0
-    for _ in range(steps):
-        asked_s = time.perf_counter()
-        next(batches)
-        waited_s += time.perf_counter() - asked_s
-        time.sleep(BATCH / clips_per_s)
-    return waited_s / (time.perf_counter() - began_s)
-
-
 def cpu_seconds(do) -> float:
     began_s = time.process_time()
     do()
@@ -176,8 +163,6 @@ def print_training_rates(folders: dict[str, Path], rounds: int) -> None:
         for ours in names[4:]:
             over = (statistics.median(rates[ours] / rates[peer] for rates in found) for peer in peers)
             print(f"  {ours + ' /':<16}{''.join(f'{ratio:>12.2f}' for ratio in over)}", flush=True)
-        waits = (f"{workers} workers {waiting(folder, workers, 400):.0%}" for workers in (1, 2, 3))
-        print(f"  of a training at 400 clips/s, waiting for data: {', '.join(waits)}", flush=True)
 
 
 def write_large_index(folder: Path, shards: int, clips: int) -> None:

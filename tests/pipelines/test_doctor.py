@@ -11,13 +11,19 @@ from pathlib import Path
 
 import pytest
 from paths import ROOT
+from shared_memory import with_small_shm
+from tiny_shards import write_data_set
 
 
 def doctor(python: str = sys.executable, before: str = "", **environment: str) -> tuple[int, dict[str, str], str]:
     """Exit code, lines by the name of the check, and everything that was printed."""
-    command = ["bash", "-c", f'{before} exec "$0" -m pipelines.doctor', python]
+    return result(["bash", "-c", f'{before} exec "$0" -m pipelines.doctor', python], **environment)
+
+
+def result(command: list[str], timeout_s: float = 60, **environment: str) -> tuple[int, dict[str, str], str]:
+    """What `doctor` returns, for a command line that ends in it."""
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, env={**os.environ, **environment}
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **environment}
     )
     assert "Traceback" not in done.stderr, done.stderr
     lines = [line for line in done.stdout.splitlines() if re.match("ok |missing |optional ", line)]
@@ -136,8 +142,42 @@ def test_a_tmpdir_too_long_for_sockets_is_reported_here_and_in_one_line_by_a_bui
     assert done.returncode == 1 and "no clip could be used" in done.stderr  # a.mp4 is empty
 
 
+@pytest.mark.parametrize(
+    ("size", "detail"),
+    [
+        ("64m", "67 MB free of 67: enough on one GPU, too little for NCCL on several"),
+        ("256k", "0 MB free of 0: loader workers do not start"),
+    ],
+)
+def test_a_small_dev_shm_is_reported_with_the_option_of_docker(size, detail):
+    code, lines, _ = result(with_small_shm([sys.executable, "-m", "pipelines.doctor"], size))
+    assert code == 0
+    assert lines["/dev/shm"] == f"optional  /dev/shm            {detail}; docker run --ipc=host or --shm-size=1g"
+
+
+def test_a_loader_worker_is_measured_on_request(tmp_path):
+    folder = write_data_set(tmp_path / "shards", [40, 40])
+    code, lines, _ = result([sys.executable, "-m", "pipelines.doctor", f"shards={folder}"], timeout_s=200)
+    assert code == 0
+    found = re.fullmatch(
+        rf"ok        loader worker       (\d+) clips/s of {folder}; workers a GPU: (\d+) for 100 clips/s, "
+        r"\d+ for 200 clips/s, (\d+) for 400 clips/s, \d+ for 800 clips/s",
+        lines["loader worker"],
+    )
+    rate, few, many = map(int, found.groups())
+    for workers, clips_per_s in ((few, 100), (many, 400)):  # 15 % more than the GPU takes; the rate is rounded
+        assert 1.15 * clips_per_s / (rate + 0.5) <= workers < 1.15 * clips_per_s / (rate - 0.5) + 1
+    assert f"400 clips/s a GPU: stream.num_workers={many}, {8 * many + 8} cores" in lines["node of 8 GPUs"]
+
+
+def test_shards_that_cannot_be_measured_are_one_line():
+    code, lines, _ = result([sys.executable, "-m", "pipelines.doctor", "shards=nowhere"], timeout_s=200)
+    assert code == 0
+    assert lines["loader worker"].startswith("optional  loader worker       not measured: nowhere: no such folder")
+
+
 def test_torch_is_not_imported():
-    code = "import sys; from pipelines.doctor import main; main(None); print('torch' in sys.modules)"
+    code = "import sys; from pipelines.doctor import *; main(DoctorConfig()); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
     assert done.stdout.splitlines()[-1] == "False"
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from collections import Counter
 from types import SimpleNamespace
 
 import numpy as np
@@ -23,6 +24,7 @@ from model.training.flops import clip_flops, ideal_s_per_clip, peak_flops
 from model.training.optim import freeze_for_phase
 from model.training.throughput import ThroughputMeter, gradient_norms
 from model.training.tracking import History, Media, RunLogger, tracker_names
+from pipelines.stream.batch import HostBatch
 
 # ---------------------------------------------------------------------------------------------- trackers
 
@@ -116,6 +118,10 @@ def clock(monkeypatch):
     return clock
 
 
+def _batch(rejected):
+    return HostBatch({}, torch.zeros(5), ["x"] * 5, [0] * 5, Counter(rejected))
+
+
 def test_meter_measures_speed_data_time_memory_and_rejected_clips(clock):
     measured = ThroughputMeter(clips_per_step=10)
     measured.ideal_s_per_clip = 0.001
@@ -123,14 +129,14 @@ def test_meter_measures_speed_data_time_memory_and_rejected_clips(clock):
         with measured.data_timer():
             clock.now_s += 0.03
         clock.now_s += 0.07
-        measured.add(rejected)
+        measured.add([_batch(rejected)])
     values = measured.read()
     assert values["clips_per_s"] == pytest.approx(20 / 0.2) and values["data_time_fraction"] == pytest.approx(0.3)
     assert values["mfu"] == pytest.approx(values["clips_per_s"] / 1000)
     assert values["rejected/bad_audio"] == 3 and values["rejected/cut_off"] == 1
     assert 0.1 < values["memory/host_gb"] < 50 and ("memory/device_gb" in values) == torch.cuda.is_available()
     clock.now_s += 0.5
-    measured.add({})
+    measured.add([_batch({})])
     again = measured.read()
     assert again["clips_per_s"] == pytest.approx(20) and again["data_time_fraction"] == 0
     assert not any(key.startswith("rejected") for key in again)
@@ -138,12 +144,12 @@ def test_meter_measures_speed_data_time_memory_and_rejected_clips(clock):
 
 def test_evaluation_time_does_not_count_as_training(clock):
     measured = ThroughputMeter(clips_per_step=1)
-    measured.add({"cut_off": 1})
+    measured.add([_batch({"cut_off": 1})])
     with measured.data_timer():
         clock.now_s += 30
     measured.restart()
     clock.now_s += 0.5
-    measured.add({})
+    measured.add([_batch({})])
     values = measured.read()
     assert values["clips_per_s"] == pytest.approx(2) and values["data_time_fraction"] == 0
     assert values["rejected/cut_off"] == 1 and "mfu" not in values
