@@ -31,6 +31,7 @@ SECTIONS: dict[str, Sequence[LinePanel]] = {
     "Losses": (
         LinePanel("Total loss", r"^loss/total$"),
         LinePanel("Loss terms, unweighted", r"^loss/"),
+        LinePanel("In-batch accuracy", r"^accuracy$"),
         LinePanel("Scores of matching and other pairs", r"^scores/"),
         LinePanel("Logit scale", r"^logit_scale$"),
     ),

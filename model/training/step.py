@@ -51,17 +51,21 @@ class StepOutput(NamedTuple):
     def values(self) -> dict[str, float]:
         """Everything worth logging, by key; every rank must call it.
 
-        `loss/total`, `loss/TERM` (unweighted); `logit_scale`; `scores/positive` and `scores/negative`, means over
+        `loss/total`, `loss/TERM` (unweighted); `accuracy`, the fraction of audio clips and images of the batch whose
+        best match is their own, mean of both; `logit_scale`; `scores/positive` and `scores/negative`, means over
         matching and other pairs; `heads/win_rate_K`, the fraction of the valid audio steps whose most similar cell of
         their own image belongs to head K (they sum to 1).
         """
         count, positive = len(self.scores), self.scores.diagonal().sum()
         volume, mask = self.inputs.volume, self.inputs.audio.mask
         best_head = volume.flatten(2, 3).amax(dim=2).argmax(dim=1)[mask]
+        own = torch.arange(count, device=self.scores.device)
+        hits = torch.stack([self.scores.argmax(dim=dim) == own for dim in (0, 1)])
         wins = all_reduce_sum(torch.bincount(best_head, minlength=volume.shape[1]).double())
         values = {
             "loss/total": self.loss,
             **{f"loss/{name}": term for name, term in self.terms.items()},
+            "accuracy": hits.double().mean(),
             "logit_scale": logit_scale(self.inputs.logit_scale.log_scale),
             "scores/positive": positive / count,
             "scores/negative": (self.scores.sum() - positive) / max(1, count * (count - 1)),

@@ -26,6 +26,7 @@ from configs.atomic_write import atomic_open
 from configs.errors import CommandFailed
 from configs.load import to_yaml
 from configs.schema import TrainConfig
+from model.training.learning_check import LearningCheck
 from model.training.wandb_artifacts import log_checkpoint, log_data_sets
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+# Steps with trained encoders after which a run that has learned nothing is reported: small encoders from scratch leave
+# their plateau after several hundred.
+PLATEAU_STEPS = 1000
 # Accelerate's name of a tracker -> project name, which for TensorBoard is a folder below the run folder.
 TRACKERS = {"wandb": "denseav", "tensorboard": "tensorboard", "none": ""}
 
@@ -108,6 +112,7 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
         self._trackers = accelerator.trackers
         self._bar = tqdm(total=config.steps, initial=start, unit="step", disable=not on_main, dynamic_ncols=True)
         self._history = History(folder / "history.jsonl", start) if on_main else None
+        self._learning = LearningCheck(config.global_batch_size)
         if on_main and config.tracker != "none":
             _start(accelerator, config, folder, start)
             if config.tracker == "tensorboard":
@@ -130,7 +135,15 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
         if self._history is None:
             return
         self._history.add(step, values)
-        parts = {"loss/total": "loss {:.3f}", "clips_per_s": "{:.0f} clips/s", "data_time_fraction": "data {:.0%}"}
+        self._learning.add(values)
+        if warning := self._learning.warning(step, self._config.frozen_encoder_steps + PLATEAU_STEPS):
+            self.note(f"warning: {warning}")
+        parts = {
+            "loss/total": "loss {:.3f}",
+            "accuracy": "accuracy {:.0%}",
+            "clips_per_s": "{:.0f} clips/s",
+            "data_time_fraction": "data {:.0%}",
+        }
         if shown := [form.format(values[key]) for key, form in parts.items() if key in values]:
             self._bar.set_postfix_str("  ".join(shown), refresh=False)  # shown with the next step
         self._for_each_tracker(lambda tracker: tracker.log(dict(values), step=step) if _is_new(tracker, step) else None)
@@ -158,6 +171,8 @@ class RunLogger(contextlib.AbstractContextManager["RunLogger"]):
     ) -> None:
         self._bar.close()
         if self._history is not None:
+            if kind is None and self._learning.has_learned_nothing():
+                print(f"warning: {self._learning.describe()}", file=sys.stderr)
             if kind is None and self._fingerprint and self._config.tracker == "wandb":
                 root = self._folder / "checkpoints"
                 self._for_each_tracker(lambda tracker: log_checkpoint(tracker.tracker, self._config, root))

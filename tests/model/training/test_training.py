@@ -142,6 +142,12 @@ def test_logged_values_of_a_step_agree_with_a_slow_loop(pairs):
     expected |= {
         "scores/positive": sum(scores[i, i].item() for i in range(pairs)) / pairs,
         "scores/negative": sum(others) / max(1, len(others)),
+        "accuracy": sum(
+            max(range(pairs), key=lambda j, i=i: table[i, j].item()) == i
+            for table in (scores, scores.T)
+            for i in range(pairs)
+        )
+        / (2 * pairs),
     }
     assert values == pytest.approx(
         expected | {f"heads/win_rate_{k}": count / sum(wins) for k, count in enumerate(wins)}, abs=1e-6
