@@ -25,7 +25,7 @@ def share_work(run: Callable[[Iterator[Item]], None], items: Sequence[Item], dev
     """
     shared = iter(list(items))  # of a list, whose iterator several threads may use
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def work() -> None:
         if device.type == "cpu":
             torch.set_num_threads(1)  # of the calling thread

@@ -1,7 +1,8 @@
 """Maxima over candidates for all pairs, and their gradients, in plain torch: any device or dtype, bitwise reproducible.
 
-A tile is the product of a few images with all audios for one head. Half precision is computed in fp32. triton_search.py
-has the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
+A tile is the product of a few images with all audios for one head. On a CPU each thread takes whole tiles (share_work.py)
+and the results are the same on any number of threads. Half precision is computed in fp32. triton_search.py has the same
+two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,9 +16,7 @@ from torch.nn import functional
 from model.dtypes import upcast_half
 from model.similarity.fused.share_work import share_work
 
-# Numbers in all tiles held at once. 16 MB on a CPU: tiles stay in its cache, yet there are few of them, because each
-# parallel part of each tile waits for a core that another process holds (B = 64, `misa`, 2 cores: 0.26 s alone; beside
-# four busy processes 0.9 s, with tiles half as large 2.3 s).
+# Numbers in all tiles that a thread holds at once. 2 MB on a CPU, or one image: tiles stay in the cache of a core.
 TILE_NUMBERS = {"cpu": 2**19, "cuda": 2**27}
 # Gradient edges (arg-max to arg-max) processed at once in the backward pass; sorting takes about 100 bytes for each.
 EDGES_PER_CHUNK = {"cpu": 2**15, "cuda": 2**23}
