@@ -41,16 +41,11 @@ def set_num_threads(accelerator: Accelerator, num_workers: int, cpu_limit: float
         accelerator.print(f"threads: {torch.get_num_threads()} (OMP_NUM_THREADS)")
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    cores = physical_cores(os.sched_getaffinity(0))
-    before = cpu_seconds(Path("/proc/stat").read_text())
-    began_s = time.monotonic()
-    time.sleep(SAMPLE_S)  # the other processes of the run wait here too, and there are no workers yet
-    after = cpu_seconds(Path("/proc/stat").read_text())
-    free = free_cores(cores, before, after, time.monotonic() - began_s)
+    free, cores = measure_free_cores()  # the other processes of the run wait here too, and have no workers yet
     torch.set_num_threads(default_num_threads(free, cpu_limit, processes, num_workers))
     limit = f", limit of the control group {cpu_limit:g}" if cpu_limit else ""
     accelerator.print(
-        f"threads: {torch.get_num_threads()} ({free:.1f} of {len(cores)} cores free{limit}, processes: {processes}, "
+        f"threads: {torch.get_num_threads()} ({free:.1f} of {cores} cores free{limit}, processes: {processes}, "
         f"loader workers of each: {num_workers}; set OMP_NUM_THREADS for another number)"
     )
 
@@ -68,7 +63,18 @@ def default_num_threads(free: float, cpu_limit: float, processes: int, num_worke
     return max(1, int(available / processes - CORES_PER_WORKER * num_workers + 0.5))
 
 
-def is_set_by_user(environ: Mapping[str, str], parent_environ: Mapping[str, str], parent_command: Iterable[str]) -> bool:
+def measure_free_cores() -> tuple[float, int]:
+    """Cores that other programs leave free during the next half second, and cores that this process may use."""
+    cores = physical_cores(os.sched_getaffinity(0))
+    before, began_s = cpu_seconds(Path("/proc/stat").read_text()), time.monotonic()
+    time.sleep(SAMPLE_S)
+    after, elapsed_s = cpu_seconds(Path("/proc/stat").read_text()), time.monotonic() - began_s
+    return free_cores(cores, before, after, elapsed_s), len(cores)
+
+
+def is_set_by_user(
+    environ: Mapping[str, str], parent_environ: Mapping[str, str], parent_command: Iterable[str]
+) -> bool:
     """Whether OMP_NUM_THREADS comes from the user, not from `accelerate launch` or torchrun.
 
     Args:

@@ -81,9 +81,7 @@ def search(
                     cell_maxima.append([part.permute(2, 0, 1) for part in _first_maximum(tile, 2, scratch)])
             bias = None if pair_bias is None else pair_bias[:, images]
             step_max = _max_over_heads(step_maxima, None if bias is None else bias.transpose(0, 1), heads_per_group, M)
-            consume(
-                images, step_max, _max_over_heads(cell_maxima, bias, heads_per_group, T) if bidirectional else None
-            )
+            consume(images, step_max, _max_over_heads(cell_maxima, bias, heads_per_group, T) if bidirectional else None)
 
     share_work(run, list(chunks(V, images_per_chunk)), audio.device)
 
