@@ -1,8 +1,8 @@
 """Maxima over candidates for all pairs, and their gradients, in plain torch: any device or dtype, bitwise reproducible.
 
-A tile is the product of a few images with all audios for one head. On a CPU each thread takes whole tiles (share_work.py)
-and the results are the same on any number of threads. Half precision is computed in fp32. triton_search.py has the same
-two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
+A tile is the product of a few images with all audios for one head. On a CPU each thread takes whole tiles
+(share_work.py), and results are the same on any number of threads. Half precision is computed in fp32. triton_search.py
+has the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
 """
 
 from collections.abc import Callable, Iterator
