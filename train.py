@@ -19,7 +19,7 @@ from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import TrainConfig
 from configs.validate import validate_train_config
-from model.training import launch, preemption, resume
+from model.training import cpu_threads, launch, preemption, resume
 from pipelines.cgroup import cgroup_limit
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ def main(config: TrainConfig) -> int:
         stop.join(timeout_s)
         if accelerator.is_main_process:
             closing.enter_context(locked_run_dir(folder))
+        cpu_threads.set_num_threads(accelerator, config.stream.num_workers, cgroup_limit("cpu"))
         return fit(build(config, folder, accelerator, stop, fsdp))
 
 
@@ -136,7 +137,6 @@ def fit(run: Run) -> int:
             train_phase(run, phase, evaluation)
             if stop.reason:
                 break
-
     is_saved = not accelerator.is_main_process or run.checkpoints.newest == run.step
     if accelerator.is_main_process and is_saved and stop.reason.should_requeue:
         (folder / "REQUEUE").write_text(f"{stop.reason.name} after step {run.step}\n")
@@ -229,9 +229,8 @@ def train_step(
     run.log.note(run.meter.add(batches))
     if not is_logged:
         return {}
-    values |= (
-        gradient_accumulation.mean_values(outputs) | run.meter.read() | {"lr": lr, "skipped_steps": run.guard.skipped}
-    )
+    values |= gradient_accumulation.mean_values(outputs) | run.meter.read()
+    values |= {"lr": lr, "skipped_steps": run.guard.skipped}
     values |= {f"lr/{group.prefix}": lr * group.lr_mult for group in config.optim.groups}
     return values | ({"grad_norm": float(grad_norm)} if outputs else {})
 

@@ -55,9 +55,7 @@ def measure(form: str, aggregation: str, head_aggregation: str) -> tuple[float, 
 def main() -> None:
     """Print the table."""
     if os.getloadavg()[0] > 0.5:
-        print(
-            "other processes are running: fused, with many short parallel parts, waits for cores more often than dense"
-        )
+        print("other processes are running: see bench_busy.py")
     times = f"{'dense':>8} {'fused':>8} {'faster':>7}   {'dense':>8} {'fused':>8} {'less memory':>11}"
     print(f"{'aggregation':<11} {'over heads':<15} {times}")
     for aggregation, heads in FORMS:

@@ -113,17 +113,18 @@ class _PooledMaximum(torch.autograd.Function):
         index_dtype = torch.int16 if heads_per_group * max(M, T) <= 2**15 else torch.int32
         step_argmax = audio.new_empty((V, G, A, T) if needs_grad else (0,), dtype=index_dtype)
         cell_argmax = audio.new_empty((A, G, V, M) if needs_grad and bidirectional else (0,), dtype=index_dtype)
-        for images, step_max, cell_max in _backend(audio, image).search(
-            audio, image, mask, pair_bias, heads_per_group, bidirectional
-        ):
+
+        def pool_maxima(images: slice, step_max: MaxResult, cell_max: MaxResult | None) -> None:
             scores[images], argmax = pool(_clamp(step_max, 0) if nonneg else step_max, step_weight)
             if needs_grad:
                 step_argmax[images] = argmax
-            if bidirectional:
+            if cell_max is not None:
                 score, argmax = _weighted_sum(_clamp(cell_max, first_step) if nonneg else cell_max, cell_weight[images])
                 scores[images] += score.permute(2, 1, 0)
                 if needs_grad:
                     cell_argmax[:, :, images] = argmax
+
+        _backend(audio, image).search(audio, image, mask, pair_bias, heads_per_group, bidirectional, pool_maxima)
         ctx.save_for_backward(audio, image, step_argmax, step_weight, cell_argmax, cell_weight)
         ctx.heads_per_group, ctx.bidirectional = heads_per_group, bidirectional
         return scores.permute(2, 0, 1)

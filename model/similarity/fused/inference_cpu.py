@@ -1,8 +1,7 @@
 """`misa` and `mima` without gradients on a CPU (retrieval): maxima only, no arg-max, in tiles that stay in the cache.
 
 A tile is the product of the cells of one image with some of all audio steps for one head, and its maximum over cells is
-taken before the next tile is computed. Each thread scores images of its own: threads that share a tile synchronize at
-the end of each, and wait there when other processes are busy (2 threads, 2 cores, load 8: 5 times as long).
+taken before the next tile is computed. Each thread scores images of its own, see share_work.py.
 
 The product dominates: 200 x 200 pairs of 28 x 28 cells, 56 steps and 2 heads of 192 channels are 1.35 TFLOP, 13.2 s of
 one core with AVX-512 (102 GFLOP/s), and the maxima 0.4 s; dense.py takes 22.7 s, of which 14.0 for its product, 1.6 for
@@ -11,7 +10,7 @@ with a guaranteed bound, then a second look at the 2.2 groups of cells for each 
 as long (13.0 s). Source: reference 1.2; see the package for the algorithm.
 """
 
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float
@@ -20,6 +19,7 @@ from torch import Tensor
 from model.dtypes import upcast_half
 from model.similarity.dense import MASKED_OUT
 from model.similarity.fused.mean import mean_weight
+from model.similarity.fused.share_work import share_work
 
 # Numbers in a tile: 1 MB, the size of the second-level cache of a core.
 TILE_NUMBERS = 2**18
@@ -53,20 +53,18 @@ def scores(
     weight = mean_weight(mask, steps.dtype)
     out = steps.new_empty(V, K // heads_per_group, A)
 
-    @torch.inference_mode()
-    def score(v: int) -> None:
-        similarity = _max_over_cells(steps, upcast_half(image[v])).view(K, A, T)
-        similarity = similarity if pair_bias is None else similarity + pair_bias[:, v].T[..., None]
-        similarity = similarity.unflatten(0, (-1, heads_per_group)).amax(dim=1)
-        similarity = similarity.clamp(min=0) if nonneg else similarity
-        if aggregation == "mima":
-            out[v] = (similarity - MASKED_OUT * ~mask).amax(dim=-1)
-        else:
-            out[v] = (similarity * weight).sum(dim=-1)
+    def run(images: Iterator[int]) -> None:
+        for v in images:
+            similarity = _max_over_cells(steps, upcast_half(image[v])).view(K, A, T)
+            similarity = similarity if pair_bias is None else similarity + pair_bias[:, v].T[..., None]
+            similarity = similarity.unflatten(0, (-1, heads_per_group)).amax(dim=1)
+            similarity = similarity.clamp(min=0) if nonneg else similarity
+            if aggregation == "mima":
+                out[v] = (similarity - MASKED_OUT * ~mask).amax(dim=-1)
+            else:
+                out[v] = (similarity * weight).sum(dim=-1)
 
-    # The initializer sets the thread count of the pool's threads, not of this one.
-    with ThreadPoolExecutor(torch.get_num_threads(), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        list(pool.map(score, range(V)))
+    share_work(run, range(V), audio.device)
     return out.permute(2, 0, 1)
 
 

@@ -14,7 +14,10 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from model.dtypes import upcast_half
-from model.similarity.fused.tiled import TILE_NUMBERS, chunk_size, chunks, step_columns
+from model.similarity.fused.tiled import chunk_size, chunks, step_columns
+
+# Numbers in all tiles held at once: 16 MB on a CPU.
+TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
 
 
 def mean_weight(mask: Bool[Tensor, "A T"], dtype: torch.dtype) -> Float[Tensor, "A T"]:

@@ -1,10 +1,11 @@
 """Maxima over candidates for all pairs, and their gradients, in plain torch: any device or dtype, bitwise reproducible.
 
-A tile is the product of a few images with all audios for one head. Half precision is computed in fp32. triton_search.py
+A tile is the product of a few images with all audios for one head. On a CPU each thread takes whole tiles
+(share_work.py), and results are the same on any number of threads. Half precision is computed in fp32. triton_search.py
 has the same two functions as GPU kernels. Source: reference 1.2; see the package for the algorithm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -13,13 +14,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from model.dtypes import upcast_half
+from model.similarity.fused.share_work import share_work
 
-# Numbers in all tiles held at once. 16 MB on a CPU: tiles stay in its cache, yet there are few of them, because each
-# parallel part of each tile waits for a core that another process holds (B = 64, `misa`, 2 cores: 0.26 s alone; beside
-# four busy processes 0.9 s, with tiles half as large 2.3 s).
-TILE_NUMBERS = {"cpu": 2**22, "cuda": 2**27}
+# Numbers in all tiles that a thread holds at once. 2 MB on a CPU, or one image: tiles stay in the cache of a core.
+TILE_NUMBERS = {"cpu": 2**19, "cuda": 2**27}
 # Gradient edges (arg-max to arg-max) processed at once in the backward pass; sorting takes about 100 bytes for each.
-EDGES_PER_CHUNK = {"cpu": 2**16, "cuda": 2**23}
+EDGES_PER_CHUNK = {"cpu": 2**15, "cuda": 2**23}
 
 
 class MaxResult(NamedTuple):
@@ -51,36 +51,39 @@ def search(
     pair_bias: Float[Tensor, "A V K"] | None,
     heads_per_group: int,
     bidirectional: bool,
-) -> Iterator[tuple[slice, MaxResult, MaxResult | None]]:
+    consume: Callable[[slice, MaxResult, MaxResult | None], None],
+) -> None:
     """Maximum over cells for each step and, if `bidirectional`, over steps for each cell, a few images at a time.
 
     Args:
         mask: True at steps that may be the arg-max of a cell; at least one for each audio.
         pair_bias: added to all similarities of a pair and head.
         heads_per_group: heads that share one maximum, 1 or K, so that there are G = K / heads_per_group groups.
-
-    Returns:
-        The images; the maxima of steps (Q = images, P = audios, N = T, M = cells); those of cells (Q = audios, P =
-        images, N = cells, M = T) or None.
+        consume: called with some images; the maxima of their steps (Q = images, P = audios, N = T, M = cells); those
+            of cells (Q = audios, P = images, N = cells, M = T) or None. On a CPU several threads call it.
     """
     (A, K, C, T), (V, _, _, M) = audio.shape, image.shape
     steps = step_columns(audio)
     images_per_chunk = chunk_size(TILE_NUMBERS, audio, (1 + bidirectional) * A * T * M)
-    buffers = steps.new_empty(1 + bidirectional, min(images_per_chunk, V) * M, T * A)
-    for images in chunks(V, images_per_chunk):
-        cells = image[images].permute(1, 0, 3, 2).reshape(K, -1, C).to(steps.dtype)
-        step_maxima, cell_maxima = [], []
-        for k in range(K):
-            tile, scratch = (buffers[n, : cells.shape[1]].view(-1, M, T, A) for n in (0, -1))
-            torch.mm(cells[k], steps[k], out=tile.view(-1, T * A))
-            step_maxima.append([part.transpose(1, 2) for part in _first_maximum(tile, 1, scratch)])
-            if bidirectional:
-                if not mask.all():
-                    tile.masked_fill_(~mask.T, float("-inf"))
-                cell_maxima.append([part.permute(2, 0, 1) for part in _first_maximum(tile, 2, scratch)])
-        bias = None if pair_bias is None else pair_bias[:, images]
-        step_max = _max_over_heads(step_maxima, None if bias is None else bias.transpose(0, 1), heads_per_group, M)
-        yield images, step_max, _max_over_heads(cell_maxima, bias, heads_per_group, T) if bidirectional else None
+
+    def run(parts: Iterator[slice]) -> None:
+        buffers = steps.new_empty(1 + bidirectional, min(images_per_chunk, V) * M, T * A)
+        for images in parts:
+            cells = image[images].permute(1, 0, 3, 2).reshape(K, -1, C).to(steps.dtype)
+            step_maxima, cell_maxima = [], []
+            for k in range(K):
+                tile, scratch = (buffers[n, : cells.shape[1]].view(-1, M, T, A) for n in (0, -1))
+                torch.mm(cells[k], steps[k], out=tile.view(-1, T * A))
+                step_maxima.append([part.transpose(1, 2) for part in _first_maximum(tile, 1, scratch)])
+                if bidirectional:
+                    if not mask.all():
+                        tile.masked_fill_(~mask.T, float("-inf"))
+                    cell_maxima.append([part.permute(2, 0, 1) for part in _first_maximum(tile, 2, scratch)])
+            bias = None if pair_bias is None else pair_bias[:, images]
+            step_max = _max_over_heads(step_maxima, None if bias is None else bias.transpose(0, 1), heads_per_group, M)
+            consume(images, step_max, _max_over_heads(cell_maxima, bias, heads_per_group, T) if bidirectional else None)
+
+    share_work(run, list(chunks(V, images_per_chunk)), audio.device)
 
 
 def step_columns(audio: Float[Tensor, "A K C T"]) -> Float[Tensor, "K C T*A"]:
@@ -134,27 +137,58 @@ def gradients(
 ) -> tuple[Float[Tensor, "A K C T"], Float[Tensor, "V K C M"]]:
     """Gradients of both features: the gradient of a score flows to its arg-max positions only."""
     (A, K, C, T), (V, _, _, M) = audio.shape, image.shape
-    grad_audio, grad_image = (
-        torch.zeros(P, K, N, C, dtype=grad.dtype, device=grad.device) for P, N in ((A, T), (V, M))
+    grad_audio, grad_image = grad.new_empty(A, K, T, C), grad.new_empty(V, K, M, C)
+    sides = (
+        _Side(grad_audio, grad, step_routing, cell_routing),
+        _Side(grad_image, grad.transpose(0, 1), cell_routing, step_routing),
     )
-    edges_per_image = A * (T if cell_routing is None else T + M) // heads_per_group
-    images_per_chunk = chunk_size(EDGES_PER_CHUNK, audio, edges_per_image)
+    parts = [(side, part) for side in sides for part in side.parts(heads_per_group)]
     for k in range(K):
-        g, j = divmod(k, heads_per_group)
-        rows = audio[:, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
-        for images in chunks(V, images_per_chunk):
-            cells = image[images, k].transpose(1, 2).reshape(-1, C).to(grad.dtype)
-            row, cell, weight = _gradient_edges(
-                step_routing.argmax[images, g], step_routing.weight, grad[:, images, g].T, j * M, M
-            )
-            if cell_routing is not None:
-                cell_edges = _gradient_edges(
-                    cell_routing.argmax[:, g, images], cell_routing.weight[images], grad[:, images, g], j * T, T
-                )
-                cell, row, weight = (torch.cat(both) for both in zip((cell, row, weight), cell_edges, strict=True))
-            grad_audio[:, k] += _weighted_sums(weight, cells, cell, row, len(rows)).view(A, T, C)
-            grad_image[images, k] = _weighted_sums(weight, rows, row, cell, len(cells)).view(-1, M, C)
+        steps, cells = (rows[:, k].transpose(1, 2).reshape(-1, C).to(grad.dtype) for rows in (audio, image))
+
+        def run(work: Iterator[tuple[_Side, slice]], k: int = k, steps: Tensor = steps, cells: Tensor = cells) -> None:
+            for side, part in work:
+                side.compute(part, k, heads_per_group, cells if side is sides[0] else steps)
+
+        share_work(run, parts, audio.device)
     return grad_audio.transpose(2, 3), grad_image.transpose(2, 3)
+
+
+class _Side(NamedTuple):
+    """Gradients of the vectors of one modality, the sides of P items; each has Q counterparts of M vectors.
+
+    Attributes:
+        out: what `compute` writes.
+        grad: of the scores.
+        own: routing of maxima for each vector of this side; None if there are none.
+        received: routing of maxima for each vector of the other side.
+    """
+
+    out: Float[Tensor, "P K N C"]
+    grad: Float[Tensor, "P Q G"]
+    own: ArgmaxRouting | None
+    received: ArgmaxRouting | None
+
+    def parts(self, heads_per_group: int) -> Iterator[slice]:
+        """Items that are computed at once."""
+        routings = (self.own, self.received)
+        edges = sum(routing.argmax[:, 0].numel() for routing in routings if routing is not None)
+        edges_per_item = edges // heads_per_group // len(self.out)
+        return chunks(len(self.out), chunk_size(EDGES_PER_CHUNK, self.out, edges_per_item))
+
+    def compute(self, items: slice, k: int, heads_per_group: int, others: Float[Tensor, "QM C"]) -> None:
+        """Write the gradients of some items and one head, from the vectors of the other side."""
+        (g, j), grad, (_, _, N, C) = divmod(k, heads_per_group), self.grad[items], self.out.shape
+        M, edges = len(others) // grad.shape[1], []
+        if self.own is not None:
+            argmax, weight = self.own.argmax[:, g, items], self.own.weight[items]
+            edges.append(_gradient_edges(argmax, weight, grad[:, :, g].T, j * M, M))
+        if self.received is not None:
+            argmax, weight = self.received.argmax[items, g], self.received.weight
+            source, target, weight = _gradient_edges(argmax, weight, grad[:, :, g], j * N, N)
+            edges.append((target, source, weight))
+        target, source, weight = (torch.cat(parts) for parts in zip(*edges, strict=True))
+        self.out[items, k] = _weighted_sums(weight, others, source, target, len(grad) * N).view(-1, N, C)
 
 
 def _gradient_edges(

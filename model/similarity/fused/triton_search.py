@@ -13,7 +13,7 @@ dense.py under torch.compile: three products, and 11.5 GB read or written about 
 Source: reference 1.2; see the package for the algorithm.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import torch
 import triton
@@ -42,7 +42,8 @@ def search(
     pair_bias: Float[Tensor, "A V K"] | None,
     heads_per_group: int,
     bidirectional: bool,
-) -> Iterator[tuple[slice, MaxResult, MaxResult | None]]:
+    consume: Callable[[slice, MaxResult, MaxResult | None], None],
+) -> None:
     """As tiled.search."""
     (A, K, _, T), (V, _, _, M) = audio.shape, image.shape
     steps, cells = _vectors(audio), _vectors(image)
@@ -55,7 +56,7 @@ def search(
         if bidirectional:
             transposed = None if bias is None else bias.transpose(0, 1)
             cell_max = _maxima(cells[:, images], steps, mask, transposed, heads_per_group)
-        yield images, step_max, cell_max
+        consume(images, step_max, cell_max)
 
 
 def gradients(

@@ -59,6 +59,31 @@ def test_values_and_gradients_equal_the_dense_ones(aggregation, head_aggregation
         assert torch.allclose(one, other, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("head_aggregation", ["max_elementwise", "sum"])
+@pytest.mark.parametrize("aggregation", ["misa", "mima", "paired"])
+def test_any_number_of_threads_gives_identical_bits_that_equal_dense(aggregation, head_aggregation):
+    # Several tiles of one image, and several parts of the gradients of both sides.
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(40, 2, 16, 20), (48, 2, 16, 8, 8), (40, 2, 16), (48, 2, 16)]
+    leaves = [torch.randn(shape, generator=generator).requires_grad_() for shape in shapes]
+    mask = torch.rand(40, 20, generator=generator) > 0.3
+    mask[:, 0] = True
+    config = _config(leaves, aggregation, head_aggregation)
+    assert 4 * tiled.TILE_NUMBERS["cpu"] < 40 * 20 * 8 * 8 * 48 and tiled.EDGES_PER_CHUNK["cpu"] < 40 * 20 * 48
+    outcomes = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            outcomes.append(_run(fused, leaves, mask, config))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(1)
+    exact = _run(dense, leaves, mask, config)
+    for one, two, five, expected in zip(*outcomes, exact, strict=True):
+        assert torch.equal(one, two) and torch.equal(one, five)
+        assert torch.allclose(one, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("aggregation", "head_aggregation", "nonneg"),
     list(itertools.product(dense.AGGREGATIONS, ("max_elementwise", "sum"), (False, True))),
