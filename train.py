@@ -70,6 +70,7 @@ def main(config: TrainConfig) -> int:
     stop = preemption.Preemption(config.time_limit_min)
     validate_train_config(config)
     folder, seed, batch_size = Path(config.out) / config.name, config.seed, config.global_batch_size
+    resume.set_aside(config, folder)
     if resume.is_finished(config, folder, lambda: open_order(config.stream, seed, batch_size).fingerprint):
         return 0
 

@@ -35,6 +35,10 @@ class EvaluateConfig:
 class TrainConfig:
     name: str = field("run", "name of the run: its folder below out")
     out: str = field("runs", "folder of runs, shared by all machines of a run")
+    overwrite: bool = field(
+        False,
+        "set an existing run of this name aside, as NAME.1, and start anew; a preempted run is resumed all the same",
+    )
     seed: int = field(0, "seed of initial weights, order, augmentation and sampled positions", min=0, max=MAX_SEED)
     global_batch_size: int = field(40, "pairs in one forward pass over all ranks", "pairs", min=2)
     gradient_accumulation_steps: int = field(

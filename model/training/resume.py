@@ -15,6 +15,7 @@ from model.training.checkpoint_folder import find_corruption, step_folders, step
 RESUMABLE_CHANGES = (
     "out",
     "name",
+    "overwrite",
     "log_every_steps",
     "tracker",
     "checkpoint",
@@ -34,6 +35,25 @@ RESUMABLE_CHANGES = (
 
 # Number of processes, as launchers set it.
 _WORLD_SIZE_KEYS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+
+def set_aside(config: TrainConfig, folder: Path) -> None:
+    """With `overwrite`, rename the folder of an earlier run to NAME.1, NAME.2, ...; on the first rank only.
+
+    A run that was preempted, which has the file REQUEUE, stays: the scheduler starts the same command again.
+
+    Raises:
+        ValueError: another command is writing the folder.
+    """
+    if not config.overwrite or os.environ.get("RANK", "0") != "0" or not folder.is_dir():
+        return
+    if (folder / "REQUEUE").exists() or not any(folder.iterdir()):
+        return
+    with locked_run_dir(folder):
+        numbers = (int(path.suffix[1:]) for path in folder.parent.glob(f"{folder.name}.*") if path.suffix[1:].isdigit())
+        aside = folder.with_name(f"{folder.name}.{max(numbers, default=0) + 1}")
+        folder.rename(aside)
+    print(f"overwrite=true: the earlier run is set aside as {aside}")
 
 
 def is_finished(config: TrainConfig, folder: Path, fingerprint: Callable[[], Mapping[str, Any]]) -> bool:
