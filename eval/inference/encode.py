@@ -8,6 +8,7 @@ from torch import Tensor
 
 from eval.benchmarks.io import resample_waveform
 from eval.inference.localization import Moments
+from eval.inference.stream_maps import input_size
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures, concat_features, map_tensors
 from pipelines.stream.augment import pad_or_crop
@@ -23,13 +24,11 @@ def encode_image(model: DenseAV, image: UInt8[Tensor, "3 H_px W_px"]) -> ImageFe
 
 
 def resize_for_model(image: UInt8[Tensor, "3 H_px W_px"], model: DenseAV) -> UInt8[Tensor, "3 H_in W_in"]:
-    """Resize an image without cropping (bicubic): the short side as in training, both sides multiples of the stride.
+    """Resize an image without cropping (bicubic) to stream_maps.input_size.
 
     A square image gets the pixels that the localization benchmarks give to the model (read_square_image).
     """
-    height_px, width_px = image.shape[1:]
-    stride, scale = model.image_encoder.stride, model.inputs.image_size_px / min(height_px, width_px)
-    height_in, width_in = (max(1, round(side * scale / stride)) * stride for side in (height_px, width_px))
+    height_in, width_in = input_size(model, *image.shape[1:])
     pixels = Image.fromarray(image.permute(1, 2, 0).contiguous().numpy())
     resized = pixels.resize((width_in, height_in), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)

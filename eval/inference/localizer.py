@@ -2,7 +2,8 @@
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -23,11 +24,13 @@ from eval.inference.encode import (
 )
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
+from eval.inference.video import localize_video, stream_localizations
+from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
 from model.hub import Pretrained, load_pretrained
 from model.published import HubOptions
 from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS, mean_pool_audio, mean_pool_image
-from model.upsamplers import UPSAMPLERS, Upsampler
+from model.upsamplers import UPSAMPLERS
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -78,24 +81,63 @@ class Localizer:
         """The device of the model."""
         return next(self.model.parameters()).device
 
-    @torch.inference_mode()
-    def localize(self, image: ImageInput, sound: SoundInput, upsampler: str = "bilinear") -> Localization:
-        """Where in an image does a sound come from?
+    def localize(
+        self,
+        image: ImageInput,
+        sound: SoundInput | None = None,
+        upsampler: str = "bilinear",
+        max_fps: float = 25.0,
+        short_side_px: int = 480,
+    ) -> Localization:
+        """Where in an image, or in each frame of a video, does a sound come from?
 
         Args:
-            image: see eval.inference.inputs.
-            sound: see eval.inference.inputs.
+            image: see eval.inference.inputs; without `sound` the path of a video.
+            sound: see eval.inference.inputs; None: the sound of the video.
             upsampler: how maps are brought to pixels: a name of model.upsamplers.UPSAMPLERS.
+            max_fps: frames of a video are left out where there are more per second.
+            short_side_px: larger frames of a video are scaled down, because all are kept in memory.
+
+        Returns:
+            Maps of the size of the image, or of the frames as they are kept.
 
         Raises:
-            ValueError: an input in another form, or one that cannot be read.
+            ValueError: an input in another form, one that cannot be read, a video without frames or sound, or one whose
+                frames need more than 4 GB.
         """
-        upsample, pixels, (waveform, rate_hz) = _upsampler(upsampler), read_image(image), read_sound(sound)
+        _check_upsampler(upsampler)
+        if sound is None:
+            path = _video_path(image)
+            return localize_video(self.model, path, max_fps, short_side_px, upsampler, self._precision)
+        return self._localize_image(image, sound, upsampler)
+
+    def localize_stream(
+        self,
+        video: str | os.PathLike[str],
+        upsampler: str = "bilinear",
+        max_fps: float = 25.0,
+        short_side_px: int = 480,
+    ) -> Iterator[Localization]:
+        """The frames of a video of any length, one Localization (F = 1) each, with memory that does not grow.
+
+        Args, errors: as `localize`.
+        """
+        _check_upsampler(upsampler)
+        path = _video_path(video)
+        return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
+
+    @torch.inference_mode()
+    def _localize_image(self, image: ImageInput, sound: SoundInput, upsampler: str) -> Localization:
+        pixels, (waveform, rate_hz) = read_image(image), read_sound(sound)
         features, audio = self._encode_image(pixels), self._encode_sound(waveform, rate_hz)
         maps, by_head = whole_sound_maps(self.model, features, audio)
         moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
         score = float(score_pairs(self.model, features, audio))
-        return Localization(pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample)
+        write = partial(_write_video, self.model, image, sound, upsampler)
+        upsample = UPSAMPLERS[upsampler]()
+        return Localization(
+            pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
+        )
 
     @torch.inference_mode()
     def score(
@@ -172,7 +214,18 @@ class Localizer:
         return torch.autocast(self.device.type, self.dtype)
 
 
-def _upsampler(name: str) -> Upsampler:
+def _check_upsampler(name: str) -> None:
     if name not in UPSAMPLERS:
         raise UsageError(f"upsampler={name}: allowed is {', '.join(UPSAMPLERS)}")
-    return UPSAMPLERS[name]()
+
+
+def _video_path(video: object) -> Path:
+    if not isinstance(video, str | os.PathLike):
+        raise UsageError(f"localize of one {type(video).__name__}: give the path of a video, or an image and a sound")
+    return Path(video)
+
+
+def _write_video(model: DenseAV, image: ImageInput, sound: SoundInput, upsampler: str, out: Path, view: str) -> None:
+    from eval.render.render import render_image
+
+    render_image(model, image, sound, out, view=view, upsampler=upsampler)
