@@ -2,6 +2,8 @@
 
 import contextlib
 import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,9 +27,11 @@ from eval.inference.encode import (
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
 from eval.inference.video import localize_video, stream_localizations
+from eval.report.model_card import find_metrics, model_card
+from eval.results import METRICS_FILE
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
-from model.hub import Pretrained, load_pretrained
+from model.hub import Pretrained, load_pretrained, save_pretrained
 from model.published import HubOptions
 from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS, mean_pool_audio, mean_pool_image
 from model.upsamplers import UPSAMPLERS
@@ -126,7 +130,7 @@ class Localizer:
         path = _video_path(video)
         return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _localize_image(self, image: ImageInput, sound: SoundInput, upsampler: str) -> Localization:
         pixels, (waveform, rate_hz) = read_image(image), read_sound(sound)
         features, audio = self._encode_image(pixels), self._encode_sound(waveform, rate_hz)
@@ -139,7 +143,7 @@ class Localizer:
             pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(
         self, images: ImageInput | Sequence[ImageInput], sounds: SoundInput | Sequence[SoundInput]
     ) -> Float[Tensor, "A V"]:
@@ -161,7 +165,7 @@ class Localizer:
                 scores[row, column] = score_pairs(self.model, features, audio)
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_image(self, images: ImageInput | Sequence[ImageInput]) -> Float[Tensor, "V D"]:
         """One vector of length 1 for each image, to search with: the mean over cells, each head normalized.
 
@@ -175,7 +179,7 @@ class Localizer:
         vectors = [image.cls if self._compares_cls else mean_pool_image(image) for image in features]
         return self._unit_rows(vectors)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_audio(self, sounds: SoundInput | Sequence[SoundInput]) -> Float[Tensor, "A D"]:
         """One vector of length 1 for each sound, to search with: the mean over its audio steps, as in `embed_image`.
 
@@ -188,6 +192,67 @@ class Localizer:
             windows = audio.cls if self._compares_cls else mean_pool_audio(audio)
             vectors.append(torch.einsum("w,wkc->kc", window_weights(audio).to(windows), windows)[None])
         return self._unit_rows(vectors)
+
+    def save_pretrained(self, folder: str | Path, name: str = "", license: str = "mit") -> Path:
+        """Write a folder that `denseav.load` reads: config.json, model.safetensors, README.md (the model card).
+
+        A metrics.json of these weights is copied; the table of the card comes from it.
+
+        Args:
+            folder: created if it does not exist.
+            name: what `denseav.load` gets in the example of the card; empty: the folder.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = model_card(self.model, self.config, self.folder, name or str(folder), license)
+        metrics = find_metrics(self.folder)
+        save_pretrained(self.model, self.config, folder)
+        if metrics and metrics.resolve() != (folder / METRICS_FILE).resolve():
+            shutil.copyfile(metrics, folder / METRICS_FILE)
+        (folder / "README.md").write_text(card)
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        license: str = "mit",
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: `user/name`; created if it does not exist.
+            private: of a repository that is created.
+            token: None: that of `hf auth login`.
+            revision: branch; None: main.
+            commit_message: of the commit.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            ValueError: the upload failed.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=repo_id, license=license)
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                commit = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+                )
+            except Exception as error:  # errors of the hub and of its HTTP client have no common base class
+                reason = " ".join(str(error).split())[:300]
+                raise UsageError(f"repo_id={repo_id}: cannot be uploaded ({type(error).__name__}: {reason})") from None
+        return str(commit.commit_url)
 
     @property
     def _compares_cls(self) -> bool:
