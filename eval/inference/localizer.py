@@ -7,7 +7,6 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ class Localizer:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-    ) -> Self:
+    ) -> "Localizer":
         """Load a model by name or path; the arguments are those of `denseav.load`."""
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         return cls(load_pretrained(name_or_path, device, hub), dtype)
@@ -137,7 +136,7 @@ class Localizer:
         maps, by_head = whole_sound_maps(self.model, features, audio)
         moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
         score = float(score_pairs(self.model, features, audio))
-        write = partial(_write_video, self.model, image, sound, upsampler)
+        render = partial(_render, self.model, pixels, (waveform, rate_hz), upsampler)
         upsample = UPSAMPLERS[upsampler]()
         return Localization(
             pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
@@ -290,7 +289,16 @@ def _video_path(video: object) -> Path:
     return Path(video)
 
 
-def _write_video(model: DenseAV, image: ImageInput, sound: SoundInput, upsampler: str, out: Path, view: str) -> None:
+def _render(
+    model: DenseAV,
+    image: UInt8[Tensor, "3 H_px W_px"],
+    sound: tuple[np.ndarray, int],
+    upsampler: str,
+    out: Path,
+    view: View,
+    head: int | None,
+) -> None:
     from eval.render.render import render_image
 
-    render_image(model, image, sound, out, view=view, upsampler=upsampler)
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    render_image(model, pixels, sound, out, view=view, head=head, upsampler=upsampler)

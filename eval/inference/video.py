@@ -57,7 +57,7 @@ def localize_video(
         by_head,
         moments,
         UPSAMPLERS[upsampler](),
-        partial(_write_video, model, path, upsampler),
+        partial(_render, model, path, upsampler),
     )
 
 
@@ -150,7 +150,7 @@ def _step_times_s(model: DenseAV, duration_s: float) -> np.ndarray:
     return (np.arange(max(1, round(duration_s / step_s))) + 0.5) * step_s
 
 
-def _write_video(model: DenseAV, source: Path, upsampler: str, out: Path, view: str) -> None:
+def _render(model: DenseAV, source: Path, upsampler: str, out: Path, view: View, head: int | None) -> None:
     from eval.render.render import render_video
 
-    render_video(model, source, out, view=view, upsampler=upsampler)
+    render_video(model, source, out, view=view, head=head, upsampler=upsampler)
