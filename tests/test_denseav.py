@@ -35,7 +35,8 @@ def test_the_public_names_are_documented():
 
 
 def test_torch_hub_has_an_entry_for_every_name_and_names_what_it_needs():
-    assert set(torch.hub.list(str(ROOT), source="local", trust_repo=True)) == set(NAMES)
+    entries = {name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")}
+    assert entries == set(NAMES)
     for package in hubconf.dependencies:
         __import__(package)
 
