@@ -88,7 +88,7 @@ def step_moments(model: DenseAV, image: ImageFeatures, audio: AudioFeatures, dur
             torch.ones(len(w), 1, dtype=torch.bool, device=w.device),
             None if audio.cls is None else audio.cls[w],
         )
-        parts.append(model.heatmap(expand_rows(image, len(w)), rows, per_head=True).cpu())
+        parts.append(model.heatmap(expand_rows(image, len(w)), rows).cpu())
     step_s = model.inputs.clip_duration_s / audio.mask.shape[1]
     starts_s = (window.cpu().numpy() * audio.mask.shape[1] + step.cpu().numpy()) * step_s
     frames = np.zeros(len(starts_s), dtype=np.int64)

@@ -39,7 +39,7 @@ MAX_CHANNELS = 8
 RATES_HZ = (1_000, 768_000)
 
 
-def read_image(image: ImageInput) -> UInt8[Tensor, "3 H_px W_px"]:
+def read_image(image: object) -> UInt8[Tensor, "3 H_px W_px"]:
     """An image as RGB, 0 to 255, upright, in its own size.
 
     Args:
@@ -50,13 +50,13 @@ def read_image(image: ImageInput) -> UInt8[Tensor, "3 H_px W_px"]:
     if isinstance(image, str | os.PathLike):
         return _read_image_file(Path(image))
     if isinstance(image, Image.Image):
-        return _decode(image.copy(), image.format, f"image={image!r}")
+        return _decode(image, image.format, f"image={image!r}")
     if isinstance(image, np.ndarray | Tensor):
         return _image_of_array(image)
     raise UsageError(f"image={_describe(image)}: allowed is {IMAGE_FORMS}")
 
 
-def read_sound(sound: SoundInput) -> tuple[Float[np.ndarray, "S"], int]:
+def read_sound(sound: object) -> tuple[Float[np.ndarray, "S"], int]:
     """A sound as the samples of its first channel, float32 in -1 to 1, and its sample rate in Hz.
 
     Args:
@@ -100,10 +100,11 @@ def _read_image_file(path: Path) -> Tensor:
 
 
 def _decode(image: Image.Image, format: str | None, origin: str) -> Tensor:
-    """uint8 [3 H_px W_px]; `format` is that of the file, which Pillow does not copy."""
-    image.format = format
+    """uint8 [3 H_px W_px] of a copy; `format` is that of the file, which Pillow does not copy."""
     try:
-        return torch.from_numpy(np.array(upright_rgb(image))).permute(2, 0, 1)
+        copy = image.copy()
+        copy.format = format
+        return torch.from_numpy(np.array(upright_rgb(copy))).permute(2, 0, 1)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise UsageError(f"{origin} is not a complete image ({' '.join(str(error).split())[:200]})") from None
 

@@ -27,14 +27,14 @@ class Moments:
     Attributes:
         starts_s, middles_s: float64 [N], increasing.
         duration_s: end of the last moment.
-        by_head: a map for each moment and head, on the grid of the model.
+        maps: of each moment, maximum over heads, on the grid of the model.
         frames: int64 [N]: index of the frame that is on screen.
     """
 
     starts_s: np.ndarray
     middles_s: np.ndarray
     duration_s: float
-    by_head: Float[Tensor, "N K H W"]
+    maps: Float[Tensor, "N H W"]
     frames: np.ndarray
 
 
@@ -90,7 +90,7 @@ class Localization:
         """The map of each frame and head in pixels, computed when it is first read."""
         return self._upsample(self.grid_maps_by_head, range(len(self.frames)))
 
-    def at(self, time_s: float) -> Float[Tensor, "H_px W_px"]:
+    def at(self, time_s: float | int) -> Float[Tensor, "H_px W_px"]:
         """The map of the sound at a time: of its audio step or, for a video, of the frame on screen.
 
         Raises:
@@ -100,7 +100,7 @@ class Localization:
             raise UsageError(f"at({time_s}): allowed is 0 to {self.moments.duration_s:.2f} s")
         return self._mean_map([max(0, int(np.searchsorted(self.moments.starts_s, time_s, side="right")) - 1)])
 
-    def between(self, start_s: float, end_s: float) -> Float[Tensor, "H_px W_px"]:
+    def between(self, start_s: float | int, end_s: float | int) -> Float[Tensor, "H_px W_px"]:
         """The mean of the maps of all moments whose middle lies from `start_s` up to, not including, `end_s`.
 
         Moments are audio steps or, for a video, frames.
@@ -117,7 +117,7 @@ class Localization:
             )
         return self._mean_map(chosen.tolist())
 
-    def mask(self, threshold: float = 0.5) -> Bool[Tensor, "F H_px W_px"]:
+    def mask(self, threshold: float | int = 0.5) -> Bool[Tensor, "F H_px W_px"]:
         """True where a map is above a threshold.
 
         Args:
@@ -163,7 +163,7 @@ class Localization:
         suffix = path.suffix.lower()
         allowed = [".mp4"] * (self.render is not None) + list(IMAGE_FORMATS) * (len(self.frames) == 1)
         if suffix not in allowed:
-            raise UsageError(f"{path}: allowed is {', '.join(allowed) or 'overlay(0).save(...)'}")
+            raise UsageError(f"{path}: allowed is {', '.join(allowed) or 'overlay(i).save(...)'}")
         if view != "heatmap":
             _check_view(view)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,7 +178,7 @@ class Localization:
 
     def _mean_map(self, moments: Sequence[int]) -> Float[Tensor, "H_px W_px"]:
         """The mean of the maps of moments, guided by the frame of their middle one."""
-        maps = self.moments.by_head[list(moments)].max(dim=1).values.mean(dim=0)
+        maps = self.moments.maps[list(moments)].mean(dim=0)
         frame = int(self.moments.frames[moments[len(moments) // 2]])
         return self._upsample(maps[None, None], [frame])[0, 0]
 

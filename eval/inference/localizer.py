@@ -88,7 +88,7 @@ class Localizer:
         image: ImageInput,
         sound: SoundInput | None = None,
         upsampler: str = "bilinear",
-        max_fps: float = 25.0,
+        max_fps: float | int = 25,
         short_side_px: int = 480,
     ) -> Localization:
         """Where in an image, or in each frame of a video, does a sound come from?
@@ -117,7 +117,7 @@ class Localizer:
         self,
         video: str | os.PathLike[str],
         upsampler: str = "bilinear",
-        max_fps: float = 25.0,
+        max_fps: float | int = 25,
         short_side_px: int = 480,
     ) -> Iterator[Localization]:
         """The frames of a video of any length, one Localization (F = 1) each, with memory that does not grow.

@@ -26,7 +26,7 @@ MAX_BYTES = 4e9  # of the frames of one Localization
 def localize_video(
     model: DenseAV,
     path: Path,
-    max_fps: float,
+    max_fps: float | int,
     short_side_px: int,
     upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
@@ -49,7 +49,7 @@ def localize_video(
         torch.cat([getattr(part, name) for part in parts]) for name in ("frames", "grid_maps", "grid_maps_by_head")
     )
     times_s = np.concatenate([part.frame_times_s for part in parts])
-    moments = Moments(times_s, times_s, max(duration_s, times_s[-1]), by_head, np.arange(len(times_s)))
+    moments = Moments(times_s, times_s, max(duration_s, times_s[-1]), maps, np.arange(len(times_s)))
     return Localization(
         frames,
         times_s,
@@ -66,7 +66,7 @@ def localize_video(
 def stream_localizations(
     model: DenseAV,
     path: Path,
-    max_fps: float,
+    max_fps: float | int,
     short_side_px: int,
     upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
@@ -79,12 +79,12 @@ def stream_localizations(
 def _localizations(
     model: DenseAV,
     video: VideoReader,
-    max_fps: float,
+    max_fps: float | int,
     short_side_px: int,
     upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Localization]:
-    batches = stream_moments(model, video, max_fps)
+    batches = stream_moments(model, video, float(max_fps))
     while True:
         with precision():  # not across a yield, which would leave it on in the caller
             batch = next(batches, None)
@@ -103,7 +103,7 @@ def _localizations(
                 float(scores[index]),
                 maps[one],
                 by_head[one],
-                Moments(times_s, times_s, float(time_s), by_head[one], np.zeros(1, dtype=np.int64)),
+                Moments(times_s, times_s, float(time_s), maps[one], np.zeros(1, dtype=np.int64)),
                 UPSAMPLERS[upsampler](),
             )
 
@@ -127,7 +127,7 @@ def _open(path: Path) -> VideoReader:
     return video
 
 
-def _check_memory(video: VideoReader, max_fps: float, short_side_px: int) -> None:
+def _check_memory(video: VideoReader, max_fps: float | int, short_side_px: int) -> None:
     scale = min(1.0, short_side_px / min(video.width_px, video.height_px))
     frames = min(video.fps or max_fps, max_fps) * video.duration_s
     needed = frames * 3 * video.width_px * video.height_px * scale**2

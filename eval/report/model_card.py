@@ -3,6 +3,7 @@
 Results come from metrics.json, the training data from config.yaml of the run, if the model was loaded from one.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,13 @@ def find_metrics(folder: Path) -> Path | None:
 
 
 def _training_data(folder: Path) -> dict[str, Any]:
-    """Sources and steps of the run; none if the folder is not a checkpoint of a run."""
+    """Sources of the run and steps of the checkpoint; none if the folder is not a checkpoint of a run."""
     run = _run_of(folder)
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
-        return {"sources": content.get("stream", {}).get("sources", []), "steps": content.get("steps", 0)}
-    except (OSError, OmegaConfBaseException, AttributeError):
+        steps = json.loads((folder / "state.json").read_bytes())["step"] if run else 0
+        return {"sources": content.get("stream", {}).get("sources", []), "steps": steps}
+    except (OSError, ValueError, KeyError, OmegaConfBaseException, AttributeError):
         return {"sources": [], "steps": 0}
 
 

@@ -39,9 +39,9 @@ def test_an_image_is_upright_opaque_rgb_of_8_bits_and_the_callers_object_is_unch
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees
     Image.fromarray(PIXELS).save(tmp_path / "turned.png", exif=exif)
-    opened = Image.open(tmp_path / "turned.png")
     turned = torch.from_numpy(np.rot90(PIXELS, -1).copy()).permute(2, 0, 1)
-    assert torch.equal(read_image(opened), turned) and opened.size == (9, 6)
+    with Image.open(tmp_path / "turned.png") as opened:
+        assert torch.equal(read_image(opened), turned) and opened.size == (9, 6)
     assert torch.equal(read_image(tmp_path / "turned.png"), turned)
     alpha = np.dstack([PIXELS, np.zeros((6, 9), np.uint8)])
     assert torch.equal(read_image(Image.fromarray(alpha, "RGBA")), CHW)
@@ -76,14 +76,14 @@ def test_another_form_of_an_image_is_an_error_that_names_the_allowed_ones(image,
 
 def test_a_file_that_is_no_image_or_is_cut_off_is_one_line(tmp_path):
     (tmp_path / "text.png").write_text("hello")
-    Image.fromarray(np.tile(PIXELS, (40, 40, 1))).save(tmp_path / "whole.png")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 60, 3), dtype=np.uint8)).save(tmp_path / "whole.png")
     (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:2000])
     for name in ("text.png", "cut.png"):
         with pytest.raises(UsageError, match=f"{name} is not a complete image") as error:
             read_image(tmp_path / name)
         assert "\n" not in str(error.value)
-    with pytest.raises(UsageError, match="not a complete image"):
-        read_image(Image.open(tmp_path / "cut.png"))
+    with Image.open(tmp_path / "cut.png") as opened, pytest.raises(UsageError, match="not a complete image"):
+        read_image(opened)
 
 
 def test_every_form_of_a_sound_gives_the_same_samples(tmp_path):
@@ -114,7 +114,7 @@ def test_every_form_of_a_sound_gives_the_same_samples(tmp_path):
         ((16000, SAMPLES), r"sound=\(16000, float32 \[800\]\): allowed is"),
         ((SAMPLES.reshape(-1, 2), 8000), r"400 channels of 2 samples: an array of two dimensions is \[channels, samp"),
         ((SAMPLES[:0], 8000), r"sound=float32 \[0\] has no samples"),
-        ((SAMPLES * 32768, 8000), r"sound=float32 \[800\]: samples of up to 9e\+03"),
+        ((SAMPLES * 32768, 8000), r"sound=float32 \[800\]: samples of up to 8\.98e\+03"),
         ((np.where(SAMPLES > 0, np.nan, SAMPLES), 8000), r"samples are NaN or infinite"),
         ((SAMPLES.astype(np.int64), 8000), r"sound=int64 \[800\]: allowed is"),
         ((SAMPLES.astype(complex), 8000), r"sound=complex128 \[800\]: allowed is"),

@@ -15,7 +15,7 @@ def result():
     """A step over two moments: head 0 is high on the left in the first second, head 1 on the right in the second."""
     by_head = torch.zeros(2, 2, 1, 2)
     by_head[0, 0, 0, 0], by_head[1, 1, 0, 1] = 4.0, 2.0
-    moments = Moments(np.array([0.0, 1.0]), np.array([0.5, 1.5]), 2.0, by_head, np.zeros(2, np.int64))
+    moments = Moments(np.array([0.0, 1.0]), np.array([0.5, 1.5]), 2.0, by_head.amax(dim=1), np.zeros(2, np.int64))
     maps = torch.tensor([[[2.0, 1.0]]])
     frames = torch.full((1, 3, 2, 4), 100, dtype=torch.uint8)
     return Localization(frames, np.zeros(1), moments.middles_s, 3.0, maps, by_head.mean(dim=0)[None], moments)
@@ -70,8 +70,10 @@ def test_an_image_is_saved_whole_or_not_at_all(result, tmp_path, name):
 
 
 def test_another_kind_of_file_or_view_is_one_line(result, tmp_path):
-    with pytest.raises(UsageError, match=r"a\.gif: allowed is \.mp4, and \.png"):
+    with pytest.raises(UsageError, match=r"a\.gif: allowed is \.png, \.jpg, \.jpeg"):
         result.save(tmp_path / "a.gif")
+    with pytest.raises(UsageError, match=r"view=maps: allowed is heatmap, heads"):
+        result.save(tmp_path / "a.png", view="maps")
     assert not list(tmp_path.iterdir())
 
 

@@ -24,7 +24,7 @@ METRICS = {
 @pytest.fixture
 def run(tmp_path):
     """A run of one checkpoint with its settings."""
-    config = tiny_config("steps=400")
+    config = tiny_config("steps=400", "stream.sources=[{name: toy, shards: data/toy/shards/train}]")
     run = tmp_path / "runs/demo"
     save(run / "checkpoints", 400, tiny_state(config), config)
     (run / "config.yaml").write_text(to_yaml(config))
@@ -48,7 +48,8 @@ def test_the_card_shows_use_data_results_with_baselines_limits_and_license(run, 
     assert result["metrics"] == [{"type": "ade20k_speech/basic/map", "name": "mAP, basic", "value": 0.61}]
     assert 'model = denseav.load("ana/tiny")' in body and 'result.save("where.mp4", view="heatmap")' in body
     assert "| mAP, basic | **0.610** | 0.550 to 0.660 | 0.190 |" in body and "shuffled prompts" in body
-    assert "Trained for 400 steps on:" in body and "| image encoder | `tiny` |" in body
+    assert "Trained for 400 steps on:\n\n- toy (`data/toy/shards/train`), weight 1\n" in body
+    assert "| image encoder | `tiny` |" in body
     assert "## Limits" in body and "cc-by-4.0" in body.partition("## License")[2]
     assert "\n\n\n" not in body and not [line for line in body.splitlines() if line != line.rstrip()]
     assert json.loads((out / "metrics.json").read_text())["metrics"] == METRICS["metrics"]
