@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
+from eval.render.drawing import View
 from eval.report.figures import overlay
 from model.upsamplers import Upsampler
 from model.upsamplers.bilinear import Bilinear
@@ -66,7 +67,7 @@ class Localization:
     grid_maps_by_head: Float[Tensor, "F K H W"]
     moments: Moments
     upsampler: Upsampler = field(default_factory=Bilinear)
-    render: Callable[[Path, Any, int | None], object] | None = None
+    render: Callable[[Path, View, int | None], object] | None = None
 
     def __repr__(self) -> str:
         height_px, width_px = self.size_px
@@ -164,8 +165,8 @@ class Localization:
         allowed = [".mp4"] * (self.render is not None) + list(IMAGE_FORMATS) * (len(self.frames) == 1)
         if suffix not in allowed:
             raise UsageError(f"{path}: allowed is {', '.join(allowed) or 'overlay(i).save(...)'}")
-        if view != "heatmap":
-            _check_view(view)
+        if view not in get_args(View):
+            raise UsageError(f"view={view}: allowed is {', '.join(get_args(View))}")
         path.parent.mkdir(parents=True, exist_ok=True)
         if suffix in IMAGE_FORMATS and view == "heatmap":
             with atomic_open(path) as file:
@@ -173,7 +174,7 @@ class Localization:
         elif self.render is None or suffix in (".jpg", ".jpeg"):
             raise UsageError(f"view={view}: allowed for {path} is heatmap")
         else:
-            self.render(path, view, head)
+            self.render(path, cast(View, view), head)
         return path
 
     def _mean_map(self, moments: Sequence[int]) -> Float[Tensor, "H_px W_px"]:
@@ -185,13 +186,6 @@ class Localization:
     def _upsample(self, maps: Float[Tensor, "N M H W"], frames: Sequence[int]) -> Float[Tensor, "N M H_px W_px"]:
         images = self.frames[list(frames)]
         return self.upsampler.weights(images, (maps.shape[-2], maps.shape[-1]), self.size_px).apply(maps)
-
-
-def _check_view(view: str) -> None:
-    from eval.render.drawing import View
-
-    if view not in get_args(View):
-        raise UsageError(f"view={view}: allowed is {', '.join(get_args(View))}")
 
 
 def _scale(maps: Tensor, reference: Tensor) -> Tensor:

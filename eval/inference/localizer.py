@@ -5,7 +5,6 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, r
 from eval.inference.localization import Localization
 from eval.inference.share import push_model, save_model
 from eval.inference.video import localize_video, stream_localizations
+from eval.render.drawing import View
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
 from model.hub import Pretrained, load_pretrained
@@ -278,7 +278,7 @@ def _render(
     sound: tuple[np.ndarray, int],
     upsampler: str,
     out: Path,
-    view: Any,
+    view: View,
     head: int | None,
 ) -> None:
     from eval.render.render import render_image

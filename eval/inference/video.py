@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +16,7 @@ from eval.inference.localization import Localization, Moments
 from eval.inference.stream_maps import Moments as EncodedMoments
 from eval.inference.stream_maps import moment_maps, stream_moments
 from eval.inference.video_reader import VideoReader
+from eval.render.drawing import View
 from model.denseav import DenseAV
 from model.upsamplers import UPSAMPLERS
 
@@ -153,7 +153,7 @@ def _step_times_s(model: DenseAV, duration_s: float) -> np.ndarray:
     return (np.arange(max(1, round(duration_s / step_s))) + 0.5) * step_s
 
 
-def _render(model: DenseAV, source: Path, upsampler: str, out: Path, view: Any, head: int | None) -> None:
+def _render(model: DenseAV, source: Path, upsampler: str, out: Path, view: View, head: int | None) -> None:
     from eval.render.render import render_video
 
     render_video(model, source, out, view=view, head=head, upsampler=upsampler)
