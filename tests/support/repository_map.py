@@ -20,7 +20,7 @@ DESCRIPTIONS = {
     "pyproject.toml": "package, dependencies and tool settings",
     ".pre-commit-config.yaml": "checks before each commit",
 }
-SKIPPED = ("tests/golden/", "docs/repository-map.md")
+SKIPPED = ("tests/golden/", "model/pretrained/", "docs/repository-map.md")
 
 
 def tracked_files() -> list[str]:

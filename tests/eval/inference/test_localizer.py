@@ -14,6 +14,7 @@ from eval.benchmarks.localization.heatmap_sources import ModelMaps
 from eval.inference.encode import resize_for_model
 from eval.inference.inputs import read_image
 from eval.inference.localizer import Localizer
+from eval.inference.video_reader import VideoReader
 from model.hub import load_pretrained
 
 CLIP_S = 0.64
@@ -149,6 +150,24 @@ def test_a_frame_of_a_video_has_the_map_of_its_image_with_the_sound_at_its_time(
     still = localizer.localize(result.frames[10].permute(1, 2, 0), video)
     assert still.audio_times_s[2] == pytest.approx(result.frame_times_s[10]) == pytest.approx(2.5 * step_s)
     torch.testing.assert_close(still.at(2.5 * step_s), result.heatmaps[10], atol=1e-4, rtol=0)
+
+
+def test_results_are_saved_as_videos_with_sound_and_as_pictures(localizer, tmp_path):
+    video = write_video(tmp_path / "a.mp4", 0.6, fps=10, size_px=(64, 48))
+    image, sound = write_image(tmp_path / "a.png"), write_sound(tmp_path / "a.wav")
+    moving, still = localizer.localize(video), localizer.localize(image, sound)
+    for result, name, view in ((moving, "heads.mp4", "heads"), (still, "still.mp4", "heatmap")):
+        with VideoReader(result.save(tmp_path / "out" / name, view=view)) as written:
+            assert written.has_audio and written.duration_s == pytest.approx(0.6, abs=0.1), name
+    with Image.open(still.save(tmp_path / "beside.png", view="side_by_side")) as picture:
+        assert picture.width > 2 * picture.height
+    for result, name, message in (
+        (moving, "a.png", r"a\.png: allowed is \.mp4$"),
+        (still, "a.jpg", r"view=heads: allowed for .*a\.jpg is heatmap"),
+        (next(iter(localizer.localize_stream(video))), "b.mp4", r"b\.mp4: allowed is \.png, \.jpg, \.jpeg"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            result.save(tmp_path / "none" / name, view="heads")
 
 
 def test_what_cannot_be_localized_is_one_line(localizer, tmp_path):
