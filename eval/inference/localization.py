@@ -19,6 +19,7 @@ from model.upsamplers import Upsampler
 from model.upsamplers.bilinear import Bilinear
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+TOLERANCE_S = 1e-6  # a frame at 0.30000000000000004 s is on screen at 0.3 s
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -99,7 +100,9 @@ class Localization:
         """
         if not 0 <= time_s <= self.moments.duration_s:
             raise UsageError(f"at({time_s}): allowed is 0 to {self.moments.duration_s:.2f} s")
-        return self._mean_map([max(0, int(np.searchsorted(self.moments.starts_s, time_s, side="right")) - 1)])
+        return self._mean_map(
+            [max(0, int(np.searchsorted(self.moments.starts_s, time_s + TOLERANCE_S, side="right")) - 1)]
+        )
 
     def between(self, start_s: float | int, end_s: float | int) -> Float[Tensor, "H_px W_px"]:
         """The mean of the maps of all moments whose middle lies from `start_s` up to, not including, `end_s`.
@@ -110,7 +113,7 @@ class Localization:
             ValueError: no moment lies between them.
         """
         times_s = self.moments.middles_s
-        chosen = np.flatnonzero((times_s >= start_s) & (times_s < end_s))
+        chosen = np.flatnonzero((times_s >= start_s - TOLERANCE_S) & (times_s < end_s - TOLERANCE_S))
         if not len(chosen):
             raise UsageError(
                 f"between({start_s}, {end_s}): no moment lies there; moments lie from {times_s[0]:.2f} to "

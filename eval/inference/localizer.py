@@ -78,6 +78,10 @@ class Localizer:
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         return cls(load_pretrained(name_or_path, device, hub), dtype)
 
+    def __repr__(self) -> str:
+        config = self.config
+        return f"Localizer({self.folder}: {config.image_encoder}, {config.audio_encoder}, {config.num_heads} heads)"
+
     @property
     def device(self) -> torch.device:
         """The device of the model."""

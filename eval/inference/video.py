@@ -20,6 +20,7 @@ from eval.render.drawing import View
 from model.denseav import DenseAV
 from model.upsamplers import UPSAMPLERS
 
+RATE_TOLERANCE = 0.1  # of a frame, as VideoReader
 MAX_BYTES = 4e9  # of the frames of one Localization
 
 
@@ -84,6 +85,7 @@ def _localizations(
     upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Localization]:
+    slot = -1
     batches = stream_moments(model, video, float(max_fps))
     while True:
         with precision():  # not across a yield, which would leave it on in the caller
@@ -94,6 +96,9 @@ def _localizations(
         maps, by_head = (torch.from_numpy(moment_maps(model, batch, per_head)) for per_head in (False, True))
         scores = _scores(model, batch)
         for index, (time_s, frame) in enumerate(zip(batch.times_s, batch.frames, strict=True)):
+            if int(time_s * max_fps + RATE_TOLERANCE) <= slot:
+                continue  # stream_moments repeats frames that stay on screen
+            slot = int(time_s * max_fps + RATE_TOLERANCE)
             one = slice(index, index + 1)
             times_s = np.array([time_s])
             yield Localization(
