@@ -6,7 +6,6 @@ from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
 
-from eval.benchmarks.io import resample_waveform
 from eval.inference.localization import Moments
 from eval.inference.stream_maps import input_size
 from model.denseav import DenseAV
@@ -39,15 +38,13 @@ def resize_for_model(image: UInt8[Tensor, "3 H_px W_px"], model: DenseAV) -> UIn
     return torch.from_numpy(np.array(resized)).permute(2, 0, 1)
 
 
-def encode_sound(model: DenseAV, waveform: Float[np.ndarray, "S"], rate_hz: int) -> AudioFeatures:
+def encode_sound(model: DenseAV, waveform: Float[np.ndarray, "S"]) -> AudioFeatures:
     """Features of consecutive windows of the model's input length, float32, one row each; the last window is padded.
 
     Args:
-        waveform: -1 to 1, at least one sample.
-        rate_hz: its sample rate.
+        waveform: -1 to 1, at least one sample, at the sample rate of the model.
     """
     inputs, device = model.inputs, next(model.parameters()).device
-    waveform = resample_waveform(waveform, rate_hz, inputs.sample_rate_hz)
     starts = range(0, max(1, len(waveform)), inputs.samples)
     windows = [pad_or_crop(waveform[start : start + inputs.samples], inputs.samples) for start in starts]
     parts = []

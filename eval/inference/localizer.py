@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from configs.errors import UsageError
+from eval.benchmarks.io import resample_waveform
 from eval.inference.encode import (
     encode_image,
     encode_sound,
@@ -256,8 +257,9 @@ class Localizer:
             return encode_image(self.model, pixels)
 
     def _encode_sound(self, waveform: Float[np.ndarray, "S"], rate_hz: int) -> AudioFeatures:
+        waveform = resample_waveform(waveform, rate_hz, self.model.inputs.sample_rate_hz)  # in float32
         with self._precision():
-            return encode_sound(self.model, waveform, rate_hz)
+            return encode_sound(self.model, waveform)
 
     def _precision(self) -> contextlib.AbstractContextManager[object]:
         if self.dtype == torch.float32:
