@@ -39,7 +39,7 @@ def describe_inputs(config: EvalConfig, checkpoint: Path) -> dict[str, str]:
     """
     return {
         "config": to_yaml(dataclasses.replace(config, tracker="none")),
-        "checkpoint": _hash_checkpoint(checkpoint, Path(config.checkpoint) / "history.jsonl"),
+        "checkpoint": hash_checkpoint(checkpoint, Path(config.checkpoint) / "history.jsonl"),
         "data": _hash_data(config),
         "code": _hash_sources(),
         "python": platform.python_version(),
@@ -89,7 +89,7 @@ def newest_step(folder: Path) -> Path:
     return folder if (folder / "model.safetensors").is_file() else max(folder.glob("checkpoints/step_*"))
 
 
-def _hash_checkpoint(folder: Path, history: Path) -> str:
+def hash_checkpoint(folder: Path, history: Path) -> str:
     """Of the weights that are evaluated (averaged ones, where they exist), the architecture, and the logged losses."""
     weights = folder / "ema.safetensors"
     digest = hashlib.sha256()
