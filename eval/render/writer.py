@@ -69,7 +69,8 @@ class VideoWriter:
             picture: RGB, all of the size of the first; a side of an odd length is extended by one pixel.
             time_s: later than that of the one before; that of the first is 0.
         """
-        padded = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+        odd = picture.shape[0] % 2, picture.shape[1] % 2
+        padded = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else picture
         if self._container is None:
             self._open(padded.shape[0], padded.shape[1])
         frame = self._reformatter.reformat(
