@@ -39,7 +39,7 @@ class Scale(NamedTuple):
         return (maps - np.float32(self.low)) / np.float32(max(self.high - self.low, 1e-9))
 
 
-def enlarge(frame: UInt8[np.ndarray, "H_px W_px 3"]) -> UInt8[np.ndarray, "H_px W_px 3"]:
+def enlarge(frame: UInt8[np.ndarray, "H_px W_px 3"]) -> UInt8[np.ndarray, "H_out W_out 3"]:
     """Enlarge a small frame by an integer factor to a width of MIN_WIDTH_PX, but no side beyond _MAX_ENLARGED_PX."""
     height_px, width_px = frame.shape[:2]
     factor = min(-(-MIN_WIDTH_PX // width_px), _MAX_ENLARGED_PX // max(height_px, width_px))

@@ -39,7 +39,7 @@ class Request(NamedTuple):
     head: int | None
     upsampler: str
     captions: tuple[Caption, ...]
-    max_fps: float
+    max_fps: int | float
 
 
 def progress_bar(description: str, duration_s: float) -> tqdm:  # type: ignore[type-arg]

@@ -36,7 +36,7 @@ class VideoWriter:
         OSError: the folder cannot be written to, or the disk is full.
     """
 
-    def __init__(self, out: Path, sound: VideoReader | None, fps: float, duration_s: float) -> None:
+    def __init__(self, out: Path, sound: VideoReader | None, fps: int | float, duration_s: int | float) -> None:
         self._out, self._temporary = out, temporary_path(out, str(os.getpid()))
         self._sound_source, self._fps, self._duration_s = sound, fps, duration_s
         self._container: OutputContainer | None = None
@@ -62,7 +62,7 @@ class VideoWriter:
                     self._container.close()
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, picture: UInt8[np.ndarray, "H_px W_px 3"], time_s: float) -> None:
+    def write(self, picture: UInt8[np.ndarray, "H_px W_px 3"], time_s: int | float) -> None:
         """Add a picture, which is shown until the next one, the last one until `duration_s`.
 
         Args:
