@@ -131,10 +131,13 @@ class PeriodicEvaluation:
         if not self.config.video or rank() > 0:
             return {}
         try:
-            return {"media/heatmap": render_video(model, self.config.video, self.folder / "heatmap.mp4").path}
+            done = render_video(model, self.config.video, self.folder / "heatmap.mp4")
         except (UsageError, OSError) as error:
             print(f"warning: no heatmap video: {error}", file=sys.stderr)
             return {}
+        if done.note:
+            print(f"warning: {done.note}", file=sys.stderr)
+        return {"media/heatmap": done.path}
 
     def _untrained(self, model: DenseAV) -> DenseAV:
         untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()

@@ -89,8 +89,8 @@ def _evaluate_and_report(config: EvalConfig) -> int:
         about = describe_run(world_size()) | describe_inputs(config, checkpoint) if is_first else {}
         fresh = partial(untrained, checkpoint, config.seed) if "untrained" in config.baselines else None
         video = out / VIDEO_FILE if config.video and is_first else None
-        if video:
-            render_video(model, config.video, video)
+        if video and (note := render_video(model, config.video, video).note):
+            print(f"warning: {note}", file=sys.stderr)
         results = evaluate(config, benchmarks, model, baselines, fresh)
         if is_first:
             results.about.update(about)

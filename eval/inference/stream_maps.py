@@ -33,7 +33,7 @@ class Video(Protocol):
     duration_s: float
     has_audio: bool
 
-    def frames(self, max_fps: float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
+    def frames(self, max_fps: int | float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
         """See VideoReader.frames; a repeated frame is the same object."""
 
     def audio_blocks(self, rate_hz: int, samples: int) -> Iterator[Float[np.ndarray, "S"]]:
@@ -76,7 +76,7 @@ class Moments(NamedTuple):
 
 
 def stream_maps(
-    model: DenseAV, video: Video, max_fps: float | None = 25, upsampler: Upsampler | None = None
+    model: DenseAV, video: Video, max_fps: int | float | None = 25, upsampler: Upsampler | None = None
 ) -> Iterator[FrameMaps]:
     """The heatmaps of each frame with the audio at its time.
 
@@ -109,7 +109,7 @@ def moment_maps(
     return maps.float().cpu().numpy()
 
 
-def stream_moments(model: DenseAV, video: Video, max_fps: float | None = 25) -> Iterator[Moments]:
+def stream_moments(model: DenseAV, video: Video, max_fps: int | float | None = 25) -> Iterator[Moments]:
     """Encode a video in batches of moments; arguments and errors as stream_maps. Without audio, it is silence."""
     images, audio = ImageCache(model), AudioTimeline(model, video)
     batch: list[tuple[float, np.ndarray]] = []
@@ -122,7 +122,7 @@ def stream_moments(model: DenseAV, video: Video, max_fps: float | None = 25) -> 
         yield _encode(batch, images, audio)
 
 
-def held_frames(video: Video, max_fps: float | None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
+def held_frames(video: Video, max_fps: int | float | None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
     """The frames of a video from time 0 to its end, repeated (as the same object) at least MIN_FPS times per second.
 
     The first frame is shown from time 0.

@@ -79,7 +79,7 @@ class VideoReader:
         self,
         path: str | Path,
         max_pixels: int = MAX_PIXELS,
-        max_duration_s: float = math.inf,
+        max_duration_s: int | float = math.inf,
         long_side_px: int = LONG_SIDE_PX,
     ) -> None:
         self.path, self._max_pixels = Path(path), max_pixels
@@ -107,7 +107,7 @@ class VideoReader:
         """Remove temporary files."""
         self._resources.close()
 
-    def frames(self, max_fps: float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
+    def frames(self, max_fps: int | float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
         """Decode the frames in order of presentation; each call starts anew.
 
         Args:
@@ -184,7 +184,7 @@ class VideoReader:
             self._has_stated_size = True
             return copy
 
-    def _survey(self, max_duration_s: float, long_side_px: int) -> None:
+    def _survey(self, max_duration_s: int | float, long_side_px: int) -> None:
         """Set the attributes. Raises RejectedClip: the file cannot be used; UsageError: it is over a limit."""
         with self.open() as container:
             video = _find_video(container)

@@ -39,7 +39,7 @@ class Request(NamedTuple):
     head: int | None
     upsampler: str
     captions: tuple[Caption, ...]
-    max_fps: float
+    max_fps: int | float
 
 
 def progress_bar(description: str, duration_s: float) -> tqdm:  # type: ignore[type-arg]
@@ -109,13 +109,14 @@ def image_colors(
     pca: JointPca, images: ImageCache, frames: list[UInt8[np.ndarray, "H_px W_px 3"]]
 ) -> Float[np.ndarray, "N 3 H W"]:
     """Colors of the image features of frames."""
-    return pca.colors(images.encode(frames).dense.flatten(1, 2))
+    assert pca.image is not None
+    return pca.colors(images.encode(frames).dense.flatten(1, 2), pca.image)
 
 
 @torch.inference_mode()
 def audio_strip(model: DenseAV, video: Video, pca: JointPca, peaks: Float[np.ndarray, "N"]) -> AudioStrip | None:
     """The strip of a video, with a color for every moment of its audio; None without audio."""
-    if not video.has_audio:
+    if pca.audio is None:
         return None
     timeline = AudioTimeline(model, video)
     step_s = model.inputs.clip_duration_s / timeline.steps
@@ -124,7 +125,7 @@ def audio_strip(model: DenseAV, video: Video, pca: JointPca, peaks: Float[np.nda
     for start in range(0, len(times_s), BATCH_SIZE):
         audio, weight = timeline.at(times_s[start : start + BATCH_SIZE])
         dense = (audio.dense * weight[:, None, None, :]).sum(dim=-1)
-        colors.append(pca.colors(dense.flatten(1, 2)).astype(np.float16))
+        colors.append(pca.colors(dense.flatten(1, 2), pca.audio).astype(np.float16))
     return AudioStrip(peaks, times_s, np.concatenate(colors), video.duration_s)
 
 

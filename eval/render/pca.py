@@ -15,41 +15,58 @@ _CELLS = 256  # of a frame
 _EDGE = 0.02  # fraction of the values of a component that may be beyond its colors, on either side
 
 
-class JointPca(NamedTuple):
-    """The three main directions of features of length 1, and the range of each.
+class Side(NamedTuple):
+    """Mean and range of the features of one side, image or audio.
 
     Attributes:
         mean: float32 [D].
-        components: float32 [D, 3].
-        low, high: float32 [3], shown as 0 and 1.
+        low, high: of the components, float32 [3], shown as 0 and 1.
     """
 
     mean: Tensor
-    components: Tensor
     low: Tensor
     high: Tensor
 
-    def colors(self, features: Float[Tensor, "N D *cells"]) -> Float[np.ndarray, "N 3 *cells"]:
-        """Colors of features, 0 to 1 for most."""
-        vectors = _directions(features.movedim(1, -1))
-        values = ((vectors - self.mean) @ self.components - self.low) / (self.high - self.low).clamp(min=1e-6)
-        return values.movedim(-1, 1).float().cpu().numpy()
+
+class JointPca(NamedTuple):
+    """The three main directions of features of length 1, in which both sides vary around their own means.
+
+    The means of image and audio features lie so far apart that they would take the first component, and leave one color
+    to each side.
+
+    Attributes:
+        components: float32 [D, 3].
+        image, audio: mean and range of each side; None: it has no features.
+    """
+
+    components: Tensor
+    image: Side | None
+    audio: Side | None
+
+    def colors(self, features: Float[Tensor, "N D *cells"], side: Side) -> Float[np.ndarray, "N 3 *cells"]:
+        """Colors of the features of one side, 0 to 1 for most."""
+        values = (_directions(features.movedim(1, -1)) - side.mean) @ self.components
+        scaled = (values - side.low) / (side.high - side.low).clamp(min=1e-6)
+        return scaled.movedim(-1, 1).float().cpu().numpy()
 
 
 @torch.inference_mode()
 def fit_pca(model: DenseAV, video: Video) -> JointPca:
     """Fit to frames and audio windows from the whole video; both sides count alike."""
-    sides = [side for side in (_image_sample(model, video), _audio_sample(model, video)) if len(side)]
-    mean = torch.stack([side.mean(dim=0) for side in sides]).mean(dim=0)
-    covariance = torch.stack([(side - mean).T @ (side - mean) / len(side) for side in sides]).mean(dim=0)
-    count = min(3, len(mean))
-    main = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :count]
+    samples = [_image_sample(model, video), _audio_sample(model, video)]
+    centered = [sample - sample.mean(dim=0) for sample in samples if len(sample)]
+    covariance = torch.stack([vectors.T @ vectors / len(vectors) for vectors in centered]).mean(dim=0)
+    main = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :3]
     main = main * torch.sign(main.sum(dim=0) + 1e-12)  # the sign of an eigenvector is arbitrary
-    components = torch.nn.functional.pad(main, (0, 3 - count))
-    values = [(side - mean) @ components for side in sides]
-    low = torch.stack([value.quantile(_EDGE, dim=0) for value in values]).amin(dim=0)
-    high = torch.stack([value.quantile(1 - _EDGE, dim=0) for value in values]).amax(dim=0)
-    return JointPca(mean, components, low, high)
+    components = torch.nn.functional.pad(main, (0, 3 - main.shape[1]))
+    image, audio = (_side(sample, components) if len(sample) else None for sample in samples)
+    return JointPca(components, image, audio)
+
+
+def _side(sample: Float[Tensor, "N D"], components: Float[Tensor, "D 3"]) -> Side:
+    mean = sample.mean(dim=0)
+    values = (sample - mean) @ components
+    return Side(mean, values.quantile(_EDGE, dim=0), values.quantile(1 - _EDGE, dim=0))
 
 
 def _directions(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:

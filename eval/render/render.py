@@ -55,7 +55,7 @@ def render_video(
     head: int | None = None,
     upsampler: str = "bilinear",
     captions: Sequence[Caption] = (),
-    max_fps: float = MAX_FPS,
+    max_fps: int | float = MAX_FPS,
 ) -> Rendering:
     """Write an MP4 (H.264 and AAC, for browsers) of a video with what a model finds in it.
 

@@ -31,7 +31,7 @@ class StillVideo:
         self._image, self._sound = image, sound
         self.duration_s, self.has_audio, self.fps = sound.audio_end_s, True, FPS
 
-    def frames(self, max_fps: float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
+    def frames(self, max_fps: int | float | None = None) -> Iterator[tuple[float, UInt8[np.ndarray, "H_px W_px 3"]]]:
         """The image again and again, as the same object."""
         fps = min(FPS, max_fps or FPS)
         for number in range(max(1, round(self.duration_s * fps))):
@@ -44,7 +44,7 @@ class StillVideo:
 
 def read_image(
     image: str | Path | UInt8[np.ndarray, "H_px W_px 3"], max_pixels: int = MAX_PIXELS
-) -> UInt8[np.ndarray, "H_px W_px 3"]:
+) -> UInt8[np.ndarray, "H_out W_out 3"]:
     """An image file or array as upright RGB, its long side at most LONG_SIDE_PX.
 
     Raises:

@@ -36,7 +36,7 @@ class VideoWriter:
         OSError: the folder cannot be written to, or the disk is full.
     """
 
-    def __init__(self, out: Path, sound: VideoReader | None, fps: float, duration_s: float) -> None:
+    def __init__(self, out: Path, sound: VideoReader | None, fps: int | float, duration_s: int | float) -> None:
         self._out, self._temporary = out, temporary_path(out, str(os.getpid()))
         self._sound_source, self._fps, self._duration_s = sound, fps, duration_s
         self._container: OutputContainer | None = None
@@ -62,14 +62,15 @@ class VideoWriter:
                     self._container.close()
             self._temporary.unlink(missing_ok=True)
 
-    def write(self, picture: UInt8[np.ndarray, "H_px W_px 3"], time_s: float) -> None:
+    def write(self, picture: UInt8[np.ndarray, "H_px W_px 3"], time_s: int | float) -> None:
         """Add a picture, which is shown until the next one, the last one until `duration_s`.
 
         Args:
             picture: RGB, all of the size of the first; a side of an odd length is extended by one pixel.
             time_s: later than that of the one before; that of the first is 0.
         """
-        padded = np.pad(picture, ((0, picture.shape[0] % 2), (0, picture.shape[1] % 2), (0, 0)), mode="edge")
+        odd = picture.shape[0] % 2, picture.shape[1] % 2
+        padded = np.pad(picture, ((0, odd[0]), (0, odd[1]), (0, 0)), mode="edge") if any(odd) else picture
         if self._container is None:
             self._open(padded.shape[0], padded.shape[1])
         frame = self._reformatter.reformat(

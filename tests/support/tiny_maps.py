@@ -1,5 +1,6 @@
 """A model whose maps are known, and the frames and the sound of a written video."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -72,7 +73,7 @@ def write_halves(path: Path, duration_s: float = 2.0, loud_s: tuple[float, float
             container.mux(video.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
         container.mux(video.encode())
         frame = av.AudioFrame.from_ndarray(tone.astype(np.float32)[None], format="fltp", layout="mono")
-        frame.sample_rate = rate_hz
+        frame.sample_rate, frame.pts, frame.time_base = rate_hz, 0, Fraction(1, rate_hz)
         container.mux(audio.encode(frame))
         container.mux(audio.encode())
     return path

@@ -222,9 +222,7 @@ def test_image_and_sound_become_a_video_or_a_picture(tmp_path):
         both = sides(shown).sum(axis=2)
         assert both[20, 0] > both[5, 0] + 150 and both[20, 0] > both[20, 1] + 150
     for view in ("heatmap", "heads", "side_by_side", "features", "audio"):
-        drawn = np.array(
-            Image.open(render_image(red_and_blue(), picture, (sound, 16000), tmp_path / "o.png", view).path)
-        )
+        drawn = render_image(red_and_blue(), picture, (sound, 16000), tmp_path / "o.png", view).path
         height_px = 240 if view in ("features", "audio") else 192
         assert np.array(Image.open(drawn)).shape == (height_px, 768 if view == "side_by_side" else 384, 3)
 
