@@ -185,8 +185,7 @@ def _samples(store: LanceStore) -> dict[str, list[StoredClip]]:
         by_source[source].append(id)
     random, size = np.random.default_rng(0), max(50, min(SAMPLED_CLIPS, 4 * SAMPLED_CLIPS // max(1, len(by_source))))
     return {
-        source: store.dense([ids[n] for n in random.permutation(len(ids))[:size]])
-        for source, ids in by_source.items()
+        source: store.dense([ids[n] for n in random.permutation(len(ids))[:size]]) for source, ids in by_source.items()
     }
 
 

@@ -144,7 +144,9 @@ class FileClips:
 
     def __init__(self, root: Path, inputs: InputSpec) -> None:
         if not root.is_dir():
-            raise UsageError(f"build={root}: no such folder; give built shards, or a folder of videos, sounds, pictures")
+            raise UsageError(
+                f"build={root}: no such folder; give built shards, or a folder of videos, sounds, pictures"
+            )
         self.root, self.inputs = root.absolute(), inputs
         self._files: list[tuple[str, Metadata]] = []
         for prefix, names in files_below(root, ENDINGS, Counter()):
@@ -209,9 +211,7 @@ def file_id(root: Path, name: str) -> str:
     return f"{safe_id(name).rpartition('-')[0]}-{digest}"
 
 
-def _padded(
-    window: Window, inputs: InputSpec
-) -> tuple[Float[np.ndarray, "S"] | None, Bool[np.ndarray, "S"] | None]:
+def _padded(window: Window, inputs: InputSpec) -> tuple[Float[np.ndarray, "S"] | None, Bool[np.ndarray, "S"] | None]:
     return (None, None) if window.waveform is None else pad_or_crop(window.waveform, inputs.samples)
 
 

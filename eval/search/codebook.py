@@ -130,4 +130,3 @@ def _silence(image: ImageFeatures) -> AudioFeatures:
 
 def _black(audio: AudioFeatures) -> ImageFeatures:
     return ImageFeatures(audio.dense.new_zeros(*audio.dense.shape[:3], 1, 1))
-

@@ -69,9 +69,7 @@ def add_vectors(clips: Sequence[StoredClip], stage: FirstStage, layout: Layout) 
     ]
 
 
-def restore_features(
-    clips: Sequence[StoredClip], layout: Layout
-) -> tuple[ImageFeatures | None, AudioFeatures | None]:
+def restore_features(clips: Sequence[StoredClip], layout: Layout) -> tuple[ImageFeatures | None, AudioFeatures | None]:
     """Features of the clips that have a picture, and of those that have a sound, in order; None if none has."""
     images, sounds = [clip.image for clip in clips if clip.image], [clip.audio for clip in clips if clip.audio]
     return restore_image(images, layout) if images else None, restore_audio(sounds, layout) if sounds else None
@@ -83,9 +81,7 @@ def encode_pixels(model: DenseAV, frames: Sequence[Tensor]) -> ImageFeatures:
     return map_tensors(model.encode_image(batch), _to_cpu)
 
 
-def encode_waveforms(
-    model: DenseAV, waveforms: Sequence[np.ndarray], masks: Sequence[np.ndarray]
-) -> AudioFeatures:
+def encode_waveforms(model: DenseAV, waveforms: Sequence[np.ndarray], masks: Sequence[np.ndarray]) -> AudioFeatures:
     """Features of waveforms of the model's length, float32 on the CPU; masks are True where there is audio."""
     device = next(model.parameters()).device
     batch = (torch.from_numpy(np.stack(part)).to(device) for part in (waveforms, masks))
