@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from eval.search.clips import DecodedClip
+from eval.search.codebook import FirstStage
 from eval.search.compression import (
     Layout,
     compress_audio,
@@ -15,7 +16,6 @@ from eval.search.compression import (
     restore_audio,
     restore_image,
 )
-from eval.search.codebook import FirstStage
 from eval.search.store import StoredClip
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures, map_tensors

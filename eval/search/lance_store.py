@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -47,7 +47,7 @@ class LanceStore:
             self._clips, self._vectors = (connection.open_table(name) for name in TABLES[1:])
 
     @classmethod
-    def open(cls, address: str) -> Self:
+    def open(cls, address: str) -> "LanceStore":
         """Open an index.
 
         Raises:
@@ -60,7 +60,7 @@ class LanceStore:
         return cls(address, settings)
 
     @classmethod
-    def create(cls, address: str, settings: IndexSettings) -> Self:
+    def create(cls, address: str, settings: IndexSettings) -> "LanceStore":
         """Create an empty index in a new or empty folder.
 
         Raises:
@@ -151,7 +151,7 @@ class LanceStore:
         sources = dict(zip(rows["id"].to_pylist(), rows["source"].to_pylist(), strict=True))
         return Description(self.settings, sources, pictures, sounds)
 
-    def activate(self, settings: IndexSettings) -> Self:
+    def activate(self, settings: IndexSettings) -> "LanceStore":
         """Replace the settings and delete vectors of other generations; returns the store with these settings."""
         write_settings(self.address, settings)
         with _one_line_errors(self.address):

@@ -23,7 +23,7 @@ from eval.report.figures import data_uri, jpeg_bytes, overlay, upscale_integer
 from eval.search.compression import restore_audio, restore_image
 from eval.search.media import read_windows
 from eval.search.query import Query, window_weights
-from eval.search.results import directions
+from eval.search.results import describe_query
 from eval.search.searcher import Match, Searcher
 from eval.search.store import StoredClip
 from model.features import AudioFeatures, ImageFeatures, map_tensors
@@ -69,7 +69,7 @@ def render_page(searcher: Searcher, query: Query, matches: Sequence[Match], wher
         query=query,
         query_image="" if query.pixels is None else _image_uri(_array(query.pixels)),
         query_audio=_audio_uri(query.waveform, query.sample_rate_hz),
-        directions=directions(query),
+        description=describe_query(query),
         index=searcher.store.address,
         where=where,
         cards=cards,
@@ -121,11 +121,11 @@ def _images(searcher: Searcher, query: Query, clip: StoredClip, shown: ClipMedia
         panels.append({"uri": _image_uri(_array(shown.pixels)), "text": "frame"})
         if query.audio is not None and clip.image:
             heat = query_heatmap(searcher, restore_image([clip.image], layout), query.audio, shown.pixels.shape[-1])
-            panels.append({"uri": _overlay_uri(shown.pixels, heat), "text": "where the sound of the query is"})
+            panels.append({"uri": _overlay_uri(shown.pixels, heat), "text": "heatmap of the query's sound"})
     if query.pixels is not None and query.image is not None and clip.audio:
         audio = restore_audio([clip.audio], layout)
         heat = query_heatmap(searcher, query.image, audio, query.pixels.shape[-1])
-        panels.append({"uri": _overlay_uri(query.pixels, heat), "text": "where this sound is in the query"})
+        panels.append({"uri": _overlay_uri(query.pixels, heat), "text": "heatmap of this sound in the query"})
     return panels
 
 

@@ -10,14 +10,14 @@ from configs.schema import SearchConfig
 from eval.search.query import Query
 from eval.search.searcher import Match
 
-FINDS = {"image": "pictures", "audio": "sounds"}
 
-
-def directions(query: Query) -> str:
-    """What a query is compared with, in words."""
+def describe_query(query: Query) -> str:
+    """The kind of a query and what it finds, in words."""
     if query.audio is not None and query.image is not None:
-        return "its sound finds pictures and its picture finds sounds (mean of both scores)"
-    return "its sound finds pictures" if query.audio is not None else "its picture finds sounds"
+        return "a video: its sound finds pictures, its picture finds sounds; the score is the mean of both"
+    if query.kind == "video":
+        return "a video without sound: its picture finds sounds"
+    return "a sound, which finds pictures" if query.audio is not None else "a picture, which finds sounds"
 
 
 def to_json(query: Query, matches: Sequence[Match], config: SearchConfig) -> str:
@@ -56,7 +56,7 @@ def _as_dict(rank: int, match: Match) -> dict[str, Any]:
 
 def format_table(query: Query, matches: Sequence[Match]) -> str:
     """The results as lines of text."""
-    lines = [f"{query.path} ({query.kind}): {directions(query)}", ""]
+    lines = [f"{query.path}: {describe_query(query)}", ""]
     width = max(len(match.clip.id) for match in matches)
     lines.append(f"{'rank':>4} {'score':>9} {'first':>6}  {'id':<{width}}  {'time (s)':>13}  labels or text, source")
     for rank, match in enumerate(matches, start=1):

@@ -8,7 +8,7 @@ of both scores, or by the only one that a clip without a picture or without a so
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -54,7 +54,7 @@ class Searcher:
         self.stage, self.layout = first_stage(store.settings, model), store.settings.layout
 
     @classmethod
-    def open(cls, address: str, checkpoint: str = "") -> Self:
+    def open(cls, address: str, checkpoint: str = "") -> "Searcher":
         """Open an index and load its model.
 
         Args:

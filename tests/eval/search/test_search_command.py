@@ -206,7 +206,7 @@ def test_sounds_unlike_the_first_ones_get_a_new_codebook(world, tmp_path, capsys
     assert len({row["id"] for row in rows}) == len(rows) == 12
 
 
-def test_the_page_holds_frames_heatmaps_and_players_and_escapes_names(world, tmp_path, capsys):
+def test_the_page_holds_frames_heatmaps_and_players_and_escapes_names(world, tmp_path):
     folder = tmp_path / "<b>odd & 'quoted'"
     folder.mkdir()
     write_video(folder / "a.mp4", 0.6)
@@ -231,7 +231,7 @@ def test_json_goes_to_a_file_and_the_table_to_standard_output(world, tmp_path, c
     capsys.readouterr()
     assert command(*query) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert "its sound finds pictures" in lines[0] and content["results"][0]["id"] in lines[3]
+    assert "a sound, which finds pictures" in lines[0] and content["results"][0]["id"] in lines[3]
 
 
 def test_stored_vectors_are_finite(world):

@@ -1,4 +1,4 @@
-"""Real processes: a build that is killed and run again, two writers at once, object stores, `--help`, the missing extra."""
+"""Real processes: killed builds, two writers at once, object stores, `--help`, and an installation without the extra."""
 
 import os
 import signal
