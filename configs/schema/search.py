@@ -9,7 +9,7 @@ from configs.field import field
 class SearchConfig:
     index: str = field("", "folder of the index, or a URL such as s3://bucket/index")
     checkpoint: str = field(
-        "", "run folder, step folder or from_pretrained folder; empty: the one that the index was built with"
+        "", "run, step or exported folder, released .ckpt, or a published name; empty: that of the index"
     )
     build: str = field("", "built shards, or a folder of videos, sounds and pictures, to add to the index")
     query: str = field("", "sound, picture or video to search with")

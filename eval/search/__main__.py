@@ -32,12 +32,12 @@ def main(config: SearchConfig) -> None:
 def _build(config: SearchConfig) -> None:
     from eval.search.build import build_index
     from eval.search.lance_store import import_lancedb
-    from model.hub import from_pretrained
+    from model.hub import load_pretrained
 
     if not config.checkpoint:
         raise UsageError("checkpoint= is missing: build= encodes clips with it")
     import_lancedb()
-    model = from_pretrained(config.checkpoint)
+    model = load_pretrained(config.checkpoint).model
     added, total = build_index(config.index, config.build, config.checkpoint, model, config.batch_size)
     print(f"{config.index}: {added} clips added, {total} in all")
 

@@ -138,7 +138,8 @@ class _Builder:
         self._pending = []
 
     def _settings(self, codebook: Codebook) -> IndexSettings:
-        checkpoint = self.checkpoint if "://" in self.checkpoint else str(Path(self.checkpoint).absolute())
+        is_path = Path(self.checkpoint).exists()  # else a published name
+        checkpoint = str(Path(self.checkpoint).absolute()) if is_path else self.checkpoint
         return IndexSettings(
             hash_model(self.model), checkpoint, tuple(self.model.inputs), self._layout,
             codebook.words.numpy(), codebook.coverage,

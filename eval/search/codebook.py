@@ -19,7 +19,7 @@ from torch.nn import functional
 from model.features import AudioFeatures, ImageFeatures
 from model.similarity import fused
 from model.similarity.config import SimilarityConfig
-from model.similarity.global_pooling import GLOBAL_AGGREGATIONS, mean_pool
+from model.similarity.global_pooling import GLOBAL_AGGREGATIONS, mean_pool_audio, mean_pool_image
 
 WORDS = 512
 MAX_FITTED_VECTORS = 50_000
@@ -109,7 +109,7 @@ class FirstStage:
         if self.config.aggregation not in GLOBAL_AGGREGATIONS:
             return self.codebook.image_vectors(image, self.config)
         if self.config.aggregation == "mean_pool":
-            return mean_pool(_silence(image), image)[1].flatten(1)
+            return mean_pool_image(image).flatten(1)
         assert image.cls is not None, "features without class tokens"
         return image.cls.flatten(1)
 
@@ -119,14 +119,6 @@ class FirstStage:
         if self.config.aggregation not in GLOBAL_AGGREGATIONS:
             return self.codebook.audio_vectors(audio)
         if self.config.aggregation == "mean_pool":
-            return mean_pool(audio, _black(audio))[0].flatten(1)
+            return mean_pool_audio(audio).flatten(1)
         assert audio.cls is not None, "features without class tokens"
         return audio.cls.flatten(1)
-
-
-def _silence(image: ImageFeatures) -> AudioFeatures:
-    return AudioFeatures(image.dense.new_zeros(*image.dense.shape[:3], 1), torch.ones(len(image.dense), 1).bool())
-
-
-def _black(audio: AudioFeatures) -> ImageFeatures:
-    return ImageFeatures(audio.dense.new_zeros(*audio.dense.shape[:3], 1, 1))

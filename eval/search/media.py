@@ -12,10 +12,9 @@ from PIL import Image
 from torch import Tensor
 
 from configs.errors import UsageError
-from eval.benchmarks.io import open_image
+from eval.inference.inputs import read_image
 from eval.inference.video_reader import VideoReader
 from model.inputs import InputSpec
-from pipelines.rgb_image import upright_rgb
 
 Kind = Literal["picture", "sound", "video"]
 
@@ -77,9 +76,7 @@ def read_windows(path: Path, inputs: InputSpec) -> Iterator[Window]:
         UsageError: the file is damaged, or holds neither pictures nor sound.
     """
     if is_picture(path):
-        with open_image(path) as image:
-            pixels = np.array(upright_rgb(image))
-        yield Window(0, 1, 0.0, 0.0, 0.0, _tensor(pixels), None)
+        yield Window(0, 1, 0.0, 0.0, 0.0, read_image(path), None)
         return
     with VideoReader(path) as reader:
         length_s = inputs.clip_duration_s

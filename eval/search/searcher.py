@@ -59,17 +59,17 @@ class Searcher:
 
         Args:
             address: folder or URL of the index.
-            checkpoint: as from_pretrained; empty: the one that the index was built with.
+            checkpoint: as model.hub.load_pretrained; empty: the one that the index was built with.
 
         Raises:
             UsageError: no index, an empty one, no model, or another model than that of the index.
             CommandFailed: the storage does not answer.
         """
-        from model.hub import from_pretrained
+        from model.hub import load_pretrained
 
         store = LanceStore.open(address)
         checkpoint = checkpoint or store.settings.checkpoint
-        model = from_pretrained(checkpoint)
+        model = load_pretrained(checkpoint).model
         check_model(store.settings, model, address, checkpoint)
         return cls(store, model)
 

@@ -1,13 +1,14 @@
-"""Search in 100,000 clips on two cores. `python tests/bench/bench_search.py [speed [CLIPS [FOLDER]] | recall [CLIPS] | toy RUN]`
+"""Search in 100,000 clips on two cores: `python tests/bench/bench_search.py speed | recall | toy RUN`
 
-speed: an index (in FOLDER, where it is kept and used again) of CLIPS (100,000) clips of the published architecture (ViT-S/8 at 224 px: 14 x 14 stored cells, 56
-audio steps, 2 heads of 192 channels), 9.8 GB; seconds of a query with re-ranking, without
-the encoding of the query. Their features are those of 512 synthetic clips, repeated; the vectors get noise. Target: 0.5 s.
+speed [CLIPS [FOLDER]]: an index (in FOLDER, where it is kept and used again) of CLIPS (100,000) clips of the published
+architecture (ViT-S/8 at 224 px: 14 x 14 stored cells, 56 audio steps, 2 heads of 192 channels), 9.8 GB; seconds of a
+query with re-ranking, without the encoding of the query. The features are those of 512 synthetic clips, repeated; the
+vectors get noise. Target: 0.5 s.
 
-recall: CLIPS (4,000) different synthetic clips. A clip has one to three of 300 kinds; a kind is a direction in each head,
-which some cells and some audio steps have, with noise everywhere. How many of the ten clips with the best exact dense
-score (features in float32, 28 x 28 cells) are among the first N of the first stage; how far stored scores are from exact
-ones, and from those of features that are pooled and not quantized.
+recall [CLIPS]: CLIPS (4,000) different synthetic clips. A clip has one to three of 300 kinds; a kind is a direction in
+each head, which some cells and some audio steps have, with noise everywhere. How many of the ten clips with the best
+exact dense score (features in float32, 28 x 28 cells) are among the first N of the first stage; how far stored scores
+are from exact ones, and from those of features that are pooled and not quantized.
 
 toy RUN: the same for a trained model on the toy world: sounds and pictures of audioset_eval search audioset_train.
 """
@@ -142,7 +143,7 @@ class _Query:
         return stage.audio_vectors(self.audio)[0].numpy()
 
 
-def _timed(searcher, query: _Query, what: str, where: Filter) -> None:  # noqa: ANN001
+def _timed(searcher, query: _Query, what: str, where: Filter) -> None:
     started_s, cpu_s = time.perf_counter(), time.process_time()
     side = "image" if query.audio is not None else "audio"
     vector = (query.audio_vector if side == "image" else query.image_vector)(searcher.stage)
@@ -153,7 +154,8 @@ def _timed(searcher, query: _Query, what: str, where: Filter) -> None:  # noqa: 
     searcher.dense_scores(query, clips)
     end_s = time.perf_counter()
     print(
-        f"{what:<8} {'filtered' * (where != Filter()):<9} {end_s - started_s:.3f} s ({time.process_time() - cpu_s:.3f} s CPU): "
+        f"{what:<8} {'filtered' * (where != Filter()):<9} {end_s - started_s:.3f} s "
+        f"({time.process_time() - cpu_s:.3f} s CPU): "
         f"first stage {nearest_s - started_s:.3f}, features of {len(clips)} {read_s - nearest_s:.3f}, "
         f"dense scores {end_s - read_s:.3f}",
         flush=True,
@@ -186,7 +188,7 @@ def toy(run: str) -> None:
 
 
 @torch.inference_mode()
-def _compare(queries, parts, layout: Layout, title: str, config: SimilarityConfig) -> None:  # noqa: ANN001
+def _compare(queries, parts, layout: Layout, title: str, config: SimilarityConfig) -> None:
     """Print recall of the first stage and errors of stored scores, for both directions."""
     stored = [
         (restore_image(compress_image(i, layout), layout), restore_audio(compress_audio(a, layout), layout))
@@ -195,9 +197,7 @@ def _compare(queries, parts, layout: Layout, title: str, config: SimilarityConfi
     sample = torch.cat([audio_steps(audio) for _, audio in stored[:16]])
     codebook: Codebook = fit_codebook(sample)
     stage = FirstStage(codebook, config)
-    print(
-        f"{title}; {layout.clip_bytes:,} bytes a clip; codebook of {len(codebook.words)}, coverage {codebook.coverage:.3f}"
-    )
+    print(f"{title}; {layout.clip_bytes:,} bytes a clip; {len(codebook.words)} words, coverage {codebook.coverage:.3f}")
 
     def dense(i: ImageFeatures, a: AudioFeatures) -> torch.Tensor:
         return fused.similarity_per_head(a, i, config).sum(-1)

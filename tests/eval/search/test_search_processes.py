@@ -1,4 +1,4 @@
-"""Real processes: killed builds, two writers at once, object stores, `--help`, and an installation without the extra."""
+"""Real processes: killed builds, two writers, object stores, `--help`, an installation without the extra."""
 
 import os
 import signal
