@@ -38,7 +38,7 @@ def parse_filter(text: str, key: str) -> Filter:
     if not text.strip():
         return Filter()
     starts = list(_START.finditer(text))
-    ends = [match.start() for match in starts[1:]] + [len(text)]
+    ends = [match.start() for match in starts[1:]] + [len(text)] * bool(starts)
     terms = [(match[1], text[match.end() : end].strip()) for match, end in zip(starts, ends, strict=True)]
     if not starts or starts[0].start() or not all(value for _, value in terms):
         raise UsageError(
