@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from eval.inference.encode import (
 )
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
+from eval.inference.share import push_model, save_model
 from eval.inference.video import localize_video, stream_localizations
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
@@ -57,6 +58,7 @@ class Localizer:
     def __init__(self, pretrained: Pretrained, dtype: torch.dtype | None = None) -> None:
         if dtype not in (None, *DTYPES):
             raise UsageError(f"dtype={dtype}: allowed is {', '.join(map(str, DTYPES))}")
+        self._loaded = pretrained
         self.model, self.config, self.folder = pretrained
         self.dtype = dtype or torch.float32
 
@@ -71,7 +73,7 @@ class Localizer:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-    ) -> Self:
+    ) -> "Localizer":
         """Load a model by name or path; the arguments are those of `denseav.load`."""
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         return cls(load_pretrained(name_or_path, device, hub), dtype)
@@ -126,20 +128,26 @@ class Localizer:
         path = _video_path(video)
         return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def _localize_image(self, image: ImageInput, sound: SoundInput, upsampler: str) -> Localization:
         pixels, (waveform, rate_hz) = read_image(image), read_sound(sound)
         features, audio = self._encode_image(pixels), self._encode_sound(waveform, rate_hz)
         maps, by_head = whole_sound_maps(self.model, features, audio)
         moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
         score = float(score_pairs(self.model, features, audio))
-        write = partial(_write_video, self.model, image, sound, upsampler)
-        upsample = UPSAMPLERS[upsampler]()
         return Localization(
-            pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
+            pixels[None],
+            np.zeros(1),
+            moments.middles_s,
+            score,
+            maps,
+            by_head,
+            moments,
+            UPSAMPLERS[upsampler](),
+            partial(_render, self.model, pixels, (waveform, rate_hz), upsampler),
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def score(
         self, images: ImageInput | Sequence[ImageInput], sounds: SoundInput | Sequence[SoundInput]
     ) -> Float[Tensor, "A V"]:
@@ -161,7 +169,7 @@ class Localizer:
                 scores[row, column] = score_pairs(self.model, features, audio)
         return scores
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_image(self, images: ImageInput | Sequence[ImageInput]) -> Float[Tensor, "V D"]:
         """One vector of length 1 for each image, to search with: the mean over cells, each head normalized.
 
@@ -175,7 +183,7 @@ class Localizer:
         vectors = [image.cls if self._compares_cls else mean_pool_image(image) for image in features]
         return self._unit_rows(vectors)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def embed_audio(self, sounds: SoundInput | Sequence[SoundInput]) -> Float[Tensor, "A D"]:
         """One vector of length 1 for each sound, to search with: the mean over its audio steps, as in `embed_image`.
 
@@ -188,6 +196,45 @@ class Localizer:
             windows = audio.cls if self._compares_cls else mean_pool_audio(audio)
             vectors.append(torch.einsum("w,wkc->kc", window_weights(audio).to(windows), windows)[None])
         return self._unit_rows(vectors)
+
+    def save_pretrained(self, folder: str | Path, name: str = "", license: str = "mit") -> Path:
+        """Write a folder that `denseav.load` reads: config.json, model.safetensors, README.md (the model card).
+
+        A metrics.json of these weights is copied; the table of the card comes from it.
+
+        Args:
+            folder: created if it does not exist.
+            name: what `denseav.load` gets in the example of the card; empty: the folder.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        save_model(self._loaded, Path(folder), name or str(folder), license)
+        return Path(folder)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        license: str = "mit",
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: `user/name`; created if it does not exist.
+            private: of a repository that is created.
+            token: None: that of `hf auth login`.
+            revision: branch; None: main.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            ValueError: the upload failed.
+        """
+        return push_model(self._loaded, repo_id, private, token, revision, license)
 
     @property
     def _compares_cls(self) -> bool:
@@ -225,7 +272,16 @@ def _video_path(video: object) -> Path:
     return Path(video)
 
 
-def _write_video(model: DenseAV, image: ImageInput, sound: SoundInput, upsampler: str, out: Path, view: str) -> None:
+def _render(
+    model: DenseAV,
+    image: UInt8[Tensor, "3 H_px W_px"],
+    sound: tuple[np.ndarray, int],
+    upsampler: str,
+    out: Path,
+    view: Any,
+    head: int | None,
+) -> None:
     from eval.render.render import render_image
 
-    render_image(model, image, sound, out, view=view, upsampler=upsampler)
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    render_image(model, pixels, sound, out, view=view, head=head, upsampler=upsampler)

@@ -7,7 +7,7 @@ for long is repeated, so that its heatmap follows the audio.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ MIN_FPS = 10.0  # moments per second of a frame that stays on screen
 MAX_ASPECT = 4.0  # of an image at the resolution of training; longer ones are encoded at a lower resolution
 
 
+@runtime_checkable
 class Video(Protocol):
     """What stream_maps reads: a VideoReader, or an image with audio in its place."""
 
