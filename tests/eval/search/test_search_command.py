@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -43,7 +44,7 @@ def _one_line(capsys, *words):
 def test_an_index_has_every_readable_clip_once_and_a_second_build_adds_none(world, copied, capsys):
     sources = LanceStore.open(str(copied)).describe().sources
     assert len([id for id in sources if id.startswith("shards/clip")]) == 11
-    assert sorted(sources.values())[:3] == ["files"] * 3 or sources
+    assert list(sources.values()).count("files") == 4  # two windows of the video, the sound, the picture
     for data in ("shards", "files"):
         capsys.readouterr()
         assert command(f"index={copied}", f"checkpoint={world / 'model'}", f"build={world / data}") == 0
@@ -63,7 +64,7 @@ def test_what_cannot_be_read_is_counted_and_named(world, tmp_path, capsys):
 def test_a_sound_finds_pictures_and_a_picture_finds_sounds(world, capsys):
     index = f"index={world / 'index'}"
     pictures = results(capsys, index, f"query={world / 'query.wav'}", "top_k=100")
-    assert len(pictures) == 14 - 0 - 1  # the sound among the files has no picture
+    assert len(pictures) == 14  # the sound among the files has no picture
     assert {tuple(row["found_by"]) for row in pictures} == {("image",)}
     assert [row["score"] for row in pictures] == sorted((row["score"] for row in pictures), reverse=True)
     sounds = results(capsys, index, f"query={world / 'files/sky/picture.png'}", "top_k=100")
@@ -100,8 +101,6 @@ def test_scores_with_and_without_the_second_stage_agree_on_the_best(world, capsy
 
 
 def test_the_dense_score_is_that_of_the_model_within_the_stored_precision(world):
-    from pathlib import Path
-
     from eval.search.searcher import Searcher
     from pipelines.stream.batch import collate
     from pipelines.stream.index import DatasetIndex
@@ -217,7 +216,7 @@ def test_the_page_holds_frames_heatmaps_and_players_and_escapes_names(world, tmp
     text = page.read_text()
     assert text.count("data:image/jpeg") == 2 and text.count("data:audio/mpeg") == 2
     assert "<b>odd" not in text and "&lt;b&gt;odd &amp;" in text
-    assert "http" not in text.replace("http-equiv", "")
+    assert "://" not in text
     (folder / "a.mp4").unlink()
     assert command(index, f"query={world / 'query.wav'}", f"html={page}") == 0
     assert "Its media cannot be read" in page.read_text()
