@@ -1,11 +1,11 @@
 """First-stage vectors: one for each picture and sound, whose inner product ranks nearly as the dense score does.
 
 The score of a picture for a sound is the mean over audio steps of a maximum over cells, which means of features cannot
-rank: of the dense top 10 of 1,485 toy clips, their first 200 hold 51 to 62 %. So audio steps are quantized to WORDS directions
-(spherical k-means over steps of the indexed sounds). A picture's vector holds its exact score for each word, as a sound
-of one step; a sound's vector holds how much of it each word is: the mean over steps of the step's length along its
-nearest word. Their inner product is the dense score of the quantized sound: its first 50 hold 99 to 100 % of that top
-10 (tests/bench/bench_search.py toy).
+rank: of the dense top 10 of 1,485 toy clips, their first 200 hold 51 to 62 %. So audio steps are quantized to WORDS
+directions (spherical k-means over steps of the indexed sounds). A picture's vector holds its exact score for each word,
+as a sound of one step; a sound's vector holds how much of it each word is: the mean over steps of the step's length
+along its nearest word. Their inner product is the dense score of the quantized sound: its first 50 hold 99 to 100 % of
+that top 10 (tests/bench/bench_search.py toy).
 
 Models that compare global vectors (mean_pool, cls_token, simpool) use those, all heads in one vector. Limits: sounds
 unlike those of the codebook are found badly (see `coverage`, and build.py, which fits it anew then); class tokens that
