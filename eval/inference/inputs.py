@@ -11,9 +11,8 @@ and video files, at most an hour (pipelines.build.decode.audio_file).
 """
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,7 +28,6 @@ from pipelines.rgb_image import upright_rgb
 
 ImageInput = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 SoundInput = str | os.PathLike[str] | tuple[np.ndarray | Tensor, int]
-T = TypeVar("T")
 
 IMAGE_FORMS = "a path, a PIL image, uint8 [H_px, W_px, 3] or float [3, H_px, W_px] in 0 to 1"
 SOUND_FORMS = (
@@ -73,18 +71,18 @@ def read_sound(sound: object) -> tuple[Float[np.ndarray, "S"], int]:
             raise UsageError(f"sound={sound}: no usable audio ({getattr(error, 'detail', error)})") from None
     if isinstance(sound, np.ndarray | Tensor):
         raise UsageError(f"sound={_describe(sound)} has no sample rate: give (array, sample rate in Hz)")
-    is_pair = isinstance(sound, tuple) and len(sound) == 2 and isinstance(sound[0], np.ndarray | Tensor)
-    if not is_pair or isinstance(sound[1], bool) or not isinstance(sound[1], int | np.integer):
+    array, rate_hz = sound if isinstance(sound, tuple) and len(sound) == 2 else (None, None)
+    is_rate = isinstance(rate_hz, int | np.integer) and not isinstance(rate_hz, bool)
+    if not isinstance(array, np.ndarray | Tensor) or rate_hz is None or not is_rate:
         raise UsageError(f"sound={_describe(sound)}: allowed is {SOUND_FORMS}")
-    array, rate_hz = sound
     if not RATES_HZ[0] <= rate_hz <= RATES_HZ[1]:
         raise UsageError(f"sound: a sample rate of {rate_hz} Hz; allowed is {RATES_HZ[0]} to {RATES_HZ[1]} Hz")
     return _samples_of_array(array), int(rate_hz)
 
 
-def as_list(values: T | Sequence[T]) -> list[T]:
+def as_list(values: Any) -> list[Any]:
     """A list of inputs; one input (a tuple is one sound) becomes a list of one."""
-    return list(values) if isinstance(values, list) else [values]  # type: ignore[list-item]
+    return list(values) if isinstance(values, list) else [values]
 
 
 def _read_image_file(path: Path) -> Tensor:

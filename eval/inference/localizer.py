@@ -185,7 +185,9 @@ class Localizer:
             images: one image or a list of V.
         """
         features = (self._encode_image(read_image(image)) for image in as_list(images))
-        vectors = [image.cls if self._compares_cls else mean_pool_image(image) for image in features]
+        vectors = [
+            image.cls if self._compares_cls and image.cls is not None else mean_pool_image(image) for image in features
+        ]
         return self._unit_rows(vectors)
 
     @torch.no_grad()

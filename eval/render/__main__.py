@@ -11,6 +11,7 @@ import json
 import math
 import sys
 from pathlib import Path
+from typing import Any
 
 from configs.cli import run
 from configs.errors import UsageError
@@ -25,7 +26,12 @@ def main(config: RenderConfig) -> None:
 
     captions = _read_words(Path(config.words)) if config.words else ()
     model = from_pretrained(config.checkpoint)
-    options = {"view": config.view, "head": config.head, "upsampler": config.upsampler, "captions": captions}
+    options: dict[str, Any] = {
+        "view": config.view,
+        "head": config.head,
+        "upsampler": config.upsampler,
+        "captions": captions,
+    }
     if config.video:
         done = render_video(model, config.video, config.out, max_fps=config.max_fps, **options)
     else:
@@ -58,7 +64,7 @@ def _check_settings(config: RenderConfig) -> None:
             raise UsageError(f"out={config.out} is the input {key}=, which would be overwritten; give another name")
 
 
-def _read_words(path: Path) -> tuple:  # type: ignore[type-arg]
+def _read_words(path: Path) -> tuple[Any, ...]:
     """The words of a JSON list, or of the KEY.json of a clip, as captions."""
     from eval.render.decorations import Caption
 

@@ -42,7 +42,7 @@ class Request(NamedTuple):
     max_fps: int | float
 
 
-def progress_bar(description: str, duration_s: float) -> tqdm:  # type: ignore[type-arg]
+def progress_bar(description: str, duration_s: float) -> tqdm:
     """A progress bar in seconds of a video."""
     bar_format = "{desc} {percentage:3.0f}%|{bar}| {n:.0f} of {total:.0f} s [{elapsed}<{remaining}]"
     return tqdm(total=duration_s, desc=description, bar_format=bar_format, dynamic_ncols=True, leave=False)
@@ -137,7 +137,7 @@ def _channels(maps: Float[np.ndarray, "N *K H W"], request: Request) -> Float[np
     """The channels that a view shows: one of all heads together, one of one head, or one of each head."""
     if request.view == "heads":
         return maps
-    return maps[:, None] if request.view != "head" else maps[:, request.head : request.head + 1]  # type: ignore[operator]
+    return maps[:, [request.head or 0]] if request.view == "head" else maps[:, None]
 
 
 def _drawing(request: Request, scales: list[Scale], strip: AudioStrip | None, peaks: np.ndarray) -> Drawing:

@@ -206,7 +206,7 @@ def _fit(clips: Sequence[StoredClip], layout: Layout) -> Codebook:
     return codebook
 
 
-def _decoded(clips: Clips, known: set[str], bar: tqdm) -> Iterator[DecodedClip]:  # type: ignore[type-arg]
+def _decoded(clips: Clips, known: set[str], bar: tqdm) -> Iterator[DecodedClip]:
     """The clips that are to be added; the bar counts the others too."""
     for clip in clips.read(known):
         if clip is None:

@@ -185,7 +185,7 @@ class FileClips:
         folder = name.rpartition("/")[0].rpartition("/")[2]
         labels = metadata.labels or ((folder,) if folder else ())
         for window in read_windows(path, self.inputs):
-            window_id = id if window.count == 1 else f"{id}@{window.number + 1}of{window.count}"
+            window_id = id if window.num_windows == 1 else f"{id}@{window.number + 1}of{window.num_windows}"
             if window_id in known or (window.frame is None and window.waveform is None):
                 continue
             pixels = None

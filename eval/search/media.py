@@ -28,7 +28,7 @@ class Window(NamedTuple):
     """A part of a file.
 
     Attributes:
-        number, count: of this window, from 0, and of all windows of the file.
+        number, num_windows: of this window, from 0, and of all windows of the file.
         start_s, end_s: in the file; 0 and 0 for a picture.
         frame_s: time of the frame.
         frame: uint8 RGB; None for a sound.
@@ -36,7 +36,7 @@ class Window(NamedTuple):
     """
 
     number: int
-    count: int
+    num_windows: int
     start_s: float
     end_s: float
     frame_s: float
