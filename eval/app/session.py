@@ -1,0 +1,59 @@
+"""What the events of the page share: running a job for a session, and ending the session."""
+
+import hashlib
+import html
+from typing import Any
+
+import gradio
+
+from eval.app.jobs import Job
+from eval.app.pool import JobFailed, WorkerPool
+from eval.app.temp_folder import TempFolder
+
+
+class Sessions:
+    """Runs the jobs of the page's visitors.
+
+    Args:
+        pool: computes the jobs.
+        folder: holds uploads and results.
+    """
+
+    def __init__(self, pool: WorkerPool, folder: TempFolder) -> None:
+        self.pool, self.folder = pool, folder
+
+    def note_upload(self, path: str | None, request: gradio.Request) -> None:
+        """Note an upload as a file of the session, so that it is deleted with it."""
+        if path:
+            self.folder.add_upload(_session(request), path)
+
+    async def run(self, request: gradio.Request, progress: gradio.Progress, job: Job) -> dict[str, Any]:
+        """Run a job; file names in its result are complete paths.
+
+        Raises:
+            gradio.Error: with the message for the user.
+        """
+        session = _session(request)
+        try:
+            out = self.folder.new_folder(session)
+            result = await self.pool.run(job, out, session, lambda share: progress(share, desc="Computing"))
+        except JobFailed as error:
+            raise user_error(str(error)) from None
+        except OSError as error:
+            raise user_error(f"The server cannot store the result: {error.strerror}.") from None
+        return {"folder": str(out), **result}
+
+    def end(self, request: gradio.Request) -> None:
+        """Cancel the jobs of a session and delete its files: the page was closed."""
+        self.pool.cancel_session(_session(request))
+        self.folder.close_session(_session(request))
+
+
+def user_error(message: str) -> gradio.Error:
+    """An error that the page shows; the message is not HTML."""
+    return gradio.Error(html.escape(message), title="This did not work", print_exception=False)
+
+
+def _session(request: gradio.Request) -> str:
+    """A file name for the session; the client chooses the original."""
+    return hashlib.sha256(str(request.session_hash).encode()).hexdigest()[:32]
