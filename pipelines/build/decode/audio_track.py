@@ -11,11 +11,11 @@ from pipelines.build.decode.container import Segment
 from pipelines.manifest import RejectedClip
 
 # Timestamps of consecutive audio frames may be off by rounding (1 ms in Matroska); a larger step is a gap.
-_MAX_JITTER_S = 0.02
+MAX_JITTER_S = 0.02
 _DTYPES = {"u8": np.uint8, "s16": np.int16, "s32": np.int32, "s64": np.int64, "flt": np.float32, "dbl": np.float64}
 MAX_AMPLITUDE = 10.0  # lossy codecs and float recordings exceed 1 a little; integers as floats are not a waveform
-_MAX_CHANNELS = 16
-_AS_LOUD = 10**0.1  # 1 dB
+MAX_CHANNELS = 16
+AS_LOUD = 10**0.1  # 1 dB
 _FULL_SCALE = {"u8": 128.0, "s16": 2.0**15, "s32": 2.0**31, "s64": 2.0**63, "flt": 1.0, "dbl": 1.0}
 
 
@@ -37,7 +37,7 @@ class AudioTrack:
         time_s = None if frame.pts is None else self._segment.clip_time_s(frame.pts, self._unit_s)
         if not self._rate_hz:
             self._rate_hz = frame.sample_rate
-            channels = min(frame.layout.nb_channels, _MAX_CHANNELS) if self._channel == "loudest" else 1
+            channels = min(frame.layout.nb_channels, MAX_CHANNELS) if self._channel == "loudest" else 1
             samples = round(self._segment.duration_s * self._rate_hz)
             self._tracks = np.zeros((channels, samples), dtype=np.float32)
             self._end = round((time_s or 0.0) * self._rate_hz)
@@ -45,12 +45,12 @@ class AudioTrack:
             raise RejectedClip(
                 "unreadable", f"the sample rate changes from {self._rate_hz} Hz to {frame.sample_rate} Hz"
             )
-        if time_s is not None and abs(time_s * self._rate_hz - self._end) > _MAX_JITTER_S * self._rate_hz:
+        if time_s is not None and abs(time_s * self._rate_hz - self._end) > MAX_JITTER_S * self._rate_hz:
             self._end = round(time_s * self._rate_hz)
         begin, self._end = self._end, self._end + frame.samples
         channels, samples = self._tracks.shape
         if self._end > 0 and begin < samples:
-            found = _channels(frame, 1 if self._channel in ("first", "auto") else _MAX_CHANNELS)
+            found = channel_samples(frame, 1 if self._channel in ("first", "auto") else MAX_CHANNELS)
             if self._channel == "mix":
                 found = found.mean(axis=0, keepdims=True)
             # A stream may change its number of channels; the last one then stands for those that are missing.
@@ -99,7 +99,7 @@ class AudioTrack:
         if len(self._tracks) == 1:
             return self._tracks[0]
         energies = np.array([np.square(track, dtype=np.float64).sum() for track in self._tracks])
-        return self._tracks[int(np.argmax(energies * _AS_LOUD >= energies.max()))]
+        return self._tracks[int(np.argmax(energies * AS_LOUD >= energies.max()))]
 
 
 def check_amplitude(samples: np.ndarray) -> np.ndarray:
@@ -117,7 +117,7 @@ def check_amplitude(samples: np.ndarray) -> np.ndarray:
     return samples
 
 
-def _channels(frame: AudioFrame, count: int) -> np.ndarray:
+def channel_samples(frame: AudioFrame, count: int) -> np.ndarray:
     """The first `count` channels, or all if there are fewer, float32 [channels, S], -1 to 1."""
     kind, channels = frame.format.name.removesuffix("p"), frame.layout.nb_channels
     packed = 1 if frame.format.is_planar else channels

@@ -125,7 +125,7 @@ def _scan_from_here(
     packets = bad = 0
     last_s, content_end_s, file_end_s, is_video_done = 0.0, -math.inf, math.inf, video is None
     clocks_s, jumped = dict.fromkeys(units_s, -math.inf), set[int]()
-    for packet in _packets(container, streams):
+    for packet in demux_first_recording(container, streams):
         index = packet.stream.index  # `packet.stream_index` is 0 in the packets that end each stream
         unit_s = units_s[index]
         duration_s = (packet.duration or 0) * unit_s
@@ -163,7 +163,9 @@ def _scan_from_here(
     return Scan(audio, frames, file_end_s, content_end_s, bool(jumped))
 
 
-def _packets(container: InputContainer, streams: list[av.AudioStream | av.VideoStream]) -> Iterator[av.Packet]:
+def demux_first_recording(
+    container: InputContainer, streams: list[av.AudioStream | av.VideoStream]
+) -> Iterator[av.Packet]:
     """The packets of the first recording of a file; FFmpeg does not read a second one in Ogg."""
     with contextlib.suppress(av.error.PatchWelcomeError):
         yield from container.demux(streams)
