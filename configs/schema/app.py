@@ -20,5 +20,6 @@ class AppConfig:
     memory_gb: float = field(6.0, "maximum memory of a job, in addition to the models; not limited with CUDA", min=0.1)
     temp: str = field("", "folder for the temporary folder, deleted at exit; empty: that of the system")
     temp_gb: float = field(10.0, "maximum size of the temporary folder; uploads beyond it are refused", "GB", min=0.01)
-    keep_minutes: float = field(60.0, "uploads and results are deleted after this time, or when the page is closed",
-                                "min", min=0.05, max=100000)
+    keep_minutes: float = field(
+        60.0, "uploads and results are deleted after this time, or when the page is closed", "min", min=0.05, max=100000
+    )

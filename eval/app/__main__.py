@@ -1,8 +1,8 @@
 """A page in the browser that shows where a sound comes from: `python -m eval.app checkpoint=runs/demo`
 
-Drop a video, or a picture and a sound; search an index of clips (index=DIR, python -m eval.search); look at the features
-of an image. The page is served to this machine only unless host= is set, and has no password. Uploads are decoded in
-processes with limits and are deleted when the page is closed.
+Drop a video, or a picture and a sound; search an index of clips (index=DIR, of python -m eval.search); look at the
+features of an image. The page is served to this machine only unless host= is set, and has no password. Uploads are
+decoded in processes with limits, and deleted when the page is closed.
 """
 
 import sys

@@ -1,18 +1,13 @@
 """The tab that shows the features of any image as colors."""
 
-from pathlib import Path
-
 import gradio
 
 from configs.schema import AppConfig
-from eval.app.jobs import Features
+from eval.app.jobs import FEATURES, Features
 from eval.app.session import Sessions, user_error
-from eval.app.uploads import StoredImage
+from eval.app.uploads import stored
 
-SPACES = [("Shared space of image and audio", "shared"), ("Image encoder", "encoder")]
-EXPLANATION = (
-    "The three principal components of the features, as red, green and blue: patches of one color have similar features."
-)
+EXPLANATION = "The three principal components of the features as red, green and blue: similar patches have one color."
 
 
 def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdown) -> None:
@@ -25,21 +20,38 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
     """
     with gradio.Row(equal_height=False):
         with gradio.Column(min_width=300):
-            image = StoredImage(label="Picture", type="filepath", height=360, elem_id="features-image", buttons=[])
-            space = gradio.Dropdown(SPACES, value=SPACES[0][1], label="Features", elem_id="space")
+            image = stored(
+                gradio.Image(label="Picture", type="filepath", height=360, elem_id="features-image", buttons=[])
+            )
             run = gradio.Button("Show features", variant="primary", elem_id="run-features")
         with gradio.Column(min_width=300):
-            result = gradio.Image(label="Features", type="filepath", height=360, interactive=False,
-                                  elem_id="features-result", buttons=["download", "fullscreen"])
-            gradio.Markdown(EXPLANATION)
+            result = gradio.Image(
+                label="Features",
+                type="filepath",
+                height=360,
+                interactive=False,
+                elem_id="features-result",
+                buttons=["download", "fullscreen"],
+            )
+            gradio.Markdown(EXPLANATION, elem_classes="note")
 
-    async def show(image: str | None, space: str, model: int, request: gradio.Request,
-                   progress: gradio.Progress = gradio.Progress()) -> str:  # noqa: B008
+    async def show(
+        image: str | None,
+        model: int,
+        request: gradio.Request,
+        progress: gradio.Progress = gradio.Progress(),  # noqa: B008
+    ) -> str:
         if not image:
             raise user_error("Drop a picture first.")
-        found = await sessions.run(request, progress, Features(model, image, space))
-        return str(Path(found["folder"]) / found["image"])
+        folder, _ = await sessions.run(request, progress, Features(model, image))
+        return str(folder / FEATURES)
 
-    run.click(show, [image, space, model], [result], concurrency_id="jobs", concurrency_limit=config.jobs,
-              api_visibility="private")
-    image.change(sessions.note_upload, [image], None, queue=False, api_visibility="private", show_progress="hidden")
+    run.click(
+        show,
+        [image, model],
+        [result],
+        concurrency_id="jobs",
+        concurrency_limit=config.jobs,
+        api_visibility="private",
+    )
+    sessions.note_uploads_of(image)

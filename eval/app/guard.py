@@ -1,4 +1,4 @@
-"""HTTP rules around the page: only its own routes and files, no requests of other sites, limited bodies, strict headers."""
+"""HTTP rules around the page: only its own routes and files, no requests of other sites, limited bodies."""
 
 import re
 from collections.abc import Awaitable, Callable, MutableMapping
@@ -12,7 +12,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Application = Callable[[Message, Receive, Send], Awaitable[None]]
 
-# What the page needs of Gradio. Left out: fetching of addresses (proxy), API documentation, monitoring, editing, streams.
+# What the page needs of Gradio; not: fetching of addresses (proxy), API documentation, monitoring, editing, streams.
 _GET = re.compile(
     r"/|/(config|favicon\.ico|theme\.css|manifest\.json|robots\.txt|health)/?|/(assets|static|svelte)/.*|"
     r"/gradio_api/(startup-events|app_id|queue/data|upload_progress|theme\.css|heartbeat/[^/]*|file=.*)/?"
@@ -66,7 +66,11 @@ class Guard:
         """Status and message for a request that must not reach the page."""
         path, host = scope["path"], headers.get("host", "")
         routes = {"GET": _GET, "HEAD": _GET, "POST": _POST}.get(scope["method"])
-        if routes is None or not routes.fullmatch(path) or re.match(r"[a-z]+:", unquote(path.partition("file=")[2]), re.I):
+        if (
+            routes is None
+            or not routes.fullmatch(path)
+            or re.match(r"[a-z]+:", unquote(path.partition("file=")[2]), re.I)
+        ):
             return 404, "not found"
         if self.only_loopback and not _LOOPBACK.fullmatch(host):
             return 403, f"this server is only for this machine, not for {host}"

@@ -3,7 +3,7 @@
 The server imports this file too, so everything heavy is imported where it is used.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,10 +11,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from configs.errors import UsageError
 
 if TYPE_CHECKING:
+    from eval.inference.stream_maps import Video
+    from eval.inference.video_reader import VideoReader
     from model.denseav import DenseAV
 
 PROGRESS = "progress"
-VIDEO = "localized.mp4"
+VIDEO, FEATURES = "localized.mp4", "features.png"
+TIMELINE_FPS = 5.0
+_FEATURES_PX = 768  # long side of the picture of features
 
 
 @dataclass(frozen=True)
@@ -37,20 +41,34 @@ class Limits:
     jobs: int
     output_gb: float = 1.0
 
+    @property
+    def max_pixels(self) -> int:
+        """Maximum size of a picture or video frame in pixels."""
+        return int(self.max_megapixels * 1e6)
+
 
 @dataclass(frozen=True)
 class LocalizeVideo:
-    """Render a video with a view of the model's similarity."""
+    """Renders a view of a video with sound, and measures the similarity over time."""
 
     model: int
     video: str
     view: str
     head: int | None = None
 
+    def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
+        """Write VIDEO; returns the arguments of timeline_html, and a note."""
+        from eval.render.render import render_video
+
+        with _open_media(self.video, limits) as video:
+            note = render_video(model, video, folder / VIDEO, self.view, self.head).note
+            has_both = video.has_video and video.has_audio
+            return {"note": note, **(similarity_over_time(model, video) if has_both else {})}
+
 
 @dataclass(frozen=True)
 class LocalizeImage:
-    """Render a picture and a sound as a video."""
+    """Renders a view of a picture with a sound as a video, and measures the similarity over time."""
 
     model: int
     image: str
@@ -58,14 +76,42 @@ class LocalizeImage:
     view: str
     head: int | None = None
 
+    def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
+        """Write VIDEO; returns the arguments of timeline_html, and a note."""
+        from eval.render.render import render_image
+        from eval.render.still import StillVideo, read_image
+
+        picture = read_image(self.image, limits.max_pixels)
+        with _open_media(self.sound, limits) as sound:
+            if not sound.has_audio:
+                raise UsageError(f"{sound.path} has no sound")
+            note = render_image(model, picture, sound, folder / VIDEO, self.view, self.head).note
+            return {"note": note, **similarity_over_time(model, StillVideo(picture, sound))}
+
 
 @dataclass(frozen=True)
 class Features:
-    """Draw the features of an image."""
+    """Draws the image features of a picture: their first three principal components as red, green and blue."""
 
     model: int
     image: str
-    space: str
+
+    def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
+        """Write FEATURES."""
+        import numpy as np
+        from PIL import Image
+
+        from eval.inference.stream_maps import encode_frames
+        from eval.render.pca import fit_pca
+        from eval.render.still import read_image
+
+        picture = read_image(self.image, limits.max_pixels)
+        colors = fit_pca(model, _Still(picture)).colors(encode_frames(model, [picture]).dense.flatten(1, 2))[0]
+        cells = Image.fromarray((np.clip(colors, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
+        scale = _FEATURES_PX / max(picture.shape[:2])
+        size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
+        cells.resize(size, Image.Resampling.BICUBIC).save(folder / FEATURES)
+        return {"cells": list(cells.size)}
 
 
 Job = LocalizeVideo | LocalizeImage | Features
@@ -87,6 +133,7 @@ def load_models(checkpoints: Sequence[str]) -> list[LoadedModel]:
     import torch
 
     torch.set_num_threads(1)  # no thread pool before the fork
+    import eval.render.render  # noqa: F401
     from model.hub import from_pretrained
 
     models = []
@@ -102,13 +149,50 @@ def run_job(models: Sequence[LoadedModel], job: Job, folder: Path, limits: Limit
     Raises:
         UsageError: the upload cannot be used; the message is for the user.
     """
-    model = models[job.model].model
-    handlers: dict[type, Callable[..., dict[str, Any]]] = {LocalizeVideo: _localize_video}
-    return handlers[type(job)](model, job, folder, limits)
+    import torch
+
+    try:
+        with torch.inference_mode():
+            return job.run(models[job.model].model, folder, limits)
+    except UsageError as error:
+        message = str(error)
+        for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound"))):
+            message = message.replace(path, Path(path).name)  # not where uploads are stored
+        raise UsageError(message) from None
 
 
-def _localize_video(model: "DenseAV", job: LocalizeVideo, folder: Path, limits: Limits) -> dict[str, Any]:
-    from eval.heatmap_video import render_heatmap_video
+def similarity_over_time(model: "DenseAV", video: "Video") -> dict[str, Any]:
+    """The largest value of each head's heatmap, about TIMELINE_FPS times per second, and the heads' colors."""
+    from eval.inference.stream_maps import stream_maps
+    from eval.render.views import HEAD_RGB
 
-    render_heatmap_video(model, Path(job.video), folder / VIDEO)
-    return {"video": VIDEO, "times_s": [0.0, 1.0, 2.0], "similarity": [[0.1, 0.4, 0.2], [0.3, 0.1, 0.3]]}
+    maps = [(moment.time_s, moment.by_head.max(axis=(1, 2))) for moment in stream_maps(model, video, TIMELINE_FPS)]
+    heads = range(min(model.num_heads, len(HEAD_RGB)))
+    return {
+        "times_s": [time_s for time_s, _ in maps],
+        "similarity": [[float(values[head]) for _, values in maps] for head in heads],
+        "colors": [HEAD_RGB[head] for head in heads],
+    }
+
+
+def _open_media(path: str, limits: Limits) -> "VideoReader":
+    from eval.inference.video_reader import VideoReader
+
+    return VideoReader(path, max_pixels=limits.max_pixels, max_duration_s=limits.max_duration_s)
+
+
+class _Still:
+    """A picture as a video of one frame without audio (see eval.inference.stream_maps.Video)."""
+
+    duration_s, has_audio = 0.0, False
+
+    def __init__(self, picture: Any) -> None:
+        self._picture = picture
+
+    def frames(self, max_fps: float | None = None) -> Iterator[tuple[float, Any]]:  # noqa: ARG002
+        """The picture."""
+        yield 0.0, self._picture
+
+    def audio_blocks(self, rate_hz: int, samples: int) -> Iterator[Any]:  # noqa: ARG002
+        """Nothing."""
+        return iter(())

@@ -1,4 +1,4 @@
-"""The server's side of the worker (worker.py): submits jobs, awaits their results, cancels them, restarts the worker."""
+"""The server's side of the worker (worker.py): submits and cancels jobs, restarts the worker."""
 
 import asyncio
 import contextlib
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from configs.errors import CommandFailed, UsageError
 from eval.app.jobs import PROGRESS, Job, Limits
-from eval.app.worker import OUT_OF_MEMORY, RESULT, Cancel, Finished, Started, Submit, serve
+from eval.app.worker import DISK_FULL, EXIT_DISK_FULL, OUT_OF_MEMORY, RESULT, Cancel, Finished, Started, Submit, serve
 
 _POLL_S = 0.2
 _RESTARTED = "The model had to be loaded again. Try once more in a few seconds."
@@ -54,7 +54,7 @@ class WorkerPool:
         ours, theirs = multiprocessing.Pipe()
         # A fresh interpreter: the server has threads, which do not survive a fork.
         process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(theirs, self.checkpoints, self.limits), name="denseav-worker"
+            target=serve, args=(theirs, self.checkpoints), name="denseav-worker"
         )
         process.start()
         theirs.close()
@@ -101,7 +101,7 @@ class WorkerPool:
             if not self._loaded.is_set():
                 raise JobFailed(_RESTARTED)
             self._pending[number] = _Pending(future, session)
-            self._connection.send(Submit(number, job, folder))
+            self._connection.send(Submit(number, job, folder, self.limits))
         waiting = asyncio.wrap_future(future)
         try:
             while not waiting.done():
@@ -140,6 +140,8 @@ class WorkerPool:
             raise JobFailed(result["error"])
         if finished.exit_code == 0 and result:
             return result
+        if finished.exit_code == EXIT_DISK_FULL:
+            raise JobFailed(DISK_FULL)
         if finished.timed_out or finished.exit_code == -signal.SIGXCPU:
             raise JobFailed(f"The job took longer than {self.limits.timeout_s:g} s. Try a shorter or smaller file.")
         if finished.exit_code == -signal.SIGKILL:

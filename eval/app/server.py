@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import socket
 import sys
 import threading
@@ -29,7 +30,8 @@ def serve(config: AppConfig) -> None:
     Raises:
         UsageError: a checkpoint is not a model, or the address cannot be listened on.
     """
-    with _listen(config.host, config.port) as listener, temp_folder(config.temp, config.temp_gb * 1e9) as folder:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted
+    with _listen(config.host, config.port) as listener, temp_folder(config.temp, int(config.temp_gb * 1e9)) as folder:
         _prepare_gradio(folder)
         pool = WorkerPool(config.checkpoint.split(","), _limits(config))
         try:
@@ -52,6 +54,7 @@ def build_app(config: AppConfig, pool: WorkerPool, folder: TempFolder) -> Guard:
 
     from eval.app.page import STYLE, build_page, theme
     from eval.app.session import Sessions
+    from eval.app.timeline import FOLLOW_VIDEO
 
     page = build_page(Sessions(pool, folder), config, find_examples())
     folder.keep_present_files()
@@ -59,7 +62,8 @@ def build_app(config: AppConfig, pool: WorkerPool, folder: TempFolder) -> Guard:
     app = gradio.mount_gradio_app(
         FastAPI(docs_url=None, redoc_url=None, openapi_url=None), page, path="/", server_name=config.host,
         server_port=config.port, footer_links=[], run_history=False, show_error=True, max_file_size=max_bytes,
-        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(), css_paths=[STYLE],
+        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
+        head=FOLLOW_VIDEO, css_paths=[STYLE],
     )  # fmt: skip
     return Guard(app, folder, max_bytes, only_loopback=config.host.startswith(_LOOPBACK))
 
@@ -94,7 +98,9 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
     try:
         listener = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
-        raise UsageError(f"host={host} port={port} cannot be listened on: {error.strerror}; give another port=") from None
+        raise UsageError(
+            f"host={host} port={port} cannot be listened on: {error.strerror}; give another port="
+        ) from None
     with listener:
         if not host.startswith(_LOOPBACK):
             print(f"warning: host={host} serves the page to the network, without a password", file=sys.stderr)
@@ -124,4 +130,5 @@ def _run(app: Any, listener: socket.socket) -> None:
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=2, ws="none",
     )  # fmt: skip
-    uvicorn.Server(settings).run(sockets=[listener])
+    with contextlib.suppress(KeyboardInterrupt):  # raised again after the shutdown
+        uvicorn.Server(settings).run(sockets=[listener])

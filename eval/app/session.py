@@ -2,6 +2,7 @@
 
 import hashlib
 import html
+from pathlib import Path
 from typing import Any
 
 import gradio
@@ -9,6 +10,9 @@ import gradio
 from eval.app.jobs import Job
 from eval.app.pool import JobFailed, WorkerPool
 from eval.app.temp_folder import TempFolder
+from eval.app.worker import DISK_FULL
+
+MIN_FREE_BYTES = 1_000_000
 
 
 class Sessions:
@@ -22,18 +26,24 @@ class Sessions:
     def __init__(self, pool: WorkerPool, folder: TempFolder) -> None:
         self.pool, self.folder = pool, folder
 
-    def note_upload(self, path: str | None, request: gradio.Request) -> None:
-        """Note an upload as a file of the session, so that it is deleted with it."""
-        if path:
-            self.folder.add_upload(_session(request), path)
+    def note_uploads_of(self, component: gradio.components.Component) -> None:
+        """Delete the uploads of an input component with their session."""
 
-    async def run(self, request: gradio.Request, progress: gradio.Progress, job: Job) -> dict[str, Any]:
-        """Run a job; file names in its result are complete paths.
+        def note(path: str | None, request: gradio.Request) -> None:
+            if path:
+                self.folder.add_upload(_session(request), path)
+
+        component.change(note, [component], None, queue=False, api_visibility="private", show_progress="hidden")
+
+    async def run(self, request: gradio.Request, progress: gradio.Progress, job: Job) -> tuple[Path, dict[str, Any]]:
+        """Run a job; returns the folder of its files, and its result.
 
         Raises:
             gradio.Error: with the message for the user.
         """
         session = _session(request)
+        if not self.folder.has_room(MIN_FREE_BYTES):
+            raise user_error(DISK_FULL)
         try:
             out = self.folder.new_folder(session)
             result = await self.pool.run(job, out, session, lambda share: progress(share, desc="Computing"))
@@ -41,7 +51,7 @@ class Sessions:
             raise user_error(str(error)) from None
         except OSError as error:
             raise user_error(f"The server cannot store the result: {error.strerror}.") from None
-        return {"folder": str(out), **result}
+        return out, result
 
     def end(self, request: gradio.Request) -> None:
         """Cancel the jobs of a session and delete its files: the page was closed."""

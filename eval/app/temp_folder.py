@@ -22,7 +22,7 @@ class TempFolder:
         max_bytes: `has_room` is False beyond this size.
     """
 
-    def __init__(self, parent: str, max_bytes: float) -> None:
+    def __init__(self, parent: str, max_bytes: int) -> None:
         parent = parent or tempfile.gettempdir()
         _remove_abandoned(Path(parent))
         self.root = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
@@ -43,7 +43,7 @@ class TempFolder:
 
     def add_upload(self, session: str, path: str | Path) -> None:
         """Delete an uploaded file with the last of the sessions that use it (equal files are stored once)."""
-        path = Path(path)
+        path = Path(path).resolve()
         if path not in self._permanent and path.is_relative_to(self.uploads):
             with self._lock:
                 self._uploads_of.setdefault(session, set()).add(path)
@@ -87,7 +87,7 @@ class TempFolder:
 
 
 @contextlib.contextmanager
-def temp_folder(parent: str, max_bytes: float) -> Iterator[TempFolder]:
+def temp_folder(parent: str, max_bytes: int) -> Iterator[TempFolder]:
     """A TempFolder, deleted at the end. Temporary files of this process and its children are in it meanwhile."""
     folder = TempFolder(parent, max_bytes)
     try:

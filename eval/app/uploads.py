@@ -1,55 +1,46 @@
-"""Components whose uploads the server stores but never reads: only jobs decode them, in processes with limits."""
+"""Components whose uploads the server stores but never reads: only jobs decode them, in processes with limits.
 
+The methods are replaced on the objects: of a subclass, Gradio writes a stub file beside its source, in our package.
+"""
+
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import gradio
-from gradio.blocks import Block
 from gradio.components import Component
 from gradio.data_classes import FileData
 
+C = TypeVar("C", bound=Component)
 
-def _path_of_upload(_component: Component, payload: Any) -> str | None:
-    """In place of `preprocess`, which opens pictures: the path of the upload, or None."""
+
+def stored(component: C) -> C:
+    """An input component (Video, Audio, Image) that passes on the path of an upload.
+
+    Without this, the server opens pictures, and downloads the file if a client sends an address in place of an upload.
+    """
+    component.preprocess = _path_of_upload  # type: ignore[method-assign]
+    component.async_move_resource_to_block_cache = partial(  # type: ignore[method-assign]
+        _refuse_addresses, component.async_move_resource_to_block_cache
+    )
+    return component
+
+
+def result_video(component: gradio.Video) -> gradio.Video:
+    """An output component for videos that jobs wrote for browsers: the server does not decode them to check that."""
+    component.postprocess = _file_data  # type: ignore[method-assign]
+    return component
+
+
+def _path_of_upload(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
-async def _refuse_addresses(component: Block, url_or_file_path: str | Path | None) -> str | None:
-    """In place of Gradio's method, which downloads the file of an address: the path of a file that was uploaded."""
+async def _refuse_addresses(move: Any, url_or_file_path: str | Path | None) -> str | None:
     if "://" in str(url_or_file_path):
         raise gradio.Error("Addresses are refused: upload the file.", print_exception=False)
-    return await Block.async_move_resource_to_block_cache(component, url_or_file_path)
+    return await move(url_or_file_path)
 
 
-class StoredVideo(gradio.Video):
-    """An uploaded or recorded video."""
-
-    is_template = True  # the browser shows it as its base class
-    preprocess = _path_of_upload
-    async_move_resource_to_block_cache = _refuse_addresses
-
-
-class StoredImage(gradio.Image):
-    """An uploaded picture."""
-
-    is_template = True
-    preprocess = _path_of_upload
-    async_move_resource_to_block_cache = _refuse_addresses
-
-
-class StoredAudio(gradio.Audio):
-    """An uploaded or recorded sound."""
-
-    is_template = True
-    preprocess = _path_of_upload
-    async_move_resource_to_block_cache = _refuse_addresses
-
-
-class ResultVideo(gradio.Video):
-    """A video that a job has written for browsers: the server does not decode it to find that out."""
-
-    is_template = True
-
-    def postprocess(self, value: str | None) -> FileData | None:  # type: ignore[override]
-        """The file as it is."""
-        return None if value is None else FileData(path=value, orig_name=Path(value).name)
+def _file_data(value: str | None) -> FileData | None:
+    return None if value is None else FileData(path=value, orig_name=Path(value).name)

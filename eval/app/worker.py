@@ -12,6 +12,7 @@ import os
 import resource
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Sequence
@@ -27,6 +28,7 @@ from eval.app.jobs import Job, Limits, load_models, run_job
 RESULT = "result.json"
 DISK_FULL = "The disk of the server is full. Try again later."
 OUT_OF_MEMORY = "The file needs more memory than the server allows ({:g} GB)."
+EXIT_DISK_FULL = 75  # of a job that could not even write its result
 _MAX_OPEN_FILES = 512
 
 
@@ -43,6 +45,7 @@ class Submit(NamedTuple):
     number: int
     job: Job
     folder: Path
+    limits: Limits
 
 
 class Cancel(NamedTuple):
@@ -72,13 +75,12 @@ class _Running:
         self.process.kill()
 
 
-def serve(connection: Connection, checkpoints: Sequence[str], limits: Limits) -> None:
+def serve(connection: Connection, checkpoints: Sequence[str]) -> None:
     """Run in a process of its own: load the models, then run jobs until the server closes the connection.
 
     Args:
         connection: receives Submit and Cancel, sends Started once and Finished for each job.
         checkpoints: of the models.
-        limits: of each job.
     """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the server decides
@@ -89,17 +91,17 @@ def serve(connection: Connection, checkpoints: Sequence[str], limits: Limits) ->
             raise
         connection.send(Started([], str(error)))
         return
-    connection.send(Started([model.info for model in models]))
     running: dict[int, _Running] = {}
     try:
+        connection.send(Started([model.info for model in models]))
         while True:
             message = _next_message(connection, running)
             if isinstance(message, Submit):
                 process = multiprocessing.get_context("fork").Process(
-                    target=_run_child, args=(models, message.job, message.folder, limits)
+                    target=_run_child, args=(connection, models, message)
                 )
                 process.start()
-                running[message.number] = _Running(process, time.monotonic() + limits.timeout_s)
+                running[message.number] = _Running(process, time.monotonic() + message.limits.timeout_s)
             elif isinstance(message, Cancel) and message.number in running:
                 running[message.number].kill()
             for number, job in list(running.items()):
@@ -125,22 +127,26 @@ def _next_message(connection: Connection, running: dict[int, _Running]) -> Submi
     return connection.recv() if connection in ready else None
 
 
-def _run_child(models: Sequence[Any], job: Job, folder: Path, limits: Limits) -> None:
-    """Run a job under its limits and write its result, or a message for the user, as RESULT into the folder."""
+def _run_child(connection: Connection, models: Sequence[Any], submit: Submit) -> None:
+    """Run a job under its limits and write its result, or a message for the user, as RESULT into its folder."""
+    connection.close()  # the worker's, so that the server notices the end of the worker
     os.setsid()
-    _set_limits(limits)
-    os.environ["TMPDIR"] = str(folder)
+    _set_limits(submit.limits)
+    os.environ["TMPDIR"] = tempfile.tempdir = str(submit.folder)
     try:
-        result = run_job(models, job, folder, limits)
+        result = run_job(models, submit.job, submit.folder, submit.limits)
     except Exception as error:
-        message = _message(error, limits)
+        message = _message(error, submit.limits)
         if message is None:
             traceback.print_exc(file=sys.stderr)
             message = "The server could not process the file; its log says why."
         result = {"error": message}
-    temporary = folder / f"{RESULT}.tmp"
-    temporary.write_text(json.dumps(result))
-    temporary.replace(folder / RESULT)
+    try:
+        temporary = submit.folder / f"{RESULT}.tmp"
+        temporary.write_text(json.dumps(result))
+        temporary.replace(submit.folder / RESULT)
+    except OSError:
+        sys.exit(EXIT_DISK_FULL)
 
 
 def _message(error: Exception, limits: Limits) -> str | None:
