@@ -39,11 +39,10 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
         image: str | None,
         model: int,
         request: gradio.Request,
-        progress: gradio.Progress = gradio.Progress(),  # noqa: B008
     ) -> str:
         if not image:
             raise user_error("Drop a picture first.")
-        folder, _ = await sessions.run(request, progress, Features(model, image))
+        folder, _ = await sessions.run(request, Features(model, image))
         return str(folder / FEATURES)
 
     run.click(

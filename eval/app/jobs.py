@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from eval.inference.video_reader import VideoReader
     from model.denseav import DenseAV
 
-PROGRESS = "progress"
 VIDEO, FEATURES = "localized.mp4", "features.png"
 TIMELINE_FPS = 5.0
 _FEATURES_PX = 768  # long side of the picture of features
@@ -172,6 +171,7 @@ def similarity_over_time(model: "DenseAV", video: "Video") -> dict[str, Any]:
         "times_s": [time_s for time_s, _ in maps],
         "similarity": [[float(values[head]) for _, values in maps] for head in heads],
         "colors": [HEAD_RGB[head] for head in heads],
+        "duration_s": video.duration_s,
     }
 
 

@@ -37,7 +37,7 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
     with gradio.Row(equal_height=False):
         with gradio.Column(scale=2, min_width=300), gradio.Tabs():
             with gradio.Tab("Video"):
-                video = stored(gradio.Video(label="Video with sound", height=270, elem_id="video"))
+                video = stored(gradio.Video(label="Video with sound", elem_id="video"))
                 run_video = gradio.Button("Localize", variant="primary", elem_id="run-video")
                 clips = gradio.Examples([[str(path)] for path in examples], [video]) if examples else None
             with gradio.Tab("Picture and sound"):
@@ -53,15 +53,13 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
             timeline = gradio.HTML(elem_id="timeline", visible=False)
             download = gradio.DownloadButton("Download the video", visible=False, elem_id="download")
 
-    async def show(
-        source: Source | None, view: str, model: int, request: gradio.Request, progress: gradio.Progress
-    ) -> tuple[Any, ...]:
+    async def show(source: Source | None, view: str, model: int, request: gradio.Request) -> tuple[Any, ...]:
         if source is None:
             return None, None, gradio.HTML(visible=False), gradio.DownloadButton(visible=False)
         kind, _, head = view.partition(":")
         options = {"model": model, "view": kind, "head": int(head) if head else None}
         job = LocalizeVideo(**source, **options) if "video" in source else LocalizeImage(**source, **options)
-        folder, found = await sessions.run(request, progress, job)
+        folder, found = await sessions.run(request, job)
         if note := found.pop("note"):
             gradio.Warning(html.escape(note))
         timeline = gradio.HTML(timeline_html(**found), visible=True) if found else gradio.HTML(visible=False)
@@ -73,11 +71,10 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
         view: str,
         model: int,
         request: gradio.Request,
-        progress: gradio.Progress = gradio.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         if not video:
             raise user_error("Drop or record a video first.")
-        return await show({"video": video}, view, model, request, progress)
+        return await show({"video": video}, view, model, request)
 
     async def show_image(
         image: str | None,
@@ -85,20 +82,10 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
         view: str,
         model: int,
         request: gradio.Request,
-        progress: gradio.Progress = gradio.Progress(),  # noqa: B008
     ) -> tuple[Any, ...]:
         if not image or not sound:
             raise user_error("Drop a picture and a sound first.")
-        return await show({"image": image, "sound": sound}, view, model, request, progress)
-
-    async def show_again(
-        source: Source | None,
-        view: str,
-        model: int,
-        request: gradio.Request,
-        progress: gradio.Progress = gradio.Progress(),  # noqa: B008
-    ) -> tuple[Any, ...]:
-        return await show(source, view, model, request, progress)
+        return await show({"image": image, "sound": sound}, view, model, request)
 
     def update_views(model: int) -> gradio.Dropdown:
         views = view_choices(sessions.pool.models[model]["heads"])
@@ -113,9 +100,9 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
     }
     run_video.click(show_video, [video, view, model], outputs, **job)
     run_image.click(show_image, [image, sound, view, model], outputs, **job)
-    view.input(show_again, [source, view, model], outputs, **job)
+    view.input(show, [source, view, model], outputs, **job)
     model.input(update_views, [model], [view], api_visibility="private").then(
-        show_again, [source, view, model], outputs, **job
+        show, [source, view, model], outputs, **job
     )
     if clips:
         clips.load_input_event.then(show_video, [video, view, model], outputs, **job)

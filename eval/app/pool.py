@@ -8,17 +8,16 @@ import multiprocessing
 import signal
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.errors import CommandFailed, UsageError
-from eval.app.jobs import PROGRESS, Job, Limits
+from eval.app.jobs import Job, Limits
 from eval.app.worker import DISK_FULL, EXIT_DISK_FULL, OUT_OF_MEMORY, RESULT, Cancel, Finished, Started, Submit, serve
 
-_POLL_S = 0.2
 _RESTARTED = "The model had to be loaded again. Try once more in a few seconds."
 
 
@@ -81,16 +80,13 @@ class WorkerPool:
         self._loaded.set()
         self._reader.start()
 
-    async def run(
-        self, job: Job, folder: Path, session: str, report: Callable[[float], None] = lambda _: None
-    ) -> dict[str, Any]:
+    async def run(self, job: Job, folder: Path, session: str) -> dict[str, Any]:
         """Run a job and return its result.
 
         Args:
             job: what to compute.
             folder: empty folder for its files.
             session: jobs of a session are canceled together.
-            report: called with the progress, 0 to 1, while the job runs.
 
         Raises:
             JobFailed: with a message for the user.
@@ -102,13 +98,8 @@ class WorkerPool:
                 raise JobFailed(_RESTARTED)
             self._pending[number] = _Pending(future, session)
             self._connection.send(Submit(number, job, folder, self.limits))
-        waiting = asyncio.wrap_future(future)
         try:
-            while not waiting.done():
-                await asyncio.wait([waiting], timeout=_POLL_S)
-                with contextlib.suppress(OSError, ValueError):
-                    report(float((folder / PROGRESS).read_text()))
-            finished = waiting.result()
+            finished = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             self._send(Cancel(number))
             raise

@@ -89,6 +89,7 @@ def _prepare_gradio(folder: TempFolder) -> None:
         "GRADIO_SHARE": "False",
         "GRADIO_ALLOWED_PATHS": "",
         "HF_HUB_DISABLE_TELEMETRY": "1",
+        "TQDM_DISABLE": "1",  # progress bars of the jobs
     }
 
 

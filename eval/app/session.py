@@ -35,7 +35,7 @@ class Sessions:
 
         component.change(note, [component], None, queue=False, api_visibility="private", show_progress="hidden")
 
-    async def run(self, request: gradio.Request, progress: gradio.Progress, job: Job) -> tuple[Path, dict[str, Any]]:
+    async def run(self, request: gradio.Request, job: Job) -> tuple[Path, dict[str, Any]]:
         """Run a job; returns the folder of its files, and its result.
 
         Raises:
@@ -46,7 +46,7 @@ class Sessions:
             raise user_error(DISK_FULL)
         try:
             out = self.folder.new_folder(session)
-            result = await self.pool.run(job, out, session, lambda share: progress(share, desc="Computing"))
+            result = await self.pool.run(job, out, session)
         except JobFailed as error:
             raise user_error(str(error)) from None
         except OSError as error:

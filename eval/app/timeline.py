@@ -13,7 +13,7 @@ document.addEventListener("timeupdate", ({target}) => {
 
 
 def timeline_html(
-    times_s: Sequence[float], similarity: Sequence[Sequence[float]], colors: Sequence[tuple[int, int, int]]
+    times_s: Sequence[float], similarity: Sequence[Sequence[float]], colors: Sequence[Sequence[int]], duration_s: float
 ) -> str:
     """The chart.
 
@@ -21,9 +21,10 @@ def timeline_html(
         times_s: seconds, increasing, from 0.
         similarity: a value for each time, for each head; any range.
         colors: RGB of each head, 0 to 255.
+        duration_s: of the video.
     """
     values = [value for line in similarity for value in line]
-    low, high, end_s = min(values), max(values), max(times_s[-1], 1e-3)
+    low, high, end_s = min(values), max(values), max(duration_s, 1e-3)
     names = [f"head {number + 1}" for number in range(len(similarity))] if len(similarity) > 1 else [""]
     lines, legend = "", ""
     for name, line, color in zip(names, similarity, colors, strict=False):
@@ -31,7 +32,7 @@ def timeline_html(
             f"{_WIDTH * time_s / end_s:.1f},{_HEIGHT * (high - value) / max(high - low, 1e-9):.1f}"
             for time_s, value in zip(times_s, line, strict=True)
         )
-        style = f"--line: rgb{color}"
+        style = "--line: rgb({}, {}, {})".format(*color)
         lines += f'<polyline points="{points}" style="{style}"/>'
         legend += f'<span class="head" style="{style}">{name}</span>' if name else ""
     ticks = "".join(f"<span>{end_s * tick / _TICKS:.{0 if end_s >= 8 else 1}f} s</span>" for tick in range(_TICKS + 1))
