@@ -38,7 +38,7 @@ def describe_inputs(config: EvalConfig, checkpoint: Path) -> dict[str, str]:
     """
     return {
         "config": to_yaml(config),
-        "checkpoint": _hash_checkpoint(checkpoint, Path(config.checkpoint) / "history.jsonl"),
+        "checkpoint": hash_checkpoint(checkpoint, Path(config.checkpoint) / "history.jsonl"),
         "data": _hash_data(config),
         "code": _hash_sources(),
         "python": platform.python_version(),
@@ -81,7 +81,7 @@ def find_current_results(config: EvalConfig, reports: tuple[str, ...]) -> Result
     return results if is_current and current.items() <= stored["about"].items() else None
 
 
-def _hash_checkpoint(folder: Path, history: Path) -> str:
+def hash_checkpoint(folder: Path, history: Path) -> str:
     """Of the weights that are evaluated (averaged ones, where they exist), the architecture, and the logged losses."""
     weights = folder / "ema.safetensors"
     digest = hashlib.sha256()

@@ -54,9 +54,13 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
     Raises:
         UsageError: not an audio file, or one that is truncated, without samples or not finite.
     """
+    return resample_waveform(*_read_audio(path), sample_rate_hz)
+
+
+def resample_waveform(samples: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarray:
+    """Resample float32 [S] from `rate_hz` to `sample_rate_hz`."""
     from torchaudio.functional import resample
 
-    samples, rate_hz = _read_audio(path)
     if rate_hz == sample_rate_hz:
         return samples
     return resample(torch.from_numpy(samples), rate_hz, sample_rate_hz).numpy()

@@ -1,1 +1,1 @@
-"""Convert published checkpoints for `from_pretrained`: one file per system, listed in __main__.converters."""
+"""Convert published checkpoints for `from_pretrained`: one file per system, listed in checkpoint_file.converters."""

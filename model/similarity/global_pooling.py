@@ -22,8 +22,18 @@ def mean_pool(audio: AudioFeatures, image: ImageFeatures) -> tuple[Float[Tensor,
     Source: reference 1.2. Differs from the reference, which includes masked steps: the mean would depend on the
     padding.
     """
+    return mean_pool_audio(audio), mean_pool_image(image)
+
+
+def mean_pool_audio(audio: AudioFeatures) -> Float[Tensor, "A K C"]:
+    """L2-normalized mean over valid steps, per head; a fully masked audio gives zeros. Source: reference 1.2."""
     steps = (audio.dense * audio.mask[:, None, None]).sum(dim=-1) / audio.mask.sum(dim=1).clamp(min=1)[:, None, None]
-    return functional.normalize(steps, dim=2), functional.normalize(image.dense.mean(dim=(3, 4)), dim=2)
+    return functional.normalize(steps, dim=2)
+
+
+def mean_pool_image(image: ImageFeatures) -> Float[Tensor, "V K C"]:
+    """L2-normalized mean over cells, per head. Source: reference 1.2."""
+    return functional.normalize(image.dense.mean(dim=(3, 4)), dim=2)
 
 
 def similarity_per_head(audio: AudioFeatures, image: ImageFeatures, aggregation: str) -> Float[Tensor, "A V K"]:

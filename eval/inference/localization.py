@@ -1,0 +1,192 @@
+"""Localization: the result of localizing a sound in an image or in the frames of a video."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from configs.atomic_write import atomic_open
+from configs.errors import UsageError
+from eval.report.figures import overlay
+from model.upsamplers import Upsampler
+from model.upsamplers.bilinear import Bilinear
+
+IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Moments:
+    """Maps of single moments of the sound, which `at` and `between` read.
+
+    Attributes:
+        starts_s, middles_s: float64 [N], increasing.
+        duration_s: end of the last moment.
+        by_head: a map for each moment and head, on the grid of the model.
+        frames: int64 [N]: index of the frame that is on screen.
+    """
+
+    starts_s: np.ndarray
+    middles_s: np.ndarray
+    duration_s: float
+    by_head: Float[Tensor, "N K H W"]
+    frames: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Localization:
+    """Where in an image, or in each frame of a video, a sound comes from.
+
+    An image has one frame (F = 1), with the map of the whole sound; a frame of a video has the map of the sound at its
+    time. Values of maps are similarities: any range, larger is more similar. All tensors are float32 on the CPU.
+
+    Attributes:
+        frames: F images of H_px x W_px pixels.
+        frame_times_s: float64 [F], when each frame is on screen; 0 for an image.
+        audio_times_s: float64 [T], middle of each audio step.
+        score: how well the sound fits the image, or the frames on average: per-head scores summed over heads, as
+            `Localizer.score` and the retrieval benchmarks compute them; any range.
+        grid_maps: the maps on the grid of the model, maximum over heads.
+        grid_maps_by_head: the map of each head.
+        moments: the maps that `at` and `between` read.
+        upsampler: brings maps from the grid to pixels.
+        write_video: writes an .mp4 of a view; None: this result has none.
+    """
+
+    frames: UInt8[Tensor, "F 3 H_px W_px"]
+    frame_times_s: np.ndarray
+    audio_times_s: np.ndarray
+    score: float
+    grid_maps: Float[Tensor, "F H W"]
+    grid_maps_by_head: Float[Tensor, "F K H W"]
+    moments: Moments
+    upsampler: Upsampler = field(default_factory=Bilinear)
+    write_video: Callable[[Path, str], object] | None = None
+
+    def __repr__(self) -> str:
+        height_px, width_px = self.size_px
+        return (
+            f"Localization({len(self.frames)} frames of {width_px} x {height_px} px, {len(self.audio_times_s)} audio "
+            f"steps, {self.grid_maps_by_head.shape[1]} heads, score {self.score:.3f})"
+        )
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Height and width of frames and maps."""
+        return self.frames.shape[2], self.frames.shape[3]
+
+    @cached_property
+    def heatmaps(self) -> Float[Tensor, "F H_px W_px"]:
+        """The map of each frame in pixels, computed when it is first read."""
+        return self._upsample(self.grid_maps[:, None], range(len(self.frames)))[:, 0]
+
+    @cached_property
+    def by_head(self) -> Float[Tensor, "F K H_px W_px"]:
+        """The map of each frame and head in pixels, computed when it is first read."""
+        return self._upsample(self.grid_maps_by_head, range(len(self.frames)))
+
+    def at(self, time_s: float) -> Float[Tensor, "H_px W_px"]:
+        """The map of the sound at a time: of its audio step or, for a video, of the frame on screen.
+
+        Raises:
+            ValueError: a time before 0 or after the end.
+        """
+        if not 0 <= time_s <= self.moments.duration_s:
+            raise UsageError(f"at({time_s}): allowed is 0 to {self.moments.duration_s:.2f} s")
+        return self._mean_map([max(0, int(np.searchsorted(self.moments.starts_s, time_s, side="right")) - 1)])
+
+    def between(self, start_s: float, end_s: float) -> Float[Tensor, "H_px W_px"]:
+        """The mean of the maps of all moments whose middle lies from `start_s` up to, not including, `end_s`.
+
+        Moments are audio steps or, for a video, frames.
+
+        Raises:
+            ValueError: no moment lies between them.
+        """
+        times_s = self.moments.middles_s
+        chosen = np.flatnonzero((times_s >= start_s) & (times_s < end_s))
+        if not len(chosen):
+            raise UsageError(
+                f"between({start_s}, {end_s}): no moment lies there; moments lie from {times_s[0]:.2f} to "
+                f"{times_s[-1]:.2f} s"
+            )
+        return self._mean_map(chosen.tolist())
+
+    def mask(self, threshold: float = 0.5) -> Bool[Tensor, "F H_px W_px"]:
+        """True where a map is above a threshold.
+
+        Args:
+            threshold: 0 to 1, from the smallest to the largest value of all maps of this result.
+
+        Raises:
+            ValueError: a threshold outside 0 to 1.
+        """
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"mask({threshold}): allowed is 0 to 1")
+        return _scale(self.heatmaps, self.heatmaps) > threshold
+
+    def overlay(self, index: int = 0, head: int | None = None) -> Image.Image:
+        """The frame `index` under its map, as an RGB image of the frame's size.
+
+        Args:
+            head: the map of one head; None: their maximum.
+
+        Raises:
+            ValueError: no such head.
+        """
+        num_heads = self.grid_maps_by_head.shape[1]
+        if head is not None and not 0 <= head < num_heads:
+            raise UsageError(f"head={head}: this model has {num_heads}, counted from 0")
+        maps = self.grid_maps[:, None] if head is None else self.grid_maps_by_head[:, head : head + 1]
+        index = range(len(self.frames))[index]
+        heat = _scale(self._upsample(maps[index : index + 1], [index])[0, 0], maps)
+        return Image.fromarray(overlay(self.frames[index].permute(1, 2, 0).numpy(), heat.numpy()))
+
+    def save(self, path: str | Path, view: str = "heatmap") -> Path:
+        """Write an image (.png, .jpg; of one frame) or a video with the sound (.mp4), and return its path.
+
+        Args:
+            view: see eval.render.
+
+        Raises:
+            ValueError: another kind of file or view.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix in IMAGE_FORMATS:
+            return self._save_image(path, view)
+        if suffix != ".mp4" or self.write_video is None:
+            raise UsageError(f"{path}: allowed is .mp4, and {', '.join(IMAGE_FORMATS)} for one image")
+        self.write_video(path, view)
+        return path
+
+    def _save_image(self, path: Path, view: str) -> Path:
+        if len(self.frames) > 1:
+            raise UsageError(
+                f"{path}: this result has {len(self.frames)} frames; allowed is .mp4, or overlay(i).save()"
+            )
+        if view != "heatmap":
+            raise UsageError(f"view={view}: allowed for {path.suffix} is heatmap")
+        with atomic_open(path) as file:
+            self.overlay().save(file, IMAGE_FORMATS[path.suffix.lower()])
+        return path
+
+    def _mean_map(self, moments: Sequence[int]) -> Float[Tensor, "H_px W_px"]:
+        """The mean of the maps of moments, guided by the frame of their middle one."""
+        maps = self.moments.by_head[list(moments)].max(dim=1).values.mean(dim=0)
+        frame = int(self.moments.frames[moments[len(moments) // 2]])
+        return self._upsample(maps[None, None], [frame])[0, 0]
+
+    def _upsample(self, maps: Float[Tensor, "N M H W"], frames: Sequence[int]) -> Float[Tensor, "N M H_px W_px"]:
+        images = self.frames[list(frames)]
+        return self.upsampler.weights(images, (maps.shape[-2], maps.shape[-1]), self.size_px).apply(maps)
+
+
+def _scale(maps: Tensor, reference: Tensor) -> Tensor:
+    """Scale so that the reference fills 0 to 1; a constant one gives 0."""
+    low, high = reference.min(), reference.max()
+    return ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)

@@ -1,0 +1,296 @@
+"""Localizer: a model with everything that users do with it: localize, score, embed, save, share."""
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+from torch.nn import functional
+
+from configs.errors import UsageError
+from eval.inference.encode import (
+    encode_image,
+    encode_sound,
+    score_pairs,
+    step_moments,
+    whole_sound_maps,
+    window_weights,
+)
+from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
+from eval.inference.localization import Localization
+from eval.inference.video import localize_video, stream_localizations
+from eval.report.model_card import find_metrics, model_card
+from eval.results import METRICS_FILE
+from model.denseav import DenseAV
+from model.features import AudioFeatures, ImageFeatures
+from model.hub import Pretrained, load_pretrained, save_pretrained
+from model.published import HubOptions
+from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS, mean_pool_audio, mean_pool_image
+from model.upsamplers import UPSAMPLERS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+class Localizer:
+    """A DenseAV that takes images, sounds and videos in every common form.
+
+    Images keep their aspect ratio: the short side has the size of training. A sound longer than the model's input is
+    encoded window by window. Results are float32 on the CPU.
+
+    Args:
+        pretrained: the model, its settings and its folder.
+        dtype: of the encoders: float32, bfloat16 or float16 (autocast; weights, scores and maps stay in float32).
+
+    Raises:
+        ValueError: another dtype.
+
+    Attributes:
+        model: the DenseAV, in evaluation mode.
+        config: the settings that build it.
+        folder: the folder or file it was loaded from.
+    """
+
+    def __init__(self, pretrained: Pretrained, dtype: torch.dtype | None = None) -> None:
+        if dtype not in (None, *DTYPES):
+            raise UsageError(f"dtype={dtype}: allowed is {', '.join(map(str, DTYPES))}")
+        self.model, self.config, self.folder = pretrained
+        self.dtype = dtype or torch.float32
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        revision: str | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        token: str | bool | None = None,
+        local_files_only: bool = False,
+    ) -> Self:
+        """Load a model by name or path; the arguments are those of `denseav.load`."""
+        hub = HubOptions(revision, cache_dir, token, local_files_only)
+        return cls(load_pretrained(name_or_path, device, hub), dtype)
+
+    @property
+    def device(self) -> torch.device:
+        """The device of the model."""
+        return next(self.model.parameters()).device
+
+    def localize(
+        self,
+        image: ImageInput,
+        sound: SoundInput | None = None,
+        upsampler: str = "bilinear",
+        max_fps: float = 25.0,
+        short_side_px: int = 480,
+    ) -> Localization:
+        """Where in an image, or in each frame of a video, does a sound come from?
+
+        Args:
+            image: see eval.inference.inputs; without `sound` the path of a video.
+            sound: see eval.inference.inputs; None: the sound of the video.
+            upsampler: how maps are brought to pixels: a name of model.upsamplers.UPSAMPLERS.
+            max_fps: frames of a video are left out where there are more per second.
+            short_side_px: larger frames of a video are scaled down, because all are kept in memory.
+
+        Returns:
+            Maps of the size of the image, or of the frames as they are kept.
+
+        Raises:
+            ValueError: an input in another form, one that cannot be read, a video without frames or sound, or one whose
+                frames need more than 4 GB.
+        """
+        _check_upsampler(upsampler)
+        if sound is None:
+            path = _video_path(image)
+            return localize_video(self.model, path, max_fps, short_side_px, upsampler, self._precision)
+        return self._localize_image(image, sound, upsampler)
+
+    def localize_stream(
+        self,
+        video: str | os.PathLike[str],
+        upsampler: str = "bilinear",
+        max_fps: float = 25.0,
+        short_side_px: int = 480,
+    ) -> Iterator[Localization]:
+        """The frames of a video of any length, one Localization (F = 1) each, with memory that does not grow.
+
+        Args, errors: as `localize`.
+        """
+        _check_upsampler(upsampler)
+        path = _video_path(video)
+        return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
+
+    @torch.no_grad()
+    def _localize_image(self, image: ImageInput, sound: SoundInput, upsampler: str) -> Localization:
+        pixels, (waveform, rate_hz) = read_image(image), read_sound(sound)
+        features, audio = self._encode_image(pixels), self._encode_sound(waveform, rate_hz)
+        maps, by_head = whole_sound_maps(self.model, features, audio)
+        moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
+        score = float(score_pairs(self.model, features, audio))
+        write = partial(_write_video, self.model, image, sound, upsampler)
+        upsample = UPSAMPLERS[upsampler]()
+        return Localization(
+            pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
+        )
+
+    @torch.no_grad()
+    def score(
+        self, images: ImageInput | Sequence[ImageInput], sounds: SoundInput | Sequence[SoundInput]
+    ) -> Float[Tensor, "A V"]:
+        """How well does each sound fit each image? Per-head scores summed over heads, as in the retrieval benchmarks.
+
+        Args:
+            images: one image or a list of V.
+            sounds: one sound or a list of A. A sound longer than the model's input has the mean score of its windows,
+                weighted by their valid audio steps.
+
+        Returns:
+            Any range; larger fits better.
+        """
+        encoded_sounds = [self._encode_sound(*read_sound(sound)) for sound in as_list(sounds)]
+        scores = torch.zeros(len(encoded_sounds), len(as_list(images)))
+        for column, image in enumerate(as_list(images)):
+            features = self._encode_image(read_image(image))
+            for row, audio in enumerate(encoded_sounds):
+                scores[row, column] = score_pairs(self.model, features, audio)
+        return scores
+
+    @torch.no_grad()
+    def embed_image(self, images: ImageInput | Sequence[ImageInput]) -> Float[Tensor, "V D"]:
+        """One vector of length 1 for each image, to search with: the mean over cells, each head normalized.
+
+        Dot products with vectors of `embed_audio` lie in -1 to 1. D is the width of the shared space, all heads
+        together. Models that compare class tokens have their class token in place of the mean.
+
+        Args:
+            images: one image or a list of V.
+        """
+        features = (self._encode_image(read_image(image)) for image in as_list(images))
+        vectors = [image.cls if self._compares_cls else mean_pool_image(image) for image in features]
+        return self._unit_rows(vectors)
+
+    @torch.no_grad()
+    def embed_audio(self, sounds: SoundInput | Sequence[SoundInput]) -> Float[Tensor, "A D"]:
+        """One vector of length 1 for each sound, to search with: the mean over its audio steps, as in `embed_image`.
+
+        Args:
+            sounds: one sound or a list of A.
+        """
+        vectors = []
+        for sound in as_list(sounds):
+            audio = self._encode_sound(*read_sound(sound))
+            windows = audio.cls if self._compares_cls else mean_pool_audio(audio)
+            vectors.append(torch.einsum("w,wkc->kc", window_weights(audio).to(windows), windows)[None])
+        return self._unit_rows(vectors)
+
+    def save_pretrained(self, folder: str | Path, name: str = "", license: str = "mit") -> Path:
+        """Write a folder that `denseav.load` reads: config.json, model.safetensors, README.md (the model card).
+
+        A metrics.json of these weights is copied; the table of the card comes from it.
+
+        Args:
+            folder: created if it does not exist.
+            name: what `denseav.load` gets in the example of the card; empty: the folder.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        card = model_card(self.model, self.config, self.folder, name or str(folder), license)
+        metrics = find_metrics(self.folder)
+        save_pretrained(self.model, self.config, folder)
+        if metrics and metrics.resolve() != (folder / METRICS_FILE).resolve():
+            shutil.copyfile(metrics, folder / METRICS_FILE)
+        (folder / "README.md").write_text(card)
+        return folder
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        private: bool = False,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        commit_message: str = "Upload model",
+        license: str = "mit",
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face Hub, and return the address of the commit.
+
+        Args:
+            repo_id: `user/name`; created if it does not exist.
+            private: of a repository that is created.
+            token: None: that of `hf auth login`.
+            revision: branch; None: main.
+            commit_message: of the commit.
+            license: identifier of the Hugging Face Hub for the weights.
+
+        Raises:
+            ValueError: the upload failed.
+        """
+        from huggingface_hub import HfApi
+
+        api = HfApi(token=token)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, name=repo_id, license=license)
+            try:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+                commit = api.upload_folder(
+                    repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
+                )
+            except Exception as error:  # errors of the hub and of its HTTP client have no common base class
+                reason = " ".join(str(error).split())[:300]
+                raise UsageError(f"repo_id={repo_id}: cannot be uploaded ({type(error).__name__}: {reason})") from None
+        return str(commit.commit_url)
+
+    @property
+    def _compares_cls(self) -> bool:
+        return self.model.similarity_config.aggregation in CLASS_TOKEN_AGGREGATIONS
+
+    def _unit_rows(self, vectors: list[Tensor]) -> Float[Tensor, "N D"]:
+        """Vectors [1 K C] as rows of length 1, each head with the same share of it."""
+        if not vectors:
+            return torch.zeros(0, self.config.embed_dim)
+        rows = functional.normalize(torch.cat(vectors).float(), dim=2).flatten(1)
+        return functional.normalize(rows, dim=1).cpu()
+
+    def _encode_image(self, pixels: UInt8[Tensor, "3 H_px W_px"]) -> ImageFeatures:
+        with self._precision():
+            return encode_image(self.model, pixels)
+
+    def _encode_sound(self, waveform: Float[np.ndarray, "S"], rate_hz: int) -> AudioFeatures:
+        with self._precision():
+            return encode_sound(self.model, waveform, rate_hz)
+
+    def _precision(self) -> contextlib.AbstractContextManager[object]:
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, self.dtype)
+
+
+def _check_upsampler(name: str) -> None:
+    if name not in UPSAMPLERS:
+        raise UsageError(f"upsampler={name}: allowed is {', '.join(UPSAMPLERS)}")
+
+
+def _video_path(video: object) -> Path:
+    if not isinstance(video, str | os.PathLike):
+        raise UsageError(f"localize of one {type(video).__name__}: give the path of a video, or an image and a sound")
+    return Path(video)
+
+
+def _write_video(model: DenseAV, image: ImageInput, sound: SoundInput, upsampler: str, out: Path, view: str) -> None:
+    from eval.render.render import render_image
+
+    render_image(model, image, sound, out, view=view, upsampler=upsampler)
