@@ -133,11 +133,11 @@ def load_models(checkpoints: Sequence[str]) -> list[LoadedModel]:
 
     torch.set_num_threads(1)  # no thread pool before the fork
     import eval.render.render  # noqa: F401
-    from model.hub import from_pretrained
+    from model.hub import load_pretrained
 
     models = []
     for checkpoint in checkpoints:
-        model = from_pretrained(checkpoint)
+        model = load_pretrained(checkpoint, device="cpu").model  # CUDA does not survive a fork either
         models.append(LoadedModel(model, {"name": checkpoint, "heads": model.num_heads}))
     return models
 
@@ -151,8 +151,11 @@ def run_job(models: Sequence[LoadedModel], job: Job, folder: Path, limits: Limit
     import torch
 
     try:
+        model = models[job.model].model
+        if torch.cuda.is_available():
+            model.to("cuda")
         with torch.inference_mode():
-            return job.run(models[job.model].model, folder, limits)
+            return job.run(model, folder, limits)
     except UsageError as error:
         message = str(error)
         for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound"))):

@@ -70,6 +70,6 @@ def test_the_replayed_image_starts_the_command(tmp_path):
     image = replay(IMAGE, tmp_path / "image", shared_packages=True)
     usage = image.run(image.cmd[0], "--help")
     assert usage.returncode == 0 and "max_duration_s" in usage.stdout, usage.stderr
-    code = "import eval.app; from eval.app.page import STYLE; print(eval.app.__file__, STYLE.stat().st_size)"
+    code = "import eval.app as app, pathlib; print(pathlib.Path(app.__file__).with_name('page.css').resolve(strict=True))"
     where = image.execute([image.python, "-c", code])
     assert where.stdout.startswith(f"{image.root}/opt/venv/lib/"), where.stderr

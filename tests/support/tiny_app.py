@@ -71,7 +71,7 @@ def tiny_app(folder: Path, *settings: str) -> Iterator[App]:
         )
     try:
         app = App(process, f"http://127.0.0.1:{port}", temp, log)
-        _wait_until(lambda: "Ctrl-C" in log.read_text() or process.poll() is not None, "the server does not start")
+        wait_until(lambda: "Ctrl-C" in log.read_text() or process.poll() is not None, "the server does not start")
         assert process.poll() is None, log.read_text()
         yield app
     finally:
@@ -81,14 +81,14 @@ def tiny_app(folder: Path, *settings: str) -> Iterator[App]:
         process.kill()
 
 
-def _wait_until(condition, message: str, timeout_s: float = TIMEOUT_S) -> None:
+def wait_until(condition, message: str, timeout_s: float = TIMEOUT_S) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, message
         time.sleep(0.05)
 
 
-wait_until = _wait_until
+wait_until = wait_until
 
 
 class Visitor:
