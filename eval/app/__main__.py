@@ -19,6 +19,8 @@ def main(config: AppConfig) -> None:
         raise UsageError("checkpoint= is missing: give toy, a run folder, or an exported folder")
     if find_spec("gradio") is None:
         raise UsageError('eval.app needs gradio: pip install "denseav-trainer[app]"')
+    if config.index and find_spec("lancedb") is None:
+        raise UsageError('index= needs lancedb: pip install "denseav-trainer[search]"')
     from eval.app.server import serve
 
     serve(config)

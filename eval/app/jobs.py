@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from eval.inference.video_reader import VideoReader
     from model.denseav import DenseAV
 
-VIDEO, FEATURES = "localized.mp4", "features.png"
+VIDEO, FEATURES, RESULTS = "localized.mp4", "features.png", "results.html"
 TIMELINE_FPS = 5.0
 _FEATURES_PX = 768  # long side of the picture of features
 
@@ -113,7 +113,31 @@ class Features:
         return {"cells": list(cells.size)}
 
 
-Job = LocalizeVideo | LocalizeImage | Features
+@dataclass(frozen=True)
+class Search:
+    """Finds clips of an index by a sound, picture or video."""
+
+    model: int
+    query: str
+    index: str
+
+    def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:  # noqa: ARG002
+        """Write RESULTS."""
+        from eval.search.build import check_model
+        from eval.search.lance_store import LanceStore
+        from eval.search.page import render_page
+        from eval.search.searcher import Searcher
+
+        store = LanceStore.open(self.index)
+        check_model(store.settings, model, self.index, "of this page")
+        searcher = Searcher(store, model)
+        query = searcher.read_query(Path(self.query))
+        matches = searcher.search(query)
+        (folder / RESULTS).write_text(render_page(searcher, query, matches, ""))
+        return {"found": len(matches)}
+
+
+Job = LocalizeVideo | LocalizeImage | Features | Search
 
 
 class LoadedModel(NamedTuple):
@@ -158,7 +182,7 @@ def run_job(models: Sequence[LoadedModel], job: Job, folder: Path, limits: Limit
             return job.run(model, folder, limits)
     except UsageError as error:
         message = str(error)
-        for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound"))):
+        for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound", "query"))):
             message = message.replace(path, Path(path).name)  # not where uploads are stored
         raise UsageError(message) from None
 

@@ -9,6 +9,7 @@ import gradio
 from configs.schema import AppConfig
 from eval.app.features_tab import add_features_tab
 from eval.app.localize_tab import add_localize_tab
+from eval.app.search_tab import add_search_tab
 from eval.app.session import Sessions
 
 TITLE = "DenseAV"
@@ -37,6 +38,9 @@ def build_page(sessions: Sessions, config: AppConfig, examples: Sequence[Path]) 
         with gradio.Tabs():
             with gradio.Tab("Localize"):
                 add_localize_tab(sessions, config, model, examples)
+            if config.index:
+                with gradio.Tab("Search"):
+                    add_search_tab(sessions, config, model)
             with gradio.Tab("Features"):
                 add_features_tab(sessions, config, model)
         gradio.Markdown(limits_text(config), elem_id="limits")

@@ -15,9 +15,6 @@ from pathlib import Path
 import httpx
 import psutil
 from paths import ROOT
-from tiny_training import tiny_config, tiny_model
-
-from model.hub import save_pretrained
 
 TIMEOUT_S = 240.0
 
@@ -47,6 +44,10 @@ class App:
 
 
 def write_tiny_model(folder: Path) -> Path:
+    from tiny_training import tiny_config, tiny_model
+
+    from model.hub import save_pretrained
+
     config = tiny_config()
     folder.mkdir(parents=True)
     save_pretrained(tiny_model(config), config.model, folder)
@@ -86,9 +87,6 @@ def wait_until(condition, message: str, timeout_s: float = TIMEOUT_S) -> None:
     while not condition():
         assert time.monotonic() < deadline, message
         time.sleep(0.05)
-
-
-wait_until = wait_until
 
 
 class Visitor:
