@@ -179,12 +179,17 @@ def run_job(models: Sequence[LoadedModel], job: Job, folder: Path, limits: Limit
         if torch.cuda.is_available():
             model.to("cuda")
         with torch.inference_mode():
-            return job.run(model, folder, limits)
+            result = job.run(model, folder, limits)
     except UsageError as error:
-        message = str(error)
-        for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound", "query"))):
-            message = message.replace(path, Path(path).name)  # not where uploads are stored
-        raise UsageError(message) from None
+        raise UsageError(_without_folders(str(error), job)) from None
+    return {**result, "note": _without_folders(result.get("note", ""), job)}
+
+
+def _without_folders(message: str, job: Job) -> str:
+    """A message with the names of uploads in place of their paths on the server."""
+    for path in filter(None, (getattr(job, name, None) for name in ("video", "image", "sound", "query"))):
+        message = message.replace(path, Path(path).name)
+    return message
 
 
 def similarity_over_time(model: "DenseAV", video: "Video") -> dict[str, Any]:

@@ -16,7 +16,18 @@ from typing import Any, NamedTuple
 
 from configs.errors import CommandFailed, UsageError
 from eval.app.jobs import Job, Limits
-from eval.app.worker import DISK_FULL, EXIT_DISK_FULL, OUT_OF_MEMORY, RESULT, Cancel, Finished, Started, Submit, serve
+from eval.app.worker import (
+    DISK_FULL,
+    EXIT_DISK_FULL,
+    OUT_OF_MEMORY,
+    RESULT,
+    Cancel,
+    Finished,
+    Started,
+    Stop,
+    Submit,
+    serve,
+)
 
 _RESTARTED = "The model had to be loaded again. Try once more in a few seconds."
 
@@ -113,13 +124,14 @@ class WorkerPool:
     def close(self) -> None:
         """Kill all jobs and end the worker."""
         self._closed = True
-        self._connection.close()
-        self._process.join(timeout=2)
-        if self._process.is_alive():
+        self._send(Stop())
+        self._process.join(timeout=5)
+        if self._process.is_alive():  # it still loads the models
             self._process.kill()
             self._process.join()
+        self._connection.close()
 
-    def _send(self, message: Submit | Cancel) -> None:
+    def _send(self, message: Cancel | Stop) -> None:
         with self._lock, contextlib.suppress(OSError):
             self._connection.send(message)
 

@@ -54,6 +54,10 @@ class Cancel(NamedTuple):
     number: int
 
 
+class Stop(NamedTuple):
+    """Asks the worker to kill all jobs and end."""
+
+
 class Finished(NamedTuple):
     """A job ended: `exit_code` is that of multiprocessing (negative: killed by this signal)."""
 
@@ -96,6 +100,8 @@ def serve(connection: Connection, checkpoints: Sequence[str]) -> None:
         connection.send(Started([model.info for model in models]))
         while True:
             message = _next_message(connection, running)
+            if isinstance(message, Stop):
+                return
             if isinstance(message, Submit):
                 process = multiprocessing.get_context("fork").Process(
                     target=_run_child, args=(connection, models, message)
@@ -119,7 +125,7 @@ def serve(connection: Connection, checkpoints: Sequence[str]) -> None:
             job.kill()
 
 
-def _next_message(connection: Connection, running: dict[int, _Running]) -> Submit | Cancel | None:
+def _next_message(connection: Connection, running: dict[int, _Running]) -> Submit | Cancel | Stop | None:
     """The next message of the server; None when a job ended or is over its time."""
     timeout_s = min((job.deadline - time.monotonic() for job in running.values()), default=None)
     waiting_for = [connection, *(job.process.sentinel for job in running.values())]
