@@ -1,8 +1,8 @@
 """Evaluation.
 
 metrics/ (pure functions), benchmarks/ (a data set with its metrics), run.py (all benchmarks and their baselines),
-results.py, report/ (HTML, Markdown, comparisons), heatmap_video.py, render.py (its command), ablate.py, parity/ (golden
-cases of the reference).
+results.py, report/ (HTML, Markdown, comparisons), inference/ (media of users), render/ (videos of heatmaps), ablate.py,
+parity/ (golden cases of the reference).
 """
 
 from configs import package_names

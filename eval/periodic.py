@@ -20,7 +20,7 @@ from configs.schema import EvalConfig, TrainConfig
 from eval.baselines import Baselines
 from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
-from eval.heatmap_video import render_heatmap_video
+from eval.render.render import render_video
 from eval.results import PREFIXES, is_model_metric
 from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
@@ -125,7 +125,7 @@ class PeriodicEvaluation:
         if not self.config.video or rank() > 0:
             return {}
         try:
-            return {"media/heatmap": render_heatmap_video(model, Path(self.config.video), self.folder / "heatmap.mp4")}
+            return {"media/heatmap": render_video(model, self.config.video, self.folder / "heatmap.mp4").path}
         except (UsageError, OSError) as error:
             print(f"warning: no heatmap video: {error}", file=sys.stderr)
             return {}

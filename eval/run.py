@@ -68,8 +68,8 @@ def _evaluate_and_report(config: EvalConfig) -> int:
     from eval.baselines import Baselines
     from eval.benchmarks.registry import build_benchmarks
     from eval.distributed import rank
-    from eval.heatmap_video import render_heatmap_video
     from eval.provenance import describe_inputs, describe_run
+    from eval.render.render import render_video
     from model.distributed import world_size
     from model.hub import from_pretrained, resolve_checkpoint, untrained
     from model.training.tracking import read_history
@@ -85,7 +85,7 @@ def _evaluate_and_report(config: EvalConfig) -> int:
         fresh = partial(untrained, checkpoint, config.seed) if "untrained" in config.baselines else None
         video = out / "heatmap.mp4" if config.video and is_first else None
         if video:
-            render_heatmap_video(model, Path(config.video), video)
+            render_video(model, config.video, video)
         results = evaluate(config, benchmarks, model, baselines, fresh)
         if is_first:
             results.about.update(about)

@@ -53,8 +53,21 @@ class EvalConfig:
 @dataclass
 class RenderConfig:
     checkpoint: str = field("", "run folder, step folder or from_pretrained folder")
-    video: str = field("", "video with audio")
-    out: str = field("", "mp4 file to write")
+    video: str = field("", "video or audio file")
+    image: str = field("", "image file, in place of video, with sound")
+    sound: str = field("", "audio or video file whose sound goes with image")
+    out: str = field("", "mp4 file to write; with image and sound also a png file, for the whole sound")
+    view: Literal["heatmap", "heads", "head", "features", "side_by_side", "audio"] = field(
+        "heatmap",
+        "heatmap: all heads together; heads: each head in its color; head: the head of head=; features: joint PCA of "
+        "image and audio features; side_by_side: frame and heatmap; audio: the strip of audio features",
+    )
+    head: int = field(0, "number of the head of view=head", min=0)
+    upsampler: str = field("bilinear", "upsampler of the maps: a name in model.upsamplers.UPSAMPLERS")
+    words: str = field(
+        "", 'spoken words, drawn as captions: a JSON list of {"word", "start_s", "end_s"}, or the KEY.json of a clip'
+    )
+    max_fps: float = field(30.0, "frames are left out where there are more per second", "frames/s", min=1, max=240)
 
 
 @dataclass

@@ -7,11 +7,13 @@ from typing import NamedTuple
 import av
 from av.container import InputContainer
 
+from pipelines.build.decode.audio_track import MAX_JITTER_S
 from pipelines.build.decode.container import time_base_s
 from pipelines.build.decode.packet_scan import demux_first_recording, jumps_back
 from pipelines.build.decode.truncation import is_truncated
 from pipelines.manifest import RejectedClip
 
+_MAX_PRIMING_S, _MAX_OFFSET_S = 0.15, 0.05  # of the first audio packet: encoders start up to 2112 samples before 0
 _TRUNCATED_S = 0.5  # a file is truncated if its streams end this much before the end that its header states
 
 
@@ -21,11 +23,14 @@ class Survey(NamedTuple):
     Attributes:
         video_end_s, audio_end_s: end of the last packet; 0 without packets.
         num_frames: video packets.
+        audio_is_plain: audio packets start at the start of the file, follow each other without gaps, and all of them
+            are played, so that they can be copied into another file without decoding them.
     """
 
     video_end_s: float
     audio_end_s: float
     num_frames: int
+    audio_is_plain: bool
 
 
 def survey(path: Path, container: InputContainer, video: av.VideoStream | None, zero_s: float) -> Survey:
@@ -44,6 +49,7 @@ def survey(path: Path, container: InputContainer, video: av.VideoStream | None, 
     streams: list[av.VideoStream | av.AudioStream] = [*([video] if video else []), *container.streams.audio[:1]]
     units_s = {stream.index: time_base_s(stream) for stream in streams}
     clocks_s = dict.fromkeys(units_s, -math.inf)
+    is_plain = True
     ends_s, counts, jumped = dict.fromkeys(units_s, 0.0), dict.fromkeys(units_s, 0), set[int]()
     for packet in demux_first_recording(container, streams):
         index, unit_s = packet.stream.index, units_s[packet.stream.index]
@@ -54,17 +60,27 @@ def survey(path: Path, container: InputContainer, video: av.VideoStream | None, 
                 if len(jumped) == len(streams):
                     break
             clocks_s[index] = packet.dts * unit_s
-        if not packet.size or index in jumped or packet.is_discard:
+        if not packet.size or index in jumped:
+            continue
+        stamp = packet.dts if packet.pts is None else packet.pts
+        start_s = math.nan if stamp is None else stamp * unit_s - zero_s
+        if packet.stream is not video:
+            is_plain &= start_s < 0 if packet.is_discard else _follows(start_s, ends_s[index], counts[index] == 0)
+        if packet.is_discard:
             continue
         counts[index] += 1
-        stamp = packet.dts if packet.pts is None else packet.pts
         if stamp is not None:
-            ends_s[index] = max(ends_s[index], stamp * unit_s - zero_s + duration_s)
+            ends_s[index] = max(ends_s[index], start_s + duration_s)
     if not jumped:
         _check_complete(path, container, [end_s for index, end_s in ends_s.items() if counts[index]])
     video_index = video.index if video else -1
     audio_end_s = max((end_s for index, end_s in ends_s.items() if index != video_index), default=0.0)
-    return Survey(ends_s.get(video_index, 0.0), audio_end_s, counts.get(video_index, 0))
+    return Survey(ends_s.get(video_index, 0.0), audio_end_s, counts.get(video_index, 0), is_plain and not jumped)
+
+
+def _follows(start_s: float, end_s: float, is_first: bool) -> bool:
+    """Whether an audio packet follows the one before it, or the start of the file, without a gap."""
+    return -_MAX_PRIMING_S <= start_s <= _MAX_OFFSET_S if is_first else abs(start_s - end_s) <= MAX_JITTER_S
 
 
 def _check_complete(path: Path, container: InputContainer, ends_s: list[float]) -> None:

@@ -7,7 +7,7 @@ for long is repeated, so that its heatmap follows the audio.
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -22,9 +22,11 @@ from pipelines.stream.augment import pad_or_crop
 
 BATCH_SIZE = 8
 MIN_FPS = 10.0  # moments per second of a frame that stays on screen
+_NOTHING = np.zeros(0, np.float32)
 MAX_ASPECT = 4.0  # of an image at the resolution of training; longer ones are encoded at a lower resolution
 
 
+@runtime_checkable
 class Video(Protocol):
     """What stream_maps reads: a VideoReader, or an image with audio in its place."""
 
@@ -109,7 +111,7 @@ def moment_maps(
 
 def stream_moments(model: DenseAV, video: Video, max_fps: float | None = 25) -> Iterator[Moments]:
     """Encode a video in batches of moments; arguments and errors as stream_maps. Without audio, it is silence."""
-    images, audio = _ImageCache(model), AudioTimeline(model, video)
+    images, audio = ImageCache(model), AudioTimeline(model, video)
     batch: list[tuple[float, np.ndarray]] = []
     for moment in held_frames(video, max_fps):
         batch.append(moment)
@@ -147,13 +149,13 @@ def _repeats(start_s: float, end_s: float) -> Iterator[float]:
 
 
 @torch.inference_mode()
-def _encode(batch: list[tuple[float, np.ndarray]], images: "_ImageCache", audio: "AudioTimeline") -> Moments:
+def _encode(batch: list[tuple[float, np.ndarray]], images: "ImageCache", audio: "AudioTimeline") -> Moments:
     times_s, frames = np.array([time_s for time_s, _ in batch]), [frame for _, frame in batch]
     pair, step_weight = audio.at(times_s)
     return Moments(times_s, frames, images.encode(frames), pair, step_weight)
 
 
-class _ImageCache:
+class ImageCache:
     """Encodes frames; one that follows itself is encoded once."""
 
     def __init__(self, model: DenseAV) -> None:
@@ -208,52 +210,60 @@ class AudioTimeline:
     Args:
         model: encodes the audio.
         video: its audio is read as far as it is needed.
+
+    Attributes:
+        steps: T of a window.
     """
 
+    @torch.inference_mode()
     def __init__(self, model: DenseAV, video: Video) -> None:
         self._model, self._device = model, next(model.parameters()).device
         self._blocks = video.audio_blocks(model.inputs.sample_rate_hz, model.inputs.samples)
-        self._windows: dict[int, AudioFeatures] = {}
-        self._count = self._steps = 0  # windows read, steps of a window
-        self._silence: AudioFeatures | None = None
+        self._blocks_read: dict[int, np.ndarray] = {}
+        self._windows: dict[int, AudioFeatures] = {}  # -1: silence after the end
+        self._count = 0  # windows read
+        self.steps = self._window(0).mask.shape[1]
 
     def at(self, times_s: Float[np.ndarray, "N"]) -> tuple[AudioFeatures, Float[Tensor, "N 2"]]:
         """The two audio steps around each time, and their weights; silence after the end of the audio."""
-        steps = self._steps = self._steps or self._window(0).mask.shape[1]
-        positions = np.maximum(times_s / self._model.inputs.clip_duration_s * steps - 0.5, 0)
-        pairs = [_join(self._step(int(at), steps), self._step(int(at) + 1, steps)) for at in positions]
+        positions = np.maximum(times_s / self._model.inputs.clip_duration_s * self.steps - 0.5, 0)
+        pairs = [_join(self._step(int(at)), self._step(int(at) + 1)) for at in positions]
         weights = np.stack([1 - positions % 1, positions % 1], axis=1)
         return concat_features(pairs), torch.from_numpy(weights).float().to(self._device)
 
-    def _step(self, number: int, steps: int) -> AudioFeatures:
+    def _step(self, number: int) -> AudioFeatures:
         """One step of all windows; the one after the last window is its last step again, which saves a window."""
-        window, step = divmod(number, steps)
+        window, step = divmod(number, self.steps)
         if window and step == 0 and not self._read(window):
-            window, step = window - 1, steps - 1
+            window, step = window - 1, self.steps - 1
         features = self._window(window)
         return features._replace(dense=features.dense[..., step : step + 1], mask=features.mask[:, step : step + 1])
 
     def _window(self, number: int) -> AudioFeatures:
-        if self._read(number):
-            return self._windows[number]
-        if self._silence is None:
-            self._silence = self._encode(np.zeros(0, np.float32))
-        return self._silence
+        block = self._blocks_read[number] if self._read(number) else _NOTHING
+        key = number if number < self._count else -1
+        if key not in self._windows:
+            self._windows = {old: self._windows[old] for old in self._windows if old in (-1, number - 1)}
+            self._windows[key] = encode_block(self._model, block)
+        return self._windows[key]
 
     def _read(self, number: int) -> bool:
-        """Encode windows up to a number; False if the audio ends before it."""
+        """Read windows up to a number; False if the audio ends before it."""
         while self._count <= number:
             block = next(self._blocks, None)
             if block is None:
                 return False
-            self._windows[self._count] = self._encode(block)
-            self._windows.pop(self._count - 2, None)
+            self._blocks_read[self._count] = block
+            self._blocks_read.pop(self._count - 2, None)
             self._count += 1
         return True
 
-    def _encode(self, block: Float[np.ndarray, "S"]) -> AudioFeatures:
-        padded, mask = pad_or_crop(block, self._model.inputs.samples)
-        return self._model.encode_audio(*(torch.from_numpy(array)[None].to(self._device) for array in (padded, mask)))
+
+def encode_block(model: DenseAV, block: Float[np.ndarray, "S"]) -> AudioFeatures:
+    """Features of one waveform of at most the model's input length, padded with silence: one row."""
+    device = next(model.parameters()).device
+    padded, mask = pad_or_crop(block, model.inputs.samples)
+    return model.encode_audio(*(torch.from_numpy(array)[None].to(device) for array in (padded, mask)))
 
 
 def _join(first: AudioFeatures, second: AudioFeatures) -> AudioFeatures:

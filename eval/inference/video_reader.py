@@ -13,7 +13,6 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
 
 import av
 import numpy as np
@@ -69,6 +68,7 @@ class VideoReader:
         has_video: a frame decodes.
         has_audio: audio decodes.
         zero_s: time of the start of the file on the clock of its streams.
+        audio_is_plain: see Survey.
 
     Raises:
         UsageError: the file does not exist, is not media, is truncated or over a limit, or has no frame and no audio.
@@ -95,7 +95,7 @@ class VideoReader:
             self.close()
             raise
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "VideoReader":
         return self
 
     def __exit__(
@@ -185,7 +185,7 @@ class VideoReader:
             return copy
 
     def _survey(self, max_duration_s: float, long_side_px: int) -> None:
-        """Set the attributes. Raises RejectedClip: the file cannot be used, or is over a limit."""
+        """Set the attributes. Raises RejectedClip: the file cannot be used; UsageError: it is over a limit."""
         with self.open() as container:
             video = _find_video(container)
             self.zero_s = (container.start_time or 0) / 1e6
@@ -201,13 +201,13 @@ class VideoReader:
         self.video_end_s = ends.video_end_s if self.has_video else 0.0
         self.audio_end_s = ends.audio_end_s if self.has_audio else 0.0
         self.duration_s, self.num_frames = max(self.video_end_s, self.audio_end_s), ends.num_frames
+        self.audio_is_plain = ends.audio_is_plain
         self._end_s = max(self.duration_s, stated_s)
         counted_fps = ends.num_frames / ends.video_end_s if ends.video_end_s else 0.0
         self.fps = (stated_fps or counted_fps) if self.has_video else 0.0
         if self.duration_s > max_duration_s:
-            raise RejectedClip(
-                "too_long", f"it lasts {self.duration_s:.0f} s; at most {max_duration_s:g} s are allowed"
-            )
+            allowed = f"at most {max_duration_s:g} s are allowed"
+            raise UsageError(f"{self.path} cannot be used: it lasts {self.duration_s:.0f} s; {allowed}")
 
     def _read_size(self, long_side_px: int) -> bool:
         """Set size and orientation by the first frame; False if no frame decodes."""
@@ -240,9 +240,8 @@ class VideoReader:
 
     def _check_pixels(self, width: int, height: int) -> None:
         if width * height > self._max_pixels:
-            raise RejectedClip(
-                "too_large", f"its frames have {width} x {height} pixels; at most {self._max_pixels} are allowed"
-            )
+            allowed = f"at most {self._max_pixels} are allowed"
+            raise UsageError(f"{self.path} cannot be used: its frames have {width} x {height} pixels; {allowed}")
 
     def _decoded_frames(self) -> Generator[tuple[float, av.VideoFrame], None, None]:
         """All frames with a time, up to a jump back, tolerating a few packets that do not decode."""

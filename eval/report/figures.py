@@ -31,7 +31,7 @@ def overlay(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
         uint8 [H_px, W_px, 3].
     """
     heat = np.clip(heat, 0, 1)
-    colors = _color_table()[(heat * 255).astype(np.uint8)]
+    colors = color_table()[(heat * 255).astype(np.uint8)]
     alpha = OPACITY * heat[..., None] ** 0.8
     # A dimmed, half-desaturated image makes the colors of the map stand out.
     background = 0.75 * (0.5 * image + 0.5 * image.mean(axis=-1, keepdims=True))
@@ -160,7 +160,7 @@ def line_chart(title: str, steps: Sequence[float | int], values: Sequence[float 
 
 
 @cache
-def _color_table() -> np.ndarray:
+def color_table() -> np.ndarray:
     """float [256, 3], 0 to 255: a perceptually uniform color map."""
     import matplotlib
 
