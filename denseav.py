@@ -17,8 +17,9 @@ import torch
 
 from eval.inference.localization import Localization
 from eval.inference.localizer import Localizer
+from model.published import PACKAGED
 
-__all__ = ["Localization", "Localizer", "__version__", "load"]
+__all__ = ["Localization", "Localizer", "__version__", "example_clips", "load"]
 
 try:
     __version__ = importlib.metadata.version("denseav-trainer")
@@ -61,3 +62,8 @@ def load(
         token=token,
         local_files_only=local_files_only,
     )
+
+
+def example_clips() -> list[Path]:
+    """The example videos of this package (.mp4), which the `toy` model understands."""
+    return sorted((PACKAGED / "examples").glob("*.mp4"))

@@ -43,12 +43,13 @@ def atomic_open(path: Path, writer: str = "") -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path, required: bool = False) -> Iterator[None]:
+def folder_lock(folder: Path, required: bool = False, key: str = "out") -> Iterator[None]:
     """Hold an exclusive lock on an existing folder; the kernel releases it when the process ends.
 
     Args:
         folder: to lock.
         required: fail on a file system without locks, instead of printing a warning.
+        key: setting that named the folder, for the message.
 
     Raises:
         UsageError: another process holds the lock.
@@ -60,7 +61,7 @@ def folder_lock(folder: Path, required: bool = False) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise UsageError(
-                f"out={folder} is being written by another command; wait for it, or give another folder"
+                f"{key}={folder} is being written by another command; wait for it, or give another folder"
             ) from None
         except OSError as error:
             if required or error.errno not in NO_LOCKS:

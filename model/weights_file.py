@@ -1,8 +1,10 @@
 """Read and write files of weights."""
 
+import hashlib
 import os
 import re
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -41,3 +43,12 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
         if number is None:
             raise
         raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from None
+
+
+def hash_tensors(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """SHA-256 of a text and of the names, types, shapes and values of tensors."""
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""README.md and docs/data.md: their commands, files and Python exist and run, and the repository map is current."""
+"""README.md, docs/data.md, docs/using.md: commands, files and Python exist and run; the repository map is current."""
 
 import importlib.util
 import re
@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 import repository_map
+from markdown_blocks import code_blocks
 from paths import ROOT
 
 from configs import schema
@@ -13,8 +14,7 @@ from configs.load import load
 from configs.schema.ablate import AblateConfig
 
 README = (ROOT / "README.md").read_text()
-DATA = (ROOT / "docs/data.md").read_text()
-BLOCKS = re.findall(r"^ *```(\w*)\n(.*?)^ *```$", README + DATA, re.MULTILINE | re.DOTALL)
+PAGES = README + (ROOT / "docs/data.md").read_text() + (ROOT / "docs/using.md").read_text()
 SCHEMAS = {
     "pipelines.toy_world": schema.ToyWorldConfig,
     "pipelines.build": schema.BuildConfig,
@@ -43,7 +43,7 @@ BARE_WORDS = {
 
 def _commands() -> list[list[str]]:
     """Words of every command in a bash block, comments left out."""
-    lines = [line for language, text in BLOCKS if language == "bash" for line in text.splitlines()]
+    lines = [line for text in code_blocks(PAGES, "bash") for line in text.splitlines()]
     return [words for line in lines if (words := shlex.split(line, comments=True)) and words[0] != "pip"]
 
 
@@ -76,7 +76,7 @@ def test_every_command_exists_and_takes_its_settings(words):
 
 
 def test_every_file_that_is_named_is_there():
-    names = set(re.findall(r"`([\w/]+\.(?:py|lock|css|md))`", README + DATA))
+    names = set(re.findall(r"`([\w/]+\.(?:py|lock|css|md))`", PAGES))
     assert len(names) > 8
     for name in names:
         assert (ROOT / name).exists() or list(ROOT.glob(f"*/*/{name}")) or list(ROOT.glob(f"*/{name}")), name
@@ -96,7 +96,7 @@ def test_the_python_of_the_readme_runs_as_it_stands(tmp_path, monkeypatch):
     Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "dog.jpg")
     soundfile.write(tmp_path / "bark.wav", np.sin(np.arange(44100) / 9), 44100)
     monkeypatch.chdir(tmp_path)
-    (block,) = [text for language, text in BLOCKS if language == "python"]
+    (block,) = code_blocks(README, "python")
     found: dict = {}
     exec(block, found)
     assert found["score"].shape == (1, 1) and found["heatmap"].ndim == 3 and found["heatmap"].isfinite().all()

@@ -16,6 +16,7 @@ from configs.schema.inspect import IndexConfig, InspectConfig, VerifyConfig
 from configs.schema.loss import LossConfig
 from configs.schema.model import ModelConfig
 from configs.schema.optim import OptimConfig, ParameterGroupConfig
+from configs.schema.search import SearchConfig
 from configs.schema.stream import AugmentConfig, StreamConfig, StreamSourceConfig
 from configs.schema.toy_world import ToyWorldConfig
 from configs.schema.train import CheckpointConfig, EvaluateConfig, TrainConfig
@@ -44,6 +45,7 @@ __all__ = [
     "ParameterGroupConfig",
     "RenderConfig",
     "RequirementConfig",
+    "SearchConfig",
     "SourceConfig",
     "StreamConfig",
     "StreamSourceConfig",

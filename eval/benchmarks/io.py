@@ -14,6 +14,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from configs.errors import UsageError
+from pipelines.build.decode import audio_track
 from pipelines.build.decode.audio_file import read_audio
 from pipelines.manifest import RejectedClip, StorageError
 from pipelines.rgb_image import turn_upright
@@ -22,6 +23,7 @@ Row = TypeVar("Row")
 
 # The limit of file systems, 255, minus room for suffixes that readers add (`_seg.png`).
 _MAX_NAME_BYTES = 240
+_MAX_FILTER_SAMPLES = 10_000_000  # of all phases of a resampling filter: 40 MB
 
 
 # ---------------------------------------------------------------------------------------------- images and audio
@@ -58,11 +60,17 @@ def read_waveform(path: Path, sample_rate_hz: int) -> np.ndarray:
 
 
 def resample_waveform(samples: np.ndarray, rate_hz: int, sample_rate_hz: int) -> np.ndarray:
-    """Resample float32 [S] from `rate_hz` to `sample_rate_hz`."""
+    """Resample float32 [S] from `rate_hz` to `sample_rate_hz`.
+
+    torchaudio's filters, one for each phase, would need gigabytes for rates such as 44,101 Hz; FFmpeg resamples these.
+    """
     from torchaudio.functional import resample
 
     if rate_hz == sample_rate_hz:
         return samples
+    divisor = math.gcd(rate_hz, sample_rate_hz)
+    if rate_hz // divisor * (sample_rate_hz // divisor) > _MAX_FILTER_SAMPLES:
+        return audio_track.resample(samples, rate_hz, sample_rate_hz)
     return resample(torch.from_numpy(samples), rate_hz, sample_rate_hz).numpy()
 
 

@@ -10,7 +10,7 @@ from eval.benchmarks.io import resample_waveform
 from eval.inference.localization import Moments
 from eval.inference.stream_maps import input_size
 from model.denseav import DenseAV
-from model.features import AudioFeatures, ImageFeatures, concat_features, map_tensors
+from model.features import AudioFeatures, Features, ImageFeatures, concat_features, map_tensors
 from pipelines.stream.augment import pad_or_crop
 
 WINDOWS_PER_BATCH = 8
@@ -20,7 +20,12 @@ STEPS_PER_BATCH = 64
 def encode_image(model: DenseAV, image: UInt8[Tensor, "3 H_px W_px"]) -> ImageFeatures:
     """Features of one image, float32; see resize_for_model."""
     frames = resize_for_model(image, model)[None].to(next(model.parameters()).device)
-    return map_tensors(model.encode_image(frames), Tensor.float)
+    return in_float32(model.encode_image(frames))
+
+
+def in_float32(features: Features) -> Features:
+    """Features in float32, masks as they are."""
+    return map_tensors(features, lambda tensor: tensor.float() if tensor.is_floating_point() else tensor)
 
 
 def resize_for_model(image: UInt8[Tensor, "3 H_px W_px"], model: DenseAV) -> UInt8[Tensor, "3 H_in W_in"]:
@@ -49,8 +54,7 @@ def encode_sound(model: DenseAV, waveform: Float[np.ndarray, "S"], rate_hz: int)
     for first in range(0, len(windows), WINDOWS_PER_BATCH):
         columns = zip(*windows[first : first + WINDOWS_PER_BATCH], strict=True)
         parts.append(model.encode_audio(*(torch.from_numpy(np.stack(column)).to(device) for column in columns)))
-    dense, mask, cls = concat_features(parts)
-    return AudioFeatures(dense.float(), mask, None if cls is None else cls.float())
+    return in_float32(concat_features(parts))
 
 
 def window_weights(audio: AudioFeatures) -> Float[Tensor, "W"]:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -54,7 +55,7 @@ class Localization:
         grid_maps_by_head: the map of each head.
         moments: the maps that `at` and `between` read.
         upsampler: brings maps from the grid to pixels.
-        write_video: writes an .mp4 of a view; None: this result has none.
+        render: writes an .mp4 or .png of a view (path, view, head); None: only the heatmap of an image can be saved.
     """
 
     frames: UInt8[Tensor, "F 3 H_px W_px"]
@@ -65,7 +66,7 @@ class Localization:
     grid_maps_by_head: Float[Tensor, "F K H W"]
     moments: Moments
     upsampler: Upsampler = field(default_factory=Bilinear)
-    write_video: Callable[[Path, str], object] | None = None
+    render: Callable[[Path, Any, int | None], object] | None = None
 
     def __repr__(self) -> str:
         height_px, width_px = self.size_px
@@ -146,33 +147,33 @@ class Localization:
         heat = _scale(self._upsample(maps[index : index + 1], [index])[0, 0], maps)
         return Image.fromarray(overlay(self.frames[index].permute(1, 2, 0).numpy(), heat.numpy()))
 
-    def save(self, path: str | Path, view: str = "heatmap") -> Path:
-        """Write an image (.png, .jpg; of one frame) or a video with the sound (.mp4), and return its path.
+    def save(self, path: str | Path, view: str = "heatmap", head: int | None = None) -> Path:
+        """Write a picture (.png, .jpg; of an image) or a video with the sound (.mp4), and return its path.
 
         Args:
-            view: see eval.render.
+            path: its folder is created.
+            view: heatmap, heads (each in its color), head (one of them), features (joint PCA), side_by_side or audio
+                (the strip of the audio features); .jpg: heatmap alone.
+            head: number of the head of view=head.
 
         Raises:
-            ValueError: another kind of file or view.
+            ValueError: another kind of file or view, or no such head.
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        if suffix in IMAGE_FORMATS:
-            return self._save_image(path, view)
-        if suffix != ".mp4" or self.write_video is None:
-            raise UsageError(f"{path}: allowed is .mp4, and {', '.join(IMAGE_FORMATS)} for one image")
-        self.write_video(path, view)
-        return path
-
-    def _save_image(self, path: Path, view: str) -> Path:
-        if len(self.frames) > 1:
-            raise UsageError(
-                f"{path}: this result has {len(self.frames)} frames; allowed is .mp4, or overlay(i).save()"
-            )
+        allowed = [".mp4"] * (self.render is not None) + list(IMAGE_FORMATS) * (len(self.frames) == 1)
+        if suffix not in allowed:
+            raise UsageError(f"{path}: allowed is {', '.join(allowed) or 'overlay(0).save(...)'}")
         if view != "heatmap":
-            raise UsageError(f"view={view}: allowed for {path.suffix} is heatmap")
-        with atomic_open(path) as file:
-            self.overlay().save(file, IMAGE_FORMATS[path.suffix.lower()])
+            _check_view(view)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if suffix in IMAGE_FORMATS and view == "heatmap":
+            with atomic_open(path) as file:
+                self.overlay().save(file, IMAGE_FORMATS[suffix])
+        elif self.render is None or suffix in (".jpg", ".jpeg"):
+            raise UsageError(f"view={view}: allowed for {path} is heatmap")
+        else:
+            self.render(path, view, head)
         return path
 
     def _mean_map(self, moments: Sequence[int]) -> Float[Tensor, "H_px W_px"]:
@@ -184,6 +185,13 @@ class Localization:
     def _upsample(self, maps: Float[Tensor, "N M H W"], frames: Sequence[int]) -> Float[Tensor, "N M H_px W_px"]:
         images = self.frames[list(frames)]
         return self.upsampler.weights(images, (maps.shape[-2], maps.shape[-1]), self.size_px).apply(maps)
+
+
+def _check_view(view: str) -> None:
+    from eval.render.drawing import View
+
+    if view not in get_args(View):
+        raise UsageError(f"view={view}: allowed is {', '.join(get_args(View))}")
 
 
 def _scale(maps: Tensor, reference: Tensor) -> Tensor:

@@ -2,12 +2,10 @@
 
 import contextlib
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,12 +24,11 @@ from eval.inference.encode import (
 )
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
+from eval.inference.share import push_model, save_model
 from eval.inference.video import localize_video, stream_localizations
-from eval.report.model_card import find_metrics, model_card
-from eval.results import METRICS_FILE
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
-from model.hub import Pretrained, load_pretrained, save_pretrained
+from model.hub import Pretrained, load_pretrained
 from model.published import HubOptions
 from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS, mean_pool_audio, mean_pool_image
 from model.upsamplers import UPSAMPLERS
@@ -61,6 +58,7 @@ class Localizer:
     def __init__(self, pretrained: Pretrained, dtype: torch.dtype | None = None) -> None:
         if dtype not in (None, *DTYPES):
             raise UsageError(f"dtype={dtype}: allowed is {', '.join(map(str, DTYPES))}")
+        self._loaded = pretrained
         self.model, self.config, self.folder = pretrained
         self.dtype = dtype or torch.float32
 
@@ -75,7 +73,7 @@ class Localizer:
         cache_dir: str | os.PathLike[str] | None = None,
         token: str | bool | None = None,
         local_files_only: bool = False,
-    ) -> Self:
+    ) -> "Localizer":
         """Load a model by name or path; the arguments are those of `denseav.load`."""
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         return cls(load_pretrained(name_or_path, device, hub), dtype)
@@ -137,10 +135,16 @@ class Localizer:
         maps, by_head = whole_sound_maps(self.model, features, audio)
         moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
         score = float(score_pairs(self.model, features, audio))
-        write = partial(_write_video, self.model, image, sound, upsampler)
-        upsample = UPSAMPLERS[upsampler]()
         return Localization(
-            pixels[None], np.zeros(1), moments.middles_s, score, maps, by_head, moments, upsample, write
+            pixels[None],
+            np.zeros(1),
+            moments.middles_s,
+            score,
+            maps,
+            by_head,
+            moments,
+            UPSAMPLERS[upsampler](),
+            partial(_render, self.model, pixels, (waveform, rate_hz), upsampler),
         )
 
     @torch.no_grad()
@@ -206,15 +210,8 @@ class Localizer:
         Raises:
             OSError: the folder cannot be written.
         """
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        card = model_card(self.model, self.config, self.folder, name or str(folder), license)
-        metrics = find_metrics(self.folder)
-        save_pretrained(self.model, self.config, folder)
-        if metrics and metrics.resolve() != (folder / METRICS_FILE).resolve():
-            shutil.copyfile(metrics, folder / METRICS_FILE)
-        (folder / "README.md").write_text(card)
-        return folder
+        save_model(self._loaded, Path(folder), name or str(folder), license)
+        return Path(folder)
 
     def push_to_hub(
         self,
@@ -223,7 +220,6 @@ class Localizer:
         private: bool = False,
         token: str | bool | None = None,
         revision: str | None = None,
-        commit_message: str = "Upload model",
         license: str = "mit",
     ) -> str:
         """Upload what `save_pretrained` writes to the Hugging Face Hub, and return the address of the commit.
@@ -233,26 +229,12 @@ class Localizer:
             private: of a repository that is created.
             token: None: that of `hf auth login`.
             revision: branch; None: main.
-            commit_message: of the commit.
             license: identifier of the Hugging Face Hub for the weights.
 
         Raises:
             ValueError: the upload failed.
         """
-        from huggingface_hub import HfApi
-
-        api = HfApi(token=token)
-        with tempfile.TemporaryDirectory() as folder:
-            self.save_pretrained(folder, name=repo_id, license=license)
-            try:
-                api.create_repo(repo_id, private=private, exist_ok=True)
-                commit = api.upload_folder(
-                    repo_id=repo_id, folder_path=folder, revision=revision, commit_message=commit_message
-                )
-            except Exception as error:  # errors of the hub and of its HTTP client have no common base class
-                reason = " ".join(str(error).split())[:300]
-                raise UsageError(f"repo_id={repo_id}: cannot be uploaded ({type(error).__name__}: {reason})") from None
-        return str(commit.commit_url)
+        return push_model(self._loaded, repo_id, private, token, revision, license)
 
     @property
     def _compares_cls(self) -> bool:
@@ -290,7 +272,16 @@ def _video_path(video: object) -> Path:
     return Path(video)
 
 
-def _write_video(model: DenseAV, image: ImageInput, sound: SoundInput, upsampler: str, out: Path, view: str) -> None:
+def _render(
+    model: DenseAV,
+    image: UInt8[Tensor, "3 H_px W_px"],
+    sound: tuple[np.ndarray, int],
+    upsampler: str,
+    out: Path,
+    view: Any,
+    head: int | None,
+) -> None:
     from eval.render.render import render_image
 
-    render_image(model, image, sound, out, view=view, upsampler=upsampler)
+    pixels = image.permute(1, 2, 0).contiguous().numpy()
+    render_image(model, pixels, sound, out, view=view, head=head, upsampler=upsampler)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional
 
 from configs.errors import UsageError
+from eval.inference.encode import in_float32
 from eval.inference.localization import Localization, Moments
 from eval.inference.stream_maps import Moments as EncodedMoments
 from eval.inference.stream_maps import moment_maps, stream_moments
@@ -57,7 +59,7 @@ def localize_video(
         by_head,
         moments,
         UPSAMPLERS[upsampler](),
-        partial(_write_video, model, path, upsampler),
+        partial(_render, model, path, upsampler),
     )
 
 
@@ -88,6 +90,7 @@ def _localizations(
             batch = next(batches, None)
         if batch is None:
             return
+        batch = batch._replace(image=in_float32(batch.image), audio=in_float32(batch.audio))
         maps, by_head = (torch.from_numpy(moment_maps(model, batch, per_head)) for per_head in (False, True))
         scores = _scores(model, batch)
         for index, (time_s, frame) in enumerate(zip(batch.times_s, batch.frames, strict=True)):
@@ -150,7 +153,7 @@ def _step_times_s(model: DenseAV, duration_s: float) -> np.ndarray:
     return (np.arange(max(1, round(duration_s / step_s))) + 0.5) * step_s
 
 
-def _write_video(model: DenseAV, source: Path, upsampler: str, out: Path, view: str) -> None:
+def _render(model: DenseAV, source: Path, upsampler: str, out: Path, view: Any, head: int | None) -> None:
     from eval.render.render import render_video
 
-    render_video(model, source, out, view=view, upsampler=upsampler)
+    render_video(model, source, out, view=view, head=head, upsampler=upsampler)

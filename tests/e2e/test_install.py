@@ -13,9 +13,12 @@ import pytest
 import soundfile
 from paths import ROOT
 from PIL import Image
+from tiny_localizer import save_tiny
+from tiny_media import write_video
 from tiny_training import tiny_config, tiny_model
 
 from model.hub import save_pretrained
+from model.published import PACKAGED
 
 COMMANDS = ["train", "eval.run", "eval.render", "eval.report", "model.export", "model.convert", "pipelines.build"]
 
@@ -52,11 +55,11 @@ def run(python, folder, *arguments, **environment):
 
 def test_wheel_contains_everything_the_code_reads(wheel):
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
-    ours = [path for path in tracked if path.split("/")[0] in ("configs", "pipelines", "model", "eval", "train.py")]
+    top_level = {"configs", "pipelines", "model", "eval", "train.py", "denseav.py"}
+    ours = [path for path in tracked if path.split("/")[0] in top_level]
     packed = zipfile.ZipFile(wheel).namelist()
     assert not set(ours) - set(packed)
-    top_level = {name.split("/")[0] for name in packed if ".dist-info" not in name}
-    assert top_level == {"configs", "pipelines", "model", "eval", "train.py"}
+    assert {name.split("/")[0] for name in packed if ".dist-info" not in name} == top_level
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -80,6 +83,43 @@ def test_the_python_of_the_readme_runs_from_any_folder(python, tmp_path):
     (tmp_path / "script.py").write_text(block + "\nprint(score.shape, heatmap.shape)\n")
     done = run(python, tmp_path, "script.py")
     assert done.returncode == 0 and "torch.Size([1, 1])" in done.stdout, done.stderr
+
+
+THREE_LINES = """
+import denseav
+
+model = denseav.load({name!r})
+result = model.localize({clip!r})
+result.save("where.mp4", view="heatmap")
+print(model.localize("dog.jpg", "bark.wav").save("where.png"), model.score(["dog.jpg"], ["bark.wav"]).shape)
+print(denseav.__file__, denseav.__version__)
+"""
+
+
+def three_lines(python, folder, name, clip):
+    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(folder / "dog.jpg")
+    soundfile.write(folder / "bark.wav", np.sin(np.arange(44100) / 9), 44100)
+    (folder / "script.py").write_text(THREE_LINES.format(name=name, clip=clip))
+    done = run(python, folder, "script.py")
+    assert done.returncode == 0, done.stderr
+    assert "where.png torch.Size([1, 1])" in done.stdout and str(python.parents[1]) in done.stdout
+    assert (folder / "where.mp4").stat().st_size > 1000 and (folder / "where.png").stat().st_size > 100
+
+
+@pytest.mark.slow
+def test_the_three_lines_run_outside_of_the_repository(python, tmp_path):
+    save_tiny(tmp_path / "exported/demo")
+    write_video(tmp_path / "clip.mp4")
+    three_lines(python, tmp_path, "exported/demo", "clip.mp4")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not (PACKAGED / "toy").is_dir(), reason="the toy model is not in this checkout")
+def test_the_wheel_brings_a_model_and_example_clips(python, tmp_path):
+    done = run(python, tmp_path, "-c", "import denseav; print(*denseav.example_clips(), sep='\\n')")
+    clips = done.stdout.splitlines()
+    assert len(clips) == 3 and all(clip.startswith(str(python.parents[1])) for clip in clips), done.stderr
+    three_lines(python, tmp_path, "toy", clips[0])
 
 
 def test_a_second_installation_of_another_version_does_not_mix_with_the_first(python, wheel, tmp_path):

@@ -103,7 +103,7 @@ def test_stored_cls_token_is_loaded_and_a_missing_one_keeps_its_value():
 
 @pytest.mark.slow
 def test_lightning_checkpoint_is_converted_to_a_folder_that_loads(tmp_path, capsys):
-    from model.hub import from_pretrained
+    from model.hub import from_pretrained, load_pretrained
 
     torch.save(
         {
@@ -117,6 +117,9 @@ def test_lightning_checkpoint_is_converted_to_a_folder_that_loads(tmp_path, caps
     assert "heads     2, 384 channels in all" in capsys.readouterr().out
     model = from_pretrained(tmp_path / "out")
     assert model.num_heads == 2 and not any(p.any() for p in model.audio_encoder.parameters())
+    direct = load_pretrained(tmp_path / "two.ckpt", "cpu")
+    assert direct.config == load_pretrained(tmp_path / "out", "cpu").config
+    assert direct.model.state_dict().keys() == model.state_dict().keys()
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Write docs/repository-map.md from the first line of every file: `python tests/support/repository_map.py`"""
 
 import ast
+import json
 import re
 import subprocess
 from pathlib import Path
@@ -34,7 +35,9 @@ def description(path: str) -> str:
     if path in DESCRIPTIONS:
         return DESCRIPTIONS[path]
     text = (ROOT / path).read_text()
-    if path.endswith(".py"):
+    if path.endswith(".ipynb"):
+        first = "".join(json.loads(text)["cells"][0]["source"]).partition("\n")[0].lstrip("# ")
+    elif path.endswith(".py"):
         first = (ast.get_docstring(ast.parse(text)) or "").partition("\n\n")[0]
     elif path.endswith(".md"):
         first = text.partition("\n")[0].lstrip("# ")

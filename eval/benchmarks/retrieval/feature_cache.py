@@ -4,14 +4,12 @@ The hash is of everything that the features depend on: the weights, the modules 
 and the settings of the gallery. Each file stores a digest of its tensors: a damaged one is detected and computed again.
 """
 
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -19,7 +17,7 @@ from configs.atomic_write import temporary_path
 from configs.errors import UsageError
 from eval.distributed import gather_objects, rank
 from model.denseav import DenseAV
-from model.weights_file import save_tensors
+from model.weights_file import hash_tensors, save_tensors
 
 Tensors = dict[str, Tensor]
 
@@ -70,16 +68,7 @@ def _fingerprint(model: DenseAV, settings: Mapping[str, Any]) -> str:
         "device": next(model.parameters()).device.type,
         **settings,
     }
-    return _digest(model.state_dict(), json.dumps(parts, sort_keys=True))[:32]
-
-
-def _digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
-    """SHA-256 of a text and of the names, types, shapes and values of tensors."""
-    digest = hashlib.sha256(text.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
+    return hash_tensors(model.state_dict(), json.dumps(parts, sort_keys=True))[:32]
 
 
 def _read(path: Path) -> Tensors | None:
@@ -93,7 +82,7 @@ def _read(path: Path) -> Tensors | None:
     except (SafetensorError, OSError) as error:
         _warn(f"{path} cannot be read ({' '.join(str(error).split())[:200]}): encoding its features again")
         return None
-    if sha256 != _digest(tensors):
+    if sha256 != hash_tensors(tensors):
         _warn(f"{path} is damaged: encoding its features again")
         return None
     return tensors
@@ -104,7 +93,7 @@ def _write(tensors: Tensors, path: Path) -> None:
     temporary = temporary_path(path)
     try:
         stored = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
-        save_tensors(stored, temporary, {"sha256": _digest(stored)})
+        save_tensors(stored, temporary, {"sha256": hash_tensors(stored)})
         temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

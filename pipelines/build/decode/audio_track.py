@@ -93,7 +93,7 @@ class AudioTrack:
             RejectedClip: as `samples`.
         """
         track, rate_hz = self.samples()
-        return _resample(track, rate_hz, sample_rate_hz), len(track) / rate_hz
+        return resample(track, rate_hz, sample_rate_hz), len(track) / rate_hz
 
     def _selected(self) -> np.ndarray:
         if len(self._tracks) == 1:
@@ -133,7 +133,8 @@ def channel_samples(frame: AudioFrame, count: int) -> np.ndarray:
     return (samples.astype(np.float32) - (128.0 if kind == "u8" else 0.0)) / _FULL_SCALE[kind]
 
 
-def _resample(track: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+def resample(track: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+    """Resample float32 [S] by FFmpeg's resampler, whatever the ratio of the rates."""
     if rate_hz == target_hz:
         return track
     frame = AudioFrame.from_ndarray(np.ascontiguousarray(track[None]), format="flt", layout="mono")

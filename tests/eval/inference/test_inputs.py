@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from configs.errors import UsageError
+from eval.benchmarks.io import resample_waveform
 from eval.inference.inputs import as_list, read_image, read_sound
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
@@ -136,3 +137,11 @@ def test_a_text_file_named_wav_is_one_line(tmp_path):
 def test_a_list_is_a_list_of_inputs_and_a_pair_is_one_sound():
     assert as_list(["a.png", "b.png"]) == ["a.png", "b.png"]
     assert as_list("a.png") == ["a.png"] and as_list(("x", 8000)) == [("x", 8000)]
+
+
+@pytest.mark.parametrize("rate_hz", [44100, 44101, 191_999, 192_000])
+def test_any_sample_rate_is_resampled_with_little_memory(rate_hz):
+    tone = np.sin(2 * np.pi * 440 * np.arange(rate_hz) / rate_hz).astype(np.float32)
+    resampled = resample_waveform(tone, rate_hz, 16000)
+    expected = np.sin(2 * np.pi * 440 * np.arange(16000) / 16000)
+    assert len(resampled) == 16000 and np.abs(resampled - expected)[200:-200].max() < 0.01
