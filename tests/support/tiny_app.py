@@ -48,7 +48,7 @@ def write_tiny_model(folder: Path) -> Path:
 
     from model.hub import save_pretrained
 
-    config = tiny_config()
+    config = tiny_config("model.num_heads=2")
     folder.mkdir(parents=True)
     save_pretrained(tiny_model(config), config.model, folder)
     return folder

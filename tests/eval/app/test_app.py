@@ -1,5 +1,6 @@
 """`python -m eval.app` over HTTP: results, isolation of the server's files, hostile uploads, limits, sessions, exit."""
 
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import psutil
 import pytest
 from odd_media import png, wav_header
 from paths import ROOT
-from tiny_app import App, Visitor, file_data, tiny_app, video_path, wait_until
+from tiny_app import App, Visitor, file_data, tiny_app, video_path, wait_until, write_tiny_model
 from tiny_media import write_video, write_wav
 
 SECRET = "the server's own file"
@@ -236,7 +237,7 @@ def test_a_full_disk_gives_a_message_and_the_server_goes_on(tmp_path, clip):
         filler = app.temp / "filler"
         visitor = Visitor(App(app.process, app.url, disk, app.log))
         upload = visitor.upload(clip)
-        room = __import__("shutil").disk_usage(disk).free - 1_100_000
+        room = shutil.disk_usage(disk).free - 1_100_000
         filler.parent.mkdir(exist_ok=True)
         (disk / "filler").write_bytes(b"x" * room)
         assert "full" in visitor.http.post("/gradio_api/upload", files={"files": ("a.mp4", b"x" * 2_000_000)}).text
@@ -246,6 +247,25 @@ def test_a_full_disk_gives_a_message_and_the_server_goes_on(tmp_path, clip):
         for name in ("filler", "more"):
             (disk / name).unlink()
         assert video_path(visitor.localize(clip)).is_file()
+
+
+@pytest.mark.slow
+def test_a_sound_finds_clips_of_an_index_and_the_results_run_no_script(tmp_path, clip):
+    pytest.importorskip("lancedb")
+    media, index = tmp_path / "media", tmp_path / "index"
+    for name in ("<b>dog", "bell"):
+        (media / name).mkdir(parents=True)
+        shutil.copy(clip, media / name / "clip.mp4")
+    model = write_tiny_model(tmp_path / "model")
+    command = [sys.executable, "-m", "eval.search", f"index={index}", f"build={media}", f"checkpoint={model}"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True, timeout=240)
+    with tiny_app(tmp_path, f"index={index}") as app:
+        visitor = Visitor(app)
+        visitor.join("run-search", visitor.upload(write_wav(tmp_path / "sound.wav", np.sin(np.arange(16000) / 5))), 0)
+        page = visitor.answer()["data"][0]
+        assert page.startswith("<iframe sandbox srcdoc=") and "data:image/jpeg" in page and "<b>" not in page
+        visitor.join("run-search", visitor.upload(tmp_path / "model/config.json"), 0)
+        assert "config.json" in visitor.answer()["error"]
 
 
 @pytest.mark.slow
