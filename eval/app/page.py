@@ -19,6 +19,7 @@ DenseAV compares every patch of a video with every moment of its sound, and mark
 # Only fonts of the visitor's system: nothing is requested from other servers.
 _SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Helvetica Neue", "sans-serif")
 _MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace")
+_QUEUE_POLL_S = 0.05  # Gradio looks for jobs 1000 times per second, which takes a tenth of a core
 STYLE = Path(__file__).with_name("page.css")
 
 
@@ -46,6 +47,7 @@ def build_page(sessions: Sessions, config: AppConfig, examples: Sequence[Path]) 
         gradio.Markdown(limits_text(config), elem_id="limits")
         page.unload(sessions.end)
     page.queue(max_size=config.queue_size, default_concurrency_limit=config.jobs)
+    page._queue.sleep_when_free = _QUEUE_POLL_S
     return page
 
 
