@@ -6,13 +6,14 @@ The server imports this file too, so everything heavy is imported where it is us
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from configs.errors import UsageError
 
 if TYPE_CHECKING:
     from eval.inference.stream_maps import Video
     from eval.inference.video_reader import VideoReader
+    from eval.render.drawing import View
     from model.denseav import DenseAV
 
 VIDEO, FEATURES, RESULTS = "localized.mp4", "features.png", "results.html"
@@ -60,7 +61,7 @@ class LocalizeVideo:
         from eval.render.render import render_video
 
         with _open_media(self.video, limits) as video:
-            note = render_video(model, video, folder / VIDEO, self.view, self.head).note
+            note = render_video(model, video, folder / VIDEO, cast("View", self.view), self.head).note
             has_both = video.has_video and video.has_audio
             return {"note": note, **(similarity_over_time(model, video) if has_both else {})}
 
@@ -84,7 +85,7 @@ class LocalizeImage:
         with _open_media(self.sound, limits) as sound:
             if not sound.has_audio:
                 raise UsageError(f"{sound.path} has no sound")
-            note = render_image(model, picture, sound, folder / VIDEO, self.view, self.head).note
+            note = render_image(model, picture, sound, folder / VIDEO, cast("View", self.view), self.head).note
             return {"note": note, **similarity_over_time(model, StillVideo(picture, sound))}
 
 

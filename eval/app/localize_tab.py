@@ -57,7 +57,7 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
         if source is None:
             return None, None, gradio.HTML(visible=False), gradio.DownloadButton(visible=False)
         kind, _, head = view.partition(":")
-        options = {"model": model, "view": kind, "head": int(head) if head else None}
+        options: dict[str, Any] = {"model": model, "view": kind, "head": int(head) if head else None}
         job = LocalizeVideo(**source, **options) if "video" in source else LocalizeImage(**source, **options)
         folder, found = await sessions.run(request, job)
         if note := found.pop("note"):
