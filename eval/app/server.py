@@ -65,6 +65,7 @@ def build_app(config: AppConfig, pool: WorkerPool, folder: TempFolder) -> Guard:
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme(),
         head=FOLLOW_VIDEO, css_paths=[STYLE],
     )  # fmt: skip
+    page.has_launched = True  # otherwise Gradio does not check the paths that clients send
     return Guard(app, folder, max_bytes, only_loopback=config.host.startswith(_LOOPBACK))
 
 

@@ -15,13 +15,14 @@ C = TypeVar("C", bound=Component)
 
 
 def stored(component: C) -> C:
-    """An input component (Video, Audio, Image) that passes on the path of an upload.
+    """An input component (Video, Audio, Image, File) that passes on the path of an upload.
 
-    Without this, the server opens pictures, and downloads the file if a client sends an address in place of an upload.
+    Without this, the server opens pictures, downloads the file of an address that a client sends in place of an upload,
+    and takes any path of its own disk: Gradio checks paths only for pages that `launch` started.
     """
     component.preprocess = _path_of_upload  # type: ignore[method-assign]
     component.async_move_resource_to_block_cache = partial(  # type: ignore[method-assign]
-        _refuse_addresses, component.async_move_resource_to_block_cache
+        _only_uploads, component.async_move_resource_to_block_cache, Path(component.GRADIO_CACHE)
     )
     return component
 
@@ -36,9 +37,9 @@ def _path_of_upload(payload: Any) -> str | None:
     return None if payload is None else payload.path
 
 
-async def _refuse_addresses(move: Any, url_or_file_path: str | Path | None) -> str | None:
-    if "://" in str(url_or_file_path):
-        raise gradio.Error("Addresses are refused: upload the file.", print_exception=False)
+async def _only_uploads(move: Any, folder: Path, url_or_file_path: str | Path | None) -> str | None:
+    if not Path(str(url_or_file_path)).resolve().is_relative_to(folder.resolve()):
+        raise gradio.Error("Only uploads are accepted.", print_exception=False)
     return await move(url_or_file_path)
 
 

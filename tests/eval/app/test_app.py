@@ -65,7 +65,7 @@ def test_no_file_outside_the_uploads_is_served(app, visitor, tmp_path):
 
 
 def test_an_event_with_a_path_or_an_address_in_place_of_an_upload_is_refused(app, visitor, tmp_path, clip):
-    elsewhere = tmp_path / "clip.mp4"
+    elsewhere = tmp_path / "elsewhere.mp4"
     elsewhere.write_bytes(clip.read_bytes())
     uploads = f"{app.folder}/uploads"
     for name in (
@@ -77,7 +77,11 @@ def test_an_event_with_a_path_or_an_address_in_place_of_an_upload_is_refused(app
     ):
         visitor.join("run-video", file_data(name), "heatmap", 0)
         answer = visitor.answer()
-        assert "error" in answer and "data" not in answer, name
+        assert answer["error"] == "Only uploads are accepted." and "data" not in answer, name
+    copied = {path.name for path in (app.folder / "uploads").rglob("*")}
+    assert "passwd" not in copied and elsewhere.read_bytes() not in {
+        path.read_bytes() for path in (app.folder / "uploads").rglob("elsewhere.mp4")
+    }
 
 
 def test_the_name_of_an_upload_cannot_leave_the_folder(app, visitor, clip):
