@@ -129,7 +129,8 @@ class Visitor:
     def present(self) -> Iterator[None]:
         """Keep the page open."""
         with self.http.stream("GET", f"/gradio_api/heartbeat/{self.session}") as stream:
-            next(stream.iter_lines())
+            lines = stream.iter_lines()  # its end would close the connection
+            next(lines)
             yield
 
 
