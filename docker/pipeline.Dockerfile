@@ -10,7 +10,7 @@ ARG BASE=python:3.11.13-slim-bookworm
 
 FROM ${BASE} AS wheel
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE train.py ./
+COPY pyproject.toml README.md LICENSE train.py denseav.py ./
 COPY configs configs
 COPY pipelines pipelines
 COPY model model

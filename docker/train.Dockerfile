@@ -22,7 +22,7 @@ ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1
 
 FROM python AS wheel
 WORKDIR /src
-COPY pyproject.toml README.md LICENSE train.py ./
+COPY pyproject.toml README.md LICENSE train.py denseav.py ./
 COPY configs configs
 COPY pipelines pipelines
 COPY model model

@@ -1,6 +1,7 @@
 """The settings of every command, as dataclasses: one file per command or section. YAML files hold differences only."""
 
 from configs.schema.ablate import AblateConfig, VariantConfig
+from configs.schema.app import AppConfig
 from configs.schema.build import BuildConfig, DecodeConfig, SourceConfig
 from configs.schema.convert import ConvertConfig, ExportConfig
 from configs.schema.download import ByHandConfig, DownloadConfig, DownloadFileConfig
@@ -24,6 +25,7 @@ from configs.schema.workspace import WorkspaceConfig
 
 __all__ = [
     "AblateConfig",
+    "AppConfig",
     "AugmentConfig",
     "BuildConfig",
     "ByHandConfig",

@@ -157,7 +157,7 @@ def replay(path: Path, folder: Path, shared_packages: bool) -> Container:
             elif word == "RUN":
                 current.run(rest)
             else:
-                assert word in ("ENV", "USER", "ENTRYPOINT", "CMD"), word
+                assert word in ("ENV", "USER", "EXPOSE", "HEALTHCHECK", "ENTRYPOINT", "CMD"), word
     final = [*stages.values()][-1]
     entrypoint, cmd = (_json_list(final, word) for word in ("ENTRYPOINT", "CMD"))
     return Container(current.root, current.python, current.cwd, entrypoint, cmd)

@@ -1,0 +1,155 @@
+"""The page in a browser (Debian's chromium): upload, wait, the video plays, without errors or outside requests."""
+
+import contextlib
+import shutil
+
+import numpy as np
+import pytest
+from odd_media import png
+from tiny_app import TIMEOUT_S
+from tiny_media import write_video, write_wav
+
+CHROMIUM = shutil.which("chromium")
+ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+# Of the frame that is shown: the largest value of a pixel.
+BRIGHTEST = """video => {
+  const canvas = document.createElement("canvas");
+  [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
+  const drawing = canvas.getContext("2d");
+  drawing.drawImage(video, 0, 0);
+  return Math.max(...drawing.getImageData(0, 0, canvas.width, canvas.height).data.filter((_, i) => i % 4 != 3));
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=TIMEOUT_S * 1000)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(app, browser):
+    """Opens pages, each a visitor of its own; at the end there must be no error and no request to another host."""
+    problems, contexts = [], []
+
+    def open_page(width_px: int = 1400):
+        contexts.append(browser.new_context(viewport={"width": width_px, "height": 900}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(TIMEOUT_S * 1000)
+        page.on("console", lambda message: message.type == "error" and problems.append(message.text))
+        page.on("pageerror", lambda error: problems.append(str(error)))
+        page.on("request", lambda request: _is_outside(request.url, app.url) and problems.append(request.url))
+        page.goto(app.url)
+        page.wait_for_selector("#run-video")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert not problems
+
+
+def _is_outside(url: str, own: str) -> bool:
+    return not url.startswith((own, "data:", "blob:"))
+
+
+def _upload(page, place: str, path) -> None:
+    page.set_input_files(f"{place} input[type=file]", path)
+    page.wait_for_selector(f"{place} :is(video, img, audio, #waveform)", state="attached")
+
+
+def _error(page) -> str:
+    """The text of the next error message, which is closed."""
+    text = page.wait_for_selector(".toast-body").inner_text()
+    with contextlib.suppress(Exception):
+        page.click(".toast-close", timeout=2000)
+    return text
+
+
+def _assert_plays(page, duration_s: float) -> None:
+    video = page.wait_for_selector("#result video")
+    page.wait_for_function("document.querySelector('#result video').readyState >= 3")
+    assert video.evaluate("video => video.duration") == pytest.approx(duration_s, abs=0.15)
+    video.evaluate("video => { video.muted = true; video.currentTime = 0; return video.play() }")
+    page.wait_for_function("document.querySelector('#result video').currentTime > 0.2")
+    assert video.evaluate(BRIGHTEST) > 40
+    page.wait_for_function("parseFloat(document.querySelector('#timeline .mark').style.left) > 0")
+
+
+def test_an_uploaded_video_plays_with_its_heatmap_and_can_be_downloaded(open_page, clip):
+    page = open_page()
+    _upload(page, "#video", clip)
+    page.click("#run-video")
+    _assert_plays(page, 2.0)
+    assert page.locator("#timeline polyline").count() == 2
+    with page.expect_download() as download:
+        page.click("#download")
+    assert download.value.suggested_filename.endswith(".mp4")
+
+
+def test_a_file_that_is_not_a_video_gives_a_message_on_a_narrow_page(open_page, tmp_path):
+    (tmp_path / "text.mp4").write_text("This is not a video.")
+    page = open_page(420)
+    page.set_input_files("#video input[type=file]", tmp_path / "text.mp4")
+    page.wait_for_selector("#video video", state="attached")
+    page.click("#run-video")
+    assert "text.mp4 cannot be used" in _error(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 420, "the page is wider than a phone"
+
+
+@pytest.mark.slow
+def test_another_view_a_picture_with_a_sound_and_features_are_shown(open_page, tmp_path):
+    rows = b"".join(b"\0" + bytes([(7 * row + column) % 256 for column in range(120)]) for row in range(30))
+    (tmp_path / "picture.png").write_bytes(png(40, 30, rows=rows))
+    page = open_page()
+    page.get_by_role("tab", name="Picture and sound").click()
+    _upload(page, "#image", tmp_path / "picture.png")
+    _upload(page, "#sound", write_wav(tmp_path / "sound.wav", np.sin(np.arange(48_000) / 5)))
+    page.click("#run-image")
+    _assert_plays(page, 3.0)
+    old = page.get_attribute("#result video", "src")
+    page.click("#view input")
+    page.get_by_role("option", name="Side by side").click()
+    page.wait_for_function("old => document.querySelector('#result video').src != old", arg=old)
+    _assert_plays(page, 3.0)
+    page.get_by_role("tab", name="Features").click()
+    _upload(page, "#features-image", tmp_path / "picture.png")
+    page.click("#run-features")
+    page.wait_for_function("document.querySelector('#features-result img')?.naturalWidth > 100")
+
+
+@pytest.mark.slow
+def test_ten_visitors_at_once_each_see_their_own_video(open_page, tmp_path):
+    durations = [1.0 + 0.2 * number for number in range(10)]
+    pages = [open_page() for _ in durations]
+    for page, duration_s in zip(pages, durations, strict=True):
+        _upload(page, "#video", write_video(tmp_path / f"{duration_s}.mp4", duration_s, size_px=(160, 120)))
+    for page in pages:
+        page.click("#run-video")
+    for page, duration_s in zip(pages, durations, strict=True):
+        _assert_plays(page, duration_s)
+
+
+@pytest.mark.slow
+def test_hostile_uploads_give_messages(open_page, clip, tmp_path):
+    page = open_page()
+    page.click("#run-video")
+    assert "Drop or record a video first" in _error(page)
+    (tmp_path / "bomb.png").write_bytes(png(30_000, 30_000, rows=b"\0" * 90_001))
+    (tmp_path / "playlist.mp4").write_bytes(b"#EXTM3U\n#EXTINF:10.0,\nfile:///etc/passwd\n")
+    page.set_input_files("#video input[type=file]", tmp_path / "playlist.mp4")
+    page.click("#run-video")
+    assert "cannot be used" in _error(page)
+    page.get_by_role("tab", name="Features").click()
+    page.set_input_files("#features-image input[type=file]", tmp_path / "bomb.png")
+    page.wait_for_selector("#features-image img", state="attached")
+    page.click("#run-features")
+    assert "bomb.png" in _error(page)
+    page.reload()
+    (tmp_path / "large.mp4").write_bytes(clip.read_bytes() + b"\0" * 6_000_000)
+    page.set_input_files("#video input[type=file]", tmp_path / "large.mp4")
+    assert "5" in _error(page)
