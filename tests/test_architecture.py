@@ -148,6 +148,8 @@ COMMANDS = [
     "pipelines.stream.index",
     "eval.run",
     "eval.render",
+    "eval.app",
+    "eval.search",
     "eval.parity",
     "eval.report",
     "eval.ablate",

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -55,6 +55,7 @@ class DecodedClip(NamedTuple):
     audio_mask: Bool[np.ndarray, "S"] | None
 
 
+@runtime_checkable
 class Clips(Protocol):
     """Clips to add to an index."""
 

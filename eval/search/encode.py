@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from eval.search.clips import DecodedClip
@@ -75,7 +76,7 @@ def restore_features(clips: Sequence[StoredClip], layout: Layout) -> tuple[Image
     return restore_image(images, layout) if images else None, restore_audio(sounds, layout) if sounds else None
 
 
-def encode_pixels(model: DenseAV, frames: Sequence[Tensor]) -> ImageFeatures:
+def encode_pixels(model: DenseAV, frames: Sequence[UInt8[Tensor, "3 H_px W_px"]]) -> ImageFeatures:
     """Features of images of one size, float32 on the CPU."""
     batch = torch.stack(list(frames)).to(next(model.parameters()).device)
     return map_tensors(model.encode_image(batch), _to_cpu)

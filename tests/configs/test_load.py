@@ -229,7 +229,7 @@ def test_every_setting_with_fixed_values_is_checked():
         ),
         *("loss.objective",),
         *("model.audio_projection", "model.similarity_aggregation", "model.head_aggregation", "tracker"),
-        *("stream.audio", "optim.name", "optim.schedule", "nonfinite_loss_action"),
+        *("stream.audio", "checkpoint.upload", "optim.name", "optim.schedule", "nonfinite_loss_action"),
     }
 
 

@@ -29,7 +29,9 @@ def test_the_image_has_cuda_the_locked_packages_our_code_and_no_root():
     assert re.fullmatch(r"BASE=nvidia/cuda:13\.\d+\.\d+-base-ubuntu24\.04", base)
     copies = [rest.split() for word, rest in lines if word == "COPY"]
     copied = {path for paths in copies if not paths[0].startswith("--from") for path in paths[:-1]}
-    of_the_wheel = {"pyproject.toml", "README.md", "LICENSE", "configs", "pipelines", "model", "eval", "train.py"}
+    of_the_wheel = {"pyproject.toml", "README.md", "LICENSE", "configs", "pipelines", "model", "eval", "train.py"} | {
+        "denseav.py"
+    }
     assert copied == of_the_wheel | {"requirements.lock", "docker/train_node.sh"}
     assert all((ROOT / path).exists() for path in copied)
     (install,) = (rest for word, rest in lines if word == "RUN" and "requirements.lock" in rest)

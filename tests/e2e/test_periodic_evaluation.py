@@ -216,7 +216,7 @@ def test_heatmap_sheet_has_a_row_for_each_example():
             16000,
         )
 
-    assert heatmap_sheet([example(2), example(1)]).shape == (2 * (160 + 22), 5 * 160, 3)
+    assert heatmap_sheet([example(2), example(1)]).shape == (2 * (160 + 2 * 22), 5 * 160, 3)
 
 
 def test_similarity_matrix_is_bright_at_high_scores():

@@ -74,7 +74,8 @@ IMAGES = {  # name -> (bytes, color)
     "transparent WebP": (encode(_with_alpha(0), "WEBP", lossless=True, exact=True), RGB),
     "CMYK JPEG": (encode(COLOR.convert("CMYK"), "JPEG", quality=95), RGB),
     "CMYK TIFF": (encode(COLOR.convert("CMYK"), "TIFF"), RGB),
-    "YCbCr TIFF": (encode(COLOR.convert("YCbCr"), "TIFF"), RGB),
+    # Pillow 12, to which gradio is bound, reads a YCbCr TIFF only if it is compressed.
+    "YCbCr TIFF": (encode(COLOR.convert("YCbCr"), "TIFF", compression="tiff_lzw"), RGB),
     "first frame of a GIF": (_animation("GIF"), RGB),
     "first frame of a WebP": (_animation("WEBP"), RGB),
     "first frame of an animated PNG": (_animation("PNG"), RGB),

@@ -19,6 +19,12 @@ DESCRIPTIONS = {
     "Makefile": "make demo, test, test-all, lint, bench, findings, lock",
     "pyproject.toml": "package, dependencies and tool settings",
     ".pre-commit-config.yaml": "checks before each commit",
+    ".dockerignore": "files that are not sent to the Docker engine",
+    ".github/ISSUE_TEMPLATE/bug.yml": "form for bugs",
+    ".github/ISSUE_TEMPLATE/feature.yml": "form for features",
+    ".github/pull_request_template.md": "checklist of a pull request",
+    ".github/workflows/ci.yml": "hosted continuous integration: calls .ci/run",
+    "CITATION.cff": "how to cite the method",
 }
 SKIPPED = ("tests/golden/", "model/pretrained/", "docs/repository-map.md")
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import uuid
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +96,7 @@ class Visitor:
     def __init__(self, app: App) -> None:
         self.session = uuid.uuid4().hex[:10]
         self.http = httpx.Client(base_url=app.url, timeout=TIMEOUT_S)
+        weakref.finalize(self, self.http.close)
         self.config = self.http.get("/config").json()
 
     def upload(self, path: Path, name: str = "") -> dict:

@@ -42,7 +42,7 @@ def test_retrieval_examples_go_from_best_to_worst_rank(gallery, model):
             and len(example.waveform) == 8000
         )
         assert example.heads.min() >= 0 and example.heads.max() <= 1 and len(example.heads) == model.num_heads
-    assert heatmap_sheet(examples).shape == (5 * (160 + 22), (2 + model.num_heads) * 160, 3)  # no target
+    assert heatmap_sheet(examples).shape == (5 * (160 + 2 * 22), (2 + model.num_heads) * 160, 3)  # no target
 
 
 def test_gallery_of_one_pair_has_one_example(tmp_path, model):

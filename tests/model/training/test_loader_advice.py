@@ -18,38 +18,38 @@ SLOW_DEVICE = StepTimes(clips=50, step_s=2.0, waited_s=0.0, worker_s=0.5, worker
 
 def test_workers_keep_up_with_the_device_and_leave_a_core_to_the_training_process():
     assert workers_needed(FAST_DEVICE) == 5 and workers_needed(SLOW_DEVICE) == 1
-    assert workers_that_fit(FAST_DEVICE, 8) == 7 and workers_that_fit(FAST_DEVICE, 1) == 1
+    assert workers_that_fit(FAST_DEVICE, 8.0) == 7 and workers_that_fit(FAST_DEVICE, 1.0) == 1
     waits_for_a_store = FAST_DEVICE._replace(worker_cpu_s=0.25)
-    assert workers_that_fit(waits_for_a_store, 4) == 6
+    assert workers_that_fit(waits_for_a_store, 4.0) == 6
 
 
 def test_data_that_limit_the_run_name_the_workers_that_would_do():
-    line = describe_limit(FAST_DEVICE, num_workers=2, cores=8)
+    line = describe_limit(FAST_DEVICE, num_workers=2, cores=8.0)
     assert line == (
         "data loading limits this run: a rank waits for data 50% of the time; its device takes 400 clips/s, "
         "a worker makes 100; set stream.num_workers=5"
     )
-    assert "set stream.num_workers=5" in describe_limit(FAST_DEVICE, num_workers=0, cores=8)
+    assert "set stream.num_workers=5" in describe_limit(FAST_DEVICE, num_workers=0, cores=8.0)
 
 
 def test_too_few_cores_are_named_where_workers_would_not_help():
-    line = describe_limit(FAST_DEVICE, num_workers=2, cores=4)
+    line = describe_limit(FAST_DEVICE, num_workers=2, cores=4.0)
     assert "5 workers are needed, but 4 cores a rank keep 3 busy: set stream.num_workers=3, and use more cores" in line
 
 
 def test_enough_workers_that_are_held_up_are_not_multiplied():
-    line = describe_limit(FAST_DEVICE, num_workers=6, cores=8)
+    line = describe_limit(FAST_DEVICE, num_workers=6, cores=8.0)
     assert line.startswith("data loading limits this run") and "stream.num_workers=6 makes enough on average" in line
 
 
 def test_a_slow_device_is_the_limit_and_needs_fewer_workers():
-    line = describe_limit(SLOW_DEVICE, num_workers=4, cores=8)
+    line = describe_limit(SLOW_DEVICE, num_workers=4, cores=8.0)
     assert line.startswith("the device limits this run: a rank waits for data 0% of the time; its device takes 25 ")
     assert line.endswith("; stream.num_workers=1 is enough")
 
 
 def test_no_wait_with_hardly_enough_workers_is_a_balance():
-    line = describe_limit(FAST_DEVICE._replace(step_s=0.126, waited_s=0.001), num_workers=4, cores=8)
+    line = describe_limit(FAST_DEVICE._replace(step_s=0.126, waited_s=0.001), num_workers=4, cores=8.0)
     assert line.startswith("data loading and device are balanced") and line.endswith("stream.num_workers=4 is enough")
 
 

@@ -117,11 +117,12 @@ def _workers(pid):
             signal.SIGKILL,
             "was killed by SIGKILL; probably the machine or its container is out of memory: use ",
         ),
-        (
+        pytest.param(
             signal.SIGBUS,
             "was killed by SIGBUS; probably a shard or its index was cut off while it was read",
+            marks=pytest.mark.slow,
         ),
-        (signal.SIGABRT, "was killed by SIGABRT\n"),
+        pytest.param(signal.SIGABRT, "was killed by SIGABRT\n", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_worker_ends_the_run_in_one_line(command, kill, cause):
@@ -139,4 +140,6 @@ def test_a_killed_worker_ends_the_run_in_one_line(command, kill, cause):
     os.kill(workers[0], kill)
     _, errors = run.communicate("\n" * 100, timeout=280)
     assert run.returncode == 1
-    assert errors.startswith(f"error: a loader worker {cause}") and errors.count("\n") == 1, errors
+    # torch's handler of SIGBUS adds a line of its own.
+    lines = [line for line in errors.splitlines() if not line.startswith("ERROR: Unexpected bus error")]
+    assert len(lines) == 1 and f"{lines[0]}\n".lstrip("\0").startswith(f"error: a loader worker {cause}"), errors
