@@ -103,7 +103,7 @@ class LanceStore:
                 self._vectors.merge_insert(["id", "generation"])
                 .when_matched_update_all()
                 .when_not_matched_insert_all()
-                .execute(vectors)
+                .execute(vectors, on_bad_vectors="null")  # clips without a frame or without audio
             )
 
     def delete(self, where: Filter) -> int:
@@ -179,7 +179,7 @@ def read_settings(address: str) -> IndexSettings | None:
             return None
     with _one_line_errors(address):
         connection = _connect(address)
-        names = set(connection.table_names(limit=100))
+        names = set(connection.list_tables(limit=100).tables)
         if "index" not in names:
             if "://" not in address and any(one.suffix != ".lance" for one in folder.iterdir()):
                 raise UsageError(f"index={address} is a folder of other files; give a new folder, or that of an index")

@@ -60,7 +60,7 @@ class IndexSettings:
 
     model_hash: str
     checkpoint: str
-    inputs: tuple[float, ...]
+    inputs: tuple[int | float, ...]
     layout: Layout
     words: Float[np.ndarray, "Q K C"]
     coverage: float

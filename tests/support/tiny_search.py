@@ -18,10 +18,9 @@ from model.hub import save_pretrained
 
 def write_model(folder: Path, seed: int = 0, *settings: str) -> Path:
     """A model of two heads with random weights."""
-    torch.manual_seed(seed)
     config = tiny_config("model.num_heads=2", *settings)
     folder.mkdir(parents=True)
-    save_pretrained(tiny_model(config), config.model, folder)
+    save_pretrained(tiny_model(config, seed), config.model, folder)
     return folder
 
 

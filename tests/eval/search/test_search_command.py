@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from tiny_media import write_video, write_wav
 from tiny_search import command, results, write_files, write_model, write_shards
 from tiny_shards import tone
@@ -111,8 +112,9 @@ def test_the_dense_score_is_that_of_the_model_within_the_stored_precision(world)
     found = {match.clip.id: match.score for match in searcher.search(query, top_k=100)}
     reader = ClipReader(DatasetIndex.open(world / "shards"), *searcher.model.inputs)
     batch = collate([reader.evaluation_item(4, 1)]).to("cpu")
-    image = searcher.model.encode_image(batch.frames)
-    exact = searcher.model.similarity_per_head(image, query.audio).sum(-1).item()
+    with torch.inference_mode():
+        image = searcher.model.encode_image(batch.frames)
+        exact = searcher.model.similarity_per_head(image, query.audio).sum(-1).item()
     assert found["shards/clip0004"] == pytest.approx(exact, abs=0.02 * max(found.values()))
 
 
