@@ -26,7 +26,7 @@ DESCRIPTIONS = {
     ".github/workflows/ci.yml": "hosted continuous integration: calls .ci/run",
     "CITATION.cff": "how to cite the method",
 }
-SKIPPED = ("tests/golden/", "model/pretrained/", "docs/repository-map.md")
+SKIPPED = ("tests/golden/", "model/pretrained/", "docs/images/", "docs/repository-map.md")
 
 
 def tracked_files() -> list[str]:

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tiny_media import write_video, write_wav
 from tiny_shards import tone, write_data_set
