@@ -106,7 +106,9 @@ class Features:
         from eval.render.still import read_image
 
         picture = read_image(self.image, limits.max_pixels)
-        colors = fit_pca(model, _Still(picture)).colors(encode_frames(model, [picture]).dense.flatten(1, 2))[0]
+        pca, features = fit_pca(model, _Still(picture)), encode_frames(model, [picture]).dense.flatten(1, 2)
+        assert pca.image is not None, "a picture has image features"
+        colors = pca.colors(features, pca.image)[0]
         cells = Image.fromarray((np.clip(colors, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
         scale = _FEATURES_PX / max(picture.shape[:2])
         size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))

@@ -58,7 +58,8 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
             return None, None, gradio.HTML(visible=False), gradio.DownloadButton(visible=False)
         kind, _, head = view.partition(":")
         options: dict[str, Any] = {"model": model, "view": kind, "head": int(head) if head else None}
-        job = LocalizeVideo(**source, **options) if "video" in source else LocalizeImage(**source, **options)
+        options |= source
+        job = LocalizeVideo(**options) if "video" in source else LocalizeImage(**options)
         folder, found = await sessions.run(request, job)
         if note := found.pop("note"):
             gradio.Warning(html.escape(note))

@@ -26,7 +26,7 @@ class Sessions:
     def __init__(self, pool: WorkerPool, folder: TempFolder) -> None:
         self.pool, self.folder = pool, folder
 
-    def note_uploads_of(self, component: gradio.components.Component) -> None:
+    def note_uploads_of(self, component: Any) -> None:
         """Delete the uploads of an input component with their session."""
 
         def note(path: str | None, request: gradio.Request) -> None:

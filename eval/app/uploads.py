@@ -29,7 +29,7 @@ def stored(component: C) -> C:
 
 def result_video(component: gradio.Video) -> gradio.Video:
     """An output component for videos that jobs wrote for browsers: the server does not decode them to check that."""
-    component.postprocess = _file_data  # type: ignore[method-assign]
+    component.postprocess = _file_data
     return component
 
 

@@ -128,7 +128,7 @@ def serve(connection: Connection, checkpoints: Sequence[str]) -> None:
 def _next_message(connection: Connection, running: dict[int, _Running]) -> Submit | Cancel | Stop | None:
     """The next message of the server; None when a job ended or is over its time."""
     timeout_s = min((job.deadline - time.monotonic() for job in running.values()), default=None)
-    waiting_for = [connection, *(job.process.sentinel for job in running.values())]
+    waiting_for: list[Connection | int] = [connection, *(job.process.sentinel for job in running.values())]
     ready = wait(waiting_for, None if timeout_s is None else max(timeout_s, 0) + 0.01)
     return connection.recv() if connection in ready else None
 

@@ -1,7 +1,6 @@
 """The wheel in an environment outside the repository: commands, configuration files and Python run from any folder."""
 
 import os
-import re
 import subprocess
 import sys
 import sysconfig
@@ -15,9 +14,7 @@ from paths import ROOT
 from PIL import Image
 from tiny_localizer import save_tiny
 from tiny_media import write_video
-from tiny_training import tiny_config, tiny_model
 
-from model.hub import save_pretrained
 from model.published import PACKAGED
 
 COMMANDS = ["train", "eval.run", "eval.render", "eval.report", "model.export", "model.convert", "pipelines.build"]
@@ -71,18 +68,6 @@ def test_commands_run_from_any_folder(python, tmp_path, command):
 def test_configuration_files_of_the_wheel_are_found_from_any_folder(python, tmp_path):
     done = run(python, tmp_path, "-m", "train", "config=configs/train/toy.yaml", "steps=0")
     assert done.returncode == 2 and "steps=0 must be 1 or more" in done.stderr, done.stderr
-
-
-def test_the_python_of_the_readme_runs_from_any_folder(python, tmp_path):
-    config = tiny_config()
-    (tmp_path / "exported/demo").mkdir(parents=True)
-    save_pretrained(tiny_model(config), config.model, tmp_path / "exported/demo")
-    Image.fromarray(np.full((30, 50, 3), 90, np.uint8)).save(tmp_path / "dog.jpg")
-    soundfile.write(tmp_path / "bark.wav", np.sin(np.arange(44100) / 9), 44100)
-    (block,) = re.findall(r"^```python\n(.*?)^```$", (ROOT / "README.md").read_text(), re.MULTILINE | re.DOTALL)
-    (tmp_path / "script.py").write_text(block + "\nprint(score.shape, heatmap.shape)\n")
-    done = run(python, tmp_path, "script.py")
-    assert done.returncode == 0 and "torch.Size([1, 1])" in done.stdout, done.stderr
 
 
 THREE_LINES = """
