@@ -15,7 +15,7 @@ def number_named_items(kind: Any, layer: Any, settings: Any) -> Any:
     Args:
         kind: type of `layer` by the schema; lists of dataclasses that have a field `name` are searched.
         layer: plain settings of one origin, possibly invalid.
-        settings: plain settings so far, for the names of their items; those of the schema by default.
+        settings: plain settings before this layer, which hold the names of existing items.
     """
     if not isinstance(layer, dict):
         return layer

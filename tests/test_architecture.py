@@ -1,6 +1,7 @@
 """The shape of the house: which package may import which, what the build half must not need, file lengths, names."""
 
 import ast
+import fnmatch
 import functools
 import graphlib
 import subprocess
@@ -136,6 +137,13 @@ def test_every_public_function_of_the_model_and_the_evaluation_has_a_docstring()
         and not ast.get_docstring(node)
     ]
     assert not missing
+
+
+def test_pytest_enters_every_folder_of_tests(pytestconfig):
+    patterns = pytestconfig.getini("norecursedirs")
+    folders = {folder.name for folder in (ROOT / "tests").rglob("*") if folder.is_dir()}
+    assert {"build", "stream"} <= folders
+    assert not [name for name in folders for pattern in patterns if fnmatch.fnmatch(name, pattern)]
 
 
 COMMANDS = [

@@ -11,7 +11,14 @@ import numpy as np
 from av.container import InputContainer
 from jaxtyping import Float
 
-from pipelines.build.decode.audio_track import AS_LOUD, MAX_CHANNELS, MAX_JITTER_S, channel_samples, check_amplitude
+from pipelines.build.decode.audio_track import (
+    MAX_CHANNELS,
+    MAX_JITTER_S,
+    channel_samples,
+    check_amplitude,
+    energies,
+    loudest_channel,
+)
 from pipelines.build.decode.container import time_base_s
 from pipelines.build.decode.packet_scan import MAX_BAD_FRACTION, demux_first_recording, jumps_back
 from pipelines.manifest import RejectedClip
@@ -97,12 +104,9 @@ def _silence(channels: int, samples: int, rate_hz: int) -> Iterator[tuple[np.nda
         samples -= part
 
 
-def loudest_channel(chunks: Iterable[tuple[Float[np.ndarray, "channels S"], int]]) -> int:
+def loudest_channel_of(chunks: Iterable[tuple[Float[np.ndarray, "channels S"], int]]) -> int:
     """The first of the loudest channels, within 1 dB, over all chunks; 0 without any, as decode.channel=loudest."""
-    energy = np.zeros(1)
-    for samples, _ in chunks:
-        energy = energy + np.square(samples, dtype=np.float64).sum(axis=1)
-    return int(np.argmax(energy * AS_LOUD >= energy.max()))
+    return loudest_channel(sum((energies(samples) for samples, _ in chunks), np.zeros(1)))
 
 
 def resampled_blocks(

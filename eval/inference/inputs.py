@@ -4,10 +4,10 @@ An array has exactly one meaning, and everything else is an error that names the
 
 - image: uint8 [H_px, W_px, 3] (RGB), or float [3, H_px, W_px] in 0 to 1 (RGB);
 - sound: (array, sample rate in Hz); float in -1 to 1 or int16, [samples] or [channels, samples], at most 8 channels, of
-  which the first is used, as everywhere in this project.
+  which the loudest is used, as in videos (VideoReader) and in builds from folders.
 
-Files are read as in the evaluation: images upright and without alpha (pipelines.rgb_image), the first channel of audio
-and video files, at most an hour (pipelines.build.decode.audio_file).
+Files are read as in the evaluation: images upright and without alpha (pipelines.rgb_image), the loudest channel of
+audio and video files, at most an hour (pipelines.build.decode.audio_file).
 """
 
 import os
@@ -22,7 +22,7 @@ from torch import Tensor
 
 from configs.errors import UsageError
 from pipelines.build.decode.audio_file import read_audio
-from pipelines.build.decode.audio_track import check_amplitude
+from pipelines.build.decode.audio_track import check_amplitude, energies, loudest_channel
 from pipelines.manifest import RejectedClip, StorageError
 from pipelines.rgb_image import upright_rgb
 
@@ -55,7 +55,7 @@ def read_image(image: object) -> UInt8[Tensor, "3 H_px W_px"]:
 
 
 def read_sound(sound: object) -> tuple[Float[np.ndarray, "S"], int]:
-    """A sound as the samples of its first channel, float32 in -1 to 1, and its sample rate in Hz.
+    """A sound as the samples of its loudest channel, float32 in -1 to 1, and its sample rate in Hz.
 
     Args:
         sound: one of SOUND_FORMS.
@@ -66,7 +66,7 @@ def read_sound(sound: object) -> tuple[Float[np.ndarray, "S"], int]:
     """
     if isinstance(sound, str | os.PathLike):
         try:
-            return read_audio(Path(sound).absolute())
+            return read_audio(Path(sound).absolute(), channel="loudest")
         except (RejectedClip, StorageError) as error:
             raise UsageError(f"sound={sound}: no usable audio ({getattr(error, 'detail', error)})") from None
     if isinstance(sound, np.ndarray | Tensor):
@@ -132,10 +132,10 @@ def _samples_of_array(array: np.ndarray | Tensor) -> Float[np.ndarray, "S"]:
         )
     if not tensor.numel():
         raise UsageError(f"sound={_describe(array)} has no samples")
-    first = tensor if tensor.ndim == 1 else tensor[0]
-    scale = 1 / 32768 if first.dtype == torch.int16 else 1.0
+    scale = 1 / 32768 if tensor.dtype == torch.int16 else 1.0
+    channels = (tensor.float() * scale).numpy().reshape(-1, tensor.shape[-1])
     try:
-        return check_amplitude((first.float() * scale).numpy())
+        return check_amplitude(channels[loudest_channel(energies(channels))])
     except RejectedClip as error:
         raise UsageError(f"sound={_describe(array)}: {error.detail}") from None
 

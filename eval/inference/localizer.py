@@ -3,7 +3,6 @@
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,20 +13,12 @@ from torch.nn import functional
 
 from configs.errors import UsageError
 from eval.benchmarks.io import resample_waveform
-from eval.inference.encode import (
-    encode_image,
-    encode_sound,
-    score_pairs,
-    step_moments,
-    whole_sound_maps,
-    window_weights,
-)
+from eval.inference.encode import encode_image, encode_sound, score_pairs, window_weights
+from eval.inference.image import localize_image
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
 from eval.inference.share import push_model, save_model
 from eval.inference.video import localize_video, stream_localizations
-from eval.render.drawing import View
-from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
 from model.hub import Pretrained, load_pretrained
 from model.published import HubOptions
@@ -75,7 +66,22 @@ class Localizer:
         token: str | bool | None = None,
         local_files_only: bool = False,
     ) -> "Localizer":
-        """Load a model by name or path; the arguments are those of `denseav.load`."""
+        """Load a model.
+
+        Args:
+            name_or_path: a run folder (its newest checkpoint), a step folder, an exported folder, a released checkpoint
+                (.ckpt, converted on loading), an id of the Hugging Face Hub (`user/name`), or a name: `toy`, the small
+                model of this package; `sound`, `language`, `sound_and_language`, the published models, downloaded once.
+            device: None: the accelerator of this machine (CUDA, MPS), otherwise the CPU.
+            dtype: of the encoders: torch.float32 (None), torch.bfloat16 or torch.float16.
+            revision: branch, tag or commit of a repository of the Hugging Face Hub.
+            cache_dir: folder of downloads; None: that of the Hugging Face Hub, or of torch.hub for published names.
+            token: of the Hugging Face Hub, for private repositories.
+            local_files_only: do not download.
+
+        Raises:
+            ValueError: no such model, it cannot be downloaded, its weights do not fit, or no such device or dtype.
+        """
         hub = HubOptions(revision, cache_dir, token, local_files_only)
         return cls(load_pretrained(name_or_path, device, hub), dtype)
 
@@ -116,7 +122,7 @@ class Localizer:
         if sound is None:
             path = _video_path(image)
             return localize_video(self.model, path, max_fps, short_side_px, upsampler, self._precision)
-        return self._localize_image(image, sound, upsampler)
+        return localize_image(self.model, read_image(image), read_sound(sound), upsampler, self._precision)
 
     def localize_stream(
         self,
@@ -132,25 +138,6 @@ class Localizer:
         _check_upsampler(upsampler)
         path = _video_path(video)
         return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
-
-    @torch.no_grad()
-    def _localize_image(self, image: ImageInput, sound: SoundInput, upsampler: str) -> Localization:
-        pixels, (waveform, rate_hz) = read_image(image), read_sound(sound)
-        features, audio = self._encode_image(pixels), self._encode_sound(waveform, rate_hz)
-        maps, by_head = whole_sound_maps(self.model, features, audio)
-        moments = step_moments(self.model, features, audio, len(waveform) / rate_hz)
-        score = float(score_pairs(self.model, features, audio))
-        return Localization(
-            pixels[None],
-            np.zeros(1),
-            moments.middles_s,
-            score,
-            maps,
-            by_head,
-            moments,
-            UPSAMPLERS[upsampler](),
-            partial(_render, self.model, pixels, (waveform, rate_hz), upsampler),
-        )
 
     @torch.no_grad()
     def score(
@@ -278,18 +265,3 @@ def _video_path(video: object) -> Path:
     if not isinstance(video, str | os.PathLike):
         raise UsageError(f"localize of one {type(video).__name__}: give the path of a video, or an image and a sound")
     return Path(video)
-
-
-def _render(
-    model: DenseAV,
-    image: UInt8[Tensor, "3 H_px W_px"],
-    sound: tuple[np.ndarray, int],
-    upsampler: str,
-    out: Path,
-    view: View,
-    head: int | None,
-) -> None:
-    from eval.render.render import render_image
-
-    pixels = image.permute(1, 2, 0).contiguous().numpy()
-    render_image(model, pixels, sound, out, view=view, head=head, upsampler=upsampler)

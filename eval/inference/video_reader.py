@@ -22,7 +22,7 @@ from jaxtyping import Float, UInt8
 
 from configs.errors import CommandFailed, UsageError
 from configs.schema import DecodeConfig
-from eval.inference.audio_stream import decoded_frames, loudest_channel, placed_chunks, resampled_blocks
+from eval.inference.audio_stream import decoded_frames, loudest_channel_of, placed_chunks, resampled_blocks
 from eval.inference.media_survey import survey
 from pipelines.build.decode.audio_track import MAX_CHANNELS
 from pipelines.build.decode.container import (
@@ -148,7 +148,7 @@ class VideoReader:
             return
         with _one_line_errors(self.path):
             if self._channel is None:
-                self._channel = loudest_channel(chunk for chunk in self.audio_chunks())
+                self._channel = loudest_channel_of(self.audio_chunks())
             yield from resampled_blocks(self.audio_chunks(), self._channel, rate_hz, samples)
 
     def audio_chunks(self, channels: int = MAX_CHANNELS) -> Iterator[tuple[Float[np.ndarray, "channels S"], int]]:

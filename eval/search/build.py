@@ -21,12 +21,12 @@ from tqdm import tqdm
 
 from configs.atomic_write import folder_lock
 from configs.errors import UsageError
-from eval.search.clips import Clips, DecodedClip, open_clips
+from eval.search.clips import Clips, ModelInput, open_clips
 from eval.search.codebook import WORDS, Codebook, FirstStage, audio_steps, fit_codebook, strong_cells
 from eval.search.compression import Layout, restore_audio, restore_image
 from eval.search.encode import add_vectors, encode_clips, hash_model, layout_of
 from eval.search.lance_store import LanceStore, read_settings
-from eval.search.store import IndexSettings, StoredClip
+from eval.search.store import IndexedClip, IndexSettings
 from model.denseav import DenseAV
 
 # About 25 MB of dense features for the published architecture.
@@ -108,10 +108,10 @@ class _Builder:
         self.address, self.model, self.checkpoint = address, model, checkpoint
         self.store = None if settings is None else LanceStore(address, settings)
         self._layout = layout_of(model) if settings is None else settings.layout
-        self._pending: list[StoredClip] = []
+        self._pending: list[IndexedClip] = []
         self._added = 0
 
-    def add(self, clips: Sequence[DecodedClip]) -> None:
+    def add(self, clips: Sequence[ModelInput]) -> None:
         """Encode clips and write them when there are enough."""
         self._pending += encode_clips(self.model, clips, self._layout)
         if len(self._pending) >= COMMIT_CLIPS:
@@ -179,7 +179,7 @@ def _needs_new_codebook(store: LanceStore) -> bool:
     return False
 
 
-def _samples(store: LanceStore) -> dict[str, list[StoredClip]]:
+def _samples(store: LanceStore) -> dict[str, list[IndexedClip]]:
     """Some clips of each source, by source: at most SAMPLED_CLIPS, fewer of many sources."""
     by_source = defaultdict[str, list[str]](list)
     for id, source in store.describe().sources.items():
@@ -190,7 +190,7 @@ def _samples(store: LanceStore) -> dict[str, list[StoredClip]]:
     }
 
 
-def _fit(clips: Sequence[StoredClip], layout: Layout) -> Codebook:
+def _fit(clips: Sequence[IndexedClip], layout: Layout) -> Codebook:
     """A codebook of the sounds of clips or, if they have none, of their strongest image cells.
 
     Words that few vectors leave unused are 0, so that every codebook of an index has the same size.
@@ -206,7 +206,7 @@ def _fit(clips: Sequence[StoredClip], layout: Layout) -> Codebook:
     return codebook
 
 
-def _decoded(clips: Clips, known: set[str], bar: tqdm) -> Iterator[DecodedClip]:
+def _decoded(clips: Clips, known: set[str], bar: tqdm) -> Iterator[ModelInput]:
     """The clips that are to be added; the bar counts the others too."""
     for clip in clips.read(known):
         if clip is None:

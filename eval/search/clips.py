@@ -18,6 +18,7 @@ from torch import Tensor
 
 from configs.errors import UsageError
 from eval.search.media import PICTURE_ENDINGS, SOUND_ENDINGS, Window, read_windows
+from eval.search.store import ClipInfo
 from model.inputs import InputSpec
 from pipelines.sources.folder import ENDINGS as VIDEO_ENDINGS
 from pipelines.sources.folder import safe_id
@@ -32,24 +33,17 @@ ENDINGS = (*VIDEO_ENDINGS, *SOUND_ENDINGS, *PICTURE_ENDINGS)
 _NAMED_FILES = 5
 
 
-class DecodedClip(NamedTuple):
-    """A clip in the sizes of the model's inputs; the first fields are those of StoredClip.
+class ModelInput(NamedTuple):
+    """A clip in the sizes of the model's inputs.
 
     Attributes:
+        info: what the index says about it.
         pixels: uint8 RGB, the short side resized and the center cropped; None without a picture.
         waveform: -1 to 1, cut or zero-padded; None without a sound.
         audio_mask: True = audio, False = padding.
     """
 
-    id: str
-    source: str
-    labels: tuple[str, ...]
-    text: str
-    media: str
-    number: int
-    frame: int
-    start_s: float
-    end_s: float
+    info: ClipInfo
     pixels: UInt8[Tensor, "3 S_px S_px"] | None
     waveform: Float[np.ndarray, "S"] | None
     audio_mask: Bool[np.ndarray, "S"] | None
@@ -67,7 +61,7 @@ class Clips(Protocol):
     def unit(self) -> str:
         """What `total` counts, for the progress bar."""
 
-    def read(self, known: Collection[str]) -> Iterator[DecodedClip | None]:
+    def read(self, known: Collection[str]) -> Iterator[ModelInput | None]:
         """Decode the clips whose ids are not known; None after each that is known, unreadable or finished."""
 
     def report(self) -> str:
@@ -102,7 +96,7 @@ class ShardClips:
         self.address = address if "://" in address else os.path.abspath(address)  # noqa: PTH100 - keeps links
         self.total, self._unreadable = self.index.clips, Counter[str]()
 
-    def read(self, known: Collection[str]) -> Iterator[DecodedClip | None]:
+    def read(self, known: Collection[str]) -> Iterator[ModelInput | None]:
         """See Clips."""
         for number in range(self.index.clips):
             try:
@@ -118,7 +112,7 @@ class ShardClips:
         """See Clips."""
         return ", ".join(f"{n} clips left out: {reason.replace('_', ' ')}" for reason, n in self._unreadable.items())
 
-    def _decode(self, number: int, id: str, meta: dict[str, Any]) -> DecodedClip:
+    def _decode(self, number: int, id: str, meta: dict[str, Any]) -> ModelInput:
         frame = len(self.reader.frame_names(number)) // 2
         spec = self.reader.spec
         waveform, mask = pad_or_crop(self.reader.waveform(number), spec.samples)
@@ -126,9 +120,8 @@ class ShardClips:
         start_s, end_s = (float(meta.get(key) or 0.0) for key in ("start_s", "end_s"))
         labels, text = tuple(map(str, meta.get("labels") or ())), str(meta.get("text") or "")
         source = str(meta.get("source") or "shards")
-        return DecodedClip(
-            id, source, labels, text, self.address, number, frame, start_s, end_s, pixels, waveform, mask
-        )
+        info = ClipInfo(id, source, labels, text, self.address, number, frame, start_s, end_s)
+        return ModelInput(info, pixels, waveform, mask)
 
 
 class FileClips:
@@ -162,7 +155,7 @@ class FileClips:
         self._files = [self._files[n] for n in order]
         self.total, self._damaged = len(self._files), list[str]()
 
-    def read(self, known: Collection[str]) -> Iterator[DecodedClip | None]:
+    def read(self, known: Collection[str]) -> Iterator[ModelInput | None]:
         """See Clips."""
         complete = _complete_files(known)
         for name, metadata in self._files:
@@ -181,7 +174,7 @@ class FileClips:
         more = f"; and {len(self._damaged) - _NAMED_FILES} more" if len(self._damaged) > _NAMED_FILES else ""
         return f"{len(self._damaged)} files left out: {'; '.join(self._damaged[:_NAMED_FILES])}{more}"
 
-    def _decode(self, name: str, id: str, metadata: Metadata, known: Collection[str]) -> Iterator[DecodedClip]:
+    def _decode(self, name: str, id: str, metadata: Metadata, known: Collection[str]) -> Iterator[ModelInput]:
         path = self.root / name
         folder = name.rpartition("/")[0].rpartition("/")[2]
         labels = metadata.labels or ((folder,) if folder else ())
@@ -193,10 +186,11 @@ class FileClips:
             if window.frame is not None:
                 pixels = resize_center_crop(window.frame, self.inputs.image_size_px)
             waveform, mask = _padded(window, self.inputs)
-            yield DecodedClip(
+            info = ClipInfo(
                 window_id, self.root.name, labels, metadata.text, str(path), -1, round(1000 * window.frame_s),
-                window.start_s, window.end_s, pixels, waveform, mask,
+                window.start_s, window.end_s,
             )  # fmt: skip
+            yield ModelInput(info, pixels, waveform, mask)
 
 
 def _complete_files(known: Collection[str]) -> set[str]:

@@ -1,5 +1,6 @@
 """Decoded clips to stored ones: dense features of the model, compressed, and the hash that identifies the model."""
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -7,7 +8,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from eval.search.clips import DecodedClip
+from eval.search.clips import ModelInput
 from eval.search.codebook import FirstStage
 from eval.search.compression import (
     Layout,
@@ -17,7 +18,7 @@ from eval.search.compression import (
     restore_audio,
     restore_image,
 )
-from eval.search.store import StoredClip
+from eval.search.store import IndexedClip
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.weights_file import hash_tensors
@@ -39,7 +40,7 @@ def layout_of(model: DenseAV) -> Layout:
 
 
 @torch.inference_mode()
-def encode_clips(model: DenseAV, clips: Sequence[DecodedClip], layout: Layout) -> list[StoredClip]:
+def encode_clips(model: DenseAV, clips: Sequence[ModelInput], layout: Layout) -> list[IndexedClip]:
     """Encode and compress clips; their vectors are None."""
     pictures = [clip.pixels for clip in clips if clip.pixels is not None]
     images = iter(compress_image(encode_pixels(model, pictures), layout) if pictures else ())
@@ -48,8 +49,8 @@ def encode_clips(model: DenseAV, clips: Sequence[DecodedClip], layout: Layout) -
     masks = [clip.audio_mask for clip in heard if clip.audio_mask is not None]
     sounds = iter(compress_audio(encode_waveforms(model, waveforms, masks), layout) if heard else ())
     return [
-        StoredClip(
-            *clip[:9],
+        IndexedClip(
+            **vars(clip.info),
             image=b"" if clip.pixels is None else next(images),
             audio=b"" if clip.waveform is None else next(sounds),
         )
@@ -57,20 +58,20 @@ def encode_clips(model: DenseAV, clips: Sequence[DecodedClip], layout: Layout) -
     ]
 
 
-def add_vectors(clips: Sequence[StoredClip], stage: FirstStage, layout: Layout) -> list[StoredClip]:
+def add_vectors(clips: Sequence[IndexedClip], stage: FirstStage, layout: Layout) -> list[IndexedClip]:
     """The clips with vectors of their stored features."""
     image, audio = restore_features(clips, layout)
     images = iter(() if image is None else stage.image_vectors(image).numpy())
     sounds = iter(() if audio is None else stage.audio_vectors(audio).numpy())
     return [
-        clip._replace(
-            image_vector=next(images) if clip.image else None, audio_vector=next(sounds) if clip.audio else None
+        dataclasses.replace(
+            clip, image_vector=next(images) if clip.image else None, audio_vector=next(sounds) if clip.audio else None
         )
         for clip in clips
     ]
 
 
-def restore_features(clips: Sequence[StoredClip], layout: Layout) -> tuple[ImageFeatures | None, AudioFeatures | None]:
+def restore_features(clips: Sequence[IndexedClip], layout: Layout) -> tuple[ImageFeatures | None, AudioFeatures | None]:
     """Features of the clips that have a picture, and of those that have a sound, in order; None if none has."""
     images, sounds = [clip.image for clip in clips if clip.image], [clip.audio for clip in clips if clip.audio]
     return restore_image(images, layout) if images else None, restore_audio(sounds, layout) if sounds else None

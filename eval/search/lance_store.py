@@ -24,7 +24,7 @@ from jaxtyping import Float
 from configs.errors import CommandFailed, UsageError
 from eval.search.compression import Layout
 from eval.search.filters import Filter
-from eval.search.store import Description, IndexSettings, Neighbor, Side, StoredClip
+from eval.search.store import Description, IndexedClip, IndexSettings, Neighbor, Side
 
 FORMAT = 1
 TABLES = ("index", "clips", "vectors")
@@ -79,7 +79,7 @@ class LanceStore:
         write_settings(address, settings)  # last: it makes the folder an index
         return cls(address, settings)
 
-    def add(self, clips: Sequence[StoredClip]) -> None:
+    def add(self, clips: Sequence[IndexedClip]) -> None:
         """See ClipStore."""
         import pyarrow as pa
 
@@ -131,14 +131,14 @@ class LanceStore:
         # LanceDB's dot distance is 1 - inner product.
         return [Neighbor(row["id"], 1 - row["_distance"]) for row in found.to_pylist()]
 
-    def dense(self, ids: Sequence[str]) -> list[StoredClip]:
+    def dense(self, ids: Sequence[str]) -> list[IndexedClip]:
         """See ClipStore."""
         if not ids:
             return []
         with _one_line_errors(self.address):
             query = self._clips.search().where(_sql(Filter(ids=tuple(ids)))).select(list(_COLUMNS)).limit(len(ids))
             rows = query.to_arrow().to_pylist()
-        return [StoredClip(**row | {"labels": tuple(row["labels"])}) for row in rows]
+        return [IndexedClip(**row | {"labels": tuple(row["labels"])}) for row in rows]
 
     def describe(self) -> Description:
         """See ClipStore."""

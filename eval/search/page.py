@@ -25,7 +25,7 @@ from eval.search.media import read_windows
 from eval.search.query import Query, window_weights
 from eval.search.results import describe_query
 from eval.search.searcher import Match, Searcher
-from eval.search.store import StoredClip
+from eval.search.store import IndexedClip
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.inputs import InputSpec
 from model.upsamplers.bilinear import resize_maps
@@ -87,21 +87,21 @@ class MediaReader:
         self._inputs = inputs
         self._reader = cache(self._open)
 
-    def read(self, clip: StoredClip) -> ClipMedia:
+    def read(self, clip: IndexedClip) -> ClipMedia:
         """Frame and sound of a clip; None for what cannot be read any more."""
         try:
             return self._read_file(clip) if clip.number < 0 else self._read_shards(clip)
         except (UsageError, CommandFailed, UnreadableClip, OSError):
             return ClipMedia(None, None)
 
-    def _read_shards(self, clip: StoredClip) -> ClipMedia:
+    def _read_shards(self, clip: IndexedClip) -> ClipMedia:
         reader = self._reader(clip.media)
         if clip.number >= reader.index.clips or not clip.id.endswith(f"/{reader.index.id(clip.number)}"):
             raise UsageError(f"{clip.media} was built again after it was indexed")
         pixels = resize_center_crop(reader.frame(clip.number, clip.frame), self._inputs.image_size_px)
         return ClipMedia(pixels, reader.waveform(clip.number))
 
-    def _read_file(self, clip: StoredClip) -> ClipMedia:
+    def _read_file(self, clip: IndexedClip) -> ClipMedia:
         for window in read_windows(Path(clip.media), self._inputs):
             if window.start_s >= clip.start_s:
                 pixels = window.frame
@@ -114,7 +114,7 @@ class MediaReader:
         return ClipReader(DatasetIndex.open(folder), *self._inputs)
 
 
-def _images(searcher: Searcher, query: Query, clip: StoredClip, shown: ClipMedia) -> list[dict[str, Any]]:
+def _images(searcher: Searcher, query: Query, clip: IndexedClip, shown: ClipMedia) -> list[dict[str, Any]]:
     """Panels of a result: its frame, with the heatmap of the query's sound; the query's picture with its heatmap."""
     panels, layout = [], searcher.layout
     if shown.pixels is not None:

@@ -20,7 +20,7 @@ from eval.search.compression import restore_audio, restore_image
 from eval.search.filters import Filter
 from eval.search.lance_store import LanceStore
 from eval.search.query import Query, read_query, window_weights
-from eval.search.store import Side, StoredClip
+from eval.search.store import IndexedClip, Side
 from model.denseav import DenseAV
 from model.features import AudioFeatures, ImageFeatures
 
@@ -35,7 +35,7 @@ class Match(NamedTuple):
         found_by: what was compared with the query: image, audio or both.
     """
 
-    clip: StoredClip
+    clip: IndexedClip
     score: float
     first_stage_rank: int
     found_by: tuple[Side, ...]
@@ -112,7 +112,7 @@ class Searcher:
         best = _best({id: scores[id] for id in clips}, top_k)
         return [Match(clips[id], _mean(scores[id]), min(ranks[id].values()), tuple(scores[id])) for id in best]
 
-    def dense_scores(self, query: Query, clips: Sequence[StoredClip]) -> dict[str, dict[Side, float]]:
+    def dense_scores(self, query: Query, clips: Sequence[IndexedClip]) -> dict[str, dict[Side, float]]:
         """Dense scores of stored clips for each direction that query and clip have, by id and side of the clip."""
         scores: dict[str, dict[Side, float]] = {clip.id: {} for clip in clips}
         seen, heard = [clip for clip in clips if clip.image], [clip for clip in clips if clip.audio]

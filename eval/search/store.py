@@ -13,8 +13,9 @@ from eval.search.filters import Filter
 Side = Literal["image", "audio"]
 
 
-class StoredClip(NamedTuple):
-    """A clip of an index.
+@dataclass(frozen=True)
+class ClipInfo:
+    """What an index says about a clip.
 
     Attributes:
         id: unique in the index.
@@ -24,9 +25,6 @@ class StoredClip(NamedTuple):
         number: of the clip in its shards; -1 for a file.
         frame: number of its frame in the clip (shards), or its time in milliseconds (files).
         start_s, end_s: part of the recording.
-        image, audio: dense features (compression.py); empty if the clip has no picture or no sound.
-        image_vector, audio_vector: of the first stage, float32 [D]; None if it has no picture or no sound, and for
-            clips that `ClipStore.dense` returns.
     """
 
     id: str
@@ -38,6 +36,18 @@ class StoredClip(NamedTuple):
     frame: int
     start_s: float
     end_s: float
+
+
+@dataclass(frozen=True)
+class IndexedClip(ClipInfo):
+    """A clip of an index with its features.
+
+    Attributes:
+        image, audio: dense features (compression.py); empty if the clip has no picture or no sound.
+        image_vector, audio_vector: of the first stage, float32 [D]; None if it has no picture or no sound, and for
+            clips that `ClipStore.dense` returns.
+    """
+
     image: bytes
     audio: bytes
     image_vector: Float[np.ndarray, "D"] | None = None
@@ -92,7 +102,7 @@ class Neighbor(NamedTuple):
 class ClipStore(Protocol):
     """Clips with two searchable vectors each."""
 
-    def add(self, clips: Sequence[StoredClip]) -> None:
+    def add(self, clips: Sequence[IndexedClip]) -> None:
         """Add clips with their vectors, all or none; a clip with the id of a stored one only replaces its vectors.
 
         Raises:
@@ -112,7 +122,7 @@ class ClipStore(Protocol):
             where: filter of clips.
         """
 
-    def dense(self, ids: Sequence[str]) -> list[StoredClip]:
+    def dense(self, ids: Sequence[str]) -> list[IndexedClip]:
         """The clips with these ids and their dense features, in any order; unknown ids are left out."""
 
     def describe(self) -> Description:

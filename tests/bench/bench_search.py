@@ -39,7 +39,7 @@ from eval.search.compression import (  # noqa: E402
 )
 from eval.search.filters import Filter  # noqa: E402
 from eval.search.lance_store import LanceStore, read_settings  # noqa: E402
-from eval.search.store import IndexSettings, StoredClip  # noqa: E402
+from eval.search.store import IndexedClip, IndexSettings  # noqa: E402
 from model.features import AudioFeatures, ImageFeatures, map_tensors  # noqa: E402
 from model.similarity import fused  # noqa: E402
 from model.similarity.config import SimilarityConfig  # noqa: E402
@@ -103,7 +103,7 @@ def _write_index(address: str, clips: int) -> None:
         noise = random.normal(1, 0.05, (2, COMMIT_CLIPS, len(codebook.words))).astype(np.float32)
         store.add(
             [
-                StoredClip(
+                IndexedClip(
                     f"clip{n}", "synthetic", (f"label{n % 10}",), "", "none", n, 0, 0.0, 10.0, *blobs[n % 512],
                     image_vectors[n % 512] * noise[0, n - first], audio_vectors[n % 512] * noise[1, n - first],
                 )

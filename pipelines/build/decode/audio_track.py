@@ -96,10 +96,17 @@ class AudioTrack:
         return resample(track, rate_hz, sample_rate_hz), len(track) / rate_hz
 
     def _selected(self) -> np.ndarray:
-        if len(self._tracks) == 1:
-            return self._tracks[0]
-        energies = np.array([np.square(track, dtype=np.float64).sum() for track in self._tracks])
-        return self._tracks[int(np.argmax(energies * AS_LOUD >= energies.max()))]
+        return self._tracks[0] if len(self._tracks) == 1 else self._tracks[loudest_channel(energies(self._tracks))]
+
+
+def energies(samples: np.ndarray) -> np.ndarray:
+    """Sum of squares of each channel, float64 [channels], of samples [channels, S]."""
+    return np.array([np.square(channel, dtype=np.float64).sum() for channel in samples])
+
+
+def loudest_channel(energies: np.ndarray) -> int:
+    """Number of the first of the loudest channels, within 1 dB."""
+    return int(np.argmax(energies * AS_LOUD >= energies.max()))
 
 
 def check_amplitude(samples: np.ndarray) -> np.ndarray:

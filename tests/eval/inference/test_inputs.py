@@ -105,6 +105,14 @@ def test_every_form_of_a_sound_gives_the_same_samples(tmp_path):
         assert samples == pytest.approx(SAMPLES, abs=1e-6), name
 
 
+@pytest.mark.parametrize("name", ["left_is_silent.wav", "left_is_silent.flac"])
+def test_the_loudest_channel_is_taken_as_in_videos(tmp_path, name):
+    channels = np.stack([np.zeros_like(SAMPLES), SAMPLES])
+    soundfile.write(tmp_path / name, channels.T, 8000, subtype="PCM_16")
+    for form in (tmp_path / name, (channels, 8000)):
+        assert read_sound(form)[0] == pytest.approx(SAMPLES, abs=1e-4)
+
+
 @pytest.mark.parametrize(
     ("sound", "message"),
     [

@@ -118,7 +118,13 @@ def test_own_folder_takes_the_loudest_channel_and_first_keeps_its_hash(tmp_path,
 
 @pytest.mark.parametrize(
     ("name", "channel"),
-    [("audioset", "first"), ("places_audio", "first"), ("folder", "loudest"), ("vggsound", "loudest"), ("toy", "auto")],
+    [
+        ("audioset", "first"),
+        ("places_audio", "first"),
+        ("folder", "loudest"),
+        ("vggsound", "loudest"),
+        ("toy", "first"),
+    ],
 )
 def test_published_configurations_take_the_channel_of_the_reference(name, channel):
     assert load(BuildConfig, [f"config=configs/build/{name}.yaml"]).decode.channel == channel
