@@ -104,6 +104,9 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
 
     on_main, world_size = accelerator.is_main_process, accelerator.num_processes
     stream, root = open_stream(config.stream, config.seed, config.global_batch_size), folder / "checkpoints"
+    if on_main:
+        for warning in [*launch.warnings(world_size), *stream.warnings()]:
+            print(f"warning: {warning}", file=sys.stderr)
     newest = broadcast_object_list([checkpoint_folder.newest_checkpoint(root) if on_main else None])[0]
     saved: dict[str, Any] = {"step": 0, "phase": None}
     if newest:
@@ -138,6 +141,8 @@ def fit(run: Run) -> int:
             train_phase(run, phase, evaluation)
             if stop.reason:
                 break
+    if evaluation:
+        evaluation.write_report()
     is_saved = not accelerator.is_main_process or run.checkpoints.newest == run.step
     if accelerator.is_main_process and is_saved and stop.reason.should_requeue:
         (folder / "REQUEUE").write_text(f"{stop.reason.name} after step {run.step}\n")

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from configs.errors import UsageError
-from configs.list_items import number_named_items
+from configs.list_items import expand_short_forms, is_single_text
 from configs.package_names import ROOT
-from configs.schema_check import UnknownKeyError, check_layer, check_ranges, type_of
+from configs.schema_check import UnknownKeyError, check_layer, check_ranges, is_text, type_of
 
 T = TypeVar("T")
 COMMAND_LINE = "the command line"
@@ -114,7 +114,8 @@ def _parse_argument(schema: type, argument: str) -> Any:
 
     key, _, text = argument.partition("=")
     kind = type_of(schema, key)
-    if kind is str or typing.get_origin(kind) is typing.Literal:
+    is_list_of_texts = typing.get_origin(kind) is list and is_text(typing.get_args(kind)[0])
+    if is_text(kind) or (is_list_of_texts and text[:1] != "[" and is_single_text(text)):
         text = str(Path(text).expanduser()) if text.startswith("~/") else text  # shells do not expand it after key=
         value: Any = text.replace("${", r"\${")  # not a reference to another setting
     else:
@@ -134,7 +135,7 @@ def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
     defaults, origins = OmegaConf.structured(schema), dict[str, str]()
     settings: Any = OmegaConf.to_container(defaults)
     for origin, layer in layers:
-        layer = number_named_items(schema, layer, settings)
+        layer = expand_short_forms(schema, layer, settings)
         check_layer(schema, layer, "", origin, origins)
         settings = _override(settings, layer, "", origin)
     try:

@@ -26,6 +26,11 @@ def is_section(kind: object) -> TypeGuard[type]:
     return isinstance(kind, type) and dataclasses.is_dataclass(kind)
 
 
+def is_text(kind: object) -> bool:
+    """Whether the values of a type are texts: `str`, or a choice of names."""
+    return kind is str or typing.get_origin(kind) is typing.Literal
+
+
 def field_types(schema: type) -> dict[str, Any]:
     """The type of each field of a dataclass."""
     hints = typing.get_type_hints(schema)

@@ -125,9 +125,9 @@ def check_variants(runs: Sequence[Run]) -> None:
         try:
             build_random_init(one.train.model, inputs, seed=0)
             for source in stream.sources:
-                if source.shards not in opened:
-                    DatasetIndex.open(source.shards)
-                    opened.add(source.shards)
+                for folder in set(source.shards) - opened:
+                    DatasetIndex.open(folder)
+                    opened.add(folder)
         except ValueError as error:
             raise UsageError(f"variants, {one.variant}: {error}") from None
 

@@ -2,12 +2,14 @@
 
 The metrics equal those of `eval.run` on the checkpoint of that step: computed in float32, with the averaged weights
 where the run has them. Retrieval reads the audio that the evaluation's settings name, else that of the run
-(stream.audio). Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured
-once in a run, in its first evaluation.
+(stream.audio). Their keys in the history and the tracker are `eval/task/variant/metric`. Baselines are measured each
+time, apart from `untrained`, which does not change. The last evaluation leaves metrics.json and the report in the run's
+folder.
 """
 
 import copy
 import dataclasses
+import shlex
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -21,12 +23,15 @@ from configs.schema import EvalConfig, TrainConfig
 from eval.baselines import Baselines
 from eval.benchmarks.registry import build_benchmarks
 from eval.distributed import Interrupted, interruptible, rank
+from eval.provenance import describe_inputs, describe_run, newest_step
 from eval.render.render import render_video
-from eval.results import PREFIXES, TRACKER_PREFIX, is_model_metric
+from eval.report.write import REPORT_FILES, VIDEO_FILE, report_folder, write_results
+from eval.results import PREFIXES, TRACKER_PREFIX, Results
 from eval.run import check_settings, evaluate
 from eval.visualize import collect_media
 from model.build import build_random_init
 from model.denseav import DenseAV
+from model.distributed import world_size
 from model.training.ema import ModelEma
 from model.training.fsdp import eval_weights
 from model.training.tracking import RunLogger, read_history
@@ -51,9 +56,9 @@ class PeriodicEvaluation:
         # The feature cache is off: the next steps change the weights.
         try:
             settings: EvalConfig = load(EvalConfig, [f"config={config.evaluate.config}"])
-            self.config = dataclasses.replace(
-                settings, feature_cache_dir="", audio=settings.audio or config.stream.audio
-            )
+            audio = settings.audio or ("log_mel" if config.stream.audio == "log_mel" else "")
+            self.settings: EvalConfig = dataclasses.replace(settings, audio=audio)  # eval.run with these gives the same
+            self.config = dataclasses.replace(self.settings, feature_cache_dir="")
             check_settings(self.config)
             if self.config.audio == "log_mel" and not config.model.audio_encoder.startswith("mel:"):
                 raise UsageError(
@@ -69,13 +74,12 @@ class PeriodicEvaluation:
                 f"checkpoint.best_metric={best}: not evaluated by {config.evaluate.config}; "
                 f"allowed is task/variant/metric of {', '.join(self.benchmarks)}"
             )
-        steps, baselines = set(), False
-        for line in read_history(folder / "history.jsonl"):
-            keys = [key.removeprefix(TRACKER_PREFIX) for key in line if key.startswith(TRACKER_PREFIX)]
-            steps |= {line["step"]} if keys else set()
-            baselines |= not all(map(is_model_metric, keys))
-        self.has_baselines, self.evaluated_steps = broadcast_object_list([baselines, steps])
+        history = read_history(folder / "history.jsonl")
+        steps = {line["step"] for line in history if any(key.startswith(TRACKER_PREFIX) for key in line)}
+        self.evaluated_steps: set[float] = broadcast_object_list([steps])[0]
         self.baselines = Baselines(self.config, self.benchmarks)
+        self._untrained_metrics: dict[str, float] | None = None
+        self._last: Results | None = None
 
     def maybe_evaluate(self, step: int, model: DenseAV, ema: ModelEma | None, log: RunLogger) -> dict[str, float]:
         """Evaluate if this step is due and not evaluated yet, log and print the metrics. Every rank must call it.
@@ -95,15 +99,11 @@ class PeriodicEvaluation:
         due = step > 0 and (step % self.run.evaluate.every_steps == 0 or step == self.run.steps)
         if not due or step in self.evaluated_steps:
             return {}
-        baselines = None if self.has_baselines else self.baselines
         try:
             with interruptible(self.stop_reason), eval_weights(model, ema):
                 # A copy: features that benchmarks cache by object are not reused for later weights.
                 eval_model = copy.copy(model).eval()
-                untrained = (
-                    partial(self._untrained, eval_model) if baselines and "untrained" in self.config.baselines else None
-                )
-                results = evaluate(self.config, self.benchmarks, eval_model, baselines, untrained)
+                results = self._evaluate(eval_model)
                 media = collect_media(eval_model, self.benchmarks, results.examples)
                 media = media._replace(videos=self._videos(eval_model))
         except Interrupted:
@@ -116,8 +116,8 @@ class PeriodicEvaluation:
             return {}
         finally:
             model.train()
-        self.has_baselines = True
         self.evaluated_steps.add(step)
+        self._last = results if step == self.run.steps else None
         log.add(step, {TRACKER_PREFIX + key: value for key, value in results.metrics.items()})
         log.log_media(step, media)
         if rank() == 0:
@@ -127,11 +127,41 @@ class PeriodicEvaluation:
                 tqdm.write(f"after step {step}, {task}: {text}")
         return results.metrics
 
+    def write_report(self) -> None:
+        """Write metrics.json and the report, as eval.run does, if the last step was evaluated; on the first rank.
+
+        Call it after the last checkpoint is written: its hash is stored. A folder that cannot be written is a warning.
+        """
+        if self._last is None or rank() > 0:
+            return
+        config = dataclasses.replace(self.settings, checkpoint=str(self.folder), out=str(self.folder))
+        video = self.folder / VIDEO_FILE
+        try:
+            about = describe_run(world_size()) | {"command": shlex.join([sys.executable, *sys.argv])}
+            self._last.about.update(about | describe_inputs(config, newest_step(self.folder)))
+            with report_folder(self.folder):
+                history = read_history(self.folder / "history.jsonl")
+                write_results(self._last, self.folder, history, video if video.is_file() else None)
+        except (UsageError, CommandFailed, OSError) as error:
+            print(f"warning: no report: {error}", file=sys.stderr)
+            return
+        print(f"report: {self.folder / REPORT_FILES[0]}")
+
+    def _evaluate(self, model: DenseAV) -> Results:
+        """The results of the model and of its baselines; the untrained model is measured once."""
+        needs_untrained = "untrained" in self.config.baselines and self._untrained_metrics is None
+        untrained = partial(self._untrained, model) if needs_untrained else None
+        results = evaluate(self.config, self.benchmarks, model, self.baselines, untrained)
+        if needs_untrained:
+            self._untrained_metrics = {k: v for k, v in results.metrics.items() if k.startswith("untrained/")}
+        results.metrics.update(self._untrained_metrics or {})
+        return results
+
     def _videos(self, model: DenseAV) -> dict[str, Path]:
         if not self.config.video or rank() > 0:
             return {}
         try:
-            done = render_video(model, self.config.video, self.folder / "heatmap.mp4")
+            done = render_video(model, self.config.video, self.folder / VIDEO_FILE)
         except (UsageError, OSError) as error:
             print(f"warning: no heatmap video: {error}", file=sys.stderr)
             return {}

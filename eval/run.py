@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, TypeVar
 from configs.cli import run
 from configs.errors import CommandFailed, UsageError
 from configs.schema import EvalConfig, RequirementConfig
-from eval.report.write import REPORT_FILES, VIDEO_FILE, report_folder, write_report
-from eval.results import METRICS_FILE, PREFIXES, Requirement, Results, is_model_metric, write_metrics
+from eval.report.write import REPORT_FILES, VIDEO_FILE, report_folder, write_results
+from eval.results import METRICS_FILE, PREFIXES, Requirement, Results, is_model_metric
 from eval.tracking import log_results
 from model.training.tracking import tracker_names
 
@@ -94,9 +94,7 @@ def _evaluate_and_report(config: EvalConfig) -> int:
         results = evaluate(config, benchmarks, model, baselines, fresh)
         if is_first:
             results.about.update(about)
-            # metrics.json comes last: it vouches for the reports.
-            write_report(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
-            write_metrics(results, out)
+            write_results(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
             exit_code = print_results(results, out)
             log_results(config, results, checkpoint)
             return exit_code

@@ -9,8 +9,10 @@ from configs.field import field
 @dataclass
 class StreamSourceConfig:
     name: str = field("", "short name of the source, shown in logs")
-    shards: str = field(
-        "", "folder that holds the shards and their manifest.json; any fsspec URL, such as s3://bucket/train"
+    shards: list[str] = field(
+        list,
+        "folder that holds shards and their manifest.json; any fsspec URL, such as s3://bucket/train. "
+        "Several, [DIR1,DIR2], are one data set, whose clips are drawn equally often",
     )
     weight: float = field(1.0, "sampling weight of this source, relative to the others")
     exclude: list[str] = field(

@@ -39,6 +39,11 @@ class TrainConfig:
         False,
         "set an existing run of this name aside, as NAME.1, and start anew; a preempted run is resumed all the same",
     )
+    allow_changes: list[Literal["steps", "optim", "loss", "stream.augment"]] = field(
+        list,
+        "settings in which a resumed run may differ from its checkpoint, such as steps, to prolong a run with a cosine "
+        "schedule: its learning rate then jumps to the longer schedule",
+    )
     seed: int = field(0, "seed of initial weights, order, augmentation and sampled positions", min=0, max=MAX_SEED)
     global_batch_size: int = field(40, "pairs in one forward pass over all ranks", "pairs", min=2)
     gradient_accumulation_steps: int = field(

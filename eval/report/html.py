@@ -86,7 +86,7 @@ def _panel(image: np.ndarray, description: str) -> dict[str, Any]:
 
 
 def _charts(history: Sequence[Mapping[str, float | int]]) -> list[LineChart]:
-    """One chart for each logged value, except the baselines, which are measured once."""
+    """One chart for each logged value, except the baselines, which the tables show."""
     baselines = tuple(f"eval/{prefix}/" for prefix in PREFIXES)
     names = dict.fromkeys(name for line in history for name in line if name != "step")
     lines = {name: [line for line in history if name in line] for name in names if not name.startswith(baselines)}

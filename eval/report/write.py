@@ -8,7 +8,7 @@ from pathlib import Path
 from configs.atomic_write import atomic_open, folder_lock
 from configs.errors import UsageError
 from eval.report.templates import FILES, read_file
-from eval.results import METRICS_FILE, Results
+from eval.results import METRICS_FILE, Results, write_metrics
 
 REPORT_FILES = ("report.html", "report.md")
 IMAGES = "pictures"
@@ -33,6 +33,14 @@ def report_folder(folder: Path) -> Iterator[None]:
     tempfile.TemporaryFile(dir=folder).close()
     with folder_lock(folder / IMAGES):
         yield
+
+
+def write_results(
+    results: Results, folder: Path, history: Sequence[Mapping[str, float | int]], video: Path | None
+) -> None:
+    """Write the report and then metrics.json, which vouches for it; arguments as `write_report`."""
+    write_report(results, folder, history, video)
+    write_metrics(results, folder)
 
 
 def write_report(

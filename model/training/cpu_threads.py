@@ -37,7 +37,7 @@ def set_num_threads(accelerator: Accelerator, num_workers: int, cpu_limit: float
 
     if accelerator.device.type != "cpu":
         return
-    if is_set_by_user(os.environ, *_parent()):
+    if is_set_by_user(os.environ, *parent_process()):
         accelerator.print(f"threads: {torch.get_num_threads()} (OMP_NUM_THREADS)")
         return
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
@@ -132,7 +132,7 @@ def physical_cores(cpus: Iterable[int], root: Path = Path("/sys/devices/system/c
     return [frozenset(core) for core in cores.values()]
 
 
-def _parent() -> tuple[dict[str, str], list[str]]:
+def parent_process() -> tuple[dict[str, str], list[str]]:
     """Initial environment and command line of the parent process; if they cannot be read, as of one without effect."""
     folder = Path(f"/proc/{os.getppid()}")
     try:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import CommandFailed
+from model.training.cpu_threads import parent_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,6 +53,50 @@ def fsdp_requested() -> bool:
                 "as in configs/accelerate/fsdp.yaml"
             )
     return True
+
+
+def warnings(world_size: int) -> list[str]:
+    """What is unusual about the launch.
+
+    Args:
+        world_size: number of processes of the run.
+    """
+    asked = asked_processes(parent_process()[1])
+    if world_size > 1 or asked <= 1:
+        return []
+    return [
+        f"--num_processes {asked} was given, but one process runs: accelerate launches one wherever it finds no GPU; "
+        "--multi_gpu --num_processes N starts N of them on a CPU too"
+    ]
+
+
+def asked_processes(command: Sequence[str]) -> int:
+    """The number of processes in a command line of `accelerate launch`, or in its --config_file; 1 if neither has it.
+
+    Args:
+        command: of the launcher.
+    """
+    options = dict(_options(command))
+    if "num_processes" in options:
+        return _number(options["num_processes"])
+    try:
+        text = Path(options["config_file"]).read_text()
+    except (KeyError, OSError, UnicodeDecodeError):
+        return 1
+    found = re.search(r"^num_processes: *(\d+)", text, re.MULTILINE)
+    return int(found[1]) if found else 1
+
+
+def _options(command: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Long options of a command line with their values, dashes inside names as underscores."""
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word.startswith("--"):
+            name, has_value, value = word[2:].partition("=")
+            yield name.replace("-", "_"), value if has_value else following
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdigit() else 1
 
 
 def create_accelerator(distributed_timeout_s: float, trackers: Sequence[str], folder: Path) -> Accelerator:

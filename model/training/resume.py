@@ -2,7 +2,8 @@
 
 import json
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ RESUMABLE_CHANGES = (
     "out",
     "name",
     "overwrite",
+    "allow_changes",
     "log_every_steps",
     "tracker",
     "checkpoint",
@@ -32,6 +34,9 @@ RESUMABLE_CHANGES = (
     "stream.cache_gb",
 )
 
+
+# Settings that may change with `allow_changes`: they make another run from here on, but one that is defined.
+ALLOWABLE_CHANGES = ("steps", "optim", "loss", "stream.augment")
 
 # Number of processes, as launchers set it.
 _WORLD_SIZE_KEYS = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
@@ -114,17 +119,27 @@ def read_state(folder: Path, config: TrainConfig, fingerprint: Mapping[str, Any]
     # Shards may move: the stream's fingerprint covers their content.
     moved = [f"stream.sources.{number}.shards" for number in range(len(config.stream.sources))]
     steps = [] if config.optim.schedule == "cosine" else ["steps"]
-    changes = diff_configs(before, config, ignore=[*RESUMABLE_CHANGES, *moved, *steps]) or diff_configs(
+    ignored = [*RESUMABLE_CHANGES, *moved, *steps, *config.allow_changes]
+    changes = diff_configs(before, config, ignored) or diff_configs(
         state["stream"], json.loads(json.dumps(fingerprint))
     )
     if changes:
-        is_other_data = any(".data_set: " in change for change in changes)
-        hint = f" and init_checkpoint={folder}: the data set was extended or built again" if is_other_data else ""
         raise ValueError(
-            f"{folder} was written with other settings ({'; '.join(changes)}): restore them, or give the run another "
-            f"name={hint}"
+            f"{folder} was written with other settings ({'; '.join(changes)}): restore them{_allow(changes)}, or give "
+            f"the run another name={_start_from(folder, changes)}"
         )
     return state
+
+
+def _allow(changes: Sequence[str]) -> str:
+    """How to resume with these changes all the same, where that is possible."""
+    sections = {next((s for s in ALLOWABLE_CHANGES if re.match(rf"{s}[.:]", change)), "") for change in changes}
+    return "" if "" in sections else f", allow them with allow_changes=[{','.join(sorted(sections))}]"
+
+
+def _start_from(folder: Path, changes: Sequence[str]) -> str:
+    is_other_data = any(".data_set: " in change for change in changes)
+    return f" and init_checkpoint={folder}: the data set was extended or built again" if is_other_data else ""
 
 
 def write_run_config(folder: Path, config: TrainConfig) -> None:

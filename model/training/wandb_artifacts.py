@@ -37,9 +37,10 @@ def log_data_sets(run: "wandb.Run", sources: Sequence[StreamSourceConfig], finge
         artifact = wandb.Artifact(_valid_name(name), type="dataset", metadata=metadata)
         with artifact.new_file("fingerprint.json") as file:  # equal manifests may have other selections of clips
             json.dump({"fingerprint": about["data_set"]}, file)
-        manifest = Path(source.shards) / MANIFEST
-        if manifest.is_file():
-            artifact.add_file(str(manifest), name=MANIFEST)
+        for number, folder in enumerate(source.shards):
+            manifest = Path(folder) / MANIFEST
+            if manifest.is_file():
+                artifact.add_file(str(manifest), name=f"{number}/{MANIFEST}" if number else MANIFEST)
         run.log_artifact(artifact)
 
 

@@ -9,6 +9,7 @@ need it.
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
 from collections import Counter
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from pipelines.stream.index import DatasetIndex
+    from pipelines.stream.joined_index import ClipIndex
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -89,7 +90,7 @@ class StoredClip:
         keys: extensions of its images and its audio; empty in shards of pipelines.build.
     """
 
-    def __init__(self, index: DatasetIndex, clip: int, keys: MemberKeys) -> None:
+    def __init__(self, index: ClipIndex, clip: int, keys: MemberKeys) -> None:
         self._index, self._clip, self.keys = index, clip, keys
         self._members: Mapping[str, tuple[int, int]] | None = None
 
@@ -101,7 +102,7 @@ class StoredClip:
     @property
     def data_set(self) -> str:
         """Folder of its data set, for messages."""
-        return str(self._index.folder)
+        return str(self._index.folders[bisect.bisect_right(self._index.first_clips, self._clip) - 1])
 
     def extensions(self) -> Mapping[str, tuple[int, int]]:
         """(offset, size) in bytes of its members by extension: `json`, `0.jpg`, ..., `flac`."""

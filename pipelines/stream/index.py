@@ -46,7 +46,9 @@ class DatasetIndex:
         fingerprint: of the data set and the selection.
         shards: its tars and how many clips of the selection each has.
         clips: number of clips.
+        folders, first_clips: each folder (JoinedIndex has several) and the number of its first clip.
         cache: of the tars of a remote data set; None for a local one.
+        caches: the same for each shard.
     """
 
     def __init__(
@@ -70,12 +72,13 @@ class DatasetIndex:
             Shard(entry["name"], int(first), int(end - first))
             for entry, first, end in zip(entries, firsts, firsts[1:], strict=False)
         ]
-        self.clips = int(firsts[-1])
+        self.clips, self.folders, self.first_clips = int(firsts[-1]), [folder], [0]
+        self.caches = [cache] * len(self.shards)
         if not self.clips:
             raise UsageError(f"{self.folder}: exclude and labels select none of its clips")
         selection = "" if rows is None else hashlib.sha256(rows.tobytes()).hexdigest()
         self.fingerprint = hashlib.sha256((json.dumps(entries) + selection).encode()).hexdigest()
-        self._first_clips = [shard.first_clip for shard in self.shards]
+        self._shard_starts = [shard.first_clip for shard in self.shards]
 
     @classmethod
     def open(
@@ -173,7 +176,7 @@ class DatasetIndex:
 
     def shard_of(self, clip: int) -> int:
         """The number of the shard that holds a clip."""
-        return bisect.bisect_right(self._first_clips, clip) - 1
+        return bisect.bisect_right(self._shard_starts, clip) - 1
 
     def _slice(self, starts: str, clip: int, column: str) -> np.ndarray:
         row = clip if self._rows is None else int(self._rows[clip])

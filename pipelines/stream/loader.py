@@ -12,6 +12,7 @@ from configs.errors import UsageError
 from configs.schema import StreamConfig
 from pipelines.stream.batch import HostBatch
 from pipelines.stream.dataset import ClipDataset
+from pipelines.stream.length_check import length_warning
 from pipelines.stream.loader_processes import iterate, start_fork_server
 from pipelines.stream.loader_worker import exit_with_parent
 from pipelines.stream.open_order import open_order
@@ -36,6 +37,11 @@ class Stream:
     def __init__(self, dataset: ClipDataset, config: StreamConfig, fingerprint: dict[str, Any]) -> None:
         self.dataset, self.order, self.fingerprint = dataset, dataset.order, fingerprint
         self._config = config
+
+    def warnings(self) -> list[str]:
+        """What is unusual about the data of the run."""
+        names = self.fingerprint["sources"]  # in the order of the readers
+        return [text for text in map(length_warning, self.dataset.readers, names) if text]
 
     def batches(self, rank: int = 0, world_size: int = 1, start_step: int = 0) -> Iterator[HostBatch]:
         """One rank's part of global batch `start_step` and all later ones; the same bits for any number of workers.

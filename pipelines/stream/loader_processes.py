@@ -6,6 +6,7 @@ import multiprocessing
 import signal
 import threading
 from collections.abc import Collection, Iterator
+from functools import partial
 from multiprocessing import connection, forkserver, resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from configs.errors import CommandFailed, UsageError
 from pipelines.stream.batch import HostBatch
+from pipelines.stream.batch_receiver import BatchReceiver, close_receivers
 from pipelines.stream.shared_batch import SharedBatch
 
 # Held while a loader starts its workers, in any thread.
@@ -42,8 +44,8 @@ def start_fork_server() -> None:
         forkserver.ensure_running()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    atexit.unregister(_kill_workers)  # registered once, however many loaders there are
-    atexit.register(_kill_workers)
+    atexit.unregister(_end_workers)  # registered once, however many loaders there are
+    atexit.register(_end_workers)
 
 
 def iterate(loader: DataLoader[HostBatch]) -> Iterator[HostBatch]:
@@ -61,13 +63,13 @@ def iterate(loader: DataLoader[HostBatch]) -> Iterator[HostBatch]:
         except OSError as error:
             raise CommandFailed(_not_started(error)) from None
         workers = [child for child in multiprocessing.active_children() if child not in others]
+    take = partial(_next, batches, workers)
+    received = BatchReceiver(take) if workers else None
     try:
-        while True:
-            batch = _next(batches, workers)
-            if batch is None:
-                return
-            yield batch
+        yield from received or iter(take, None)
     finally:
+        if received:
+            received.close()
         for worker in workers:  # nothing is lost; one that the lock of a killed worker blocks would not end by itself
             worker.kill()
 
@@ -117,12 +119,13 @@ def _end_of_worker(ended: Collection[BaseProcess]) -> str:
     return f"a loader worker was killed by {name}" + (f"; probably {cause}" if cause else "")
 
 
-def _kill_workers() -> None:
+def _end_workers() -> None:
     """Kill the remaining workers when the process exits: multiprocessing would send a signal that they block, and wait.
 
     Wait for workers that are being started: without their parent they would fail to unpickle their arguments and print
         a stack trace.
     """
+    close_receivers()
     if _starting_workers.acquire(timeout=20):
         _starting_workers.release()
     for child in multiprocessing.active_children():

@@ -1,13 +1,14 @@
 """The data sets of a run and the order of their clips. Needs no torch: a finished run is recognized by it without."""
 
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
 from configs.errors import UsageError
-from configs.schema import StreamConfig
+from configs.schema import StreamConfig, StreamSourceConfig
 from pipelines.stream.clip_filter import select_clips
 from pipelines.stream.index import DatasetIndex
+from pipelines.stream.joined_index import ClipIndex, JoinedIndex
 from pipelines.stream.lanes import OrderSource
 from pipelines.stream.sampler import DeterministicSampler
 
@@ -19,7 +20,7 @@ class Order(NamedTuple):
         fingerprint: everything the order depends on; stored in checkpoints.
     """
 
-    indexes: list[DatasetIndex]
+    indexes: list[ClipIndex]
     sampler: DeterministicSampler
     fingerprint: dict[str, Any]
 
@@ -47,16 +48,8 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
                 f"stream.sources.{number} ({source.name or 'unnamed'}) has no shards: set "
                 f"stream.sources.{source.name or number}.shards=DIR"
             )
-        select = partial(select_clips, exclude=source.exclude, labels=source.labels)
-        indexes.append(
-            DatasetIndex.open(
-                source.shards,
-                select if source.exclude or source.labels else None,
-                config.cache_dir,
-                int(config.cache_gb * 1e9),
-            )
-        )
-    names = [source.name or Path(source.shards).name for source in config.sources]
+        indexes.append(_open_source(source, config))
+    names = [source.name or PurePath(source.shards[0]).name for source in config.sources]
     for what, values in (("name", names), ("data set", [index.fingerprint for index in indexes])):
         for number, value in enumerate(values):
             if value in values[:number]:
@@ -80,3 +73,23 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
         },
     }
     return Order(indexes, sampler, fingerprint)
+
+
+def _open_source(source: StreamSourceConfig, config: StreamConfig) -> ClipIndex:
+    """The clips of a source; those of several folders joined."""
+    select = partial(select_clips, exclude=source.exclude, labels=source.labels)
+    parts = [
+        DatasetIndex.open(
+            folder,
+            select if source.exclude or source.labels else None,
+            config.cache_dir,
+            int(config.cache_gb * 1e9),
+        )
+        for folder in source.shards
+    ]
+    seen: dict[str, str] = {}
+    for folder, part in zip(source.shards, parts, strict=True):
+        if part.fingerprint in seen:
+            raise UsageError(f"source {source.name}: {folder} is the same data set as {seen[part.fingerprint]}")
+        seen[part.fingerprint] = folder
+    return parts[0] if len(parts) == 1 else JoinedIndex(parts)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from configs.errors import UsageError
 from pipelines.stream.cache_eviction import PinnedShards
-from pipelines.stream.index import DatasetIndex
+from pipelines.stream.joined_index import ClipIndex
 from pipelines.stream.sampler import DeterministicSampler
 
 _THREADS = 4
@@ -28,10 +28,14 @@ class Prefetcher:
     """
 
     def __init__(
-        self, indices: Sequence[DatasetIndex], order: DeterministicSampler, rank: int, world_size: int, steps_ahead: int
+        self, indices: Sequence[ClipIndex], order: DeterministicSampler, rank: int, world_size: int, steps_ahead: int
     ) -> None:
-        self._caches = {number: index.cache for number, index in enumerate(indices) if index.cache}
-        self._names = [[shard.name for shard in index.shards] for index in indices]
+        self._copies = {
+            (source, number): (cache, shard.name)
+            for source, index in enumerate(indices)
+            for number, (shard, cache) in enumerate(zip(index.shards, index.caches, strict=True))
+            if cache
+        }
         self._order, self._rank, self._world_size, self._steps_ahead = order, rank, world_size, steps_ahead
         self._required: list[_SourceShard] = []
         self._started, self._failed = set[_SourceShard](), set[_SourceShard]()
@@ -44,14 +48,15 @@ class Prefetcher:
         Raises:
             UsageError: they do not; shards would be fetched again and again.
         """
-        if not self._caches:
+        if not self._copies:
             return
         # accelerate launch and torchrun set these: the ranks of a machine are consecutive
         first = self._rank - int(os.environ.get("LOCAL_RANK", 0))
         ranks = range(first, first + int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         shards = {shard for rank in ranks for shard in self._remote_ahead(step, step, rank, windows_after=0)}
-        required_bytes = sum(self._caches[source].size_bytes(self._names[source][shard]) for source, shard in shards)
-        max_bytes = min(cache.max_bytes for cache in self._caches.values())
+        copies = [self._copies[shard] for shard in shards]
+        required_bytes = sum(cache.size_bytes(name) for cache, name in copies)
+        max_bytes = min((cache.max_bytes for cache, _ in copies), default=0)
         if required_bytes > max_bytes:
             raise UsageError(
                 f"stream.cache_gb={max_bytes / 1e9:.3g} is too small: the shards that are read at one time have "
@@ -61,14 +66,15 @@ class Prefetcher:
 
     def advance(self, step: int) -> None:
         """Replace the requests by the shards of the batches from a step on, and of the windows after theirs."""
-        if not self._caches:
+        if not self._copies:
             return
         required = self._remote_ahead(step, step + self._steps_ahead, self._rank, windows_after=1)
         if required == self._required:
             return
         with contextlib.suppress(OSError):  # a full disk: the worker that opens a shard reports it
-            self._pinned = self._pinned or PinnedShards(next(iter(self._caches.values())).folder)
-            self._pinned.pin(self._caches[source].path(self._names[source][shard]) for source, shard in required)
+            copies = [self._copies[shard] for shard in required]
+            self._pinned = self._pinned or PinnedShards(next(iter(self._copies.values()))[0].folder)
+            self._pinned.pin(cache.path(name) for cache, name in copies)
         with self._changed:
             if not self._required:
                 for _ in range(_THREADS):
@@ -87,13 +93,13 @@ class Prefetcher:
 
     def _remote_ahead(self, first_step: int, last_step: int, rank: int, windows_after: int) -> list[_SourceShard]:
         ahead = self._order.shards_ahead(first_step, last_step, rank, self._world_size, windows_after)
-        return [(source, shard) for source, shard in ahead if source in self._caches]
+        return [shard for shard in ahead if shard in self._copies]
 
     def _work(self) -> None:
         while request := self._next():
-            source, shard = request
+            cache, name = self._copies[request]
             try:
-                has_space = self._caches[source].prefetch(self._names[source][shard])
+                has_space = cache.prefetch(name)
             except Exception:  # the worker that opens the shard will meet the same error and report it
                 self._postpone([request])
             else:

@@ -25,7 +25,7 @@ from pipelines.modalities.modality import (
 )
 from pipelines.modalities.waveform import Waveform
 from pipelines.stream.batch import Example
-from pipelines.stream.index import DatasetIndex
+from pipelines.stream.joined_index import ClipIndex
 
 __all__ = ["ClipReader", "MemberKeys", "UnreadableClip"]
 
@@ -52,7 +52,7 @@ class ClipReader:
 
     def __init__(
         self,
-        index: DatasetIndex,
+        index: ClipIndex,
         image_size_px: int,
         clip_duration_s: float,
         sample_rate_hz: int,
@@ -96,19 +96,23 @@ class ClipReader:
         """Check that the data set stores the audio that is read, at the configured rate.
 
         Raises:
-            UsageError: as `check_audio_is_stored`; or the sample rate of the first clip is another one.
+            UsageError: as `check_audio_is_stored`; or the sample rate of the first clip of a folder is another one.
         """
         self.check_audio_is_stored()
-        with contextlib.suppress(UnreadableClip):
-            if self._audio is self._waveform:
-                self.waveform(0)
-                return
-            rate_hz = self.metadata(0).get("sample_rate_hz", self.spec.sample_rate_hz)
-            if rate_hz != self.spec.sample_rate_hz:
-                raise UsageError(
-                    f"{self.index.folder}: log-mel of audio at {rate_hz} Hz, but stream.sample_rate_hz="
-                    f"{self.spec.sample_rate_hz}"
-                )
+        for clip in self.index.first_clips:
+            with contextlib.suppress(UnreadableClip):
+                self._check_sample_rate(clip)
+
+    def _check_sample_rate(self, clip: int) -> None:
+        if self._audio is self._waveform:
+            self.waveform(clip)
+            return
+        rate_hz = self.metadata(clip).get("sample_rate_hz", self.spec.sample_rate_hz)
+        if rate_hz != self.spec.sample_rate_hz:
+            raise UsageError(
+                f"{self.stored(clip).data_set}: log-mel of audio at {rate_hz} Hz, but stream.sample_rate_hz="
+                f"{self.spec.sample_rate_hz}"
+            )
 
     def check_audio_is_stored(self) -> None:
         """Check that the data set stores the audio that is read, whatever its length and rate.
@@ -162,6 +166,15 @@ class ClipReader:
     def waveform(self, clip: int) -> np.ndarray:
         """The clip's audio as `Waveform.decode` returns it, but float32 [<= S], -1 to 1."""
         return to_float(self._waveform.decode(self.stored(clip)))
+
+    def audio_fraction(self, clip: int) -> float:
+        """The length of the clip's audio as a fraction of the model's input, at most 1.
+
+        Raises:
+            UnreadableClip: it does not decode.
+        """
+        length = self.spec.samples if self._audio is self._waveform else LogMel(self.spec).steps
+        return len(self._audio.decode(self.stored(clip))) / length
 
     def evaluation_item(self, clip: int, frame: int) -> Example:
         """A clip without augmentation: short side resized, center crop, waveform cut or zero-padded.

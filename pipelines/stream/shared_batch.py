@@ -42,7 +42,7 @@ class SharedBatch(NamedTuple):
         """
         file = self.descriptor.detach()
         try:
-            memory = mmap.mmap(file, 0)
+            memory = mmap.mmap(file, 0, mmap.MAP_SHARED | mmap.MAP_POPULATE)
         finally:
             os.close(file)
         memory.seek(self.pickle_offset)

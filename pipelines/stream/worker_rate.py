@@ -41,7 +41,7 @@ def measure(shards: str) -> dict[str, float]:
 
 def _open(shards: str) -> Stream:
     """The stream of a data set, with log-mel where it stores no waveform."""
-    sources = [StreamSourceConfig(name="measured", shards=shards)]
+    sources = [StreamSourceConfig(name="measured", shards=[shards])]
     try:
         return open_stream(StreamConfig(sources=sources, num_workers=0), 0, _BATCH_SIZE)
     except UsageError:

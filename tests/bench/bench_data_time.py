@@ -31,7 +31,7 @@ def batches(folder: Path, num_workers: int) -> Iterator:
     from configs.schema import StreamConfig, StreamSourceConfig
     from pipelines.stream.loader import open_stream
 
-    sources = [StreamSourceConfig(name="a", shards=str(folder))]
+    sources = [StreamSourceConfig(name="a", shards=[str(folder)])]
     config = StreamConfig(sources=sources, num_workers=num_workers, prefetch_factor=PREFETCH_FACTOR)
     return open_stream(config, 0, BATCH).batches()
 

@@ -133,7 +133,7 @@ def training_batches(folder: Path, **settings):
     from configs.schema import StreamConfig, StreamSourceConfig
     from pipelines.stream.loader import open_stream
 
-    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=str(folder))], **settings)
+    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=[str(folder)])], **settings)
     return open_stream(config, 0, BATCH).batches()
 
 
@@ -222,7 +222,7 @@ def first_batch_s(folder: Path, step: int) -> float:
     from pipelines.stream.loader import open_stream
 
     began_s = time.perf_counter()
-    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=str(folder))], num_workers=2)
+    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=[str(folder)])], num_workers=2)
     next(iter(open_stream(config, 0, BATCH).batches(start_step=step)))
     return time.perf_counter() - began_s
 

@@ -35,7 +35,7 @@ def our_rate(folder: Path, augmented: bool) -> float:
     from configs.schema import StreamConfig, StreamSourceConfig
     from pipelines.stream.loader import open_stream
 
-    sources = [StreamSourceConfig(name="a", shards=str(folder))]
+    sources = [StreamSourceConfig(name="a", shards=[str(folder)])]
     config = StreamConfig(sources=sources, num_workers=1, **({} if augmented else {"augment": unaugmented()}))
     return rate(open_stream(config, 0, BATCH).batches())
 

@@ -18,7 +18,7 @@ def test_command_line_overrides_file_which_overrides_schema(tmp_path):
     file.write_text("optim: {lr: 0.5, eps: 0.25}\nstream: {sources: [{name: a, shards: x}, {name: b, shards: y}]}\n")
     config = load(TrainConfig, [f"config={file}", "optim.lr=0.1", "stream.sources.1.shards=z"])
     assert (config.optim.lr, config.optim.eps, config.optim.warmup_steps) == (0.1, 0.25, 1000)
-    assert [s.shards for s in config.stream.sources] == ["x", "z"]
+    assert [s.shards for s in config.stream.sources] == [["x"], ["z"]]
 
 
 def test_command_line_changes_an_item_of_a_list_inside_a_list_item(tmp_path):
@@ -107,7 +107,7 @@ def test_a_mistake_gives_one_line_and_exit_code_2(arguments, parts, capsys):
 @pytest.mark.parametrize(
     ("benchmarks", "message"),
     [
-        ("is3", r"benchmarks=is3: must be a list, benchmarks=\[is3\] \("),
+        ("is3,vgg_ss", r"benchmarks=is3,vgg_ss: must be a list, benchmarks=\[is3,vgg_ss\] \("),
         ("[[is3]]", r"benchmarks\.0=\['is3'\]: must be a single value, not a list"),
     ],
 )

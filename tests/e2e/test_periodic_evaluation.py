@@ -18,7 +18,6 @@ from configs.schema import EvalConfig
 from eval import run
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.periodic import PeriodicEvaluation
-from eval.results import is_model_metric
 from model.hub import save_pretrained
 from model.training.ema import ModelEma
 from model.training.tracking import Media, RunLogger
@@ -57,6 +56,11 @@ def _by_the_command(settings, model, config, folder, weights=None):
     return json.loads((folder / "metrics.json").read_text())["metrics"]
 
 
+def _save(model, config, folder):
+    folder.mkdir(parents=True)
+    save_pretrained(model, config.model, folder)
+
+
 def _step(model, ema, number):
     backward(model, number)
     with torch.no_grad():
@@ -67,7 +71,7 @@ def _step(model, ema, number):
     ema.update(model, number)
 
 
-def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(settings, tmp_path):
+def test_metrics_and_baselines_equal_those_of_the_command(settings, tmp_path):
     evaluation, config = _evaluation(settings, tmp_path)
     model, log = tiny_model(config).train(), Log()
     ema = ModelEma(model, 0.5)
@@ -81,13 +85,10 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
         assert torch.equal(random, torch.random.get_rng_state())
         expected = _by_the_command(settings, model, config, tmp_path / str(number), ema.weights(model))
-        if number == 2:
-            assert {
-                "chance/ade20k_sound/basic/map",
-                "untrained/places_retrieval/image_to_audio/recall_at_1",
-            } <= found.keys()
-        else:
-            expected = {key: value for key, value in expected.items() if is_model_metric(key)}
+        assert {
+            "chance/ade20k_sound/basic/map",
+            "untrained/places_retrieval/image_to_audio/recall_at_1",
+        } <= found.keys()
         assert found == pytest.approx(expected, abs=1e-6)
     (first, at_first), (second, at_second), (third, _) = log.added
     assert evaluation.maybe_evaluate(5, model, ema, log) == {}, "already evaluated"
@@ -95,11 +96,31 @@ def test_metrics_equal_those_of_the_command_and_baselines_are_measured_once(sett
     assert at_first["eval/ade20k_sound/basic/map"] != at_second["eval/ade20k_sound/basic/map"]
 
 
-def test_last_step_is_always_evaluated_and_a_resumed_run_skips_known_baselines(settings, tmp_path):
+def test_last_step_is_always_evaluated_and_leaves_the_files_of_the_command(settings, tmp_path, capsys):
     (tmp_path / "history.jsonl").write_text('{"step": 2, "eval/chance/ade20k_sound/basic/map": 0.1}\n')
     evaluation, config = _evaluation(settings, tmp_path)
-    found = evaluation.maybe_evaluate(5, tiny_model(config).train(), None, Log())
-    assert "ade20k_sound/basic/map" in found and all(map(is_model_metric, found))
+    model = tiny_model(config).train()
+    assert evaluation.maybe_evaluate(2, model, None, Log()) == {}, "evaluated before the run was resumed"
+    evaluation.write_report()
+    assert not (tmp_path / "metrics.json").exists()
+    found = evaluation.maybe_evaluate(5, model, None, Log())
+    _save(model, config, tmp_path / "checkpoints/step_00000005")
+    evaluation.write_report()
+    assert json.loads((tmp_path / "metrics.json").read_text())["metrics"] == found
+    assert "<video" in (tmp_path / "report.html").read_text() and (tmp_path / "report.md").is_file()
+    assert f"report: {tmp_path}/report.html" in capsys.readouterr().out
+    arguments = [f"config={settings}", f"checkpoint={tmp_path}", f"out={tmp_path}"]
+    assert run.main(load(EvalConfig, arguments)) == 0 and "nothing to do" in capsys.readouterr().out
+
+
+def test_a_report_that_cannot_be_written_is_a_warning(settings, tmp_path, capsys):
+    evaluation, config = _evaluation(settings, tmp_path)
+    model = tiny_model(config).train()
+    evaluation.maybe_evaluate(5, model, None, Log())
+    _save(model, config, tmp_path / "checkpoints/step_00000005")
+    (tmp_path / "metrics.json").mkdir()
+    evaluation.write_report()
+    assert f"warning: no report: out={tmp_path}: metrics.json in it is a folder" in capsys.readouterr().err
 
 
 def test_tracker_gets_heatmaps_similarities_tables_and_a_video_with_audio(settings, tmp_path):
@@ -131,7 +152,7 @@ def test_interrupted_evaluation_gives_no_metrics(settings, tmp_path):
     evaluation, config = _evaluation(settings, tmp_path, stop_reason=lambda: len(asked) > 6 or asked.append(1))
     model, log = tiny_model(config).train(), Log()
     assert evaluation.maybe_evaluate(2, model, None, log) == {} and not log.added and not log.shown
-    assert len(asked) == 7 and model.training and not evaluation.has_baselines
+    assert len(asked) == 7 and model.training and not evaluation.evaluated_steps
 
 
 def test_failed_evaluation_is_a_warning_and_training_continues(settings, tmp_path, monkeypatch, capsys):

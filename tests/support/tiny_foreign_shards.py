@@ -129,7 +129,7 @@ def assert_verifies(folder: Path, capsys) -> None:
 
 def batches(folder: Path, count: int, **source):
     augment = AugmentConfig(**SHORT_AUGMENT)
-    sources = [StreamSourceConfig(shards=str(folder), **source)]
+    sources = [StreamSourceConfig(shards=[str(folder)], **source)]
     config = StreamConfig(
         sources=sources,
         image_size_px=24,

@@ -28,7 +28,7 @@ def stream_config(sources: dict[str, object], **settings) -> StreamConfig:
         "max_error_rate": 1.0,
         "augment": AugmentConfig(**SHORT_AUGMENT),
     }
-    listed = [StreamSourceConfig(name=name, shards=str(address)) for name, address in sources.items()]
+    listed = [StreamSourceConfig(name=name, shards=[str(address)]) for name, address in sources.items()]
     return StreamConfig(sources=listed, **(defaults | settings))
 
 

@@ -156,6 +156,23 @@ def test_data_sets_may_move_and_only_cosine_runs_keep_their_length(tmp_path, sch
             read_state(folder, longer, {})
 
 
+def test_a_cosine_run_is_prolonged_knowingly(tmp_path):
+    config = tiny_config("optim.schedule=cosine", "steps=10")
+    folder = save(tmp_path, 2, tiny_state(config), config)
+    changes = ["optim.schedule=cosine", "steps=20", "optim.lr=1"]
+    with pytest.raises(
+        ValueError, match=r"steps: 10 -> 20\): restore them, allow them with allow_changes=\[steps\], or"
+    ):
+        read_state(folder, tiny_config(*changes[:2]), {})
+    with pytest.raises(ValueError, match=r"allow_changes=\[optim,steps\], or"):
+        read_state(folder, tiny_config(*changes), {})
+    with pytest.raises(ValueError, match=r"\(optim\.lr: 5e-05 -> 1\.0\): restore"):
+        read_state(folder, tiny_config(*changes, "allow_changes=steps"), {})
+    assert read_state(folder, tiny_config(*changes, "allow_changes=[steps,optim]"), {})["step"] == 2
+    with pytest.raises(ValueError, match=r"restore them, or give"):
+        read_state(folder, tiny_config(*changes, "model.embed_dim=64"), {})
+
+
 def test_checkpoint_that_this_machine_does_not_see_is_an_error(tmp_path):
     with pytest.raises(
         ValueError,

@@ -49,12 +49,12 @@ def test_data_sets_are_logged_by_fingerprint_and_manifest_without_shards(wandb_r
     log_data_sets(wandb_run, config.stream.sources, fingerprint)
     (local, _), (remote, _) = wandb_run.logged
     assert (local.name, local.type, remote.name) == ("a_b_c", "dataset", "remote")
-    assert local.metadata == {"fingerprint": "f1", "shards": f"{tmp_path}/local"}
+    assert local.metadata == {"fingerprint": "f1", "shards": [f"{tmp_path}/local"]}
     assert _files(local) == {
         "fingerprint.json": b'{"fingerprint": "f1"}',
         "manifest.json": b'{"shards": [{"sha256": "00"}]}',
     }
-    assert remote.metadata == {"fingerprint": "f2", "shards": "s3://bucket/train"}
+    assert remote.metadata == {"fingerprint": "f2", "shards": ["s3://bucket/train"]}
     assert _files(remote) == {"fingerprint.json": b'{"fingerprint": "f2"}'}
 
 

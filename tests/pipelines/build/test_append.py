@@ -103,7 +103,7 @@ def test_stream_of_the_grown_data_set_has_another_order_and_every_clip(grown):
     root, out = grown
 
     def order():
-        config = StreamConfig(sources=[StreamSourceConfig(name="mine", shards=str(out))], lanes=1)
+        config = StreamConfig(sources=[StreamSourceConfig(name="mine", shards=[str(out)])], lanes=1)
         return open_order(config, 0, 2)
 
     before = order()

@@ -173,7 +173,7 @@ def test_unpickled_index_keeps_the_selection_after_the_id_list_is_deleted(folder
 
 
 def _stream(folder: Path, batch_size: int, num_workers: int = 0, **source):
-    sources = [StreamSourceConfig(shards=str(folder), **source)]
+    sources = [StreamSourceConfig(shards=[str(folder)], **source)]
     config = StreamConfig(
         sources=sources,
         image_size_px=24,

@@ -29,7 +29,7 @@ PLAIN = {
 
 
 def _stream(*folders, batch_size=4, seed=0, augment=None, **settings):
-    sources = [StreamSourceConfig(name=folder.name, shards=str(folder)) for folder in folders]
+    sources = [StreamSourceConfig(name=folder.name, shards=[str(folder)]) for folder in folders]
     settings = {
         "image_size_px": 24,
         "clip_duration_s": 0.6,

@@ -111,7 +111,7 @@ def test_fingerprint_covers_everything_the_order_depends_on(folders):
         ),
         (lambda c: setattr(c.sources[1], "name", "a"), ["stream.sources.1 (a)", "same name as stream.sources.0"]),
         (lambda c: setattr(c.sources[1], "weight", -1.0), ["source b", "weight=-1.0"]),
-        (lambda c: setattr(c.sources[0], "shards", "nowhere"), ["nowhere: no such folder"]),
+        (lambda c: setattr(c.sources[0], "shards", ["nowhere"]), ["nowhere: no such folder"]),
         (lambda c: setattr(c, "sample_rate_hz", 8000), ["16000 Hz", "stream.sample_rate_hz=8000"]),
         (
             lambda c: setattr(c.augment, "audio_splice_min_s", 0.4),
@@ -153,7 +153,7 @@ from configs.schema import StreamConfig, StreamSourceConfig
 from pipelines.stream.loader import open_stream
 if __name__ == "__main__":
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    config = StreamConfig(sources=[StreamSourceConfig(shards=sys.argv[1])], image_size_px=24, clip_duration_s=0.6)
+    config = StreamConfig(sources=[StreamSourceConfig(shards=[sys.argv[1]])], image_size_px=24, clip_duration_s=0.6)
     try:
         for batch in open_stream(config, 0, 4).batches():
             print(len(batch), flush=True)

@@ -42,7 +42,7 @@ def test_unreadable_clips_are_counted_by_reason_and_replaced_in_the_stream(tmp_p
     folder = write_data_set(tmp_path / "a", [30, 30], changes=changes, frames=1)
     augment = AugmentConfig(**SHORT_AUGMENT)
     config = StreamConfig(
-        sources=[StreamSourceConfig(shards=str(folder))],
+        sources=[StreamSourceConfig(shards=[str(folder)])],
         image_size_px=24,
         clip_duration_s=0.5,
         num_workers=0,

@@ -31,7 +31,7 @@ def folders(tmp_path_factory):
 
 
 def config(folders, num_workers: int) -> StreamConfig:
-    sources = [StreamSourceConfig(name=folder.name, shards=str(folder)) for folder in folders]
+    sources = [StreamSourceConfig(name=folder.name, shards=[str(folder)]) for folder in folders]
     quiet = AugmentConfig(audio_splice_max_s=0.0, time_mask_probability=0.0)
     return StreamConfig(
         sources=sources,

@@ -54,7 +54,7 @@ from pipelines.stream.loader import open_stream
 
 def body(_):
     # 48 MB a batch
-    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=sys.argv[1])], num_workers=2, max_error_rate=1)
+    config = StreamConfig(sources=[StreamSourceConfig(name="a", shards=[sys.argv[1]])], num_workers=2, max_error_rate=1)
     for step, batch in enumerate(open_stream(config, 0, 100).batches()):
         print(step, len(batch), sum(map(len, batch.fields)), flush=True)
         if sys.argv[2] == "fill" and step == 1:
