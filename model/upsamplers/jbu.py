@@ -1,0 +1,131 @@
+"""FeatUp's upsampler: four stages of joint bilateral upsampling, each of which doubles the grid.
+
+A stage resizes its source bicubically and filters it with a kernel of 7 x 7 that the image alone decides, the same for
+all channels. So a stage is one window of low-resolution cells, the final mix of channels is made on the small grid, and
+a heatmap is upsampled as one channel.
+
+Source: featup (docs/reference.md).
+"""
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.upsamplers.bicubic_window import filtered_bicubic, fold
+from model.upsamplers.guidance import normalize_image
+from model.upsamplers.weights import ChainedWeights, WindowWeights
+from model.upsamplers.window import centered_window, reflect, window_scores
+
+STAGES = 4
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-4, 1e4
+MIN_KERNEL_SUM = 1e-7
+FIXUP = 0.1
+
+
+class JbuStage(nn.Module):
+    """The kernel of one stage.
+
+    Args:
+        radius: of the kernel, in pixels of the output grid.
+        key_channels: width of the keys, whose inner products are the range kernel.
+        guidance_channels: of the image.
+    """
+
+    def __init__(self, radius: int = 3, key_channels: int = 32, guidance_channels: int = 3) -> None:
+        super().__init__()
+        self.radius, taps = radius, (2 * radius + 1) ** 2
+        self.range_temp = nn.Parameter(torch.tensor(0.0))
+        self.sigma_spatial = nn.Parameter(torch.tensor(1.0))
+        self.range_proj = _mlp(guidance_channels, key_channels, key_channels)
+        self.fixup_proj = _mlp(taps + guidance_channels, taps, taps)
+
+    def kernel(self, guidance: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W K*K"]:
+        """The kernel at each pixel, in raster order; it need not sum to 1 and may be negative.
+
+        Raises:
+            ValueError: the grid is too small for the radius.
+        """
+        window = centered_window((guidance.shape[2], guidance.shape[3]), self.radius, reflect)
+        keys = self.range_proj(guidance).permute(0, 2, 3, 1)
+        temperature = self.range_temp.exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        similar = (temperature * window_scores(keys, keys, window)[:, :, :, 0]).softmax(dim=-1)
+        kernel = similar * self.spatial_kernel()
+        kernel = kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=MIN_KERNEL_SUM)
+        correction = self.fixup_proj(torch.cat([kernel.permute(0, 3, 1, 2), guidance], dim=1))
+        return kernel + FIXUP * correction.permute(0, 2, 3, 1)
+
+    def spatial_kernel(self) -> Float[Tensor, "K*K"]:
+        """A Gaussian of the distance, in units of the radius."""
+        side = torch.linspace(-1, 1, 2 * self.radius + 1, device=self.sigma_spatial.device)
+        squared = side[:, None] ** 2 + side**2
+        return (-squared / (2 * self.sigma_spatial**2)).exp().flatten()
+
+    def weights(self, guidance: Float[Tensor, "B 3 H W"], grid: tuple[int, int]) -> WindowWeights:
+        """The weights of the cells of `grid` for each pixel of the guidance: bicubic resizing and kernel together."""
+        filter_window = centered_window((guidance.shape[2], guidance.shape[3]), self.radius, reflect)
+        filter_window = filter_window.to(guidance.device)
+        window, *matrices = filtered_bicubic(grid, filter_window.rows, filter_window.columns)
+        kernel = self.kernel(guidance)
+        values = fold(kernel, *(matrix.to(kernel.dtype) for matrix in matrices))
+        return WindowWeights(window, values[:, :, :, None])
+
+
+class Jbu(nn.Module):
+    """The stack. Weights belong to the encoder it was trained for only in the final mix, `mix_channels`.
+
+    Args:
+        channels: of the encoder's features; 0: no final mix, for maps alone.
+    """
+
+    def __init__(self, channels: int = 0) -> None:
+        super().__init__()
+        self.up1, self.up2, self.up3, self.up4 = (JbuStage() for _ in range(STAGES))
+        self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1)) if channels else None
+
+    @property
+    def stages(self) -> tuple[JbuStage, ...]:
+        """In the order in which they are applied."""
+        return self.up1, self.up2, self.up3, self.up4
+
+    def weights(
+        self, image: UInt8[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None
+    ) -> ChainedWeights:
+        """Weights from `grid` to `size`; None: 16 times the grid.
+
+        Raises:
+            ValueError: a grid of less than 2 cells.
+        """
+        return self.guided_weights(normalize_image(image), grid, size)
+
+    def guided_weights(
+        self, guidance: Float[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None
+    ) -> ChainedWeights:
+        """The same for a normalized image."""
+        stages, current = [], grid
+        for stage in self.stages:
+            target = (2 * current[0], 2 * current[1])
+            stages.append(stage.weights(functional.adaptive_avg_pool2d(guidance, target), current))
+            current = target
+        return ChainedWeights(stages, size or current)
+
+    def forward(
+        self, features: Float[Tensor, "B C H W"], guidance: Float[Tensor, "B 3 H_img W_img"]
+    ) -> Float[Tensor, "B C 16*H 16*W"]:
+        """Upsampled features for a normalized image."""
+        weights = self.guided_weights(guidance, (features.shape[2], features.shape[3]))
+        return self.upsample(features, weights)
+
+    def upsample(
+        self, features: Float[Tensor, "B C H W"], weights: ChainedWeights
+    ) -> Float[Tensor, "B C H_px W_px"]:
+        """Apply weights to features of the encoder, with the final mix of channels."""
+        if self.fixup_proj is None:
+            return weights.apply(features)
+        conv = self.fixup_proj[1]
+        mixed = features + FIXUP * functional.conv2d(self.fixup_proj[0](features), conv.weight)
+        return weights.apply(mixed) + FIXUP * conv.bias[:, None, None]
+
+
+def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
+    return nn.Sequential(nn.Conv2d(inputs, hidden, 1), nn.GELU(), nn.Dropout2d(0.1), nn.Conv2d(hidden, outputs, 1))

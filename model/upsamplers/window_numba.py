@@ -1,0 +1,149 @@
+"""The operations of window.py on a CPU: one compiled pass over channels-last data, in parallel over rows.
+
+numba compiles them at the first call and keeps the result for later processes, if a folder for it can be written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numba
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from model.upsamplers.window import Window
+
+# Channels that are summed together.
+BLOCK = 32
+
+Function = TypeVar("Function", bound=Callable[..., None])
+
+
+def mix(
+    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+) -> Float[Tensor, "B H W C"]:
+    """See window_mix."""
+    out = source.new_empty(len(source), *window.size, source.shape[3])
+    _call(_mix, source, weights, window.rows, window.columns, out)
+    return out
+
+
+def scores(
+    queries: Float[Tensor, "B H W C"], keys: Float[Tensor, "B h w C"], window: Window, groups: int
+) -> Float[Tensor, "B H W G R*S"]:
+    """See window_scores."""
+    out = queries.new_empty(*queries.shape[:3], groups, window.cells)
+    _call(_scores, queries, keys, window.rows, window.columns, out)
+    return out
+
+
+def scatter(
+    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+) -> Float[Tensor, "B h w C"]:
+    """See window_scatter; in parallel over rows of the source, each with the output rows that use it."""
+    out = values.new_empty(len(values), *window.source_size, values.shape[3])
+    lists = (tensor for part, size in zip(window[:2], window.source_size, strict=True) for tensor in _users(part, size))
+    _call(_scatter, values, weights, *lists, window.columns.shape[1], out)
+    return out
+
+
+def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "N*K 2"], Int[Tensor, "size+1"]]:
+    """Which (output index, place in its window) use each source index: sorted by it, and where its part starts."""
+    order = indices.flatten().argsort(stable=True)
+    starts = torch.searchsorted(indices.flatten()[order], torch.arange(size + 1))
+    return torch.stack([order // indices.shape[1], order % indices.shape[1]], dim=1), starts
+
+
+def _call(function: Callable[..., None], *args: Tensor | int) -> None:
+    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
+
+
+def _compiled(function: Function) -> Function:
+    options: dict[str, Any] = {"parallel": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "boundscheck": False}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the compiled code can be written
+        return numba.njit(**options)(function)
+
+
+@numba.njit(inline="always")
+def _add(total: np.ndarray, weight: float, value: np.ndarray, channels: int) -> None:
+    if channels == BLOCK:
+        for c in range(BLOCK):  # a constant length: the totals stay in registers
+            total[c] += weight * value[c]
+    else:
+        for c in range(channels):
+            total[c] += weight * value[c]
+
+
+@_compiled
+def _mix(source: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    batch, height, width, groups, _ = weights.shape
+    part, window_columns = source.shape[3] // groups, columns.shape[1]
+    for line in numba.prange(batch * height):
+        b, y = line // height, line % height
+        total = np.empty(BLOCK, source.dtype)
+        for x in range(width):
+            for g in range(groups):
+                weight = weights[b, y, x, g]
+                for first in range(g * part, (g + 1) * part, BLOCK):
+                    channels = min(BLOCK, (g + 1) * part - first)
+                    total[:] = 0
+                    for i in range(rows.shape[1]):
+                        for j in range(window_columns):
+                            cell = source[b, rows[y, i], columns[x, j], first : first + channels]
+                            _add(total, weight[i * window_columns + j], cell, channels)
+                    out[b, y, x, first : first + channels] = total[:channels]
+
+
+@_compiled
+def _scatter(
+    values: np.ndarray,
+    weights: np.ndarray,
+    row_users: np.ndarray,
+    row_starts: np.ndarray,
+    column_users: np.ndarray,
+    column_starts: np.ndarray,
+    window_columns: int,
+    out: np.ndarray,
+) -> None:
+    batch, height, width, _ = out.shape
+    groups = weights.shape[3]
+    part = out.shape[3] // groups
+    for line in numba.prange(batch * height):
+        b, row = line // height, line % height
+        total = np.empty(BLOCK, values.dtype)
+        for column in range(width):
+            for g in range(groups):
+                for first in range(g * part, (g + 1) * part, BLOCK):
+                    channels = min(BLOCK, (g + 1) * part - first)
+                    total[:] = 0
+                    for m in range(row_starts[row], row_starts[row + 1]):
+                        y, i = row_users[m]
+                        for n in range(column_starts[column], column_starts[column + 1]):
+                            x, j = column_users[n]
+                            value = values[b, y, x, first : first + channels]
+                            _add(total, weights[b, y, x, g, i * window_columns + j], value, channels)
+                    out[b, row, column, first : first + channels] = total[:channels]
+
+
+@_compiled
+def _scores(queries: np.ndarray, keys: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
+    batch, height, width, groups, _ = out.shape
+    part = queries.shape[3] // groups
+    for line in numba.prange(batch * height):
+        b, y = line // height, line % height
+        for x in range(width):
+            for i in range(rows.shape[1]):
+                for j in range(columns.shape[1]):
+                    key = keys[b, rows[y, i], columns[x, j]]
+                    for g in range(groups):
+                        total = key[0] * 0
+                        for c in range(g * part, (g + 1) * part):
+                            total += queries[b, y, x, c] * key[c]
+                        out[b, y, x, g, i * columns.shape[1] + j] = total
