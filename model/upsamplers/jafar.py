@@ -1,0 +1,84 @@
+"""JAFAR: weights from the image and the features of one encoder, over all low-resolution cells.
+
+Source: upsamplers (docs/reference.md).
+"""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guide_blocks import GROUPS, CrossAttention, RotaryEmbedding, encoder, pool
+
+PIXELS_PER_BLOCK = 4096
+
+
+class GlobalWeights(NamedTuple):
+    """Attention over all cells; computed block by block of pixels each time it is applied, because it is large.
+
+    Attributes:
+        queries, keys: channels last, split into heads; their inner products are the logits.
+    """
+
+    queries: Float[Tensor, "B K H_px W_px D"]
+    keys: Float[Tensor, "B K H W D"]
+
+    def apply(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H_px W_px"]:
+        """Upsample features or maps: the weights are the same for all channels."""
+        cells = features.flatten(2).transpose(1, 2)
+        keys = self.keys.flatten(2, 3).transpose(2, 3)
+        blocks = self.queries.flatten(2, 3).split(PIXELS_PER_BLOCK, dim=2)
+        mixed = [(block @ keys).softmax(dim=-1).mean(dim=1) @ cells for block in blocks]
+        return torch.cat(mixed, dim=1).transpose(1, 2).unflatten(2, tuple(self.queries.shape[2:4]))
+
+    apply_maps = apply
+
+
+class Jafar(nn.Module):
+    """The network that computes weights.
+
+    Args:
+        feature_channels: of the encoder.
+        channels: D, of queries and keys.
+        heads: of the attention.
+        groups: of the normalizations.
+    """
+
+    def __init__(self, feature_channels: int, channels: int = 128, heads: int = 4, groups: int = GROUPS) -> None:
+        super().__init__()
+        self.groups = groups
+        self.image_encoder = encoder(3, channels, 1, groups)
+        self.query_encoder = encoder(channels, channels, 1, groups)
+        self.key_encoder = encoder(channels, channels, 1, groups)
+        self.feature_encoder = encoder(feature_channels, channels, 1, groups)
+        self.gamma, self.beta = (nn.Conv2d(channels, channels, 1, bias=False) for _ in range(2))
+        self.rope = RotaryEmbedding(channels)
+        self.query_conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.attention = CrossAttention(channels, heads)
+
+    def weights(
+        self, image: UInt8[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
+    ) -> GlobalWeights:
+        """Weights from the grid of `features` to `size`; apply them to these features or to maps of the same grid."""
+        return self.guided_weights(normalize_image(image), features, size)
+
+    def guided_weights(
+        self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
+    ) -> GlobalWeights:
+        """The same for a normalized image."""
+        encoded = self.rope(self.image_encoder(guidance))
+        keys = self._normalize(pool(self.key_encoder(encoded), (features.shape[2], features.shape[3])))
+        feature = self.feature_encoder(functional.normalize(features, dim=1))
+        keys = self.gamma(feature) * keys + self.beta(feature)
+        queries = self.query_conv(self._normalize(pool(self.query_encoder(encoded), size)))
+        by_head = (
+            part.unflatten(3, (self.attention.heads, -1)).permute(0, 3, 1, 2, 4)
+            for part in self.attention.project(queries, keys)
+        )
+        return GlobalWeights(*by_head)
+
+    def _normalize(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
+        return functional.group_norm(features, self.groups)
