@@ -14,6 +14,9 @@ from configs.errors import UsageError
 from eval.parity.registry import KINDS
 
 
+MIN_SCALE = 1e-3  # of relative differences
+
+
 class Outcome(NamedTuple):
     """The result of one case: `difference` is inf when an output is missing or has another number of elements."""
 
@@ -65,7 +68,7 @@ def check_case(file: Path) -> Outcome:
     scale = {key: kind.tolerance / kind.output_tolerances.get(key, kind.tolerance) for key in expected}
     try:
         differences = [
-            scale[key] * _difference(outputs.get(key), tensor)
+            scale[key] * _difference(outputs.get(key), tensor, kind.is_relative)
             for outputs in kind.compute(params, inputs)
             for key, tensor in expected.items()
         ]
@@ -82,10 +85,15 @@ def _read_companion(file: Path, name: str) -> Any:
         raise UsageError(f"{file.with_name(name)}, which {file.name} needs, cannot be read ({error})") from None
 
 
-def _difference(computed: Tensor | float | None, expected: Tensor) -> float:
+def _difference(computed: Tensor | float | None, expected: Tensor, is_relative: bool) -> float:
     if computed is None:
         return math.inf
     computed = torch.as_tensor(computed).detach().double()
     if computed.numel() != expected.numel():
         return math.inf
-    return (computed.reshape(expected.shape) - expected.double()).abs().nan_to_num(nan=math.inf).max().item()
+    difference = (computed.reshape(expected.shape) - expected.double()).abs().nan_to_num(nan=math.inf).max().item()
+    if not is_relative:
+        return difference
+    if not expected.is_floating_point():
+        return math.inf if difference else 0.0
+    return difference / max(MIN_SCALE, expected.abs().max().item())

@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from eval.parity import inputs, losses, metrics, projection, similarity
+from eval.parity import featup, inputs, losses, metrics, projection, similarity, upsamplers
+from eval.parity.featup_losses import featup_losses
 from eval.parity.released_checkpoint import released_checkpoint
+from eval.parity.released_upsampler import released_upsampler
 
 
 class Kind(NamedTuple):
@@ -19,6 +21,8 @@ class Kind(NamedTuple):
         tolerance: largest absolute difference in float32 (tests/golden/README.md).
         output_tolerances: of outputs with another tolerance; their differences are reported on the scale of
             `tolerance`.
+        is_relative: differences are divided by the largest absolute expected value of the tensor, at least 0.001;
+            booleans and integers have to be equal.
         companion: a JSON file in the folder of the case, passed on as `params["keys"]`.
     """
 
@@ -26,6 +30,7 @@ class Kind(NamedTuple):
     tolerance: float
     output_tolerances: Mapping[str, float] = MappingProxyType({})
     companion: str = ""
+    is_relative: bool = False
 
 
 # In the order of the table.
@@ -46,4 +51,18 @@ KINDS = {
         {"scores": 5e-2, "scores_by_head": 5e-2, "audio_features": 5e-5, "audio_cls": 5e-5},
         "released_checkpoint_keys.json",
     ),
+    "jbu_stage": Kind(upsamplers.jbu_stage, 1e-4, is_relative=True),
+    "jbu_stack": Kind(upsamplers.jbu_stack, 1e-4, is_relative=True),
+    "channel_norm": Kind(upsamplers.channel_norm, 1e-4, is_relative=True),
+    "downsample_attention": Kind(featup.downsample_attention, 1e-4, is_relative=True),
+    "downsample_simple": Kind(featup.downsample_simple, 1e-4, is_relative=True),
+    "implicit_features": Kind(featup.implicit_features, 1e-2, is_relative=True),
+    "implicit_upsampler": Kind(featup.implicit_network, 1e-2, is_relative=True),
+    "jitter": Kind(featup.jitter, 1e-4, is_relative=True),
+    "featup_losses": Kind(featup_losses, 1e-4, is_relative=True),
+    "featup_released_upsampler": Kind(
+        released_upsampler, 1e-4, companion="featup_released_layout.json", is_relative=True
+    ),
+    "anyup": Kind(upsamplers.anyup, 1e-4, is_relative=True),
+    "jafar": Kind(upsamplers.jafar, 1e-4, is_relative=True),
 }
