@@ -142,7 +142,7 @@ class Search:
         searcher = Searcher(store, model)
         query = searcher.read_query(Path(self.query))
         matches = searcher.search(query)
-        (folder / RESULTS).write_text(render_page(searcher, query, matches, ""))
+        (folder / RESULTS).write_text(render_page(searcher, query, matches, "", show_paths=False))
         return {"found": len(matches)}
 
 

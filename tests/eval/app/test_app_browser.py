@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from odd_media import png
-from tiny_app import TIMEOUT_S
+from tiny_app import TIMEOUT_S, wait_until
 from tiny_media import write_video, write_wav
 
 CHROMIUM = shutil.which("chromium")
@@ -119,6 +119,10 @@ def test_another_view_a_picture_with_a_sound_and_features_are_shown(open_page, t
     _assert_plays(page, 3.0)
     page.get_by_role("tab", name="Features").click()
     _upload(page, "#features-image", tmp_path / "picture.png")
+    page.click("#encoder input")
+    page.get_by_role("option", name="DINO ViT-S/16").click()
+    page.click("#weights input")
+    page.get_by_role("option", name="Random").click()
     page.click("#run-features")
     page.wait_for_function("document.querySelector('#features-result img')?.naturalWidth > 100")
 
@@ -133,6 +137,21 @@ def test_ten_visitors_at_once_each_see_their_own_video(open_page, tmp_path):
         page.click("#run-video")
     for page, duration_s in zip(pages, durations, strict=True):
         _assert_plays(page, duration_s)
+
+
+@pytest.mark.slow
+def test_a_visitor_who_leaves_in_the_middle_leaves_nothing_and_the_next_one_gets_a_result(
+    app, open_page, clip, tmp_path
+):
+    leaving, staying = open_page(), open_page()
+    _upload(leaving, "#video", write_video(tmp_path / "long.mp4", 28.0, size_px=(160, 120)))
+    leaving.click("#run-video")
+    wait_until(app.jobs, "the job does not start")
+    leaving.close()
+    _upload(staying, "#video", clip)
+    staying.click("#run-video")
+    _assert_plays(staying, 2.0)
+    wait_until(lambda: not list(app.folder.rglob("*long.mp4")), "the upload of a closed page is kept")
 
 
 @pytest.mark.slow
