@@ -38,9 +38,9 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
                 gradio.Image(label="Picture", type="filepath", height=360, elem_id="features-image", buttons=[])
             )
             with gradio.Row():
-                encoder = gradio.Dropdown(list(ENCODERS), value="", label="Encoder", elem_id="encoder", min_width=200)
+                encoder = gradio.Dropdown(list(ENCODERS), value="", label="Encoder", elem_id="encoder", min_width=150)
                 weights = gradio.Dropdown(
-                    list(WEIGHTS), value="pretrained", label="Weights", elem_id="weights", visible=False, min_width=120
+                    list(WEIGHTS), value="pretrained", label="Weights", elem_id="weights", visible=False, min_width=145
                 )
             run = gradio.Button("Show features", variant="primary", elem_id="run-features")
         with gradio.Column(min_width=300):

@@ -1,17 +1,15 @@
 """The page in a browser (Debian's chromium): upload, wait, the video plays, without errors or outside requests."""
 
 import contextlib
-import shutil
 
 import numpy as np
 import pytest
+from chromium import chromium, needs_chromium
 from odd_media import png
 from tiny_app import TIMEOUT_S, wait_until
 from tiny_media import write_video, write_wav
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+pytestmark = needs_chromium
 # Of the frame that is shown: the largest value of a pixel.
 BRIGHTEST = """video => {
   const canvas = document.createElement("canvas");
@@ -25,11 +23,8 @@ BRIGHTEST = """video => {
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=TIMEOUT_S * 1000)
+    with chromium(TIMEOUT_S) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
