@@ -270,7 +270,7 @@ def import_lancedb() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    os.environ.setdefault("LANCE_LOG", "error")  # it announces each new table as a warning
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it announces each new table as a warning
     try:
         import lancedb
     except ImportError:

@@ -48,6 +48,7 @@ def test_a_sound_finds_clips_of_an_index_and_the_results_run_no_script(tmp_path,
         visitor.join("run-search", visitor.upload(write_wav(tmp_path / "sound.wav", np.sin(np.arange(16000) / 5))), 0)
         page = visitor.answer()["data"][0]
         assert page.startswith("<iframe sandbox srcdoc=") and "data:image/jpeg" in page and "<b>" not in page
+        assert str(tmp_path) not in page, "the page names folders of the server"
         visitor.join("run-search", visitor.upload(tmp_path / "model/config.json"), 0)
         assert "config.json" in visitor.answer()["error"]
 
