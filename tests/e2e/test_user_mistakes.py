@@ -5,6 +5,7 @@ import os
 import shutil
 
 import pytest
+from other_user import open_folder, other_user
 from paths import ROOT
 from tiny_media import write_video
 from tiny_shards import write_data_set
@@ -28,6 +29,10 @@ COMMANDS = {  # name -> module, schema, positional arguments
     "report": ("eval.report.__main__", schema.CompareConfig, ("compare", "A", "B")),
     "render": ("eval.render.__main__", schema.RenderConfig, ()),
     "search": ("eval.search.__main__", schema.SearchConfig, ()),
+    "app": ("eval.app.__main__", schema.AppConfig, ()),
+    "workspace": ("eval.workspace", schema.WorkspaceConfig, ()),
+    "export": ("model.export", schema.ExportConfig, ()),
+    "convert": ("model.convert.__main__", schema.ConvertConfig, ()),
 }
 MISTAKES = DATA_MISTAKES + MODEL_MISTAKES
 
@@ -72,5 +77,21 @@ def test_a_mistake_gives_one_line_with_value_and_remedy(command, arguments, code
     assert found_code == code and not (world / "new").exists()
 
 
-def test_there_are_at_least_60_mistakes():
-    assert len(MISTAKES) >= 60
+def test_the_mistakes_cover_every_command():
+    assert {command for command, *_ in MISTAKES} == COMMANDS.keys() and len(MISTAKES) >= 60
+
+
+@pytest.mark.parametrize(("folder", "reason"), [("mutes", "no_audio"), ("texts", "unreadable")])
+def test_a_folder_without_a_usable_video_is_an_error_that_names_the_reasons(world, folder, reason, tmp_path, capsys):
+    (world / "texts").mkdir(exist_ok=True)
+    shutil.copy(world / "text.mp4", world / "texts/text.mp4")
+    arguments = f"config=configs/build/folder.yaml source.root={world / folder} out={tmp_path}/o processes=1"
+    code, line = _run("build", arguments, capsys)
+    assert (code, line) == (1, f"error: no clip could be used; {tmp_path}/o/rejected.jsonl lists the reasons")
+    assert reason in (tmp_path / "o/rejected.jsonl").read_text()
+
+
+def test_a_folder_without_the_right_to_write_is_named(capsys):
+    with open_folder() as folder, other_user():
+        code, line = _run("toy_world", f"out={folder}/mine/toy", capsys)
+    assert (code, line) == (1, f"error: Permission denied: {folder}/mine; choose another folder")

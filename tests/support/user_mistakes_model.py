@@ -4,9 +4,42 @@ Entries as in user_mistakes_data.py.
 """
 
 TOY = "config=configs/train/toy.yaml name=mine out={w}/runs steps=1"
+OWN = f"{TOY} stream.sources=[] stream.sources.mine.shards={{w}}"
 EVAL, ABLATE = "config=configs/eval/toy.yaml", "config=configs/ablate/toy.yaml"
+UNFINISHED = (
+    "{w}/%s has no manifest.json: it is unfinished or not a data set; finish it with python -m pipelines.build ... "
+    "out={w}/%s, or index third-party shards with python -m pipelines.stream.index {w}/%s"
+)
 
 MODEL_MISTAKES = [
+    # train: data that are missing, unfinished, damaged
+    ("train", f"{TOY} stream.sources=[]", 2, "stream.sources is empty: set at least one source, such as ..."),
+    (
+        "train",
+        f"{OWN}/nowhere",
+        2,
+        "{w}/nowhere: no such folder of shards; python -m pipelines.build ... out={w}/nowhere creates it",
+    ),
+    (
+        "train",
+        f"{OWN}/text.wav",
+        2,
+        "{w}/text.wav: no such folder of shards; python -m pipelines.build ... out={w}/text.wav creates it",
+    ),
+    ("train", f"{OWN}/mutes", 2, UNFINISHED.replace("%s", "mutes")),
+    ("train", f"{OWN}/unfinished", 2, UNFINISHED.replace("%s", "unfinished")),
+    (
+        "train",
+        f"{OWN}/shards stream.sources.mine.exclude=[none.txt]",
+        2,
+        "{w}/shards: exclude='none.txt' cannot be read: no such file",
+    ),
+    (
+        "train",
+        f"{TOY} stream.sources.places.weight=1",
+        2,
+        "stream.sources.2 (places) has no shards: set stream.sources.places.shards=DIR",
+    ),
     # train: keys and values
     ("train", f"{TOY} steps=many", 2, "steps=many: must be a whole number (from the command line)"),
     ("train", f"{TOY} steps=0", 2, "steps=0 must be 1 or more (from the command line)"),
@@ -21,6 +54,13 @@ MODEL_MISTAKES = [
     ),
     ("train", f"{TOY} global_batch_size=1", 2, "global_batch_size=1 must be 2 or more (from the command line)"),
     ("train", f"{TOY} stream.num_workers=1000", 2, "stream.num_workers=1000 must be 0 to 256 (from the command line)"),
+    (
+        "train",
+        f"{TOY} stream.audio=log_mel",
+        2,
+        "stream.audio=log_mel needs an audio encoder on log-mel, model.audio_encoder=mel:NAME, not tiny",
+    ),
+    ("train", f"{TOY} name=", 2, "name='': must be the name of a folder below out={w}/runs"),
     ("train", f"{TOY} --steps 5", 2, "--steps: settings are written steps=5, without dashes"),
     (
         "train",
@@ -30,6 +70,7 @@ MODEL_MISTAKES = [
     ),
     ("train", "config=configs/build/folder.yaml name=mine", 2, "source: unknown key 'source'. Allowed here: ..."),
     ("train", "config={w}/bytes.yaml name=mine", 2, "{w}/bytes.yaml is not readable YAML: ..."),
+    ("train", TOY.replace("{w}/runs", "{w}/text.wav"), 1, "Not a directory: {w}/text.wav/mine..."),
     # eval.run: order, model, data
     (
         "eval",
@@ -101,4 +142,31 @@ MODEL_MISTAKES = [
         2,
         "one of build=, query= and delete= is needed, got query= and delete=",
     ),
+    ("search", "index={w}/i build={w}/shards", 2, "checkpoint= is missing: build= encodes clips with it"),
+    ("search", "index={w}/i query=a.wav html={w}/page.txt", 2, "html={w}/page.txt: the name of a page ends in .html"),
+    # eval.app, eval.workspace
+    ("app", "", 2, "checkpoint= is missing: give toy, a run folder, or an exported folder"),
+    ("app", "checkpoint=toy port=99999999", 2, "port=99999999 must be ..."),
+    ("workspace", "", 2, "entity= is missing: give the W&B user or team that owns the project"),
+    # model.export, model.convert
+    (
+        "export",
+        "out={w}/x",
+        2,
+        "checkpoint= out={w}/x: both are required, a run folder or checkpoint and the folder to write",
+    ),
+    ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt or .safetensors"),
+    (
+        "convert",
+        "source={w}/nowhere.ckpt out={w}/x",
+        2,
+        "source='{w}/nowhere.ckpt': no such file; give a published .ckpt or .safetensors",
+    ),
+    (
+        "convert",
+        "source={w}/mutes out={w}/x",
+        2,
+        "source='{w}/mutes': no such file; give a published .ckpt or .safetensors",
+    ),
+    ("convert", "source={w}/text.ckpt out=", 2, "out= is empty: give the folder to write the model to"),
 ]
