@@ -61,7 +61,7 @@ def test_jobs_that_take_too_long_or_too_much_memory_are_stopped(tmp_path):
     with tiny_app(tmp_path, "memory_gb=0.1", "max_megapixels=200") as app:
         (tmp_path / "large.png").write_bytes(png(9000, 9000, rows=(b"\0" * 27_001) * 9000))
         visitor = Visitor(app)
-        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), 0)
+        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), "", "pretrained", 0)
         assert "more memory" in visitor.answer()["error"]
 
 
