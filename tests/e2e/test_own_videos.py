@@ -71,6 +71,7 @@ def _commands() -> list[list[str]]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_the_six_commands_make_figures_of_200_short_videos(tmp_path):
     videos = tmp_path / "VIDEOS"
     for number in range(VIDEOS):
