@@ -67,7 +67,7 @@ def run(
         if error.errno not in _SYSTEM_ERRORS:
             raise
         file = f": {error.filename}" if error.filename else ""
-        return _report(f"{error.strerror}{file}; {_SYSTEM_ERRORS[error.errno]}, then run the same command again", 1)
+        return _report(f"{error.strerror}{file}; {_SYSTEM_ERRORS[error.errno]}", 1)
 
 
 def _parse(schema: type, argv: Sequence[str], positional: Sequence[str]) -> list[Any]:
@@ -118,10 +118,10 @@ def _report(message: str, exit_code: int) -> int:
 
 
 _SYSTEM_ERRORS = {
-    errno.ENOSPC: "free some space or choose another folder",
-    errno.EDQUOT: "free some space or choose another folder",
+    errno.ENOSPC: "free some space or choose another folder, then run the same command again",
+    errno.EDQUOT: "free some space or choose another folder, then run the same command again",
     errno.EROFS: "choose a writable folder",
-    errno.EACCES: "permission denied: choose another folder",
+    errno.EACCES: "choose another folder",
     errno.EEXIST: "a file has the name of a folder: choose another folder",
     errno.ENOTDIR: "a file has the name of a folder: choose another folder",
     errno.EISDIR: "a folder has the name of a file: choose another folder",

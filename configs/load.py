@@ -1,6 +1,7 @@
 """Loads settings: schema defaults, overridden by a YAML file (`config=PATH`), overridden by the command line."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Sequence
 from functools import reduce
@@ -14,6 +15,11 @@ from configs.schema_check import UnknownKeyError, check_layer, check_ranges, is_
 
 T = TypeVar("T")
 COMMAND_LINE = "the command line"
+_WRONG_TYPE = re.compile(
+    r"Value '(?P<value>.*)' "
+    r"(of type .* could not be converted to (?P<kind>Integer|Float)|is not a valid (?P<bool>bool))"
+)
+_TYPES = {"Integer": "a whole number", "Float": "a number", "bool": "true or false"}
 
 
 def load(schema: type[T], arguments: Sequence[str] = ()) -> T:
@@ -89,10 +95,11 @@ def find_config(path: str, key: str = "config") -> Path:
     for file in candidates:
         if file.is_file():
             return file
-    siblings = (sorted(file.parent.glob("*.yaml")) for file in candidates)
+    siblings = (sorted((file if file.is_dir() else file.parent).glob("*.yaml")) for file in candidates)
     shipped = [file.relative_to(ROOT) for file in sorted(ROOT.glob("configs/*/*.yaml"))]
     available = ", ".join(map(str, next(filter(None, siblings), shipped)))
-    raise UsageError(f"{key}={path}: no such file; available: {available or 'none'}")
+    problem = "is a folder, not a file" if any(map(Path.is_dir, candidates)) else "no such file"
+    raise UsageError(f"{key}={path}: {problem}; available: {available or 'none'}")
 
 
 def _parse_yaml(text: bytes, origin: str) -> Any:
@@ -144,9 +151,16 @@ def _merge(schema: type[T], layers: Sequence[tuple[str, Any]]) -> T:
         key = (getattr(error, "full_key", None) or "settings").replace("[", ".").replace("]", "")
         # Within an item of a list, OmegaConf reports the last part of the key only.
         known = (origin for name, origin in origins.items() if f".{name}".endswith(f".{key}"))
-        raise UsageError(f"{key}: {str(error).splitlines()[0]} (from {next(known, 'the defaults')})") from None
+        raise UsageError(f"{_describe(key, str(error))} (from {next(known, 'the defaults')})") from None
     check_ranges(result, origins)
     return typing.cast(T, result)
+
+
+def _describe(key: str, message: str) -> str:
+    """An error of OmegaConf about a key, in plain words where the value has the wrong type."""
+    if found := _WRONG_TYPE.match(message):
+        return f"{key}={found['value']}: must be {_TYPES[found['kind'] or found['bool']]}"
+    return f"{key}: {message.splitlines()[0]}"
 
 
 def _override(base: Any, layer: Any, key: str, origin: str) -> Any:

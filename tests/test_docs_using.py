@@ -1,8 +1,15 @@
 """docs/using.md and the notebook: all their Python runs as it stands, on the model in the package."""
 
+import json
+import os
 import re
+import shlex
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
+import httpx
 import nbformat
 import numpy as np
 import pytest
@@ -11,6 +18,7 @@ import torch
 from markdown_blocks import code_blocks
 from paths import ROOT
 from PIL import Image
+from tiny_app import tiny_app
 
 import denseav
 from model.published import NAMES, PACKAGED
@@ -42,6 +50,37 @@ def test_the_python_of_the_page_runs_in_order_as_it_stands(tmp_path, monkeypatch
     for name in ("where.mp4", "where.png", "heads.mp4", "beside.png", "exported/mine/README.md"):
         assert (tmp_path / name).stat().st_size > 500, name
     assert isinstance(found["model"], denseav.Localizer)
+
+
+@needs_toy
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_commands_of_the_page_run_in_order_as_they_stand(tmp_path):
+    pytest.importorskip("lancedb")
+    _write_media(tmp_path)
+    (tmp_path / "videos").mkdir()
+    for clip in denseav.example_clips():
+        shutil.copy(clip, tmp_path / "videos")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    lines = [line for block in code_blocks(PAGE, "bash") for line in block.splitlines()]
+    commands = [shlex.split(line) for line in lines if line.startswith("python ") and "eval.app" not in line]
+    assert len(commands) > 6
+    for _, *arguments in commands:
+        command = [sys.executable, *arguments]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, (arguments, done.stderr)
+    for name in ("heatmap.mp4", "heads.mp4", "dog.png", "found.html"):
+        assert (tmp_path / name).stat().st_size > 500, name
+    assert len(json.loads((tmp_path / "found.json").read_text())["results"]) == 3
+
+
+@needs_toy
+@pytest.mark.slow
+def test_the_page_in_the_browser_is_served(tmp_path):
+    pytest.importorskip("gradio")
+    with tiny_app(tmp_path, "checkpoint=toy") as app:
+        assert httpx.get(app.url).status_code == 200
+        assert app.log.read_text().startswith(f"{app.url} (Ctrl-C to stop)")
 
 
 def test_the_page_names_every_model_and_every_member_of_a_result():

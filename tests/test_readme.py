@@ -1,5 +1,7 @@
 """README and docs: their commands, files and Python exist and run, and the repository map is current."""
 
+import ast
+import importlib
 import importlib.util
 import re
 import shlex
@@ -12,6 +14,7 @@ from paths import ROOT
 
 from configs import schema
 from configs.load import load
+from configs.package_names import PACKAGES
 from configs.schema.ablate import AblateConfig
 
 README = (ROOT / "README.md").read_text()
@@ -84,6 +87,21 @@ def test_every_command_exists_and_takes_its_settings(words):
     name, arguments = (words[2], words[3:]) if words[1] == "-m" else (words[1], words[2:])
     assert (ROOT / name).is_file() or importlib.util.find_spec(name)
     load(SCHEMAS[name], [argument for argument in arguments if "=" in argument or name not in BARE_WORDS])
+
+
+def test_every_shipped_file_that_a_command_names_is_there():
+    named = {path for words in _commands() for path in re.findall(r"configs/[\w/]+\.yaml", " ".join(words))}
+    assert len(named) > 8 and not [path for path in named if not (ROOT / path).is_file()]
+
+
+def test_all_python_compiles_and_all_imports_of_this_project_exist():
+    blocks = code_blocks(PAGES, "python")
+    assert len(blocks) > 10
+    for block in blocks:
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module)
+                assert not [name.name for name in node.names if not hasattr(module, name.name)], block
 
 
 def test_every_file_that_is_named_is_there():

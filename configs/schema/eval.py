@@ -59,7 +59,7 @@ class EvalConfig:
 
 @dataclass
 class RenderConfig:
-    checkpoint: str = field("", "run folder, step folder or from_pretrained folder")
+    checkpoint: str = field("", "model, as for denseav.load: toy, a run folder, ...")
     video: str = field("", "video or audio file")
     image: str = field("", "image file, in place of video, with sound")
     sound: str = field("", "audio or video file whose sound goes with image")

@@ -68,7 +68,7 @@ class StreamConfig:
     )
     lanes: int = field(64, "parallel sequences of shards (lanes); fewer if there are few shards", min=1)
     shuffle_window_clips: int = field(2000, "clips of a lane shuffled together", "clips", min=1)
-    num_workers: int = field(2, "loader processes of each rank; 0: load in the training process", min=0)
+    num_workers: int = field(2, "loader processes of each rank; 0: load in the training process", min=0, max=256)
     prefetch_factor: int = field(4, "batches loaded in advance by each worker", "batches", min=1)
     cache_dir: str = field(
         "~/.cache/denseav", "folder for copies of remote shards, shared by all processes of a machine"

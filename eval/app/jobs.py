@@ -3,7 +3,7 @@
 The server imports this file too, so everything heavy is imported where it is used.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -11,14 +11,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from configs.errors import UsageError
 
 if TYPE_CHECKING:
-    from eval.inference.stream_maps import Video
     from eval.inference.video_reader import VideoReader
     from eval.render.drawing import View
     from model.denseav import DenseAV
 
 VIDEO, FEATURES, RESULTS = "localized.mp4", "features.png", "results.html"
-TIMELINE_FPS = 5.0
-_FEATURES_PX = 768  # long side of the picture of features
 
 
 @dataclass(frozen=True)
@@ -58,12 +55,14 @@ class LocalizeVideo:
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write VIDEO; returns the arguments of timeline_html, and a note."""
+        from eval.app.similarity import Similarity
         from eval.render.render import render_video
 
+        similarity, view = Similarity(model), cast("View", self.view)
         with _open_media(self.video, limits) as video:
-            note = render_video(model, video, folder / VIDEO, cast("View", self.view), self.head).note
+            note = render_video(model, video, folder / VIDEO, view, self.head, on_moments=similarity.add).note
             has_both = video.has_video and video.has_audio
-            return {"note": note, **(similarity_over_time(model, video) if has_both else {})}
+            return {"note": note, **(similarity.timeline(video) if has_both else {})}
 
 
 @dataclass(frozen=True)
@@ -78,42 +77,49 @@ class LocalizeImage:
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write VIDEO; returns the arguments of timeline_html, and a note."""
+        from eval.app.similarity import Similarity
         from eval.render.render import render_image
         from eval.render.still import StillVideo, read_image
 
+        similarity, view = Similarity(model), cast("View", self.view)
         picture = read_image(self.image, limits.max_pixels)
         with _open_media(self.sound, limits) as sound:
             if not sound.has_audio:
                 raise UsageError(f"{sound.path} has no sound")
-            note = render_image(model, picture, sound, folder / VIDEO, cast("View", self.view), self.head).note
-            return {"note": note, **similarity_over_time(model, StillVideo(picture, sound))}
+            out = folder / VIDEO
+            note = render_image(model, picture, sound, out, view, self.head, on_moments=similarity.add).note
+            return {"note": note, **similarity.timeline(StillVideo(picture, sound))}
 
 
 @dataclass(frozen=True)
 class Features:
-    """Draws the image features of a picture: their first three principal components as red, green and blue."""
+    """Draws the features of a picture: their first three principal components as red, green and blue.
+
+    Attributes:
+        model: number of the model, whose image features are drawn if there is no encoder.
+        image: the upload.
+        encoder: an image encoder by itself, by a name of model.encoders.registry; empty: the model.
+        is_random: whether the encoder has random weights instead of its pre-trained ones.
+    """
 
     model: int
     image: str
+    encoder: str = ""
+    is_random: bool = False
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write FEATURES."""
-        import numpy as np
-        from PIL import Image
-
+        from eval.app.features import draw_features, encoder_features
         from eval.inference.stream_maps import encode_frames
-        from eval.render.pca import fit_pca
         from eval.render.still import read_image
 
         picture = read_image(self.image, limits.max_pixels)
-        pca, features = fit_pca(model, _Still(picture)), encode_frames(model, [picture]).dense.flatten(1, 2)
-        assert pca.image is not None, "a picture has image features"
-        colors = pca.colors(features, pca.image)[0]
-        cells = Image.fromarray((np.clip(colors, 0, 1) * 255).astype(np.uint8).transpose(1, 2, 0))
-        scale = _FEATURES_PX / max(picture.shape[:2])
-        size = max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale))
-        cells.resize(size, Image.Resampling.BICUBIC).save(folder / FEATURES)
-        return {"cells": list(cells.size)}
+        if self.encoder:
+            features = encoder_features(self.encoder, self.is_random, picture)
+        else:
+            features = encode_frames(model, [picture]).dense.flatten(1, 2)[0]
+        draw_features(features, picture.shape[:2]).save(folder / FEATURES)
+        return {"cells": list(features.shape[1:])}
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ class Search:
         searcher = Searcher(store, model)
         query = searcher.read_query(Path(self.query))
         matches = searcher.search(query)
-        (folder / RESULTS).write_text(render_page(searcher, query, matches, ""))
+        (folder / RESULTS).write_text(render_page(searcher, query, matches, "", show_paths=False))
         return {"found": len(matches)}
 
 
@@ -195,39 +201,7 @@ def _without_folders(message: str, job: Job) -> str:
     return message
 
 
-def similarity_over_time(model: "DenseAV", video: "Video") -> dict[str, Any]:
-    """The largest value of each head's heatmap, about TIMELINE_FPS times per second, and the heads' colors."""
-    from eval.inference.stream_maps import stream_maps
-    from eval.render.views import HEAD_RGB
-
-    maps = [(moment.time_s, moment.by_head.max(axis=(1, 2))) for moment in stream_maps(model, video, TIMELINE_FPS)]
-    heads = range(min(model.num_heads, len(HEAD_RGB)))
-    return {
-        "times_s": [time_s for time_s, _ in maps],
-        "similarity": [[float(values[head]) for _, values in maps] for head in heads],
-        "colors": [HEAD_RGB[head] for head in heads],
-        "duration_s": video.duration_s,
-    }
-
-
 def _open_media(path: str, limits: Limits) -> "VideoReader":
     from eval.inference.video_reader import VideoReader
 
     return VideoReader(path, max_pixels=limits.max_pixels, max_duration_s=limits.max_duration_s)
-
-
-class _Still:
-    """A picture as a video of one frame without audio (see eval.inference.stream_maps.Video)."""
-
-    duration_s, has_audio = 0.0, False
-
-    def __init__(self, picture: Any) -> None:
-        self._picture = picture
-
-    def frames(self, max_fps: float | None = None) -> Iterator[tuple[float, Any]]:  # noqa: ARG002
-        """The picture."""
-        yield 0.0, self._picture
-
-    def audio_blocks(self, rate_hz: int, samples: int) -> Iterator[Any]:  # noqa: ARG002
-        """Nothing."""
-        return iter(())

@@ -112,11 +112,11 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
 
 
 def view_choices(heads: int) -> list[tuple[str, str]]:
-    """The views of a model with a number of heads: their labels and values, such as (Head 1, head:0)."""
+    """The views of a model with a number of heads: their labels and values, such as (Head 0, head:0)."""
     if heads == 1:
         return [(label, view) for view, label in VIEWS.items() if view not in ("head", "heads")]
     choices: list[tuple[str, str]] = []
     for view, label in VIEWS.items():
-        each = [(label.format(head + 1), f"head:{head}") for head in range(heads)]
+        each = [(label.format(head), f"head:{head}") for head in range(heads)]
         choices += each if view == "head" else [(label, view)]
     return choices

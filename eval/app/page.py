@@ -65,11 +65,20 @@ def limits_text(config: AppConfig) -> str:
 
 
 def theme() -> Any:
-    """The look of the page."""
-    return gradio.themes.Base(
+    """The look of the page; its colors have the contrast of WCAG 2.2, level AA."""
+    look = gradio.themes.Base(
         primary_hue=gradio.themes.colors.orange,
         neutral_hue=gradio.themes.colors.slate,
         font=_SANS,
         font_mono=_MONO,
         radius_size=gradio.themes.sizes.radius_md,
+    )
+    return look.set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        color_accent="*primary_600",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_hover_dark="*primary_800",
     )

@@ -25,7 +25,7 @@ def timeline_html(
     """
     values = [value for line in similarity for value in line]
     low, high, end_s = min(values), max(values), max(duration_s, 1e-3)
-    names = [f"head {number + 1}" for number in range(len(similarity))] if len(similarity) > 1 else [""]
+    names = [f"head {number}" for number in range(len(similarity))] if len(similarity) > 1 else [""]
     lines, legend = "", ""
     for name, line, color in zip(names, similarity, colors, strict=False):
         points = " ".join(

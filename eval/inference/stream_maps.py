@@ -184,19 +184,28 @@ def encode_frames(model: DenseAV, frames: Sequence[UInt8[np.ndarray, "H_px W_px 
     """Features of uncropped frames of one size, resized to `input_size`."""
     size = input_size(model, *frames[0].shape[:2])
     device = next(model.parameters()).device
-    resized = [
-        functional.resize(torch.from_numpy(frame).permute(2, 0, 1), list(size), antialias=True) for frame in frames
-    ]
-    return model.encode_image(torch.stack(resized).to(device))
+    return model.encode_image(resize_frames(frames, size).to(device))
+
+
+def resize_frames(
+    frames: Sequence[UInt8[np.ndarray, "H_px W_px 3"]], size_px: tuple[int, int]
+) -> UInt8[Tensor, "N 3 H_in W_in"]:
+    """Frames resized to a height and width, bilinear with antialiasing."""
+    planes = [torch.from_numpy(frame).permute(2, 0, 1) for frame in frames]
+    return torch.stack([functional.resize(plane, list(size_px), antialias=True) for plane in planes])
 
 
 def input_size(model: DenseAV, height_px: int, width_px: int) -> tuple[int, int]:
-    """Size at which a model encodes an uncropped image: the short side as in training, sides of whole patches.
+    """Size at which a model encodes an uncropped image: `whole_patches` with the short side as in training."""
+    return whole_patches(model.image_encoder.stride, model.inputs.image_size_px, height_px, width_px)
+
+
+def whole_patches(patch_px: int, side_px: int, height_px: int, width_px: int) -> tuple[int, int]:
+    """Height and width of an uncropped image with a short side of `side_px`, in whole patches.
 
     Images longer than MAX_ASPECT times their short side are smaller, so that they have as many patches as one of
     MAX_ASPECT.
     """
-    patch_px, side_px = model.image_encoder.stride, model.inputs.image_size_px
     aspect = max(height_px, width_px) / min(height_px, width_px)
     scale = side_px / min(height_px, width_px) * min(1.0, MAX_ASPECT / aspect) ** 0.5
     most = round(MAX_ASPECT * (side_px / patch_px) ** 2)

@@ -22,10 +22,10 @@ def main(config: RenderConfig) -> None:
     """Load the model, write the file."""
     _check_settings(config)
     from eval.render.render import render_image, render_video
-    from model.hub import from_pretrained
+    from model.hub import load_pretrained
 
     captions = _read_words(Path(config.words)) if config.words else ()
-    model = from_pretrained(config.checkpoint)
+    model = load_pretrained(config.checkpoint).model
     options: dict[str, Any] = {
         "view": config.view,
         "head": config.head,

@@ -14,7 +14,7 @@ from eval.report.figures import color_table
 
 MIN_WIDTH_PX = 384  # for text
 _MAX_ENLARGED_PX = 1920
-_SCALE_PX = (96, 8)  # the bar of a color scale, at a width of 384
+_SCALE_PX = (128, 8)  # the bar of a color scale at a width of 384, wide enough for its labels
 _MAX_CAPTION_LETTERS = 42
 _PAUSE_S = 0.8  # between words, which starts a new caption
 _SPOKEN_RGB, _TEXT_RGB, _OUTLINE_RGB = (255, 220, 80), (255, 255, 255), (0, 0, 0)

@@ -1,6 +1,6 @@
 """The first pass over a video: its small maps or the colors of its features, and how they will be drawn."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from eval.inference.stream_maps import (
     BATCH_SIZE,
     AudioTimeline,
     ImageCache,
+    Moments,
     Video,
     encode_block,
     encode_frames,
@@ -40,6 +41,7 @@ class Request(NamedTuple):
     upsampler: str
     captions: tuple[Caption, ...]
     max_fps: int | float
+    on_moments: Callable[[Moments], None] | None
 
 
 def progress_bar(description: str, duration_s: float) -> tqdm:
@@ -57,6 +59,8 @@ def record(model: DenseAV, video: Video, request: Request, recording: Recording)
     with progress_bar("maps", video.duration_s) as bar:
         if request.view not in ("features", "audio"):
             for moments in stream_moments(model, video, request.max_fps):
+                if request.on_moments:
+                    request.on_moments(moments)
                 for maps in _channels(moment_maps(model, moments, _is_per_head(request)), request):
                     recording.append(maps)
                 bar.update(moments.times_s[-1] - bar.n)

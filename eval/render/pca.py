@@ -53,7 +53,19 @@ class JointPca(NamedTuple):
 @torch.inference_mode()
 def fit_pca(model: DenseAV, video: Video) -> JointPca:
     """Fit to frames and audio windows from the whole video; both sides count alike."""
-    samples = [_image_sample(model, video), _audio_sample(model, video)]
+    return _fit([_image_sample(model, video), _audio_sample(model, video)])
+
+
+def fit_image_pca(features: Float[Tensor, "C H W"]) -> Float[np.ndarray, "3 H W"]:
+    """Colors of the features of one image by their own principal components, 0 to 1 for most."""
+    cells = _directions(features.flatten(1).T)
+    pca = _fit([cells, cells[:0]])
+    assert pca.image is not None
+    return pca.colors(features[None], pca.image)[0]
+
+
+def _fit(samples: list[Float[Tensor, "_ D"]]) -> JointPca:
+    """Fit to directions of image features and of audio features; a side without any is left out."""
     centered = [sample - sample.mean(dim=0) for sample in samples if len(sample)]
     covariance = torch.stack([vectors.T @ vectors / len(vectors) for vectors in centered]).mean(dim=0)
     main = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :3]

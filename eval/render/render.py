@@ -7,7 +7,7 @@ image features, one without frames as the strip of its audio features.
 
 import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from PIL import Image
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
-from eval.inference.stream_maps import held_frames
+from eval.inference.stream_maps import Moments, held_frames
 from eval.inference.video_reader import VideoReader
 from eval.render.decorations import Caption, message_picture
 from eval.render.drawing import View
@@ -56,6 +56,7 @@ def render_video(
     upsampler: str = "bilinear",
     captions: Sequence[Caption] = (),
     max_fps: int | float = MAX_FPS,
+    on_moments: Callable[[Moments], None] | None = None,
 ) -> Rendering:
     """Write an MP4 (H.264 and AAC, for browsers) of a video with what a model finds in it.
 
@@ -69,12 +70,14 @@ def render_video(
         upsampler: name in model.upsamplers.UPSAMPLERS.
         captions: spoken words.
         max_fps: frames are left out where there are more per second.
+        on_moments: called with the features of all moments, in batches, in the order of time. The views features and
+            audio have no heatmaps and do not call it.
 
     Raises:
         UsageError: the input cannot be used, or an argument is out of range.
         OSError: the disk is full.
     """
-    request = _checked(Request(view, head, upsampler, tuple(captions), max_fps), model)
+    request = _checked(Request(view, head, upsampler, tuple(captions), max_fps, on_moments), model)
     with contextlib.ExitStack() as stack:
         reader = path if isinstance(path, VideoReader) else stack.enter_context(VideoReader(path))
         video = reader if reader.has_video else StillVideo(message_picture(f"no picture in {reader.path.name}"), reader)
@@ -94,6 +97,7 @@ def render_image(
     head: int | None = None,
     upsampler: str = "bilinear",
     captions: Sequence[Caption] = (),
+    on_moments: Callable[[Moments], None] | None = None,
 ) -> Rendering:
     """Write what a model finds in an image with a sound: an MP4 over time, or a PNG for the whole sound.
 
@@ -101,12 +105,12 @@ def render_image(
         image: a file, or RGB uint8 [H_px, W_px, 3].
         sound: an audio or video file, an open reader, or a waveform [S], -1 to 1, with its sample rate in Hz.
         out: the file to write; a PNG if its name ends so. It appears when it is complete.
-        model, view, head, upsampler, captions: as in render_video; a PNG has no captions.
+        model, view, head, upsampler, captions, on_moments: as in render_video; a PNG has no captions and no moments.
 
     Raises:
         UsageError, OSError: as render_video.
     """
-    request = _checked(Request(view, head, upsampler, tuple(captions), MAX_FPS), model)
+    request = _checked(Request(view, head, upsampler, tuple(captions), MAX_FPS, on_moments), model)
     out, picture = Path(out), read_image(image)
     with open_sound(sound) as reader:
         video = StillVideo(picture, reader)

@@ -163,7 +163,7 @@ class LineChart:
 
     WIDTH: ClassVar[int] = 300
     HEIGHT: ClassVar[int] = 130
-    LEFT: ClassVar[int] = 44
+    LEFT: ClassVar[int] = 56
     RIGHT: ClassVar[int] = 292
     TOP: ClassVar[int] = 8
     BOTTOM: ClassVar[int] = 110

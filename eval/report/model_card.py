@@ -7,10 +7,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
-from configs.schema import ModelConfig
+from configs.load import load_stored
+from configs.schema import ModelConfig, TrainConfig
 from eval.provenance import hash_checkpoint
 from eval.report.content import sections
 from eval.report.templates import load_template
@@ -59,10 +57,10 @@ def _training_data(folder: Path) -> dict[str, Any]:
     """Sources of the run and steps of the checkpoint; none if the folder is not a checkpoint of a run."""
     run = _run_of(folder)
     try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(run / "config.yaml")) if run else {}
+        config = load_stored(TrainConfig, (run / "config.yaml").read_text(), str(run)) if run else TrainConfig()
         steps = json.loads((folder / "state.json").read_bytes())["step"] if run else 0
-        return {"sources": content.get("stream", {}).get("sources", []), "steps": steps}
-    except (OSError, ValueError, KeyError, OmegaConfBaseException, AttributeError):
+        return {"sources": config.stream.sources, "steps": steps}
+    except (OSError, ValueError, KeyError, TypeError):
         return {"sources": [], "steps": 0}
 
 

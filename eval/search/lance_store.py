@@ -159,9 +159,13 @@ class LanceStore:
         return type(self)(self.address, settings)
 
     def optimize(self) -> None:
-        """Merge the small files that many additions leave, so that searches read few."""
+        """Merge the small files that many additions leave, and index the ids, so that searches read little."""
+        from lancedb.index import BTree
+
         with _one_line_errors(self.address):
             self._vectors.optimize()
+            if self._clips.count_rows():
+                self._clips.create_index("id", config=BTree(), replace=True)
 
 
 def read_settings(address: str) -> IndexSettings | None:
@@ -266,7 +270,7 @@ def import_lancedb() -> Any:
     Raises:
         UsageError: it is not installed.
     """
-    os.environ.setdefault("LANCE_LOG", "error")  # it announces each new table as a warning
+    os.environ.setdefault("LANCEDB_LOG", "error")  # it announces each new table as a warning
     try:
         import lancedb
     except ImportError:

@@ -44,7 +44,7 @@ class ClipMedia(NamedTuple):
     waveform: Float[np.ndarray, "S"] | None
 
 
-def render_page(searcher: Searcher, query: Query, matches: Sequence[Match], where: str) -> str:
+def render_page(searcher: Searcher, query: Query, matches: Sequence[Match], where: str, show_paths: bool = True) -> str:
     """The page.
 
     Args:
@@ -52,6 +52,7 @@ def render_page(searcher: Searcher, query: Query, matches: Sequence[Match], wher
         query: what was searched with.
         matches: best first, found with re-ranking or without.
         where: the filter as it was written; empty: none.
+        show_paths: whether the page names the index and the media of clips by their paths.
     """
     media, inputs = MediaReader(searcher.model.inputs), searcher.model.inputs
     stored = {clip.id: clip for clip in searcher.store.dense([match.clip.id for match in matches])}
@@ -72,6 +73,7 @@ def render_page(searcher: Searcher, query: Query, matches: Sequence[Match], wher
         description=describe_query(query),
         index=searcher.store.address,
         where=where,
+        show_paths=show_paths,
         cards=cards,
     )
 

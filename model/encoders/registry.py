@@ -6,7 +6,7 @@ key, a model of the default family (`vit_small_patch8_224.dino`, `hubert_base`).
 
 from configs.schema import ModelConfig
 from model.encoders import image, log_mel_vit, speech, tiny
-from model.encoders.encoder import Encoder, EncoderBuilder
+from model.encoders.encoder import Encoder, EncoderBuilder, ImageEncoder
 from model.inputs import InputSpec
 
 IMAGE_ENCODERS = {"tiny": tiny.IMAGE, "timm": image.TIMM}
@@ -38,6 +38,18 @@ def build_encoders(config: ModelConfig, inputs: InputSpec) -> tuple[Encoder, Enc
                 "init_checkpoint= loads the weights of a run"
             )
     return image_builder.build(image_name, config, inputs), audio_builder.build(audio_name, config, inputs)
+
+
+def build_image_encoder(config: ModelConfig, inputs: InputSpec) -> ImageEncoder:
+    """Build the image encoder of the settings by itself.
+
+    Raises:
+        ValueError: no such encoder, or settings that it refuses.
+    """
+    builder, name = _find(config.image_encoder, IMAGE_ENCODERS, "timm")
+    encoder = builder.build(name, config, inputs)
+    assert isinstance(encoder, ImageEncoder)
+    return encoder
 
 
 def _find(name: str, registry: dict[str, EncoderBuilder], default: str) -> tuple[EncoderBuilder, str]:

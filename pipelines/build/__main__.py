@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from configs.cli import run
-from configs.errors import UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import BuildConfig
 from pipelines.build.append import KeptPart, read_additions, read_finished_part, remove_unlisted_shards
 from pipelines.build.build_spec import prepare
@@ -105,8 +105,8 @@ def _build(config: BuildConfig, table: RowTable, out: Folder, media_check: Media
             out.remove_leftovers()  # of killed slices; not earlier, when others may still be running
     print_table(out, manifest)
     if not manifest["written"]:
-        print(f"no clip could be used; {out}/rejected.jsonl lists the reasons", file=sys.stderr)
-    return 0 if manifest["written"] else 1
+        raise CommandFailed(f"no clip could be used; {out}/rejected.jsonl lists the reasons")
+    return 0
 
 
 def _validate(config: BuildConfig) -> None:

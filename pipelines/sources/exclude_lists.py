@@ -109,9 +109,9 @@ def read_names(file: str) -> list[str]:
     Raises:
         UsageError: the list does not exist, cannot be read or contains no name.
     """
+    if not Path(file).is_file():
+        raise UsageError(f"exclude={file!r} cannot be read: no such file")
     try:
-        if not Path(file).is_file():
-            raise UsageError(f"exclude={file!r} cannot be read: no such file")
         text = Path(file).read_text(encoding="utf-8-sig")
         found = _json_names(_parse_json(text)) if text.lstrip()[:1] in ("[", "{") else _table_names(text.splitlines())
         names = [name for name in (name.strip(" \t\r\n\"'") for name in found) if name]

@@ -195,6 +195,6 @@ class DeterministicSampler:
             if fewest < required:
                 raise UsageError(
                     f"source {source.name}: a lane of its shards has {fewest} clips, but a batch takes up to "
-                    f"{required} different ones from it: reduce batch_size={self.batch_size} or "
+                    f"{required} different ones from it: reduce global_batch_size={self.batch_size} or "
                     f"stream.lanes={self.lanes}, or use a larger data set"
                 )

@@ -46,7 +46,7 @@ def python(wheel, tmp_path_factory):
 def run(python, folder, *arguments, **environment):
     clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "PYTHONHOME")}
     return subprocess.run(
-        [python, *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=120
+        [python, *arguments], cwd=folder, env=clean | environment, capture_output=True, text=True, timeout=280
     )
 
 

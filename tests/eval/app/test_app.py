@@ -35,9 +35,12 @@ def test_a_picture_and_a_sound_give_a_video(visitor, tmp_path):
 def test_the_features_of_a_picture_are_a_picture(visitor, tmp_path):
     rows = b"".join(b"\0" + bytes([(7 * row + column) % 256 for column in range(120)]) for row in range(30))
     (tmp_path / "picture.png").write_bytes(png(40, 30, rows=rows))
-    visitor.join("run-features", visitor.upload(tmp_path / "picture.png"), 0)
-    path = visitor.answer()["data"][0]["path"]
-    assert visitor.http.get(f"/gradio_api/file={path}").content.startswith(b"\x89PNG")
+    pictures = []
+    for encoder in ("", "vit_small_patch16_224.dino"):
+        visitor.join("run-features", visitor.upload(tmp_path / "picture.png"), encoder, "random", 0)
+        path = visitor.answer()["data"][0]["path"]
+        pictures.append(visitor.http.get(f"/gradio_api/file={path}").content)
+    assert all(picture.startswith(b"\x89PNG") for picture in pictures) and pictures[0] != pictures[1]
 
 
 # ------------------------------------------------------------------------------------------ files of the server

@@ -1,17 +1,15 @@
 """The page in a browser (Debian's chromium): upload, wait, the video plays, without errors or outside requests."""
 
 import contextlib
-import shutil
 
 import numpy as np
 import pytest
+from chromium import chromium, needs_chromium
 from odd_media import png
-from tiny_app import TIMEOUT_S
+from tiny_app import TIMEOUT_S, wait_until
 from tiny_media import write_video, write_wav
 
-CHROMIUM = shutil.which("chromium")
-ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (apt-get install chromium)")
+pytestmark = needs_chromium
 # Of the frame that is shown: the largest value of a pixel.
 BRIGHTEST = """video => {
   const canvas = document.createElement("canvas");
@@ -25,11 +23,8 @@ BRIGHTEST = """video => {
 
 @pytest.fixture(scope="module")
 def browser():
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS, timeout=TIMEOUT_S * 1000)
+    with chromium(TIMEOUT_S) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -119,6 +114,10 @@ def test_another_view_a_picture_with_a_sound_and_features_are_shown(open_page, t
     _assert_plays(page, 3.0)
     page.get_by_role("tab", name="Features").click()
     _upload(page, "#features-image", tmp_path / "picture.png")
+    page.click("#encoder input")
+    page.get_by_role("option", name="DINO ViT-S/16").click()
+    page.click("#weights input")
+    page.get_by_role("option", name="Random").click()
     page.click("#run-features")
     page.wait_for_function("document.querySelector('#features-result img')?.naturalWidth > 100")
 
@@ -133,6 +132,21 @@ def test_ten_visitors_at_once_each_see_their_own_video(open_page, tmp_path):
         page.click("#run-video")
     for page, duration_s in zip(pages, durations, strict=True):
         _assert_plays(page, duration_s)
+
+
+@pytest.mark.slow
+def test_a_visitor_who_leaves_in_the_middle_leaves_nothing_and_the_next_one_gets_a_result(
+    app, open_page, clip, tmp_path
+):
+    leaving, staying = open_page(), open_page()
+    _upload(leaving, "#video", write_video(tmp_path / "long.mp4", 28.0, size_px=(160, 120)))
+    leaving.click("#run-video")
+    wait_until(app.jobs, "the job does not start")
+    leaving.close()
+    _upload(staying, "#video", clip)
+    staying.click("#run-video")
+    _assert_plays(staying, 2.0)
+    wait_until(lambda: not list(app.folder.rglob("*long.mp4")), "the upload of a closed page is kept")
 
 
 @pytest.mark.slow
@@ -153,4 +167,4 @@ def test_hostile_uploads_give_messages(open_page, clip, tmp_path):
     page.reload()
     (tmp_path / "large.mp4").write_bytes(clip.read_bytes() + b"\0" * 6_000_000)
     page.set_input_files("#video input[type=file]", tmp_path / "large.mp4")
-    assert "5" in _error(page)
+    assert "exceed the maximum allowed size" in _error(page)

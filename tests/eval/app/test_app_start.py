@@ -48,6 +48,7 @@ def test_a_sound_finds_clips_of_an_index_and_the_results_run_no_script(tmp_path,
         visitor.join("run-search", visitor.upload(write_wav(tmp_path / "sound.wav", np.sin(np.arange(16000) / 5))), 0)
         page = visitor.answer()["data"][0]
         assert page.startswith("<iframe sandbox srcdoc=") and "data:image/jpeg" in page and "<b>" not in page
+        assert str(tmp_path) not in page, "the page names folders of the server"
         visitor.join("run-search", visitor.upload(tmp_path / "model/config.json"), 0)
         assert "config.json" in visitor.answer()["error"]
 
@@ -60,7 +61,7 @@ def test_jobs_that_take_too_long_or_too_much_memory_are_stopped(tmp_path):
     with tiny_app(tmp_path, "memory_gb=0.1", "max_megapixels=200") as app:
         (tmp_path / "large.png").write_bytes(png(9000, 9000, rows=(b"\0" * 27_001) * 9000))
         visitor = Visitor(app)
-        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), 0)
+        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), "", "pretrained", 0)
         assert "more memory" in visitor.answer()["error"]
 
 

@@ -56,7 +56,7 @@ def test_small_images_are_enlarged_by_an_integer_factor():
 
 def test_chart_has_a_gap_at_nan(tmp_path):
     chart = line_chart("a <loss>", [1.0, 2.0, 3.0, 4.0, 5.0], [1.0, 2.0, float("nan"), 4.0, 3.0])
-    assert chart.lines == ["44.0,110.0 106.0,76.0", "230.0,8.0 292.0,42.0"] and (chart.low, chart.high) == (1, 4)
+    assert chart.lines == ["56.0,110.0 115.0,76.0", "233.0,8.0 292.0,42.0"] and (chart.low, chart.high) == (1, 4)
     assert line_chart("x", [1.0], [float("inf")]).lines == []
     history = [
         {"step": step, "a <loss>": value, "x": float("inf")} for step, value in enumerate([1.0, float("nan"), 4.0])

@@ -1,0 +1,62 @@
+"""Features of a picture: those of an image encoder by itself, and their drawing as colors."""
+
+import sys
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image
+from torch import Tensor
+
+from configs.errors import UsageError
+from configs.schema import ModelConfig
+from eval.inference.stream_maps import resize_frames, whole_patches
+from eval.render.pca import fit_image_pca
+from model.encoders.registry import build_image_encoder
+from model.inputs import InputSpec
+
+_BUILT_PX = 448  # a multiple of all patch sizes in use
+_SHORT_SIDE_CELLS = 28
+_LONG_SIDE_PX = 768  # of the drawing
+
+
+@torch.inference_mode()
+def encoder_features(name: str, is_random: bool, picture: UInt8[np.ndarray, "H_px W_px 3"]) -> Float[Tensor, "C H W"]:
+    """Features of a picture by an image encoder, _SHORT_SIDE_CELLS cells on the short side unless it is very long.
+
+    Args:
+        name: in model.encoders.registry.
+        is_random: random weights, the same in every call, instead of the pre-trained ones.
+        picture: RGB.
+
+    Raises:
+        UsageError: the pre-trained weights are not on this machine and cannot be downloaded.
+    """
+    torch.manual_seed(0)
+    config = ModelConfig(image_encoder=name, image_weights="random" if is_random else "pretrained")
+    try:
+        encoder = build_image_encoder(config, InputSpec(_BUILT_PX, 1.0, 16000)).eval()
+    except ValueError as error:
+        print(f"warning: {error}", file=sys.stderr)
+        raise UsageError(
+            f"The weights of {name} are not on this server and cannot be downloaded. "
+            "Choose random weights or another encoder."
+        ) from None
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    size = whole_patches(encoder.stride, _SHORT_SIDE_CELLS * encoder.stride, *picture.shape[:2])
+    features, _ = encoder.to(device)(resize_frames([picture], size).to(device))
+    return features[0].float()
+
+
+def draw_features(features: Float[Tensor, "C H W"], size_px: tuple[int, int]) -> Image.Image:
+    """The first three principal components of features as red, green and blue.
+
+    Args:
+        features: any range.
+        size_px: height and width of the picture, whose aspect ratio the drawing has.
+    """
+    colors = fit_image_pca(features).clip(0, 1) * 255
+    cells = Image.fromarray(colors.astype(np.uint8).transpose(1, 2, 0))
+    scale = _LONG_SIDE_PX / max(size_px)
+    height_px, width_px = (max(1, round(side * scale)) for side in size_px)
+    return cells.resize((width_px, height_px), Image.Resampling.BICUBIC)
