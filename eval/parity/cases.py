@@ -13,7 +13,6 @@ from torch import Tensor
 from configs.errors import UsageError
 from eval.parity.registry import KINDS
 
-
 MIN_SCALE = 1e-3  # of relative differences
 
 

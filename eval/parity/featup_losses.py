@@ -91,7 +91,9 @@ class _Parts(nn.Module):
         sizes = params["kernel_size"], params["final_size"]
         is_attention = params["downsampler"] == "attention"
         self.downsampler = (
-            AttentionDownsampler(channels, *sizes, is_blurred=params["blur"]) if is_attention else SimpleDownsampler(*sizes)
+            AttentionDownsampler(channels, *sizes, is_blurred=params["blur"])
+            if is_attention
+            else SimpleDownsampler(*sizes)
         )
         features = tensors["view_features"].shape[-3]
         self.scale_name = scale if params["predicted_uncertainty"] else ""

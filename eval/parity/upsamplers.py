@@ -1,7 +1,7 @@
 """Golden cases of upsamplers: FeatUp's stages and stack, AnyUp, JAFAR."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,13 +13,15 @@ from model.upsamplers.jafar import Jafar
 from model.upsamplers.jbu import Jbu, JbuStage
 from model.upsamplers.window import Window
 
+Module = TypeVar("Module", bound=nn.Module)
+
 
 def stored_state(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """The weights of a case."""
     return {key.removeprefix("state."): tensor for key, tensor in tensors.items() if key.startswith("state.")}
 
 
-def loaded(module: nn.Module, state: dict[str, Tensor]) -> nn.Module:
+def loaded(module: Module, state: dict[str, Tensor]) -> Module:
     """A module in evaluation mode with these weights."""
     module.load_state_dict(state)
     return module.eval()

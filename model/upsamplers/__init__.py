@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from model.upsamplers.bicubic import Bicubic
 from model.upsamplers.bilinear import Bilinear
 
 
@@ -30,4 +31,4 @@ class Upsampler(Protocol):
         """Weights from `grid` (rows, columns) to `size` (pixels), guided by the image if the method needs it."""
 
 
-UPSAMPLERS: dict[str, type[Upsampler]] = {"bilinear": Bilinear}
+UPSAMPLERS: dict[str, type[Upsampler]] = {"bilinear": Bilinear, "bicubic": Bicubic}

@@ -1,6 +1,6 @@
 """AnyUp: weights from the image and the features of any encoder, over a window of low-resolution cells.
 
-Source: upsamplers (docs/reference.md).
+Source: reference 4.2.
 """
 
 import math

@@ -43,8 +43,8 @@ def filtered_bicubic(
 
 
 def fold(
-    kernel: Float[Tensor, "B H W K*K"], row_matrix: Float[Tensor, "H K R"], column_matrix: Float[Tensor, "W K S"]
-) -> Float[Tensor, "B H W R*S"]:
+    kernel: Float[Tensor, "B H W taps"], row_matrix: Float[Tensor, "H K R"], column_matrix: Float[Tensor, "W K S"]
+) -> Float[Tensor, "B H W cells"]:
     """The weights of the window of `filtered_bicubic` from those of the filter on the resized grid."""
     side = row_matrix.shape[1]
     by_row = torch.einsum("bhwde,hdi->bhwie", kernel.unflatten(3, (side, side)), row_matrix)

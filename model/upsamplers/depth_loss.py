@@ -1,6 +1,6 @@
 """The scale- and shift-invariant loss of depth probes (MiDaS).
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 import torch

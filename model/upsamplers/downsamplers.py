@@ -1,6 +1,6 @@
 """Downsamplers that train an upsampler: they bring its output to the grid of the encoder, where it is compared.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.transforms.v2 import functional as images
 
-from model.upsamplers.window import full_window, window_mix
+from model.upsamplers.window import Window, full_window, window_mix
 
 PATCH_KEEP_PROBABILITY = 0.8
 
@@ -63,7 +63,7 @@ class AttentionDownsampler(nn.Module):
         weights = (patches * self.w + self.b).flatten(3).softmax(dim=-1)
         return window_mix(features.permute(0, 2, 3, 1), weights[:, :, :, None], window).permute(0, 3, 1, 2)
 
-    def _patches(self, height: int, width: int, device: torch.device):
+    def _patches(self, height: int, width: int, device: torch.device) -> Window:
         stride = max(1, (height - self.kernel_size) // max(1, self.final_size - 1))
         columns = min(self.final_size * width // height, (width - self.kernel_size) // stride + 1)
         first_rows, first_columns = (stride * torch.arange(n, device=device) for n in (self.final_size, columns))

@@ -1,6 +1,6 @@
 """Terms of FeatUp's objectives, as pure functions.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 from typing import NamedTuple

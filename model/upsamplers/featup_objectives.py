@@ -1,6 +1,6 @@
 """The two objectives of FeatUp on given random draws: of the stack, over many images, and of the fit to one image.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,9 @@ def stack_view_terms(
     if upsampled.shape[2:] != image.shape[2:]:
         upsampled = functional.interpolate(upsampled, image.shape[2:], mode="bilinear", align_corners=False)
     warped = warp(upsampled, one.view, max_pad)
-    downsampled = downsampler(warped, one.keep) if isinstance(downsampler, AttentionDownsampler) else downsampler(warped)
+    downsampled = (
+        downsampler(warped, one.keep) if isinstance(downsampler, AttentionDownsampler) else downsampler(warped)
+    )
     projected = [_project(part, one.projection) for part in (downsampled, one.features, warped)]
     deviation = None if scale is None else scale(one.features)
     return reconstruction(projected[0], projected[1], deviation), projected[2]
@@ -160,7 +162,5 @@ def implicit_objective(
     return terms | {"total": total}, down
 
 
-def _project(
-    features: Float[Tensor, "B C H W"], projection: Float[Tensor, "B C P"] | None
-) -> Float[Tensor, "B P H W"]:
+def _project(features: Float[Tensor, "B C H W"], projection: Float[Tensor, "B C P"] | None) -> Float[Tensor, "B P H W"]:
     return features if projection is None else torch.einsum("bchw,bcp->bphw", features, projection)

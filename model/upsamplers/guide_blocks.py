@@ -1,6 +1,6 @@
 """Parts that AnyUp and JAFAR share: the encoder of images, rotary position embedding, attention over windows or cells.
 
-Source: upsamplers (docs/reference.md).
+Source: reference 4.2.
 """
 
 import math
@@ -26,7 +26,9 @@ class ResBlock(nn.Module):
 
     def __init__(self, channels: int, groups: int = GROUPS) -> None:
         super().__init__()
-        layers = ((nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, channels, 1, bias=False)) for _ in "12")
+        layers = (
+            (nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, channels, 1, bias=False)) for _ in "12"
+        )
         self.block = nn.Sequential(*(layer for triple in layers for layer in triple))
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
@@ -89,7 +91,7 @@ class CrossAttention(nn.Module):
 
     def window_weights(
         self, queries: Float[Tensor, "B D H W"], keys: Float[Tensor, "B D h w"], window: Window
-    ) -> Float[Tensor, "B H W 1 R*S"]:
+    ) -> Float[Tensor, "B H W 1 N"]:
         """Softmax over the cells of each window; padding has weight 0."""
         query, key = self.project(queries, keys)
         hidden = ~window.valid
@@ -103,4 +105,3 @@ class CrossAttention(nn.Module):
 def pool(features: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
     """Adaptive average."""
     return functional.adaptive_avg_pool2d(features, size)
-

@@ -1,6 +1,6 @@
 """FeatUp's implicit upsampler: a small network of the coordinates and colors of one image, fitted to its features.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 import torch
@@ -35,6 +35,7 @@ class FourierFeatures(nn.Module):
         super().__init__()
         self.has_color, inputs = has_color, 5 if has_color else 2
         self.out_channels = 2 * frequencies * inputs + 3 * has_color
+        self.frequencies: Tensor
         self.register_buffer("frequencies", torch.linspace(*LOG_FREQUENCIES, frequencies).exp(), persistent=False)
         # The shape of saved models; it is read as [2, frequencies, inputs].
         self.biases = nn.Parameter(torch.randn(2, inputs, frequencies)) if has_biases else None

@@ -1,9 +1,9 @@
 """JAFAR: weights from the image and the features of one encoder, over all low-resolution cells.
 
-Source: upsamplers (docs/reference.md).
+Source: reference 4.2.
 """
 
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
@@ -16,7 +16,8 @@ from model.upsamplers.guide_blocks import GROUPS, CrossAttention, RotaryEmbeddin
 PIXELS_PER_BLOCK = 4096
 
 
-class GlobalWeights(NamedTuple):
+@dataclass(frozen=True)
+class GlobalWeights:
     """Attention over all cells; computed block by block of pixels each time it is applied, because it is large.
 
     Attributes:
@@ -34,7 +35,9 @@ class GlobalWeights(NamedTuple):
         mixed = [(block @ keys).softmax(dim=-1).mean(dim=1) @ cells for block in blocks]
         return torch.cat(mixed, dim=1).transpose(1, 2).unflatten(2, tuple(self.queries.shape[2:4]))
 
-    apply_maps = apply
+    def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
+        """Upsample maps."""
+        return self.apply(maps)
 
 
 class Jafar(nn.Module):

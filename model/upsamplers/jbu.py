@@ -4,7 +4,7 @@ A stage resizes its source bicubically and filters it with a kernel of 7 x 7 tha
 all channels. So a stage is one window of low-resolution cells, the final mix of channels is made on the small grid, and
 a heatmap is upsampled as one channel.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 import torch
@@ -40,7 +40,7 @@ class JbuStage(nn.Module):
         self.range_proj = _mlp(guidance_channels, key_channels, key_channels)
         self.fixup_proj = _mlp(taps + guidance_channels, taps, taps)
 
-    def kernel(self, guidance: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W K*K"]:
+    def kernel(self, guidance: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B H W N"]:
         """The kernel at each pixel, in raster order; it need not sum to 1 and may be negative.
 
         Raises:
@@ -55,7 +55,7 @@ class JbuStage(nn.Module):
         correction = self.fixup_proj(torch.cat([kernel.permute(0, 3, 1, 2), guidance], dim=1))
         return kernel + FIXUP * correction.permute(0, 2, 3, 1)
 
-    def spatial_kernel(self) -> Float[Tensor, "K*K"]:
+    def spatial_kernel(self) -> Float[Tensor, "N"]:
         """A Gaussian of the distance, in units of the radius."""
         side = torch.linspace(-1, 1, 2 * self.radius + 1, device=self.sigma_spatial.device)
         squared = side[:, None] ** 2 + side**2
@@ -111,20 +111,19 @@ class Jbu(nn.Module):
 
     def forward(
         self, features: Float[Tensor, "B C H W"], guidance: Float[Tensor, "B 3 H_img W_img"]
-    ) -> Float[Tensor, "B C 16*H 16*W"]:
+    ) -> Float[Tensor, "B C H_out W_out"]:
         """Upsampled features for a normalized image."""
         weights = self.guided_weights(guidance, (features.shape[2], features.shape[3]))
         return self.upsample(features, weights)
 
-    def upsample(
-        self, features: Float[Tensor, "B C H W"], weights: ChainedWeights
-    ) -> Float[Tensor, "B C H_px W_px"]:
+    def upsample(self, features: Float[Tensor, "B C H W"], weights: ChainedWeights) -> Float[Tensor, "B C H_px W_px"]:
         """Apply weights to features of the encoder, with the final mix of channels."""
         if self.fixup_proj is None:
             return weights.apply(features)
-        conv = self.fixup_proj[1]
-        mixed = features + FIXUP * functional.conv2d(self.fixup_proj[0](features), conv.weight)
-        return weights.apply(mixed) + FIXUP * conv.bias[:, None, None]
+        drop, conv = self.fixup_proj
+        weight, bias = (getattr(conv, name) for name in ("weight", "bias"))
+        mixed = features + FIXUP * functional.conv2d(drop(features), weight)
+        return weights.apply(mixed) + FIXUP * bias[:, None, None]
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

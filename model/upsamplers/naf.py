@@ -3,7 +3,7 @@
 Each of four heads has weights of its own, for a quarter of the channels. The rotary embedding is written from its
 formula.
 
-Source: upsamplers (docs/reference.md).
+Source: reference 4.2.
 """
 
 import torch
@@ -61,7 +61,10 @@ class Naf(nn.Module):
 
 
 def nearest_window(grid: tuple[int, int], size: tuple[int, int], side: int) -> Window:
-    """The `side` x `side` cells around that of each pixel; at borders the window moves inwards, small grids have all."""
+    """The `side` x `side` cells around that of each pixel; at borders the window moves inwards.
+
+    A grid with fewer rows or columns has all of them in the window.
+    """
     axes = []
     for cells, pixels in zip(grid, size, strict=True):
         own = torch.arange(pixels) * cells // pixels
@@ -71,8 +74,8 @@ def nearest_window(grid: tuple[int, int], size: tuple[int, int], side: int) -> W
     return full_window(axes[0], axes[1], grid)
 
 
-def rotate(features: Float[Tensor, "B K*D H W"], heads: int, scale: float = 1.0) -> Float[Tensor, "B K*D H W"]:
-    """Rotary position embedding in each head: half of the angles by rows, half by columns, centers of pixels in -1 to 1.
+def rotate(features: Float[Tensor, "B C H W"], heads: int, scale: float = 1.0) -> Float[Tensor, "B C H W"]:
+    """Rotary position embedding in each head: half of the angles by rows, half by columns; pixel centers in -1 to 1.
 
     Args:
         heads: K; D is a multiple of 4.
@@ -97,11 +100,15 @@ def _branch(channels: int, kernel: int) -> nn.Sequential:
     layers: list[nn.Module] = [nn.Conv2d(3, channels, kernel, padding=padding)]
     for _ in range(2):
         for _ in range(2):
-            layers += [nn.GroupNorm(GROUPS, channels), nn.SiLU(), nn.Conv2d(channels, channels, kernel, padding=padding)]
+            layers += [
+                nn.GroupNorm(GROUPS, channels),
+                nn.SiLU(),
+                nn.Conv2d(channels, channels, kernel, padding=padding),
+            ]
     return nn.Sequential(*layers)
 
 
-def _shrink(image: Float[Tensor, "B 3 H W"], largest: tuple[int, int]) -> Float[Tensor, "B 3 H W"]:
+def _shrink(image: Float[Tensor, "B 3 H W"], largest: tuple[int, int]) -> Float[Tensor, "B 3 H_out W_out"]:
     """An image of at most `largest` rows and columns; a larger one is averaged."""
     height, width = image.shape[2:]
     size = (min(height, largest[0]), min(width, largest[1]))

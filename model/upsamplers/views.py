@@ -1,6 +1,6 @@
 """Views of an image: padded, zoomed, cropped and flipped; the same view warps the image and its upsampled features.
 
-Source: featup (docs/reference.md).
+Source: reference 4.1.
 """
 
 from typing import NamedTuple
@@ -50,6 +50,6 @@ def draw_view(size: tuple[int, int], max_pad: int, max_zoom: float, generator: t
         generator: of random numbers.
     """
     is_zoomed, zoom, row, column, flip = torch.rand(5, generator=generator).tolist()
-    zoom = 1 + (max_zoom - 1) * zoom if is_zoomed < 0.5 else 1.0  # noqa: PLR2004
+    zoom = 1 + (max_zoom - 1) * zoom if is_zoomed < 0.5 else 1.0
     free = [int((side + 2 * max_pad) * zoom) - side for side in size]
-    return View(int(row * (free[0] + 1)), int(column * (free[1] + 1)), zoom, flip < 0.5)  # noqa: PLR2004
+    return View(int(row * (free[0] + 1)), int(column * (free[1] + 1)), zoom, flip < 0.5)

@@ -1,6 +1,7 @@
 """Mixing weights of an image: computed once, applied to features of any encoder, to heatmaps, and layer by layer."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -19,7 +20,7 @@ class WindowWeights(NamedTuple):
     """
 
     window: Window
-    values: Float[Tensor, "B H_px W_px G R*S"]
+    values: Float[Tensor, "B H_px W_px G N"]
 
     def apply(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H_px W_px"]:
         """Upsample features; with G groups of weights, each G-th part of the channels has its own."""
@@ -31,7 +32,7 @@ class WindowWeights(NamedTuple):
         return _mix(maps, values, self.window)
 
     def apply_partial_maps(self, maps: Float[Tensor, "B G N H W"]) -> Float[Tensor, "B N H_px W_px"]:
-        """Upsample maps given as the sum of G maps, one for each group of channels: equal to maps of upsampled features.
+        """Upsample maps given as G parts, one for each group of channels; equal to maps of upsampled features.
 
         Raises:
             ValueError: another number of groups.
@@ -42,7 +43,8 @@ class WindowWeights(NamedTuple):
         return _mix(maps.flatten(1, 2), self.values, self.window).unflatten(1, (groups, number)).sum(dim=1)
 
 
-class ChainedWeights(NamedTuple):
+@dataclass(frozen=True)
+class ChainedWeights:
     """Weights of several stages, applied one after the other, and a bilinear resize to the size asked for."""
 
     stages: Sequence[WindowWeights]
@@ -56,10 +58,12 @@ class ChainedWeights(NamedTuple):
             return features
         return functional.interpolate(features, self.size, mode="bilinear", align_corners=False)
 
-    apply_maps = apply
+    def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
+        """Upsample maps."""
+        return self.apply(maps)
 
 
 def _mix(
-    features: Float[Tensor, "B C H W"], values: Float[Tensor, "B H_px W_px G R*S"], window: Window
+    features: Float[Tensor, "B C H W"], values: Float[Tensor, "B H_px W_px G N"], window: Window
 ) -> Float[Tensor, "B C H_px W_px"]:
     return window_mix(features.permute(0, 2, 3, 1), values, window).permute(0, 3, 1, 2)

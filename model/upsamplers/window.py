@@ -9,7 +9,7 @@ channels-last tensors are each other's gradients, so they need no code of their 
 
 Nothing is unfolded: the largest tensor beside inputs and outputs has one number for each pixel and cell of its window.
 On a CPU one compiled pass (window_numba.py) or, without numba, a loop over the cells of the window in torch
-(window_torch.py); on CUDA a Triton kernel (window_triton.py). Sums are made in float32 at least.
+(window_torch.py), which also runs on other devices. Sums are made in float32 at least.
 """
 
 from __future__ import annotations
@@ -54,17 +54,22 @@ class Window(NamedTuple):
         return self.rows.shape[1] * self.columns.shape[1]
 
     @property
-    def valid(self) -> Bool[Tensor, "H W R*S"]:
+    def valid(self) -> Bool[Tensor, "H W N"]:
         """Which cells of each window are not padding."""
         return (self.valid_rows[:, None, :, None] & self.valid_columns[None, :, None, :]).flatten(2)
 
     def to(self, device: torch.device) -> Window:
         """The same window on a device."""
-        return self if self.rows.device == device else Window(*(v.to(device) if isinstance(v, Tensor) else v for v in self))
+        if self.rows.device == device:
+            return self
+        rows, columns, valid_rows, valid_columns = (
+            part.to(device) for part in (self.rows, self.columns, self.valid_rows, self.valid_columns)
+        )
+        return Window(rows, columns, self.source_size, valid_rows, valid_columns)
 
 
 def window_mix(
-    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B H W C"]:
     """Mix the cells of each window; group g of G equal parts of the channels has weights of its own.
 
@@ -77,7 +82,7 @@ def window_mix(
 
 def window_scores(
     queries: Float[Tensor, "B H W C"], keys: Float[Tensor, "B h w C"], window: Window, groups: int = 1
-) -> Float[Tensor, "B H W G R*S"]:
+) -> Float[Tensor, "B H W G N"]:
     """Inner products of each query with the keys of its window, for each of `groups` equal parts of the channels.
 
     Cells that are padding have some finite value.
@@ -90,7 +95,7 @@ def window_scores(
 
 
 def window_scatter(
-    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B h w C"]:
     """The transpose of window_mix: add each value to the cells of its window, by weight."""
     return _Scatter.apply(values, weights, window)
@@ -104,9 +109,7 @@ def centered_window(size: tuple[int, int], radius: int, padding: Callable[[Tenso
         radius: in cells.
         padding: brings indices outside the source inside, as `reflect`.
     """
-    rows, columns = (
-        padding(torch.arange(n)[:, None] + torch.arange(-radius, radius + 1), n) for n in size
-    )
+    rows, columns = (padding(torch.arange(n)[:, None] + torch.arange(-radius, radius + 1), n) for n in size)
     return full_window(rows, columns, size)
 
 
@@ -202,10 +205,6 @@ def _implementation(device: str) -> ModuleType:
         from model.upsamplers import window_numba
 
         return window_numba
-    if device == "cuda" and find_spec("triton"):
-        from model.upsamplers import window_triton
-
-        return window_triton
     from model.upsamplers import window_torch
 
     return window_torch

@@ -5,8 +5,10 @@ numba compiles them at the first call and keeps the result for later processes, 
 
 from __future__ import annotations
 
+import inspect
+import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numba
 import numpy as np
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 # Channels that are summed together.
 BLOCK = 32
 
-Function = TypeVar("Function", bound=Callable[..., None])
+Function = Callable[..., None]
 
 
 def mix(
-    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B H W C"]:
     """See window_mix."""
     out = source.new_empty(len(source), *window.size, source.shape[3])
@@ -34,7 +36,7 @@ def mix(
 
 def scores(
     queries: Float[Tensor, "B H W C"], keys: Float[Tensor, "B h w C"], window: Window, groups: int
-) -> Float[Tensor, "B H W G R*S"]:
+) -> Float[Tensor, "B H W G N"]:
     """See window_scores."""
     out = queries.new_empty(*queries.shape[:3], groups, window.cells)
     _call(_scores, queries, keys, window.rows, window.columns, out)
@@ -42,7 +44,7 @@ def scores(
 
 
 def scatter(
-    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B h w C"]:
     """See window_scatter; in parallel over rows of the source, each with the output rows that use it."""
     out = values.new_empty(len(values), *window.source_size, values.shape[3])
@@ -51,7 +53,7 @@ def scatter(
     return out
 
 
-def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "N*K 2"], Int[Tensor, "size+1"]]:
+def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "users 2"], Int[Tensor, "starts"]]:
     """Which (output index, place in its window) use each source index: sorted by it, and where its part starts."""
     order = indices.flatten().argsort(stable=True)
     starts = torch.searchsorted(indices.flatten()[order], torch.arange(size + 1))
@@ -59,19 +61,25 @@ def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "N*K 2"]
 
 
 def _call(function: Callable[..., None], *args: Tensor | int) -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), numba.config.NUMBA_NUM_THREADS))
+    numba.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
 
 
 def _compiled(function: Function) -> Function:
-    options: dict[str, Any] = {"parallel": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}, "boundscheck": False}
+    """Compile a function; unwrapped, because tests/conftest.py wraps functions to check shapes."""
+    options: dict[str, Any] = {"parallel": True, "fastmath": {"contract", "reassoc", "nsz", "arcp"}}
+    plain = inspect.unwrap(function)
     try:
-        return numba.njit(cache=True, **options)(function)
+        return numba.njit(cache=True, **options)(plain)
     except RuntimeError:  # no folder for the compiled code can be written
-        return numba.njit(**options)(function)
+        return numba.njit(**options)(plain)
 
 
-@numba.njit(inline="always")
+def _inlined(function: Function) -> Function:
+    return numba.njit(inline="always")(inspect.unwrap(function))
+
+
+@_inlined
 def _add(total: np.ndarray, weight: float, value: np.ndarray, channels: int) -> None:
     if channels == BLOCK:
         for c in range(BLOCK):  # a constant length: the totals stay in registers

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def mix(
-    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    source: Float[Tensor, "B h w C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B H W C"]:
     """See window_mix."""
     groups = weights.shape[3]
@@ -26,7 +26,7 @@ def mix(
 
 def scores(
     queries: Float[Tensor, "B H W C"], keys: Float[Tensor, "B h w C"], window: Window, groups: int
-) -> Float[Tensor, "B H W G R*S"]:
+) -> Float[Tensor, "B H W G N"]:
     """See window_scores."""
     grouped = queries.unflatten(3, (groups, -1))
     return torch.stack(
@@ -39,7 +39,7 @@ def scores(
 
 
 def scatter(
-    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G R*S"], window: Window
+    values: Float[Tensor, "B H W C"], weights: Float[Tensor, "B H W G N"], window: Window
 ) -> Float[Tensor, "B h w C"]:
     """See window_scatter."""
     height, width = window.source_size

@@ -33,7 +33,7 @@ def _copy(name, folder, **changed):
 
 CASES = [
     pytest.param(file, marks=pytest.mark.slow if "released" in file.name else (), id=file.stem)
-    for file in sorted(GOLDEN.glob("*.safetensors"))
+    for file in sorted(GOLDEN.rglob("*.safetensors"))
 ]
 
 
