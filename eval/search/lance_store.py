@@ -13,7 +13,7 @@ overwrite each other's equal rows, and one that loses a race is told so.
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from jaxtyping import Float
 from configs.errors import CommandFailed, UsageError
 from eval.search.compression import Layout
 from eval.search.filters import Filter
-from eval.search.store import Description, IndexedClip, IndexSettings, Neighbor, Side
+from eval.search.store import SIDES, Description, IndexedClip, IndexSettings, Neighbor, Side
 
 FORMAT = 1
 TABLES = ("index", "clips", "vectors")
@@ -131,14 +131,16 @@ class LanceStore:
         # LanceDB's dot distance is 1 - inner product.
         return [Neighbor(row["id"], 1 - row["_distance"]) for row in found.to_pylist()]
 
-    def dense(self, ids: Sequence[str]) -> list[IndexedClip]:
+    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES) -> list[IndexedClip]:
         """See ClipStore."""
         if not ids:
             return []
+        unread = {side: b"" for side in SIDES if side not in sides}
+        columns = [name for name in _COLUMNS if name not in unread]
         with _one_line_errors(self.address):
-            query = self._clips.search().where(_sql(Filter(ids=tuple(ids)))).select(list(_COLUMNS)).limit(len(ids))
+            query = self._clips.search().where(_sql(Filter(ids=tuple(ids)))).select(columns).limit(len(ids))
             rows = query.to_arrow().to_pylist()
-        return [IndexedClip(**row | {"labels": tuple(row["labels"])}) for row in rows]
+        return [IndexedClip(**row | unread | {"labels": tuple(row["labels"])}) for row in rows]
 
     def describe(self) -> Description:
         """See ClipStore."""

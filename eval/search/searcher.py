@@ -29,7 +29,7 @@ class Match(NamedTuple):
     """A clip that a query found.
 
     Attributes:
-        clip: the clip; its dense features are empty when `rerank` is 0.
+        clip: the clip; of its dense features, it has those that were compared with the query.
         score: dense score or, without re-ranking, the first stage's; any range.
         first_stage_rank: its best rank in the first stage, from 1.
         found_by: what was compared with the query: image, audio or both.
@@ -106,7 +106,8 @@ class Searcher:
                 scores.setdefault(neighbor.id, {})[side] = neighbor.score
         if not ranks:
             raise UsageError(self._why_nothing(query, where))
-        clips = {clip.id: clip for clip in self.store.dense(list(ranks) if rerank else _best(scores, top_k))}
+        read = self.store.dense(list(ranks) if rerank else _best(scores, top_k), vectors)
+        clips = {clip.id: clip for clip in read}
         if rerank:
             scores = self.dense_scores(query, list(clips.values()))
         best = _best({id: scores[id] for id in clips}, top_k)

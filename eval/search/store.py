@@ -1,6 +1,6 @@
 """The interface of an index: five methods over clips with dense features and first-stage vectors."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, Protocol
 
@@ -11,6 +11,7 @@ from eval.search.compression import Layout
 from eval.search.filters import Filter
 
 Side = Literal["image", "audio"]
+SIDES: tuple[Side, ...] = ("image", "audio")
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,8 @@ class ClipStore(Protocol):
             where: filter of clips.
         """
 
-    def dense(self, ids: Sequence[str]) -> list[IndexedClip]:
-        """The clips with these ids and their dense features, in any order; unknown ids are left out."""
+    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES) -> list[IndexedClip]:
+        """The clips with these ids and their dense features of `sides`, in any order; unknown ids are left out."""
 
     def describe(self) -> Description:
         """Settings and content of the index."""

@@ -149,7 +149,7 @@ def _timed(searcher, query: _Query, what: str, where: Filter) -> None:
     vector = (query.audio_vector if side == "image" else query.image_vector)(searcher.stage)
     found = searcher.store.nearest(side, vector, 200, where)
     nearest_s = time.perf_counter()
-    clips = searcher.store.dense([one.id for one in found])
+    clips = searcher.store.dense([one.id for one in found], [side])
     read_s = time.perf_counter()
     searcher.dense_scores(query, clips)
     end_s = time.perf_counter()
