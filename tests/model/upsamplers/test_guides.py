@@ -102,7 +102,7 @@ def test_our_own_anyup_does_not_depend_on_the_order_of_channels_and_the_publishe
     for published, is_equal in ((False, True), (True, False)):
         model = AnyUp(channels=16, published_order=published)
         one, other = (model.weights(_image(), part, (24, 32)).values for part in (features, features[:, order]))
-        assert torch.allclose(one, other, atol=1e-5) == is_equal
+        assert torch.allclose(one, other, atol=1e-3) == is_equal
 
 
 def test_windows_of_a_ratio_and_of_nearest_cells():

@@ -95,7 +95,6 @@ def test_padding_has_no_weight_and_reflection_is_that_of_torch():
     [
         (lambda s, w: (s[:, :4], w), r"do not fit a window of 12 cells from \(5, 6\) to \(9, 7\)"),
         (lambda s, w: (s[..., :7], w), "7 channels cannot be divided into 2 groups"),
-        (lambda s, w: (s[:1], w), "do not fit a window"),
     ],
 )
 def test_operands_that_do_not_fit_are_refused(change, message):
