@@ -98,10 +98,10 @@ def test_every_weight_gets_a_finite_gradient_also_with_zero_features(scale):
 
 
 def test_our_own_anyup_does_not_depend_on_the_order_of_channels_and_the_published_one_does():
-    features, order = torch.randn(1, 12, 6, 8), torch.randperm(12)
+    image, features, order = _image(), torch.randn(1, 12, 6, 8), torch.randperm(12)
     for published, is_equal in ((False, True), (True, False)):
         model = AnyUp(channels=16, published_order=published)
-        one, other = (model.weights(_image(), part, (24, 32)).values for part in (features, features[:, order]))
+        one, other = (model.weights(image, part, (24, 32)).values for part in (features, features[:, order]))
         assert torch.allclose(one, other, atol=1e-3) == is_equal
 
 
