@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from model.upsamplers.channel_norm import ChannelNorm
@@ -44,7 +45,7 @@ def released_upsampler(params: dict[str, Any], _: dict[str, Tensor]) -> Iterator
     }
 
 
-def generated(name: str, shape: list[int]) -> Tensor:
+def generated(name: str, shape: list[int]) -> Float[Tensor, "..."]:
     """The weight of a key, from its name and shape."""
     random = np.random.RandomState(zlib.crc32(name.encode()))
     value = random.standard_normal(shape).astype(np.float32)

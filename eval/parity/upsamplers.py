@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from model.convert.upsamplers import anyup_weights, jafar_weights
@@ -27,7 +28,7 @@ def loaded(module: Module, state: dict[str, Tensor]) -> Module:
     return module.eval()
 
 
-def state_gradients(module: nn.Module, loss: Tensor, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+def state_gradients(module: nn.Module, loss: Float[Tensor, ""], inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Gradients of a loss with respect to inputs, as `grad_NAME`, and parameters, as `grad_state.NAME`."""
     named = {f"grad_{name}": tensor for name, tensor in inputs.items()}
     named |= {f"grad_state.{name}": parameter for name, parameter in module.named_parameters()}

@@ -41,14 +41,13 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
         raise UsageError(
             "stream.sources is empty: set at least one source, such as stream.sources=[{name: a, shards: DIR}]"
         )
-    indexes = []
     for number, source in enumerate(config.sources):
         if not source.shards:
             raise UsageError(
                 f"stream.sources.{number} ({source.name or 'unnamed'}) has no shards: set "
                 f"stream.sources.{source.name or number}.shards=DIR"
             )
-        indexes.append(_open_source(source, config))
+    indexes = [_open_source(source, config) for source in config.sources]
     names = [source.name or PurePath(source.shards[0]).name for source in config.sources]
     for what, values in (("name", names), ("data set", [index.fingerprint for index in indexes])):
         for number, value in enumerate(values):
