@@ -51,6 +51,7 @@ def test_shards_hold_log_mel_and_no_waveform_and_verify(shards):
     assert _run("-m", "pipelines.inspect", shards).returncode == 0
 
 
+@pytest.mark.slow
 def test_a_model_on_log_mel_is_trained_and_evaluated_without_waveforms(shards, tmp_path):
     sources = f"stream.sources=[{{name: a, shards: {shards}}}]"
     words = [*MODEL, *STREAM, *RUN, sources, f"out={tmp_path}/runs"]
@@ -73,6 +74,7 @@ def test_a_model_on_log_mel_is_trained_and_evaluated_without_waveforms(shards, t
     assert "<audio" not in (tmp_path / "eval/report.html").read_text()
 
 
+@pytest.mark.slow
 def test_losses_of_a_run_on_log_mel_agree_with_those_of_a_run_that_computes_it(tmp_path):
     folder = write_mel_shards(tmp_path / "set", [8, 7], duration_s=1.2)
     sources = f"stream.sources=[{{name: a, shards: {folder}}}]"

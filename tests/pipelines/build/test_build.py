@@ -59,6 +59,7 @@ def test_complete_data_set_is_not_rewritten(built, media):
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
+@pytest.mark.slow
 def test_retry_rejected_retries_clips_whose_media_have_changed(media, built, tmp_path):
     copy = tmp_path / "media"
     shutil.copytree(media, copy, copy_function=os.link, ignore=lambda *_: ["v31.mp4"])

@@ -25,6 +25,7 @@ def _remote_contents(address: str) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("s3")
+@pytest.mark.slow
 def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, built_files, tmp_path, tmp_path_factory):
     temporary = tmp_path_factory.mktemp("t")  # a short path, for sockets
     env = {"TMPDIR": str(temporary)}
@@ -44,6 +45,7 @@ def test_killed_build_into_an_object_store_resumes_to_the_same_shards(media, bui
 
 
 @pytest.mark.usefixtures("s3")
+@pytest.mark.slow
 def test_slices_share_an_object_store(media, built_files, tmp_path):
     address = f"s3://bucket/{tmp_path.name}"
     slices = [start(media, address, "executor=slice", f"slice={part}/2") for part in (0, 1)]
@@ -79,6 +81,7 @@ def test_unreachable_store_is_a_one_line_error_of_the_command(media):
     assert done.returncode == 1 and "http://127.0.0.1:9" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_store_lost_during_a_build_is_a_one_line_error_and_leaves_no_process(tmp_path):
     long_media = write_long_media(tmp_path)
     with serve_s3("bucket") as environment:

@@ -33,6 +33,7 @@ def test_four_concurrent_slices_and_finish_equal_one_process(media, built_files,
     assert again.returncode == 0 and again.stdout == done.stdout and contents(out) == built_files
 
 
+@pytest.mark.slow
 def test_finish_reports_a_killed_slice_that_then_resumes(media, built_files, tmp_path):
     out = tmp_path / "out"
     for part in (0, 2):
@@ -71,6 +72,7 @@ def test_invalid_slice_is_a_one_line_error(media, tmp_path, text):
     assert "I/N, for example 3/100" in done.stderr and not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_slice_0_of_n_equals_slice_n_of_n(media, tmp_path):
     for text in ("0/4", "4/4"):
         assert build(media, tmp_path / text[0], "executor=slice", f"slice={text}").returncode == 0

@@ -51,6 +51,7 @@ def _lines(errors: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("_ray_lock")
+@pytest.mark.slow
 def test_local_ray_cluster_builds_the_same_shards_and_leaves_no_process(media, built_files, tmp_path):
     env = {"HOME": str(tmp_path), "RAY_ADDRESS": ""}
     process = start(media, tmp_path / "out", "executor=ray", env=env)
