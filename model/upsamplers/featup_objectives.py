@@ -150,7 +150,7 @@ def implicit_objective(
     with_magnitude = torch.cat([magnitude(upsampled), upsampled], dim=1)
     warped = torch.cat([warp(with_magnitude, view, max_pad) for view in views])
     down = downsampler(warped, keep) if isinstance(downsampler, AttentionDownsampler) else downsampler(warped)
-    deviation = down.new_ones(()) if scale is None else scale(features)  # 1: half of the squared error
+    deviation = torch.ones_like(down[:, :1]) if scale is None else scale(features)  # 1: half of the squared error
     zero = upsampled.new_zeros(())
     terms = {
         "reconstruction": reconstruction(down[:, 1:], features, deviation),

@@ -207,7 +207,7 @@ def test_run_loads_weights_of_another_run_once(settings, uninterrupted, tmp_path
     ("arguments", "message"),
     [
         (["optim.lrr=1"], "error: optim.lrr: unknown key 'lrr', did you mean lr?"),
-        (["steps=many"], "error: steps: "),
+        (["steps=many"], "error: steps="),
         (["optim.lr=-1"], "error: optim.lr=-1.0 must be 0 or more"),
         (["stream.sources.0.shards=nowhere"], "error: nowhere"),
         (["tracker=excel"], "error: tracker=excel: allowed are"),
