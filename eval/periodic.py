@@ -27,7 +27,7 @@ from eval.provenance import describe_inputs, describe_run, newest_step
 from eval.render.render import render_video
 from eval.report.write import REPORT_FILES, VIDEO_FILE, report_folder, write_results
 from eval.results import PREFIXES, TRACKER_PREFIX, Results
-from eval.run import check_settings, evaluate
+from eval.run import check_settings, evaluate, measure_untrained
 from eval.visualize import collect_media
 from model.build import build_random_init
 from model.denseav import DenseAV
@@ -103,7 +103,8 @@ class PeriodicEvaluation:
             with interruptible(self.stop_reason), eval_weights(model, ema):
                 # A copy: features that benchmarks cache by object are not reused for later weights.
                 eval_model = copy.copy(model).eval()
-                results = self._evaluate(eval_model)
+                untrained = partial(self._measure_untrained, eval_model)
+                results = evaluate(self.config, self.benchmarks, eval_model, self.baselines, untrained)
                 media = collect_media(eval_model, self.benchmarks, results.examples)
                 media = media._replace(videos=self._videos(eval_model))
         except Interrupted:
@@ -147,16 +148,6 @@ class PeriodicEvaluation:
             return
         print(f"report: {self.folder / REPORT_FILES[0]}")
 
-    def _evaluate(self, model: DenseAV) -> Results:
-        """The results of the model and of its baselines; the untrained model is measured once."""
-        needs_untrained = "untrained" in self.config.baselines and self._untrained_metrics is None
-        untrained = partial(self._untrained, model) if needs_untrained else None
-        results = evaluate(self.config, self.benchmarks, model, self.baselines, untrained)
-        if needs_untrained:
-            self._untrained_metrics = {k: v for k, v in results.metrics.items() if k.startswith("untrained/")}
-        results.metrics.update(self._untrained_metrics or {})
-        return results
-
     def _videos(self, model: DenseAV) -> dict[str, Path]:
         if not self.config.video or rank() > 0:
             return {}
@@ -169,6 +160,10 @@ class PeriodicEvaluation:
             print(f"warning: {done.note}", file=sys.stderr)
         return {"media/heatmap": done.path}
 
-    def _untrained(self, model: DenseAV) -> DenseAV:
-        untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()
-        return untrained.to(next(model.parameters()).device)
+    def _measure_untrained(self, model: DenseAV) -> dict[str, float]:
+        """Once in a run: its random weights do not change."""
+        if self._untrained_metrics is None:
+            untrained = build_random_init(self.run.model, model.inputs, self.config.seed).eval()
+            untrained.to(next(model.parameters()).device)
+            self._untrained_metrics = measure_untrained(self.benchmarks, untrained)
+        return self._untrained_metrics

@@ -14,7 +14,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -87,11 +86,11 @@ def _evaluate_and_report(config: EvalConfig) -> int:
         baselines = Baselines(config, benchmarks)
         # Before the evaluation: what changes while it runs is then noticed by the next one.
         about = describe_run(world_size()) | describe_inputs(config, checkpoint) if is_first else {}
-        fresh = partial(untrained, checkpoint, config.seed) if "untrained" in config.baselines else None
         video = out / VIDEO_FILE if config.video and is_first else None
         if video and (note := render_video(model, config.video, video).note):
             print(f"warning: {note}", file=sys.stderr)
-        results = evaluate(config, benchmarks, model, baselines, fresh)
+        measure = lambda: measure_untrained(benchmarks, untrained(checkpoint, config.seed))  # noqa: E731
+        results = evaluate(config, benchmarks, model, baselines, measure)
         if is_first:
             results.about.update(about)
             write_results(results, out, read_history(Path(config.checkpoint) / "history.jsonl"), video)
@@ -105,14 +104,14 @@ def evaluate(
     config: EvalConfig,
     benchmarks: Mapping[str, Benchmark],
     model: DenseAV,
-    baselines: Baselines | None,
-    untrained: Callable[[], DenseAV] | None,
+    baselines: Baselines,
+    untrained: Callable[[], Mapping[str, float]],
 ) -> Results:
     """Run every benchmark on the model and on its baselines. Every rank must call it and gets all results.
 
     Args:
-        baselines: None: the model alone.
-        untrained: builds the model of the baseline `untrained`; None: that baseline is not measured.
+        baselines: those that need no second model.
+        untrained: returns the metrics of the baseline `untrained`; called if config.baselines has it.
 
     Raises:
         CommandFailed: a metric is not finite.
@@ -122,9 +121,9 @@ def evaluate(
     from eval.distributed import rank
 
     results = Results({}, {}, [], benchmarks={name: benchmark.info for name, benchmark in benchmarks.items()})
-    bar = partial(tqdm, unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
-    for name, benchmark in (progress := bar(benchmarks.items(), desc="benchmarks")):
-        progress.set_postfix_str(name)
+    bar = tqdm(benchmarks.items(), desc="benchmarks", unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
+    for name, benchmark in bar:
+        bar.set_postfix_str(name)
         measured = benchmark.evaluate(model)
         results.metrics.update(_prefixed(f"{name}/", measured.metrics))
         results.intervals.update(_prefixed(f"{name}/", measured.intervals))
@@ -132,17 +131,27 @@ def evaluate(
         results.examples.extend(measured.examples)
         if measured.per_class:
             results.per_class[name] = dict(measured.per_class)
-        if baselines:
-            results.metrics.update(baselines.measure(name, benchmark, model, measured))
-    if untrained is not None:
-        fresh = untrained()
-        for name, benchmark in bar(benchmarks.items(), desc="untrained"):
-            results.metrics.update(_prefixed(f"untrained/{name}/", benchmark.evaluate(fresh).metrics))
+        results.metrics.update(baselines.measure(name, benchmark, model, measured))
+    if "untrained" in config.baselines:
+        results.metrics.update(untrained())
     for key, value in results.metrics.items():
         if not math.isfinite(value):
             raise CommandFailed(f"{key} is {value}: the scores of the model are not finite, or no item could be used")
     results.requirements.extend(check_requirement(required, results.metrics) for required in config.requirements)
     return results
+
+
+def measure_untrained(benchmarks: Mapping[str, Benchmark], model: DenseAV) -> dict[str, float]:
+    """The metrics of an untrained model, by `untrained/task/variant/metric`. Every rank must call it."""
+    from tqdm import tqdm
+
+    from eval.distributed import rank
+
+    metrics: dict[str, float] = {}
+    bar = tqdm(benchmarks.items(), desc="untrained", unit="benchmark", dynamic_ncols=True, disable=rank() > 0)
+    for name, benchmark in bar:
+        metrics.update(_prefixed(f"untrained/{name}/", benchmark.evaluate(model).metrics))
+    return metrics
 
 
 def check_requirement(required: RequirementConfig, metrics: Mapping[str, float]) -> Requirement:

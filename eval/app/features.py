@@ -1,4 +1,4 @@
-"""Features of a picture: those of an image encoder by itself, and their drawing as colors."""
+"""Image features for the features tab: computed by an image encoder, drawn as colors by PCA."""
 
 import sys
 

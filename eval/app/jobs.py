@@ -96,7 +96,7 @@ class Features:
     """Draws the features of a picture: their first three principal components as red, green and blue.
 
     Attributes:
-        model: number of the model, whose image features are drawn if there is no encoder.
+        model: number of the model; its image features are drawn if `encoder` is empty.
         image: the upload.
         encoder: an image encoder by itself, by a name of model.encoders.registry; empty: the model.
         is_random: whether the encoder has random weights instead of its pre-trained ones.

@@ -16,7 +16,7 @@ from configs.errors import UsageError
 from eval.render.drawing import View
 from eval.report.figures import overlay
 from model.upsamplers import Upsampler
-from model.upsamplers.bilinear import Bilinear
+from model.upsamplers.interpolation import Bilinear
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 TOLERANCE_S = 1e-6  # a frame at 0.30000000000000004 s is on screen at 0.3 s

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from model.upsamplers.bilinear import resize_maps
+from model.upsamplers.interpolation import resize_maps
 
 SIDE_PX = 224
 SUCCESS_AT = 0.5

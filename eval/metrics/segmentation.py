@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from model.dtypes import upcast_half
-from model.upsamplers.bilinear import resize_maps
+from model.upsamplers.interpolation import resize_maps
 
 WINDOW_MARGIN_S = 0.2
 THRESHOLDS = 20

@@ -28,7 +28,7 @@ from eval.search.searcher import Match, Searcher
 from eval.search.store import IndexedClip
 from model.features import AudioFeatures, ImageFeatures, map_tensors
 from model.inputs import InputSpec
-from model.upsamplers.bilinear import resize_maps
+from model.upsamplers.interpolation import resize_maps
 from pipelines.stream.augment import resize_center_crop
 from pipelines.stream.index import DatasetIndex
 from pipelines.stream.reader import ClipReader, UnreadableClip

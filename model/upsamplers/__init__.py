@@ -9,8 +9,7 @@ from typing import Protocol, runtime_checkable
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from model.upsamplers.bicubic import Bicubic
-from model.upsamplers.bilinear import Bilinear
+from model.upsamplers.interpolation import Bicubic, Bilinear
 
 
 @runtime_checkable

@@ -45,7 +45,7 @@ def filtered_bicubic(
 def fold(
     kernel: Float[Tensor, "B H W taps"], row_matrix: Float[Tensor, "H K R"], column_matrix: Float[Tensor, "W K S"]
 ) -> Float[Tensor, "B H W cells"]:
-    """The weights of the window of `filtered_bicubic` from those of the filter on the resized grid."""
+    """Weights for the window of `filtered_bicubic`, from the weights of the filter on the resized grid."""
     side = row_matrix.shape[1]
     by_row = torch.einsum("bhwde,hdi->bhwie", kernel.unflatten(3, (side, side)), row_matrix)
     return torch.einsum("bhwie,wej->bhwij", by_row, column_matrix).flatten(3)

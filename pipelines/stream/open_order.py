@@ -75,7 +75,7 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
 
 
 def _open_source(source: StreamSourceConfig, config: StreamConfig) -> ClipIndex:
-    """The clips of a source; those of several folders joined."""
+    """Open the data set of a source; several folders are joined."""
     select = partial(select_clips, exclude=source.exclude, labels=source.labels)
     parts = [
         DatasetIndex.open(

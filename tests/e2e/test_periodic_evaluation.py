@@ -1,7 +1,6 @@
 """Evaluation during training: the metrics of eval.run, on any number of ranks, without an effect on the training."""
 
 import copy
-import gc
 import json
 
 import numpy as np
@@ -113,6 +112,20 @@ def test_last_step_is_always_evaluated_and_leaves_the_files_of_the_command(setti
     assert run.main(load(EvalConfig, arguments)) == 0 and "nothing to do" in capsys.readouterr().out
 
 
+def test_a_requirement_on_the_untrained_model_is_checked_in_every_evaluation(settings, tmp_path):
+    key = "places_retrieval/audio_to_image/recall_at_1"
+    requirement = f"requirements: [{{metric: {key}, min: 0, ratio_to: untrained/{key}}}]"
+    (tmp_path / "eval.yaml").write_text(f"{settings.read_text()}{requirement}\n")
+    evaluation, config = _evaluation(tmp_path / "eval.yaml", tmp_path)
+    model = tiny_model(config).train()
+    evaluation.maybe_evaluate(2, model, None, Log())
+    evaluation.maybe_evaluate(5, model, None, Log())
+    _save(model, config, tmp_path / "checkpoints/step_00000005")
+    evaluation.write_report()
+    (found,) = json.loads((tmp_path / "metrics.json").read_text())["requirements"]
+    assert found["passed"] and "was not measured" not in found["condition"]
+
+
 def test_a_report_that_cannot_be_written_is_a_warning(settings, tmp_path, capsys):
     evaluation, config = _evaluation(settings, tmp_path)
     model = tiny_model(config).train()
@@ -172,37 +185,6 @@ def test_failed_evaluation_is_a_warning_and_training_continues(settings, tmp_pat
     )
 
 
-def test_features_are_released_with_their_model_and_unreadable_clips_replaced(settings):
-    gallery = Gallery(str(settings.parent / "audioset"), 11, 4, 0)
-    model = tiny_model(tiny_config()).eval()
-    features = gallery.encode(model)
-    assert (
-        gallery.encode(model) is features
-        and len(features.audio.mask) == len(gallery.clips) == 11
-        and gallery.left_out == {"bad_audio": 1}
-    )
-    one_by_one = [model.encode_image(_frame(gallery, model, clip)).dense[0] for clip in gallery.clips]
-    assert torch.allclose(torch.stack(one_by_one), features.image.dense, atol=1e-5)
-    del model
-    gc.collect()
-    assert not gallery._encoded
-
-
-def _frame(gallery, model, clip):
-    from pipelines.stream.batch import collate
-    from pipelines.stream.reader import ClipReader
-
-    return collate([gallery.item(ClipReader(gallery.index, *model.inputs), clip)]).to("cpu").frames
-
-
-def test_split_without_a_readable_clip_is_refused(tmp_path):
-    from tiny_shards import write_data_set
-
-    write_data_set(tmp_path / "bad", [2], changes={n: {"flac": b"nothing" * 9} for n in range(2)})
-    with pytest.raises(UsageError, match=r"bad: none of its clips can be read \(2 bad_audio\)"):
-        Gallery(str(tmp_path / "bad"), 5, 4, 0).encode(tiny_model(tiny_config()))
-
-
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -216,9 +198,6 @@ def test_invalid_evaluation_settings_are_refused_before_training(settings, tmp_p
     (tmp_path / "eval.yaml").write_text("\n".join([*kept, line]))
     with pytest.raises(UsageError, match=message):
         _evaluation(tmp_path / "eval.yaml", tmp_path)
-
-
-# ---------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.slow

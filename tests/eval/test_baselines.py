@@ -52,7 +52,7 @@ def _small(config):
 
 def _evaluate(config, model, benchmarks=None):
     benchmarks = benchmarks or _small(config)
-    return evaluate(config, benchmarks, model, Baselines(config, benchmarks), None)
+    return evaluate(config, benchmarks, model, Baselines(config, benchmarks), dict)
 
 
 def test_each_baseline_is_measured_on_the_benchmarks_it_applies_to(world, model):

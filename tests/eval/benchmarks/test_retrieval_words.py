@@ -19,7 +19,7 @@ from eval.report.content import sections
 from eval.report.html import render_html
 from eval.report.markdown import render_markdown
 from eval.results import Results
-from eval.run import evaluate
+from eval.run import evaluate, measure_untrained
 from model.denseav import DenseAV, InputSpec, SimilarityConfig
 
 STEPS = 40  # of 50 ms, in 2 s
@@ -132,7 +132,9 @@ def test_baselines_and_report_include_the_advanced_variant_and_explain_it(spoken
     data = {"places_audio": DataConfig(root=str(spoken)), "own": DataConfig(kind="retrieval", root=str(spoken))}
     config = EvalConfig(benchmarks=["places_retrieval", "own"], data=data, batch_size=2)
     benchmarks = build_benchmarks(config)
-    results = evaluate(config, benchmarks, _model(), Baselines(config, benchmarks), _model)
+    results = evaluate(
+        config, benchmarks, _model(), Baselines(config, benchmarks), lambda: measure_untrained(benchmarks, _model())
+    )
     for task in benchmarks:
         key = f"{task}/image_to_audio_advanced/recall_at_1"
         assert results.metrics[key] == results.metrics[f"untrained/{key}"] == 1
