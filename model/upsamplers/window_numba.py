@@ -6,7 +6,6 @@ numba compiles them at the first call and keeps the result for later processes, 
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -61,7 +60,8 @@ def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "users 2
 
 
 def _call(function: Callable[..., None], *args: Tensor | int) -> None:
-    numba.set_num_threads(min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(torch.get_num_threads(), most))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
 
 
