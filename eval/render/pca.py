@@ -53,25 +53,24 @@ class JointPca(NamedTuple):
 @torch.inference_mode()
 def fit_pca(model: DenseAV, video: Video) -> JointPca:
     """Fit to frames and audio windows from the whole video; both sides count alike."""
-    return _fit([_image_sample(model, video), _audio_sample(model, video)])
+    return _fit(_image_sample(model, video), _audio_sample(model, video))
 
 
 def fit_image_pca(features: Float[Tensor, "C H W"]) -> Float[np.ndarray, "3 H W"]:
     """Colors of the features of one image by their own principal components, 0 to 1 for most."""
-    cells = _directions(features.flatten(1).T)
-    pca = _fit([cells, cells[:0]])
+    pca = _fit(_directions(features.flatten(1).T), None)
     assert pca.image is not None
     return pca.colors(features[None], pca.image)[0]
 
 
-def _fit(samples: list[Float[Tensor, "_ D"]]) -> JointPca:
-    """Fit to directions of image features and of audio features; a side without any is left out."""
-    centered = [sample - sample.mean(dim=0) for sample in samples if len(sample)]
+def _fit(images: Float[Tensor, "N D"] | None, sounds: Float[Tensor, "T D"] | None) -> JointPca:
+    """Fit to directions of image features and of audio features; a side without any (None) is left out."""
+    centered = [sample - sample.mean(dim=0) for sample in (images, sounds) if sample is not None]
     covariance = torch.stack([vectors.T @ vectors / len(vectors) for vectors in centered]).mean(dim=0)
     main = torch.linalg.eigh(covariance).eigenvectors.flip(-1)[:, :3]
     main = main * torch.sign(main.sum(dim=0) + 1e-12)  # the sign of an eigenvector is arbitrary
     components = torch.nn.functional.pad(main, (0, 3 - main.shape[1]))
-    image, audio = (_side(sample, components) if len(sample) else None for sample in samples)
+    image, audio = (None if sample is None else _side(sample, components) for sample in (images, sounds))
     return JointPca(components, image, audio)
 
 
@@ -85,16 +84,16 @@ def _directions(vectors: Float[Tensor, "*N D"]) -> Float[Tensor, "*N D"]:
     return torch.nn.functional.normalize(vectors.float(), dim=-1)
 
 
-def _image_sample(model: DenseAV, video: Video) -> Float[Tensor, "N D"]:
+def _image_sample(model: DenseAV, video: Video) -> Float[Tensor, "N D"] | None:
     """Features of cells of frames that are spread over the video."""
     parts = []
     for _, frame in video.frames(max_fps=_FRAMES / max(video.duration_s, 1e-3)):
         cells = encode_frames(model, [frame]).dense.flatten(1, 2).flatten(2)[0].T
         parts.append(_directions(cells[:: max(1, len(cells) // _CELLS)]))
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    return _joined(parts)
 
 
-def _audio_sample(model: DenseAV, video: Video) -> Float[Tensor, "N D"]:
+def _audio_sample(model: DenseAV, video: Video) -> Float[Tensor, "N D"] | None:
     """Features of the valid steps of windows that are spread over the video."""
     inputs = model.inputs
     every = max(1, round(video.duration_s / inputs.clip_duration_s / _WINDOWS))
@@ -103,4 +102,8 @@ def _audio_sample(model: DenseAV, video: Video) -> Float[Tensor, "N D"]:
         if number % every == 0:
             features = encode_block(model, block)
             parts.append(_directions(features.dense.flatten(1, 2)[0].T[features.mask[0]]))
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
+    return _joined(parts)
+
+
+def _joined(parts: list[Tensor]) -> Float[Tensor, "N D"] | None:
+    return torch.cat(parts) if any(len(part) for part in parts) else None
