@@ -47,6 +47,7 @@ class Run:
     accelerator: Accelerator
     stop: preemption.Preemption
     stream: Stream
+    evaluation: PeriodicEvaluation | None
     model: DenseAV
     learnable: frozenset[str]
     weight_average: ema.ModelEma | None
@@ -90,6 +91,7 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
     """Open the data, find the checkpoint to resume from, and build the model and everything around it."""
     from accelerate.utils import broadcast_object_list
 
+    from eval.periodic import PeriodicEvaluation
     from model.training import (
         build_model,
         checkpoint_folder,
@@ -107,6 +109,7 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
     if on_main:
         for warning in [*launch.warnings(world_size), *stream.warnings()]:
             print(f"warning: {warning}", file=sys.stderr)
+    evaluation = PeriodicEvaluation(config, folder, stop.local_reason) if config.evaluate.config else None
     newest = broadcast_object_list([checkpoint_folder.newest_checkpoint(root) if on_main else None])[0]
     saved: dict[str, Any] = {"step": 0, "phase": None}
     if newest:
@@ -121,7 +124,7 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
         resume.write_run_config(folder, config)
     batches = stream.batches(accelerator.process_index, world_size, step * accumulation)
     return Run(
-        config, folder, accelerator, stop, stream, *parts, phases, step, newest, saved["phase"],
+        config, folder, accelerator, stop, stream, evaluation, *parts, phases, step, newest, saved["phase"],
         nan_guard.NonfiniteGuard(folder, config.nonfinite_loss_action),
         throughput.build_meter(config, cgroup_limit("cpu")),
         gradient_accumulation.group_microbatches(batches, accumulation),
@@ -132,17 +135,14 @@ def build(config: TrainConfig, folder: Path, accelerator: Accelerator, stop: pre
 
 def fit(run: Run) -> int:
     """Train until the last step or until stopped, and save the last checkpoint; returns the exit code."""
-    from eval.periodic import PeriodicEvaluation
-
     config, accelerator, stop, folder = run.config, run.accelerator, run.stop, run.folder
     with run.log, run.checkpoints:  # the log ends with an artifact of the last checkpoint
-        evaluation = PeriodicEvaluation(config, folder, stop.local_reason) if config.evaluate.config else None
         for phase in run.phases:
-            train_phase(run, phase, evaluation)
+            train_phase(run, phase)
             if stop.reason:
                 break
-    if evaluation:
-        evaluation.write_report()
+    if run.evaluation:
+        run.evaluation.write_report()
     is_saved = not accelerator.is_main_process or run.checkpoints.newest == run.step
     if accelerator.is_main_process and is_saved and stop.reason.should_requeue:
         (folder / "REQUEUE").write_text(f"{stop.reason.name} after step {run.step}\n")
@@ -160,11 +160,11 @@ def fit(run: Run) -> int:
     return 0
 
 
-def train_phase(run: Run, phase: optim.Phase, evaluation: PeriodicEvaluation | None) -> None:
+def train_phase(run: Run, phase: optim.Phase) -> None:
     """Train, log, evaluate and save until the end of the phase or until stopped."""
     from model.training import checkpoint, clipping, fsdp, optim
 
-    config, accelerator, stop, model = run.config, run.accelerator, run.stop, run.model
+    config, accelerator, stop, model, evaluation = run.config, run.accelerator, run.stop, run.model, run.evaluation
     on_main, ema = accelerator.is_main_process, run.weight_average
     optim.freeze_for_phase(model, phase.name, run.learnable)
     state = checkpoint.TrainingState(

@@ -122,6 +122,8 @@ _SYSTEM_ERRORS = {
     errno.EDQUOT: "free some space or choose another folder, then run the same command again",
     errno.EROFS: "choose a writable folder",
     errno.EACCES: "choose another folder",
+    errno.EPERM: "choose another folder",
+    errno.ENOENT: "check the path, or choose another folder",
     errno.EEXIST: "a file has the name of a folder: choose another folder",
     errno.ENOTDIR: "a file has the name of a folder: choose another folder",
     errno.EISDIR: "a folder has the name of a file: choose another folder",

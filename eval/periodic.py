@@ -12,13 +12,13 @@ import dataclasses
 import shlex
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 from tqdm import tqdm
 
 from configs.errors import CommandFailed, UsageError
-from configs.load import load
+from configs.load import find_config, load
 from configs.schema import EvalConfig, TrainConfig
 from eval.baselines import Baselines
 from eval.benchmarks.registry import build_benchmarks
@@ -50,8 +50,7 @@ class PeriodicEvaluation:
     """
 
     def __init__(self, config: TrainConfig, folder: Path, stop_reason: Callable[[], object]) -> None:
-        from accelerate.utils import broadcast_object_list
-
+        find_config(config.evaluate.config, "evaluate.config")
         self.run, self.folder, self.stop_reason = config, folder, stop_reason
         # The feature cache is off: the next steps change the weights.
         try:
@@ -74,12 +73,18 @@ class PeriodicEvaluation:
                 f"checkpoint.best_metric={best}: not evaluated by {config.evaluate.config}; "
                 f"allowed is task/variant/metric of {', '.join(self.benchmarks)}"
             )
-        history = read_history(folder / "history.jsonl")
-        steps = {line["step"] for line in history if any(key.startswith(TRACKER_PREFIX) for key in line)}
-        self.evaluated_steps: set[float] = broadcast_object_list([steps])[0]
         self.baselines = Baselines(self.config, self.benchmarks)
         self._untrained_metrics: dict[str, float] | None = None
         self._last: Results | None = None
+
+    @cached_property
+    def evaluated_steps(self) -> set[int]:
+        """The steps whose evaluation is in the run's history."""
+        from accelerate.utils import broadcast_object_list
+
+        history = read_history(self.folder / "history.jsonl")
+        steps = {int(line["step"]) for line in history if any(key.startswith(TRACKER_PREFIX) for key in line)}
+        return broadcast_object_list([steps])[0]
 
     def maybe_evaluate(self, step: int, model: DenseAV, ema: ModelEma | None, log: RunLogger) -> dict[str, float]:
         """Evaluate if this step is due and not evaluated yet, log and print the metrics. Every rank must call it.

@@ -17,6 +17,8 @@ def main(config: ExportConfig) -> int:
     """Check the checkpoint, copy config and weights, and print the weights file that was exported."""
     import shutil
 
+    from safetensors import SafetensorError, safe_open
+
     from configs.atomic_write import atomic_open
     from model.hub import resolve_checkpoint, select_weights_file
 
@@ -30,8 +32,13 @@ def main(config: ExportConfig) -> int:
         raise UsageError(f"out={out} is a checkpoint: give another folder")
     if out.resolve() == checkpoint.resolve():
         raise UsageError(f"out={out} is the folder to export: give another folder")
-    out.mkdir(parents=True, exist_ok=True)
     weights = select_weights_file(checkpoint)
+    try:
+        with safe_open(weights, "np"):
+            pass
+    except SafetensorError as error:
+        raise UsageError(f"checkpoint={config.checkpoint}: {weights.name} is damaged ({error})") from None
+    out.mkdir(parents=True, exist_ok=True)
     copies = ((checkpoint / "config.json", out / "config.json"), (weights, out / "model.safetensors"))
     try:
         with contextlib.ExitStack() as closing:  # both copies are complete before either replaces an earlier one

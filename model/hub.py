@@ -159,9 +159,10 @@ def resolve_checkpoint(folder: Path, key: str = "checkpoint") -> Path:
         if (folder / MANIFEST).is_file() and (damage := find_corruption(folder)):
             raise ValueError(f"{key}={folder} is damaged ({damage})")
         return folder
-    if newest := newest_checkpoint(folder / "checkpoints"):
+    if folder.is_dir() and (newest := newest_checkpoint(folder / "checkpoints")):
         return newest
+    is_file = "a file, not a folder" if folder.is_file() else "no model found"
     raise ValueError(
-        f"{key}={folder}: no model found; give a run folder, a checkpoint, or a folder with config.json and "
+        f"{key}={folder}: {is_file}; give a run folder, a checkpoint, or a folder with config.json and "
         "model.safetensors"
     )

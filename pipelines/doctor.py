@@ -20,14 +20,14 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
 from configs.atomic_write import folder_lock
 from configs.cli import run
-from configs.errors import UsageError
+from configs.errors import CommandFailed, UsageError
 from configs.schema import DoctorConfig
 from pipelines.cgroup import cgroup_limit
 from pipelines.worker_processes import MAX_TMPDIR_BYTES
@@ -62,15 +62,21 @@ class Finding(NamedTuple):
 
 def main(config: DoctorConfig) -> int:
     """Print the result of every check; returns 1 if something that building needs is missing."""
-    findings = [*_check(), *(_loader(config.shards) if config.shards else ())]
-    for state, name, detail, advice in findings:
-        print(f"{state:<10}{name:<20}{detail}" + (f"; {advice}" if advice else ""))
+    findings = list(_check())
+    _print(findings)
+    if config.shards:
+        _print(_loader(config.shards))
     missing = [finding.name for finding in findings if finding.state == "missing"]
     if _version("accelerate"):
         print("\nrun `accelerate env` for the versions of torch and CUDA and for the GPUs")
     install = f"pip install {_PROJECT} installs the packages"
     print(f"\n{len(missing)} missing: {', '.join(missing)}; {install}" if missing else "\nready to build shards")
     return 1 if missing else 0
+
+
+def _print(findings: Iterable[Finding]) -> None:
+    for state, name, detail, advice in findings:
+        print(f"{state:<10}{name:<20}{detail}" + (f"; {advice}" if advice else ""))
 
 
 def _check() -> Iterator[Finding]:
@@ -207,12 +213,17 @@ def _shared_memory(folder: Path) -> Finding:
 
 
 def _loader(shards: str) -> Iterator[Finding]:
-    """Speed of one loader worker, and the workers and cores that follow from it."""
+    """Speed of one loader worker, and the workers and cores that follow from it.
+
+    Raises:
+        UsageError: no readable data set.
+        CommandFailed: the measurement failed or took too long.
+    """
     done = _run(sys.executable, "-m", "pipelines.stream.worker_rate", shards, timeout_s=_LOADER_TIMEOUT_S)
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1].removeprefix("error: ")
-        yield Finding("optional", "loader worker", f"not measured: {reason}")
-        return
+        failure = UsageError if done.returncode == 2 else CommandFailed
+        raise failure(f"shards={shards}: no loader worker measured: {reason.removeprefix(f'{shards}: ')}")
     worker_rate = json.loads(done.stdout)["clips_per_s"]
     workers = {rate: math.ceil(_WORKER_MARGIN * rate / worker_rate) for rate in _RATES}
     listed = ", ".join(f"{count} for {rate} clips/s" for rate, count in workers.items())

@@ -20,8 +20,8 @@ def stored(component: C) -> C:
     Without this, the server opens pictures, downloads the file of an address that a client sends in place of an upload,
     and takes any path of its own disk: Gradio checks paths only for pages that `launch` started.
     """
-    component.preprocess = _path_of_upload  # type: ignore[method-assign]
-    component.async_move_resource_to_block_cache = partial(  # type: ignore[method-assign]
+    component.preprocess = _path_of_upload
+    component.async_move_resource_to_block_cache = partial(
         _only_uploads, component.async_move_resource_to_block_cache, Path(component.GRADIO_CACHE)
     )
     return component

@@ -22,5 +22,5 @@ def add_lora(model: nn.Module, rank: int, alpha: float, dropout: float) -> None:
     from peft import LoraConfig, inject_adapter_in_model
 
     # type: peft only divides alpha by the rank
-    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=["qkv"])  # type: ignore[arg-type]
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=["qkv"])
     inject_adapter_in_model(config, model)

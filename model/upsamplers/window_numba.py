@@ -60,7 +60,7 @@ def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "users 2
 
 
 def _call(function: Callable[..., None], *args: Tensor | int) -> None:
-    most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    most: int = numba.config.NUMBA_NUM_THREADS
     numba.set_num_threads(min(torch.get_num_threads(), most))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
 

@@ -13,9 +13,12 @@ def wanted_files(config: DownloadConfig) -> list[tuple[DownloadFileConfig, str]]
     """The files of this split, each with its path below the root.
 
     Raises:
-        UsageError: a file without a valid address or path.
+        UsageError: a split that no file is for, or a file without a valid address or path.
     """
     wanted = []
+    splits = list(dict.fromkeys(file.split for file in config.files if file.split))
+    if splits and config.source.split not in splits and not config.source.segments:
+        raise UsageError(f"source.split={config.source.split}: allowed are {', '.join(splits)}")
     for number, file in enumerate(config.files):
         address = urllib.parse.urlsplit(file.url)
         if address.scheme not in ("http", "https") or not address.netloc:

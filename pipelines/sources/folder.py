@@ -45,9 +45,7 @@ def rows(source: SourceConfig) -> Iterator[Clip]:
     """
     root = Path(source.root)
     if not source.root or not root.is_dir():
-        raise UsageError(
-            f"source.root={source.root!r} is not a folder; source.kind=folder reads videos ({' '.join(ENDINGS)})"
-        )
+        raise UsageError(f"source.root={source.root!r} is not a folder; source.kind=folder reads the videos below it")
     for key in ("segments", "media"):
         if value := getattr(source, key):
             raise UsageError(

@@ -1,5 +1,6 @@
 """The data sets of a run and the order of their clips. Needs no torch: a finished run is recognized by it without."""
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import PurePath
 from typing import Any, NamedTuple
@@ -47,15 +48,16 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
                 f"stream.sources.{number} ({source.name or 'unnamed'}) has no shards: set "
                 f"stream.sources.{source.name or number}.shards=DIR"
             )
-    indexes = [_open_source(source, config) for source in config.sources]
+    parts = [_open_folders(source, config) for source in config.sources]
     names = [source.name or PurePath(source.shards[0]).name for source in config.sources]
-    for what, values in (("name", names), ("data set", [index.fingerprint for index in indexes])):
-        for number, value in enumerate(values):
-            if value in values[:number]:
-                raise UsageError(
-                    f"stream.sources.{number} ({names[number]}): the same {what} as "
-                    f"stream.sources.{values.index(value)}; set weight= to draw more of it"
-                )
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(
+                f"stream.sources.{number} ({name}): the same name as stream.sources.{names.index(name)}; "
+                "give each source a name of its own"
+            )
+    _check_distinct(config.sources, names, parts)
+    indexes = [opened[0] if len(opened) == 1 else JoinedIndex(opened) for opened in parts]
     sources = [
         OrderSource(name, index.fingerprint, source.weight, tuple(shard.clips for shard in index.shards))
         for name, index, source in zip(names, indexes, config.sources, strict=True)
@@ -74,10 +76,9 @@ def open_order(config: StreamConfig, seed: int, batch_size: int) -> Order:
     return Order(indexes, sampler, fingerprint)
 
 
-def _open_source(source: StreamSourceConfig, config: StreamConfig) -> ClipIndex:
-    """Open the data set of a source; several folders are joined."""
+def _open_folders(source: StreamSourceConfig, config: StreamConfig) -> list[DatasetIndex]:
     select = partial(select_clips, exclude=source.exclude, labels=source.labels)
-    parts = [
+    return [
         DatasetIndex.open(
             folder,
             select if source.exclude or source.labels else None,
@@ -86,9 +87,18 @@ def _open_source(source: StreamSourceConfig, config: StreamConfig) -> ClipIndex:
         )
         for folder in source.shards
     ]
+
+
+def _check_distinct(
+    sources: Sequence[StreamSourceConfig], names: Sequence[str], parts: Sequence[Sequence[DatasetIndex]]
+) -> None:
+    """Raise UsageError if two folders, of one source or of two, are the same data set with the same selection."""
     seen: dict[str, str] = {}
-    for folder, part in zip(source.shards, parts, strict=True):
-        if part.fingerprint in seen:
-            raise UsageError(f"source {source.name}: {folder} is the same data set as {seen[part.fingerprint]}")
-        seen[part.fingerprint] = folder
-    return parts[0] if len(parts) == 1 else JoinedIndex(parts)
+    for number, (source, name, opened) in enumerate(zip(sources, names, parts, strict=True)):
+        for folder, part in zip(source.shards, opened, strict=True):
+            if part.fingerprint in seen:
+                raise UsageError(
+                    f"stream.sources.{number} ({name}): {folder} is the same data set as {seen[part.fingerprint]}; "
+                    "set weight= to draw more of it"
+                )
+            seen[part.fingerprint] = f"{folder} of stream.sources.{number}"

@@ -46,6 +46,8 @@ def world(tmp_path_factory):
     shutil.copytree(root / "shards", root / "foreign_cut", ignore=shutil.ignore_patterns("*.json*"))
     os.truncate(root / "foreign_cut/train-000000.tar", 3000)
     (root / "empty").mkdir()
+    shutil.copytree(ROOT / "model/pretrained/toy", root / "damaged_model")
+    os.truncate(root / "damaged_model/model.safetensors", 3000)
     write_video(root / "mutes/mute.mp4", audio=False)
     for name in ("text.mp4", "text.wav", "text.jpg", "text.ckpt"):
         (root / name).write_text("text\n")

@@ -208,4 +208,12 @@ DATA_MISTAKES = [
     ("index", "{w}/mutes", 2, "{w}/mutes: no such folder, or no .tar file in it"),
     ("index", "{w}/foreign_cut", 1, "{w}/foreign_cut/train-000000.tar is rejected: the bytes after its last member..."),
     ("index", "{w}/foreign_cut max_member_mb=-1", 2, "max_member_mb=-1.0 must be 0.001 to 67 (from the command line)"),
+    ("doctor", "shards={w}/nowhere", 2, "shards={w}/nowhere: no loader worker measured: no such ..."),
+    (
+        "download",
+        f"{AUDIOSET} source.root={{w}}/new source.split=test dry_run=true",
+        2,
+        "source.split=test: allowed are eval, ...",
+    ),
+    ("toy_world", "out=/proc/mine/toy", 1, "No such file or directory: /proc/mine; ..."),
 ]

@@ -4,6 +4,7 @@ Entries as in user_mistakes_data.py.
 """
 
 TOY = "config=configs/train/toy.yaml name=mine out={w}/runs steps=1"
+TINY = "global_batch_size=2 stream.image_size_px=16 stream.clip_duration_s=0.4"
 OWN = f"{TOY} stream.sources=[] stream.sources.mine.shards={{w}}"
 EVAL, ABLATE = "config=configs/eval/toy.yaml", "config=configs/ablate/toy.yaml"
 UNFINISHED = (
@@ -39,6 +40,25 @@ MODEL_MISTAKES = [
         f"{TOY} stream.sources.places.weight=1",
         2,
         "stream.sources.2 (places) has no shards: set stream.sources.places.shards=DIR",
+    ),
+    (
+        "train",
+        f"{OWN}/shards stream.sources.more.shards={{w}}/shards",
+        2,
+        "stream.sources.1 (more): {w}/shards is the same data set as {w}/shards of stream.sources.0; set weight= to "
+        "draw more of it",
+    ),
+    (
+        "train",
+        f"{OWN}/shards {TINY} evaluate.config=nowhere.yaml",
+        2,
+        "evaluate.config=nowhere.yaml: no such file; available: ...",
+    ),
+    (
+        "train",
+        f"{OWN}/shards {TINY} init_checkpoint={{w}}/text.ckpt",
+        2,
+        "init_checkpoint={w}/text.ckpt: a file, not a folder; ...",
     ),
     # train: keys and values
     ("train", f"{TOY} steps=many", 2, "steps=many: must be a whole number (from the command line)"),
@@ -86,6 +106,18 @@ MODEL_MISTAKES = [
         2,
         "batch_size=0 must be 1 or more (from the command line)",
     ),
+    (
+        "eval",
+        f"{EVAL} video= checkpoint={{w}}/runs/mine out={{w}}/e",
+        2,
+        "checkpoint={w}/runs/mine: no model found; give ...",
+    ),
+    (
+        "eval",
+        f"{EVAL} video= checkpoint={{w}}/damaged_model out={{w}}/e",
+        2,
+        "checkpoint={w}/damaged_model: model.safetensors does not fit config.json: ...",
+    ),
     # eval.ablate
     ("ablate", f"{ABLATE} out=", 2, "out= is missing"),
     ("ablate", f"{ABLATE} out={{w}}/a seeds=[]", 2, "seeds=[]: give at least one"),
@@ -103,6 +135,7 @@ MODEL_MISTAKES = [
         2,
         "got 'compare' '{w}/shards', expected COMPARE A B, on the command line (--help lists the keys)",
     ),
+    ("report", "compare {w}/shards {w}/empty", 2, "{w}/shards/metrics.json: No such file or directory; give ..."),
     ("report", "diff {w}/shards {w}/shards", 2, "unknown action 'diff', allowed is `compare A B`, on the command line"),
     (
         "report",
@@ -133,6 +166,12 @@ MODEL_MISTAKES = [
         2,
         "out={w}/r.png: give the name of the file to write, which ends with .mp4, such as heatmap.mp4",
     ),
+    (
+        "render",
+        "checkpoint={w}/damaged_model video={w}/mutes/mute.mp4 out={w}/r.mp4",
+        2,
+        "checkpoint={w}/damaged_model: model.safetensors does not fit config.json: ...",
+    ),
     # eval.search
     ("search", "", 2, "index= is missing"),
     ("search", "index={w}/i", 2, "one of build=, query= and delete= is needed, got none"),
@@ -154,6 +193,12 @@ MODEL_MISTAKES = [
         "out={w}/x",
         2,
         "checkpoint= out={w}/x: both are required, a run folder or checkpoint and the folder to write",
+    ),
+    (
+        "export",
+        "checkpoint={w}/damaged_model out={w}/x",
+        2,
+        "checkpoint={w}/damaged_model: model.safetensors is damaged ...",
     ),
     ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt or .safetensors"),
     (

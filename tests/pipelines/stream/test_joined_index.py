@@ -71,10 +71,11 @@ def test_remote_folders_are_cached_and_give_the_same_clips(folders, tmp_path):
     assert sorted(path.name for path in tmp_path.rglob("*.tar")) == [f"train-00000{n}.tar" for n in range(4)]
 
 
-def test_the_same_folder_twice_is_refused(folders):
-    twice = [str(folders[0]), str(folders[0])]
-    with pytest.raises(UsageError, match=r"source s0: .*large is the same data set as .*large"):
-        open_stream(config(twice), 0, 8)
+@pytest.mark.parametrize("sources", [([0, 0],), ([0, 1], [0]), ([1], [0, 1])])
+def test_the_same_folder_twice_is_refused(folders, sources):
+    twice = [[str(folders[number]) for number in numbers] for numbers in sources]
+    with pytest.raises(UsageError, match=r"s\d\): .*(large|small) is the same data set as .*\1 of stream.sources.0"):
+        open_stream(config(*twice), 0, 8)
 
 
 def test_a_folder_with_another_sample_rate_is_named_at_the_start(folders, tmp_path):

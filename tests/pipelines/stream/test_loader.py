@@ -107,7 +107,7 @@ def test_fingerprint_covers_everything_the_order_depends_on(folders):
         (lambda c: setattr(c, "sources", []), ["stream.sources is empty"]),
         (
             lambda c: setattr(c.sources[1], "shards", c.sources[0].shards),
-            ["stream.sources.1 (b)", "same data set as stream.sources.0", "weight="],
+            ["stream.sources.1 (b)", "is the same data set as", "of stream.sources.0", "weight="],
         ),
         (lambda c: setattr(c.sources[1], "name", "a"), ["stream.sources.1 (a)", "same name as stream.sources.0"]),
         (lambda c: setattr(c.sources[1], "weight", -1.0), ["source b", "weight=-1.0"]),
