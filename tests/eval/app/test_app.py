@@ -130,6 +130,7 @@ def test_closing_the_page_cancels_its_job_and_deletes_its_files(app, visitor, cl
     assert video_path(Visitor(app).localize(clip)).is_file()
 
 
+@pytest.mark.slow
 def test_a_killed_job_gives_a_message_and_a_killed_worker_is_started_again(app, visitor, clip, tmp_path):
     long = write_video(tmp_path / "long.mp4", duration_s=29.0, fps=30)
     for victim in ("job", "worker"):

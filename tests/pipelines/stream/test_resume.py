@@ -63,8 +63,11 @@ def expected(folders):
     return ids_of_steps(folders, 28, 5)
 
 
-@pytest.mark.parametrize("num_workers", [0, 1, 3])
-@pytest.mark.parametrize("world_size", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("world_size", "num_workers"),
+    [(1, 0), (1, 1), (1, 3), (2, 0), (2, 1), (4, 0)]
+    + [pytest.param(*sizes, marks=pytest.mark.slow) for sizes in ((2, 3), (4, 1), (4, 3))],
+)
 def test_ordered_ids_are_the_same_for_every_number_of_ranks_and_workers(folders, expected, world_size, num_workers):
     assert ids_of_steps(folders, 28, 5, world_size, num_workers) == expected
 

@@ -86,6 +86,7 @@ def command(tmp_path_factory):
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.slow
 def test_batches_larger_than_dev_shm_arrive_also_when_another_program_fills_it(command):
     done = subprocess.run(with_small_shm(command("fill")), capture_output=True, text=True, env=ENVIRONMENT, timeout=280)
     assert done.returncode == 0, done.stderr
