@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from model.dtypes import upcast_half
 
 if TYPE_CHECKING:
     from model.upsamplers.window import Window
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 BLOCK = 32
 
 Function = Callable[..., None]
+
+prepare = upcast_half
 
 
 def mix(
@@ -47,16 +51,8 @@ def scatter(
 ) -> Float[Tensor, "B h w C"]:
     """See window_scatter; in parallel over rows of the source, each with the output rows that use it."""
     out = values.new_empty(len(values), *window.source_size, values.shape[3])
-    lists = (tensor for part, size in zip(window[:2], window.source_size, strict=True) for tensor in _users(part, size))
-    _call(_scatter, values, weights, *lists, window.columns.shape[1], out)
+    _call(_scatter, values, weights, *window.row_users, *window.column_users, window.columns.shape[1], out)
     return out
-
-
-def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "users 2"], Int[Tensor, "starts"]]:
-    """Which (output index, place in its window) use each source index: sorted by it, and where its part starts."""
-    order = indices.flatten().argsort(stable=True)
-    starts = torch.searchsorted(indices.flatten()[order], torch.arange(size + 1))
-    return torch.stack([order // indices.shape[1], order % indices.shape[1]], dim=1), starts
 
 
 def _call(function: Callable[..., None], *args: Tensor | int) -> None:
