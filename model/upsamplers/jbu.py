@@ -80,6 +80,7 @@ class Jbu(nn.Module):
 
     def __init__(self, channels: int = 0) -> None:
         super().__init__()
+        self.channels = channels
         self.up1, self.up2, self.up3, self.up4 = (JbuStage() for _ in range(STAGES))
         self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1)) if channels else None
 
