@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, CrossAttention, ResBlock, RotaryEmbedding, encoder, pool
 from model.upsamplers.weights import WindowWeights
 from model.upsamplers.window import Window
@@ -93,7 +93,7 @@ class AnyUp(nn.Module):
     ) -> WindowWeights:
         """The same for a normalized image."""
         grid = (features.shape[2], features.shape[3])
-        encoded = self.rope(self.image_encoder(guidance))
+        encoded = self.rope(self.image_encoder(channels_last(guidance)))
         keys = pool(self.key_encoder(encoded), grid)
         keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
         queries = self.query_conv(pool(self.query_encoder(encoded), size))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.upsamplers.bicubic_window import filtered_bicubic, fold
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.weights import ChainedWeights, WindowWeights
 from model.upsamplers.window import centered_window, reflect, window_scores
 
@@ -47,6 +47,7 @@ class JbuStage(nn.Module):
             ValueError: the grid is too small for the radius.
         """
         window = centered_window((guidance.shape[2], guidance.shape[3]), self.radius, reflect)
+        guidance = channels_last(guidance)
         keys = self.range_proj(guidance).permute(0, 2, 3, 1)
         temperature = self.range_temp.exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
         similar = (temperature * window_scores(keys, keys, window)[:, :, :, 0]).softmax(dim=-1)

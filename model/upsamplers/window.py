@@ -14,7 +14,7 @@ other devices, a loop over the cells of the window runs in torch (window_torch.p
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -77,6 +77,11 @@ class Window(NamedTuple):
     def column_users(self) -> Users:
         """Which output columns use each column of the source."""
         return _users(self.columns, self.source_size[1])
+
+    def split_rows(self, rows: int) -> Iterator[Window]:
+        """The windows of blocks of output rows."""
+        for part, valid in zip(self.rows.split(rows), self.valid_rows.split(rows), strict=True):
+            yield self._replace(rows=part, valid_rows=valid)
 
     def to(self, device: torch.device) -> Window:
         """The same window on a device."""

@@ -92,11 +92,11 @@ def _mix(source: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.
     for line in numba.prange(batch * height):
         b, y = line // height, line % height
         total = np.empty(BLOCK, source.dtype)
-        for x in range(width):
-            for g in range(groups):
-                weight = weights[b, y, x, g]
-                for first in range(g * part, (g + 1) * part, BLOCK):
-                    channels = min(BLOCK, (g + 1) * part - first)
+        for g in range(groups):
+            for first in range(g * part, (g + 1) * part, BLOCK):
+                channels = min(BLOCK, (g + 1) * part - first)
+                for x in range(width):
+                    weight = weights[b, y, x, g]
                     total[:] = 0
                     for i in range(rows.shape[1]):
                         for j in range(window_columns):

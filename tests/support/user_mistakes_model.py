@@ -155,18 +155,18 @@ MODEL_MISTAKES = [
         2,
         "checkpoint= out={w}/x: both are required, a run folder or checkpoint and the folder to write",
     ),
-    ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt or .safetensors"),
+    ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt, .pth or .safetensors"),
     (
         "convert",
         "source={w}/nowhere.ckpt out={w}/x",
         2,
-        "source='{w}/nowhere.ckpt': no such file; give a published .ckpt or .safetensors",
+        "source='{w}/nowhere.ckpt': no such file; give a published .ckpt, .pth or .safetensors",
     ),
     (
         "convert",
         "source={w}/mutes out={w}/x",
         2,
-        "source='{w}/mutes': no such file; give a published .ckpt or .safetensors",
+        "source='{w}/mutes': no such file; give a published .ckpt, .pth or .safetensors",
     ),
     ("convert", "source={w}/text.ckpt out=", 2, "out= is empty: give the folder to write the model to"),
 ]
