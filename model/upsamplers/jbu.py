@@ -125,7 +125,7 @@ class Jbu(nn.Module):
         drop, conv = self.fixup_proj
         weight, bias = (getattr(conv, name) for name in ("weight", "bias"))
         mixed = features + FIXUP * functional.conv2d(drop(features), weight)
-        return weights.apply(mixed) + FIXUP * bias[:, None, None]
+        return weights.apply(mixed).add_(FIXUP * bias[:, None, None])
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -20,8 +20,8 @@ from model.dtypes import upcast_half
 if TYPE_CHECKING:
     from model.upsamplers.window import Window
 
-# Channels that are summed together.
-BLOCK = 32
+# So few channels are summed one by one; more of them, together.
+NARROW = 4
 
 Function = Callable[..., None]
 
@@ -71,38 +71,32 @@ def _compiled(function: Function) -> Function:
         return numba.njit(**options)(plain)
 
 
-def _inlined(function: Function) -> Function:
-    return numba.njit(inline="always")(inspect.unwrap(function))
-
-
-@_inlined
-def _add(total: np.ndarray, weight: float, value: np.ndarray, channels: int) -> None:
-    if channels == BLOCK:
-        for c in range(BLOCK):  # a constant length: the totals stay in registers
-            total[c] += weight * value[c]
-    else:
-        for c in range(channels):
-            total[c] += weight * value[c]
-
-
 @_compiled
 def _mix(source: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     batch, height, width, groups, _ = weights.shape
     part, window_columns = source.shape[3] // groups, columns.shape[1]
     for line in numba.prange(batch * height):
         b, y = line // height, line % height
-        total = np.empty(BLOCK, source.dtype)
-        for g in range(groups):
-            for first in range(g * part, (g + 1) * part, BLOCK):
-                channels = min(BLOCK, (g + 1) * part - first)
-                for x in range(width):
-                    weight = weights[b, y, x, g]
+        for x in range(width):
+            for g in range(groups):
+                weight = weights[b, y, x, g]
+                total = out[b, y, x, g * part : (g + 1) * part]
+                if part <= NARROW:
+                    for c in range(part):
+                        one = weight[0] * 0
+                        for i in range(rows.shape[1]):
+                            row = rows[y, i]
+                            for j in range(window_columns):
+                                one += weight[i * window_columns + j] * source[b, row, columns[x, j], g * part + c]
+                        total[c] = one
+                else:
                     total[:] = 0
                     for i in range(rows.shape[1]):
                         for j in range(window_columns):
-                            cell = source[b, rows[y, i], columns[x, j], first : first + channels]
-                            _add(total, weight[i * window_columns + j], cell, channels)
-                    out[b, y, x, first : first + channels] = total[:channels]
+                            cell = source[b, rows[y, i], columns[x, j], g * part : (g + 1) * part]
+                            factor = weight[i * window_columns + j]
+                            for c in range(part):
+                                total[c] += factor * cell[c]
 
 
 @_compiled
@@ -121,33 +115,33 @@ def _scatter(
     part = out.shape[3] // groups
     for line in numba.prange(batch * height):
         b, row = line // height, line % height
-        total = np.empty(BLOCK, values.dtype)
         for column in range(width):
             for g in range(groups):
-                for first in range(g * part, (g + 1) * part, BLOCK):
-                    channels = min(BLOCK, (g + 1) * part - first)
-                    total[:] = 0
-                    for m in range(row_starts[row], row_starts[row + 1]):
-                        y, i = row_users[m]
-                        for n in range(column_starts[column], column_starts[column + 1]):
-                            x, j = column_users[n]
-                            value = values[b, y, x, first : first + channels]
-                            _add(total, weights[b, y, x, g, i * window_columns + j], value, channels)
-                    out[b, row, column, first : first + channels] = total[:channels]
+                total = out[b, row, column, g * part : (g + 1) * part]
+                total[:] = 0
+                for m in range(row_starts[row], row_starts[row + 1]):
+                    y, i = row_users[m]
+                    for n in range(column_starts[column], column_starts[column + 1]):
+                        x, j = column_users[n]
+                        value = values[b, y, x, g * part : (g + 1) * part]
+                        factor = weights[b, y, x, g, i * window_columns + j]
+                        for c in range(part):
+                            total[c] += factor * value[c]
 
 
 @_compiled
 def _scores(queries: np.ndarray, keys: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     batch, height, width, groups, _ = out.shape
-    part = queries.shape[3] // groups
+    part, window_columns = queries.shape[3] // groups, columns.shape[1]
     for line in numba.prange(batch * height):
         b, y = line // height, line % height
         for x in range(width):
-            for i in range(rows.shape[1]):
-                for j in range(columns.shape[1]):
-                    key = keys[b, rows[y, i], columns[x, j]]
-                    for g in range(groups):
-                        total = key[0] * 0
-                        for c in range(g * part, (g + 1) * part):
-                            total += queries[b, y, x, c] * key[c]
-                        out[b, y, x, g, i * columns.shape[1] + j] = total
+            for g in range(groups):
+                query = queries[b, y, x, g * part : (g + 1) * part]
+                for i in range(rows.shape[1]):
+                    for j in range(window_columns):
+                        key = keys[b, rows[y, i], columns[x, j], g * part : (g + 1) * part]
+                        total = query[0] * 0
+                        for c in range(part):
+                            total += query[c] * key[c]
+                        out[b, y, x, g, i * window_columns + j] = total

@@ -14,6 +14,7 @@ is. A small run before it loads libraries and compiled code.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -70,8 +71,6 @@ def published_anyup(model: AnyUp, features: Tensor, guidance: Tensor, size: int)
     import torch
     from torch.nn import functional
 
-    from model.upsamplers.anyup import ratio_window
-
     grid = (features.shape[2], features.shape[3])
     encoded = model.rope(model.image_encoder(guidance))
     queries = model.query_conv(functional.adaptive_avg_pool2d(model.query_encoder(encoded), size))
@@ -80,11 +79,19 @@ def published_anyup(model: AnyUp, features: Tensor, guidance: Tensor, size: int)
     query, key = (
         part.flatten(1, 2).unflatten(2, (4, -1)).transpose(1, 2) for part in model.attention.project(queries, keys)
     )
-    window = ratio_window(grid, (size, size), model.window_ratio)
-    cells = (window.rows[:, None, :, None] * grid[1] + window.columns[None, :, None, :]).flatten(2).flatten(0, 1)
-    hidden = torch.ones(size * size, grid[0] * grid[1], dtype=torch.bool).scatter_(1, cells, False)
+    hidden = torch.ones(size, size, *grid, dtype=torch.bool)
+    for y, (first_row, end_row) in enumerate(_visible(size, grid[0], model.window_ratio)):
+        for x, (first_column, end_column) in enumerate(_visible(size, grid[1], model.window_ratio)):
+            hidden[y, x, first_row:end_row, first_column:end_column] = False
+    hidden = hidden.flatten(2).flatten(0, 1)
     weights = (query @ key.transpose(2, 3)).masked_fill(hidden, -torch.inf).softmax(dim=-1).mean(dim=1)
     return (weights @ features.flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, (size, size))
+
+
+def _visible(pixels: int, cells: int, ratio: float) -> list[tuple[int, int]]:
+    """First and end of the cells that each pixel of a row or column sees."""
+    centers = [(pixel + 0.5) / pixels for pixel in range(pixels)]
+    return [(int(max(c - ratio, 0) * cells), math.ceil(min(c + ratio, 1) * cells)) for c in centers]
 
 
 def run_jbu(form: str, grid: int, channels: int) -> Callable[[], Tensor]:
