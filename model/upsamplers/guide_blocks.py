@@ -36,7 +36,7 @@ class ResBlock(nn.Module):
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Features of the same shape."""
-        return features + self.block(features)
+        return self.block(features).add_(features)
 
 
 def encoder(inputs: int, channels: int, kernel: int = 1, groups: int = GROUPS) -> nn.Sequential:
