@@ -20,8 +20,10 @@ from model.dtypes import upcast_half
 if TYPE_CHECKING:
     from model.upsamplers.window import Window
 
-# So few channels are summed one by one; more of them, together.
+# So few channels are summed two at a time, in registers; more of them all at once, in the output.
 NARROW = 4
+# Fewer products than this take less time than waking another thread on a busy machine.
+PARALLEL_PRODUCTS = 2**21
 
 Function = Callable[..., None]
 
@@ -33,7 +35,7 @@ def mix(
 ) -> Float[Tensor, "B H W C"]:
     """See window_mix."""
     out = source.new_empty(len(source), *window.size, source.shape[3])
-    _call(_mix, source, weights, window.rows, window.columns, out)
+    _call(_mix, weights.numel() * source.shape[3], source, weights, window.rows, window.columns, out)
     return out
 
 
@@ -42,7 +44,7 @@ def scores(
 ) -> Float[Tensor, "B H W G N"]:
     """See window_scores."""
     out = queries.new_empty(*queries.shape[:3], groups, window.cells)
-    _call(_scores, queries, keys, window.rows, window.columns, out)
+    _call(_scores, out.numel() * keys.shape[3], queries, keys, window.rows, window.columns, out)
     return out
 
 
@@ -51,13 +53,15 @@ def scatter(
 ) -> Float[Tensor, "B h w C"]:
     """See window_scatter; in parallel over rows of the source, each with the output rows that use it."""
     out = values.new_empty(len(values), *window.source_size, values.shape[3])
-    _call(_scatter, values, weights, *window.row_users, *window.column_users, window.columns.shape[1], out)
+    lists = *window.row_users, *window.column_users
+    _call(_scatter, weights.numel() * values.shape[3], values, weights, *lists, window.columns.shape[1], out)
     return out
 
 
-def _call(function: Callable[..., None], *args: Tensor | int) -> None:
+def _call(function: Callable[..., None], products: int, *args: Tensor | int) -> None:
+    """Run a function that makes so many products (times the number of groups)."""
     most: int = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
-    numba.set_num_threads(min(torch.get_num_threads(), most))
+    numba.set_num_threads(1 if products < PARALLEL_PRODUCTS else min(torch.get_num_threads(), most))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
 
 
@@ -82,13 +86,16 @@ def _mix(source: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.
                 weight = weights[b, y, x, g]
                 total = out[b, y, x, g * part : (g + 1) * part]
                 if part <= NARROW:
-                    for c in range(part):
-                        one = weight[0] * 0
+                    for c in range(0, part, 2):
+                        other = min(c + 1, part - 1)
+                        first, second = weight[0] * 0, weight[0] * 0
                         for i in range(rows.shape[1]):
-                            row = rows[y, i]
+                            line_cells = source[b, rows[y, i]]
                             for j in range(window_columns):
-                                one += weight[i * window_columns + j] * source[b, row, columns[x, j], g * part + c]
-                        total[c] = one
+                                factor, column = weight[i * window_columns + j], columns[x, j]
+                                first += factor * line_cells[column, g * part + c]
+                                second += factor * line_cells[column, g * part + other]
+                        total[c], total[other] = first, second
                 else:
                     total[:] = 0
                     for i in range(rows.shape[1]):
