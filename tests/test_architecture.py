@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "eval": {"configs", "pipelines", "model", "eval"},
     "train.py": {"configs", "pipelines", "model", "eval"},
     "denseav.py": {"model", "eval"},
-    "hubconf.py": {"denseav"},
+    "hubconf.py": {"denseav", "model"},
 }
 TOP_LEVEL = ("train.py", "denseav.py", "hubconf.py")
 SOURCES = [

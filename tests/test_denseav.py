@@ -12,6 +12,7 @@ from tiny_training import save, tiny_config, tiny_state
 import denseav
 import hubconf
 from model.published import NAMES, PACKAGED
+from model.published_upsamplers import FEATUP
 
 
 def test_a_run_a_step_and_an_exported_folder_give_the_same_maps(tmp_path):
@@ -36,7 +37,7 @@ def test_the_public_names_are_documented():
 
 def test_torch_hub_has_an_entry_for_every_name_and_names_what_it_needs():
     entries = {name for name, value in vars(hubconf).items() if callable(value) and not name.startswith("_")}
-    assert entries == set(NAMES)
+    assert entries == {*NAMES, *FEATUP}
     for package in hubconf.dependencies:
         __import__(package)
 

@@ -34,8 +34,12 @@ def convert_file(source: str, num_heads: int = 0) -> Converted:
     Raises:
         UsageError: no such file, it cannot be read, or it is not a checkpoint of a supported system.
     """
-    content = _read(source)
-    stored, settings = _state_dict(content, source), _settings(content, Path(source))
+    return convert_content(read_content(source), source, num_heads)
+
+
+def convert_content(content: Any, source: str, num_heads: int = 0) -> Converted:
+    """The same from the content of the file."""
+    stored, settings = state_dict(content, source), _settings(content, Path(source))
     systems = converters()
     name = next((name for name, converter in systems.items() if converter.recognizes(stored, settings)), None)
     if name is None:
@@ -50,13 +54,17 @@ def convert_file(source: str, num_heads: int = 0) -> Converted:
         raise UsageError(f"source={source}: not a {name} checkpoint ({type(error).__name__}: {details})") from None
 
 
-def _read(source: str) -> Any:
-    """The content of a checkpoint file, read without running code in it."""
+def read_content(source: str) -> Any:
+    """The content of a checkpoint file, read without running code in it.
+
+    Raises:
+        UsageError: no such file, or it cannot be read.
+    """
     from model.weights_file import read_checkpoint
 
     path = Path(source)
     if not source or not path.is_file():
-        raise UsageError(f"source={source!r}: no such file; give a published .ckpt or .safetensors")
+        raise UsageError(f"source={source!r}: no such file; give a published .ckpt, .pth or .safetensors")
     try:
         return read_checkpoint(path)
     except Exception as error:
@@ -69,7 +77,12 @@ def _read(source: str) -> Any:
         raise UsageError(f"source={source} cannot be read without running code in it ({reason[:200]})") from None
 
 
-def _state_dict(content: Any, source: str) -> Mapping[str, Tensor]:
+def state_dict(content: Any, source: str) -> Mapping[str, Tensor]:
+    """The tensors by name in the content of a file.
+
+    Raises:
+        UsageError: it contains none, or something else.
+    """
     from torch import Tensor
 
     state = content.get("state_dict", content) if isinstance(content, dict) else None

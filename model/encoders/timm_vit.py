@@ -30,6 +30,7 @@ def create_vit(
     config_key: str,
     norm_eps: float | None = None,
     gradient_checkpointing: bool = False,
+    num_classes: int = 0,
 ) -> VisionTransformer:
     """Create a transformer whose `forward_features` returns [N prefix+patches C], normalized, class token first.
 
@@ -43,6 +44,7 @@ def create_vit(
         config_key: the setting of the name, for error messages: `model.image_encoder=`, `model.audio_encoder=mel:`.
         norm_eps: epsilon of all layer norms; None: the model's own.
         gradient_checkpointing: recompute blocks in the backward pass instead of storing their activations.
+        num_classes: outputs of the head, such as the projection of CLIP; 0: no head.
 
     Raises:
         ValueError: no such model, no class token, or weights that are missing or do not fit.
@@ -59,7 +61,7 @@ def create_vit(
     if weights not in (PRETRAINED, RANDOM):
         # Without `classifier`, timm would load what fits and ignore the rest.
         overlay = {
-            "state_dict": read_weights(weights, weights_origin, ignore=("head.",)),
+            "state_dict": read_weights(weights, weights_origin, ignore=() if num_classes else ("head.",)),
             "source": "",
             "classifier": None,
         }
@@ -68,7 +70,7 @@ def create_vit(
             name,
             pretrained=weights != RANDOM,
             pretrained_cfg_overlay=overlay,
-            num_classes=0,
+            num_classes=num_classes,
             in_chans=in_channels,
             img_size=size_px,
             dynamic_img_size=True,

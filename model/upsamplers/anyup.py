@@ -10,10 +10,13 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, CrossAttention, ResBlock, RotaryEmbedding, encoder, pool
 from model.upsamplers.weights import WindowWeights
 from model.upsamplers.window import Window
+
+# Responses of filters that are held at once.
+RESPONSES_PER_BLOCK = 2**22
 
 
 class FeatureUnification(nn.Module):
@@ -38,13 +41,24 @@ class FeatureUnification(nn.Module):
         return self.blocks(self.unify(features))
 
     def unify(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D H W"]:
-        """The mean over channels of the softmax of the responses."""
-        filters, channels = len(self.basis), features.shape[1]
+        """The mean over channels of the softmax of the responses; in blocks of rows: a cell has C x D responses."""
+        filters, (_, channels, height, width) = len(self.basis), features.shape
         radius = self.basis.shape[2] // 2
-        normalized = functional.normalize(features, dim=1)
-        response = functional.conv2d(normalized.flatten(0, 1)[:, None], self.basis, padding=radius)
         inside = functional.conv2d(torch.ones_like(features[:1, :1]), torch.ones_like(self.basis[:1]), padding=radius)
-        response = (response / inside).unflatten(0, (len(features), channels))
+        padded = functional.pad(functional.normalize(features, dim=1), [radius] * 4)
+        rows = max(1, RESPONSES_PER_BLOCK // (len(features) * channels * filters * width))
+        blocks = [
+            self._unify_rows(padded[:, :, first : first + rows + 2 * radius], inside[:, :, first : first + rows])
+            for first in range(0, height, rows)
+        ]
+        return torch.cat(blocks, dim=2)
+
+    def _unify_rows(
+        self, padded: Float[Tensor, "B C H_padded W_padded"], inside: Float[Tensor, "1 1 H W"]
+    ) -> Float[Tensor, "B D H W"]:
+        filters, (batch, channels) = len(self.basis), padded.shape[:2]
+        response = functional.conv2d(padded.flatten(0, 1)[:, None], self.basis) / inside
+        response = response.unflatten(0, (batch, channels))
         if self.published_order:
             return response.flatten(1, 2).unflatten(1, (filters, channels)).softmax(dim=1).mean(dim=2)
         return response.softmax(dim=2).mean(dim=1)
@@ -93,7 +107,7 @@ class AnyUp(nn.Module):
     ) -> WindowWeights:
         """The same for a normalized image."""
         grid = (features.shape[2], features.shape[3])
-        encoded = self.rope(self.image_encoder(guidance))
+        encoded = self.rope(self.image_encoder(channels_last(guidance)))
         keys = pool(self.key_encoder(encoded), grid)
         keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
         queries = self.query_conv(pool(self.query_encoder(encoded), size))

@@ -48,7 +48,7 @@ def fold(
     """Weights for the window of `filtered_bicubic`, from the weights of the filter on the resized grid."""
     side = row_matrix.shape[1]
     by_row = torch.einsum("bhwde,hdi->bhwie", kernel.unflatten(3, (side, side)), row_matrix)
-    return torch.einsum("bhwie,wej->bhwij", by_row, column_matrix).flatten(3)
+    return torch.einsum("bhwie,wej->bhwij", by_row, column_matrix).contiguous().flatten(3)
 
 
 def _compose(source: int, positions: Int[Tensor, "N K"]) -> tuple[Int[Tensor, "N R"], Float[Tensor, "N K R"]]:

@@ -14,6 +14,8 @@ from model.upsamplers.window import Window, window_scores
 
 GROUPS = 8
 MAX_FREQUENCY_RATIO = 100.0
+# Numbers of the queries whose weights are computed at once.
+NUMBERS_PER_BLOCK = 2**20
 
 
 class ResBlock(nn.Module):
@@ -27,13 +29,14 @@ class ResBlock(nn.Module):
     def __init__(self, channels: int, groups: int = GROUPS) -> None:
         super().__init__()
         layers = (
-            (nn.GroupNorm(groups, channels), nn.SiLU(), nn.Conv2d(channels, channels, 1, bias=False)) for _ in "12"
+            (nn.GroupNorm(groups, channels), nn.SiLU(inplace=True), nn.Conv2d(channels, channels, 1, bias=False))
+            for _ in "12"
         )
         self.block = nn.Sequential(*(layer for triple in layers for layer in triple))
 
     def forward(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H W"]:
         """Features of the same shape."""
-        return features + self.block(features)
+        return self.block(features).add_(features)
 
 
 def encoder(inputs: int, channels: int, kernel: int = 1, groups: int = GROUPS) -> nn.Sequential:
@@ -61,10 +64,15 @@ class RotaryEmbedding(nn.Module):
         rows, columns = (
             torch.linspace(0, 1, n, device=features.device, dtype=self.freqs.dtype) for n in features.shape[2:]
         )
-        angles = rows[:, None, None] * self.freqs[0] + columns[:, None] * self.freqs[1]
-        angles = angles.permute(2, 0, 1)
         first, second = features.chunk(2, dim=1)
-        return features * angles.cos() + torch.cat([-second, first], dim=1) * angles.sin()
+        half = features.shape[1] // 2
+
+        def turn(part: Tensor, other: Tensor, frequencies: Tensor) -> Tensor:
+            angles = rows[:, None, None] * frequencies[0] + columns[:, None] * frequencies[1]
+            angles = angles.permute(2, 0, 1)
+            return torch.addcmul(part * angles.cos(), other, angles.sin())
+
+        return torch.cat([turn(first, -second, self.freqs[:, :half]), turn(second, first, self.freqs[:, half:])], dim=1)
 
 
 class CrossAttention(nn.Module):
@@ -85,23 +93,31 @@ class CrossAttention(nn.Module):
         self, queries: Float[Tensor, "B D H W"], keys: Float[Tensor, "B D h w"]
     ) -> tuple[Float[Tensor, "B H W D"], Float[Tensor, "B h w D"]]:
         """Queries and keys, channels last, scaled so that their inner products are the logits."""
-        scale = (queries.shape[1] // self.heads) ** -0.5
-        query = self.query(self.norm_q(queries.permute(0, 2, 3, 1))) * scale
-        return query, self.key(self.norm_k(keys.permute(0, 2, 3, 1)))
+        return self._query(queries), self.key(self.norm_k(keys.permute(0, 2, 3, 1)))
 
     def window_weights(
         self, queries: Float[Tensor, "B D H W"], keys: Float[Tensor, "B D h w"], window: Window
     ) -> Float[Tensor, "B H W 1 N"]:
-        """Softmax over the cells of each window; padding has weight 0."""
-        query, key = self.project(queries, keys)
-        hidden = ~window.valid
-        total = query.new_zeros(())
-        for one_query, one_key in zip(query.chunk(self.heads, dim=3), key.chunk(self.heads, dim=3), strict=True):
-            logits = window_scores(one_query, one_key, window)[:, :, :, 0]
-            total = total + logits.masked_fill(hidden, -torch.inf).softmax(dim=-1)
-        return (total / self.heads)[:, :, :, None]
+        """Softmax over the cells of each window; padding has weight 0.
+
+        Computed in blocks of rows, so that logits and normalized queries of all pixels are never held at once.
+        """
+        key = self.key(self.norm_k(keys.permute(0, 2, 3, 1)))
+        rows = max(1, NUMBERS_PER_BLOCK // (len(queries) * queries.shape[1] * queries.shape[3]))
+        blocks = zip(queries.split(rows, dim=2), window.split_rows(rows), strict=True)
+        return torch.cat([self._block_weights(block, key, part) for block, part in blocks], dim=1)
+
+    def _block_weights(
+        self, queries: Float[Tensor, "B D H W"], key: Float[Tensor, "B h w D"], window: Window
+    ) -> Float[Tensor, "B H W 1 N"]:
+        logits = window_scores(self._query(queries), key, window, self.heads)
+        hidden = ~window.valid[:, :, None]
+        return logits.masked_fill(hidden, -torch.inf).softmax(dim=-1).mean(dim=3, keepdim=True)
+
+    def _query(self, queries: Float[Tensor, "B D H W"]) -> Float[Tensor, "B H W D"]:
+        return self.query(self.norm_q(queries.permute(0, 2, 3, 1))) * (queries.shape[1] // self.heads) ** -0.5
 
 
 def pool(features: Float[Tensor, "B C H W"], size: tuple[int, int]) -> Float[Tensor, "B C h w"]:
-    """Adaptive average."""
-    return functional.adaptive_avg_pool2d(features, size)
+    """Adaptive average; features of this size stay as they are."""
+    return features if features.shape[2:] == size else functional.adaptive_avg_pool2d(features, size)

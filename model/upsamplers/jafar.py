@@ -10,7 +10,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, CrossAttention, RotaryEmbedding, encoder, pool
 
 PIXELS_PER_BLOCK = 4096
@@ -72,7 +72,7 @@ class Jafar(nn.Module):
         self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> GlobalWeights:
         """The same for a normalized image."""
-        encoded = self.rope(self.image_encoder(guidance))
+        encoded = self.rope(self.image_encoder(channels_last(guidance)))
         keys = self._normalize(pool(self.key_encoder(encoded), (features.shape[2], features.shape[3])))
         feature = self.feature_encoder(functional.normalize(features, dim=1))
         keys = self.gamma(feature) * keys + self.beta(feature)

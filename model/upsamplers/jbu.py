@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from model.upsamplers.bicubic_window import filtered_bicubic, fold
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.weights import ChainedWeights, WindowWeights
 from model.upsamplers.window import centered_window, reflect, window_scores
 
@@ -47,6 +47,7 @@ class JbuStage(nn.Module):
             ValueError: the grid is too small for the radius.
         """
         window = centered_window((guidance.shape[2], guidance.shape[3]), self.radius, reflect)
+        guidance = channels_last(guidance)
         keys = self.range_proj(guidance).permute(0, 2, 3, 1)
         temperature = self.range_temp.exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
         similar = (temperature * window_scores(keys, keys, window)[:, :, :, 0]).softmax(dim=-1)
@@ -80,6 +81,7 @@ class Jbu(nn.Module):
 
     def __init__(self, channels: int = 0) -> None:
         super().__init__()
+        self.channels = channels
         self.up1, self.up2, self.up3, self.up4 = (JbuStage() for _ in range(STAGES))
         self.fixup_proj = nn.Sequential(nn.Dropout2d(0.2), nn.Conv2d(channels, channels, 1)) if channels else None
 
@@ -123,7 +125,7 @@ class Jbu(nn.Module):
         drop, conv = self.fixup_proj
         weight, bias = (getattr(conv, name) for name in ("weight", "bias"))
         mixed = features + FIXUP * functional.conv2d(drop(features), weight)
-        return weights.apply(mixed) + FIXUP * bias[:, None, None]
+        return weights.apply(mixed).add_(FIXUP * bias[:, None, None])
 
 
 def _mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -11,7 +11,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import normalize_image
+from model.upsamplers.guidance import channels_last, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, pool
 from model.upsamplers.weights import WindowWeights
 from model.upsamplers.window import Window, full_window, window_scores
@@ -50,7 +50,7 @@ class Naf(nn.Module):
         Args:
             coordinate_scale: of the rotary embedding; drawn log-uniformly from 1/2 to 2 in training.
         """
-        guidance = _shrink(guidance, (MAX_IMAGE_RATIO * size[0], MAX_IMAGE_RATIO * size[1]))
+        guidance = _shrink(channels_last(guidance), (MAX_IMAGE_RATIO * size[0], MAX_IMAGE_RATIO * size[1]))
         encoded = pool(torch.cat([self.pixel_branch(guidance), self.context_branch(guidance)], dim=1), size)
         queries = rotate(encoded, HEADS, coordinate_scale)
         keys = pool(queries, grid)

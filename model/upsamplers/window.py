@@ -8,13 +8,13 @@ channels-last tensors are each other's gradients, so they need no code of their 
     window_scatter(values, weights)  out[i, j] = sum over pixels (y, x) of weights[y, x, i, j] * values[y, x]
 
 Nothing is unfolded: the largest tensor beside inputs and outputs has one number for each pixel and cell of its window.
-On a CPU one compiled pass (window_numba.py) or, without numba, a loop over the cells of the window in torch
-(window_torch.py), which also runs on other devices. Sums are made in float32 at least.
+numba compiles one pass for a CPU (window_numba.py), Triton for a CUDA device (window_triton.py). Without them, and on
+other devices, a loop over the cells of the window runs in torch (window_torch.py). Sums are made in float32 at least.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib.util import find_spec
 from types import ModuleType
@@ -24,7 +24,17 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from model.dtypes import upcast_half
+
+class Users(NamedTuple):
+    """The output rows (or columns) that use each row (column) of the source.
+
+    Attributes:
+        pairs: output row and place in its window, in the order of the source rows that they use.
+        starts: of the part of each source row among the pairs, and the end of the last.
+    """
+
+    pairs: Int[Tensor, "N_users 2"]
+    starts: Int[Tensor, "N_starts"]
 
 
 class Window(NamedTuple):
@@ -57,6 +67,21 @@ class Window(NamedTuple):
     def valid(self) -> Bool[Tensor, "H W N"]:
         """Which cells of each window are not padding."""
         return (self.valid_rows[:, None, :, None] & self.valid_columns[None, :, None, :]).flatten(2)
+
+    @property
+    def row_users(self) -> Users:
+        """Which output rows use each row of the source."""
+        return _users(self.rows, self.source_size[0])
+
+    @property
+    def column_users(self) -> Users:
+        """Which output columns use each column of the source."""
+        return _users(self.columns, self.source_size[1])
+
+    def split_rows(self, rows: int) -> Iterator[Window]:
+        """The windows of blocks of output rows."""
+        for part, valid in zip(self.rows.split(rows), self.valid_rows.split(rows), strict=True):
+            yield self._replace(rows=part, valid_rows=valid)
 
     def to(self, device: torch.device) -> Window:
         """The same window on a device."""
@@ -132,6 +157,12 @@ def reflect(index: Int[Tensor, "*"], size: int) -> Int[Tensor, "*"]:
     return reflected
 
 
+def _users(indices: Int[Tensor, "N K"], size: int) -> Users:
+    order = indices.flatten().argsort(stable=True)
+    starts = torch.searchsorted(indices.flatten()[order], torch.arange(size + 1, device=indices.device))
+    return Users(torch.stack([order // indices.shape[1], order % indices.shape[1]], dim=1), starts)
+
+
 def _check(window: Window, source: Any, weights: Any) -> None:
     batch, *size, groups, cells = weights
     if (source[0], *source[1:3], *size, cells) != (batch, *window.source_size, *window.size, window.cells):
@@ -194,17 +225,21 @@ def _run(operation: str, first: Tensor, second: Tensor, window: Window, *args: i
     """Run an operation in the implementation of the device, in float32 at least; the result has the wider dtype."""
     dtype = torch.promote_types(first.dtype, second.dtype)
     implementation = _implementation(first.device.type)
-    function = getattr(implementation, operation)
-    operands = (upcast_half(one.detach()).contiguous() for one in (first, second))
-    return function(*operands, window.to(first.device), *args).to(dtype)
+    first, second = (implementation.prepare(one.detach()).contiguous() for one in (first, second))
+    return getattr(implementation, operation)(first, second, window.to(first.device), *args).to(dtype)
 
 
 @cache
 def _implementation(device: str) -> ModuleType:
+    """The module of a device: mix, scores, scatter, and prepare, which brings operands to a dtype that it reads."""
     if device == "cpu" and find_spec("numba"):
         from model.upsamplers import window_numba
 
         return window_numba
+    if device == "cuda" and find_spec("triton"):
+        from model.upsamplers import window_triton
+
+        return window_triton
     from model.upsamplers import window_torch
 
     return window_torch

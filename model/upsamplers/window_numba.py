@@ -12,16 +12,22 @@ from typing import TYPE_CHECKING, Any
 import numba
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from model.dtypes import upcast_half
 
 if TYPE_CHECKING:
     from model.upsamplers.window import Window
 
-# Channels that are summed together.
-BLOCK = 32
+# So few channels are summed two at a time, in registers; more of them all at once, in the output.
+NARROW = 4
+# Fewer products than this take less time than waking another thread on a busy machine.
+PARALLEL_PRODUCTS = 2**21
 
 Function = Callable[..., None]
+
+prepare = upcast_half
 
 
 def mix(
@@ -29,7 +35,7 @@ def mix(
 ) -> Float[Tensor, "B H W C"]:
     """See window_mix."""
     out = source.new_empty(len(source), *window.size, source.shape[3])
-    _call(_mix, source, weights, window.rows, window.columns, out)
+    _call(_mix, weights.numel() * source.shape[3], source, weights, window.rows, window.columns, out)
     return out
 
 
@@ -38,7 +44,7 @@ def scores(
 ) -> Float[Tensor, "B H W G N"]:
     """See window_scores."""
     out = queries.new_empty(*queries.shape[:3], groups, window.cells)
-    _call(_scores, queries, keys, window.rows, window.columns, out)
+    _call(_scores, out.numel() * keys.shape[3], queries, keys, window.rows, window.columns, out)
     return out
 
 
@@ -47,21 +53,15 @@ def scatter(
 ) -> Float[Tensor, "B h w C"]:
     """See window_scatter; in parallel over rows of the source, each with the output rows that use it."""
     out = values.new_empty(len(values), *window.source_size, values.shape[3])
-    lists = (tensor for part, size in zip(window[:2], window.source_size, strict=True) for tensor in _users(part, size))
-    _call(_scatter, values, weights, *lists, window.columns.shape[1], out)
+    lists = *window.row_users, *window.column_users
+    _call(_scatter, weights.numel() * values.shape[3], values, weights, *lists, window.columns.shape[1], out)
     return out
 
 
-def _users(indices: Int[Tensor, "N K"], size: int) -> tuple[Int[Tensor, "users 2"], Int[Tensor, "starts"]]:
-    """Which (output index, place in its window) use each source index: sorted by it, and where its part starts."""
-    order = indices.flatten().argsort(stable=True)
-    starts = torch.searchsorted(indices.flatten()[order], torch.arange(size + 1))
-    return torch.stack([order // indices.shape[1], order % indices.shape[1]], dim=1), starts
-
-
-def _call(function: Callable[..., None], *args: Tensor | int) -> None:
+def _call(function: Callable[..., None], products: int, *args: Tensor | int) -> None:
+    """Run a function that makes so many products (times the number of groups)."""
     most: int = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(min(torch.get_num_threads(), most))
+    numba.set_num_threads(1 if products < PARALLEL_PRODUCTS else min(torch.get_num_threads(), most))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
 
 
@@ -75,38 +75,35 @@ def _compiled(function: Function) -> Function:
         return numba.njit(**options)(plain)
 
 
-def _inlined(function: Function) -> Function:
-    return numba.njit(inline="always")(inspect.unwrap(function))
-
-
-@_inlined
-def _add(total: np.ndarray, weight: float, value: np.ndarray, channels: int) -> None:
-    if channels == BLOCK:
-        for c in range(BLOCK):  # a constant length: the totals stay in registers
-            total[c] += weight * value[c]
-    else:
-        for c in range(channels):
-            total[c] += weight * value[c]
-
-
 @_compiled
 def _mix(source: np.ndarray, weights: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     batch, height, width, groups, _ = weights.shape
     part, window_columns = source.shape[3] // groups, columns.shape[1]
     for line in numba.prange(batch * height):
         b, y = line // height, line % height
-        total = np.empty(BLOCK, source.dtype)
         for x in range(width):
             for g in range(groups):
                 weight = weights[b, y, x, g]
-                for first in range(g * part, (g + 1) * part, BLOCK):
-                    channels = min(BLOCK, (g + 1) * part - first)
+                total = out[b, y, x, g * part : (g + 1) * part]
+                if part <= NARROW:
+                    for c in range(0, part, 2):
+                        other = min(c + 1, part - 1)
+                        first, second = weight[0] * 0, weight[0] * 0
+                        for i in range(rows.shape[1]):
+                            line_cells = source[b, rows[y, i]]
+                            for j in range(window_columns):
+                                factor, column = weight[i * window_columns + j], columns[x, j]
+                                first += factor * line_cells[column, g * part + c]
+                                second += factor * line_cells[column, g * part + other]
+                        total[c], total[other] = first, second
+                else:
                     total[:] = 0
                     for i in range(rows.shape[1]):
                         for j in range(window_columns):
-                            cell = source[b, rows[y, i], columns[x, j], first : first + channels]
-                            _add(total, weight[i * window_columns + j], cell, channels)
-                    out[b, y, x, first : first + channels] = total[:channels]
+                            cell = source[b, rows[y, i], columns[x, j], g * part : (g + 1) * part]
+                            factor = weight[i * window_columns + j]
+                            for c in range(part):
+                                total[c] += factor * cell[c]
 
 
 @_compiled
@@ -125,33 +122,33 @@ def _scatter(
     part = out.shape[3] // groups
     for line in numba.prange(batch * height):
         b, row = line // height, line % height
-        total = np.empty(BLOCK, values.dtype)
         for column in range(width):
             for g in range(groups):
-                for first in range(g * part, (g + 1) * part, BLOCK):
-                    channels = min(BLOCK, (g + 1) * part - first)
-                    total[:] = 0
-                    for m in range(row_starts[row], row_starts[row + 1]):
-                        y, i = row_users[m]
-                        for n in range(column_starts[column], column_starts[column + 1]):
-                            x, j = column_users[n]
-                            value = values[b, y, x, first : first + channels]
-                            _add(total, weights[b, y, x, g, i * window_columns + j], value, channels)
-                    out[b, row, column, first : first + channels] = total[:channels]
+                total = out[b, row, column, g * part : (g + 1) * part]
+                total[:] = 0
+                for m in range(row_starts[row], row_starts[row + 1]):
+                    y, i = row_users[m]
+                    for n in range(column_starts[column], column_starts[column + 1]):
+                        x, j = column_users[n]
+                        value = values[b, y, x, g * part : (g + 1) * part]
+                        factor = weights[b, y, x, g, i * window_columns + j]
+                        for c in range(part):
+                            total[c] += factor * value[c]
 
 
 @_compiled
 def _scores(queries: np.ndarray, keys: np.ndarray, rows: np.ndarray, columns: np.ndarray, out: np.ndarray) -> None:
     batch, height, width, groups, _ = out.shape
-    part = queries.shape[3] // groups
+    part, window_columns = queries.shape[3] // groups, columns.shape[1]
     for line in numba.prange(batch * height):
         b, y = line // height, line % height
         for x in range(width):
-            for i in range(rows.shape[1]):
-                for j in range(columns.shape[1]):
-                    key = keys[b, rows[y, i], columns[x, j]]
-                    for g in range(groups):
-                        total = key[0] * 0
-                        for c in range(g * part, (g + 1) * part):
-                            total += queries[b, y, x, c] * key[c]
-                        out[b, y, x, g, i * columns.shape[1] + j] = total
+            for g in range(groups):
+                query = queries[b, y, x, g * part : (g + 1) * part]
+                for i in range(rows.shape[1]):
+                    for j in range(window_columns):
+                        key = keys[b, rows[y, i], columns[x, j], g * part : (g + 1) * part]
+                        total = query[0] * 0
+                        for c in range(part):
+                            total += query[c] * key[c]
+                        out[b, y, x, g, i * window_columns + j] = total

@@ -9,8 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from model.dtypes import upcast_half
+
 if TYPE_CHECKING:
     from model.upsamplers.window import Window
+
+prepare = upcast_half
 
 
 def mix(

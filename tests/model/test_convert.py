@@ -152,7 +152,7 @@ def _write(content):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda _: None, "no such file; give a published .ckpt or .safetensors"),
+        (lambda _: None, "no such file; give a published .ckpt, .pth or .safetensors"),
         (lambda path: path.write_text("text"), "cannot be read without running code in it"),
         (
             _write({"state_dict": {"a": print}}),

@@ -200,18 +200,18 @@ MODEL_MISTAKES = [
         2,
         "checkpoint={w}/damaged_model: model.safetensors is damaged ...",
     ),
-    ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt or .safetensors"),
+    ("convert", "out={w}/x", 2, "source='': no such file; give a published .ckpt, .pth or .safetensors"),
     (
         "convert",
         "source={w}/nowhere.ckpt out={w}/x",
         2,
-        "source='{w}/nowhere.ckpt': no such file; give a published .ckpt or .safetensors",
+        "source='{w}/nowhere.ckpt': no such file; give a published .ckpt, .pth or .safetensors",
     ),
     (
         "convert",
         "source={w}/mutes out={w}/x",
         2,
-        "source='{w}/mutes': no such file; give a published .ckpt or .safetensors",
+        "source='{w}/mutes': no such file; give a published .ckpt, .pth or .safetensors",
     ),
     ("convert", "source={w}/text.ckpt out=", 2, "out= is empty: give the folder to write the model to"),
 ]

@@ -5,8 +5,6 @@ fixed order. Written for sm_80 and sm_90; tests/model/similarity/test_fused_trit
 and checks for spilled registers. Source: reference 1.2; see the package for the algorithm.
 """
 
-import inspect
-from collections.abc import Callable
 from typing import Any, no_type_check
 
 import torch
@@ -14,6 +12,8 @@ import triton
 import triton.language as tl
 from jaxtyping import Float
 from torch import Tensor
+
+from model.triton_jit import kernel
 
 # Under TRITON_INTERPRET=1 (tests) kernels run on a CPU, where bf16 products are wrong and a NaN-propagating maximum
 # takes seconds.
@@ -50,11 +50,6 @@ def fitting_configs(configs: list[triton.Config], features: Float[Tensor, "*n"])
         return (queries + config.num_stages * candidates) * size <= room and (features.itemsize == 2 or queries <= 64)
 
     return [config for config in configs if fits(config)]
-
-
-def kernel(function: Callable) -> Any:
-    """Compile a kernel or a function of one; unwrapped, because tests/conftest.py wraps functions to check shapes."""
-    return triton.jit(inspect.unwrap(function))
 
 
 @kernel

@@ -9,7 +9,6 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -18,9 +17,12 @@ from jaxtyping import install_import_hook
 
 pytest.importorskip("triton")
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "tests/support"))
 
 if __name__ == "__main__":
     install_import_hook(["model"], "beartype.beartype")  # as in conftest.py
+from triton_build import compiled, spilled_bytes
+
 from model.features import AudioFeatures, ImageFeatures
 from model.similarity import dense, fused
 from model.similarity.config import SimilarityConfig
@@ -146,26 +148,14 @@ def check_published_size(device):
     )
 
 
-def compiled(kernel, capability, constants, **options):
-    """Compile a kernel."""
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource, compile
-
-    types = {
-        "argmax_ptr": "*i16",
-        "valid_ptr": "*i1",
-        "order_ptr": "*i32",
-        "start_ptr": "*i32",
-        "query_ptr": "*bf16",
-        "candidate_ptr": "*bf16",
-    }
-    pointers = [name for name in kernel.arg_names if name.endswith("_ptr")]
-    types = {name: types.get(name, "*fp32" if name in pointers else "i32") for name in kernel.arg_names}
-    types |= dict.fromkeys(constants, "constexpr")
-    aligned = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in pointers}
-    return compile(
-        ASTSource(kernel, types, constants, aligned), target=GPUTarget("cuda", capability, 32), options=options
-    )
+TYPES = {
+    "argmax_ptr": "*i16",
+    "valid_ptr": "*i1",
+    "order_ptr": "*i32",
+    "start_ptr": "*i32",
+    "query_ptr": "*bf16",
+    "candidate_ptr": "*bf16",
+}
 
 
 def compiled_search(config, capability, channels, candidates):
@@ -173,19 +163,7 @@ def compiled_search(config, capability, channels, candidates):
 
     flags = dict.fromkeys(("MERGED", "MASKED", "BIASED"), True)
     constants = {"M": candidates, "C": channels, "SETS": 16, "BLOCK_C": 64} | flags | config.kwargs
-    return compiled(search.fn, capability, constants, num_warps=config.num_warps, num_stages=config.num_stages)
-
-
-def spilled_bytes(kernel):
-    """Bytes of registers that a thread spills to memory."""
-    import triton
-
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        Path(file.name).write_bytes(kernel.asm["cubin"])
-        usage = subprocess.run(
-            [triton.knobs.nvidia.cuobjdump.path, "-res-usage", file.name], capture_output=True, text=True, check=True
-        ).stdout
-    return int(usage.split("STACK:")[1].split()[0])
+    return compiled(search.fn, TYPES, capability, constants, num_warps=config.num_warps, num_stages=config.num_stages)
 
 
 def check_kernels_compile(_device):
@@ -198,10 +176,10 @@ def check_kernels_compile(_device):
         search = compiled_search(kernels.CONFIGS[2], capability, 192, 196)
         assert "max.NaN.f32" in search.asm["ptx"]
         assert capability == 80 or "wgmma" in search.asm["ptx"]
-        sort = compiled(kernels.sort, capability, {"BINS": 392, "POWER": 512, "BLOCK": 128})
+        sort = compiled(kernels.sort, TYPES, capability, {"BINS": 392, "POWER": 512, "BLOCK": 128})
         gradients = [
-            compiled(kernels.query_gradients, capability, gradient),
-            compiled(kernels.candidate_gradients, capability, gradient | {"BINS": 392}),
+            compiled(kernels.query_gradients, TYPES, capability, gradient),
+            compiled(kernels.candidate_gradients, TYPES, capability, gradient | {"BINS": 392}),
         ]
         spilled += sum(map(spilled_bytes, (search, sort, *gradients)))
     return spilled
