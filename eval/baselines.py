@@ -1,5 +1,6 @@
 """Baselines, measured in the same run as the model. Their keys in metrics.json: BASELINE/task/variant/metric.
 
+bilinear          heatmaps: the model without its upsampler; measured whenever upsampler= names another one
 chance            chance level
 untrained         the same architecture with random weights, also in encoders that started from pre-trained ones
 shuffled_prompts  the model, each image with the prompt of another one; a map that ignores the prompt scores the same
@@ -49,7 +50,7 @@ class Baselines:
             Values by `BASELINE/name/variant/metric`.
         """
         metrics: dict[str, Mapping[str, float]] = {"chance": result.chance} if "chance" in self.names else {}
-        requested = self.names | {"ogl"} if self.prior else self.names
+        requested = self.names | {"bilinear"} | ({"ogl"} if self.prior else set())
         for baseline in (prefix for prefix in PREFIXES if prefix in requested & benchmark.baselines):
             metrics[baseline] = benchmark.evaluate_baseline(baseline, model, self.prior)
         return {f"{baseline}/{name}/{key}": value for baseline, of in metrics.items() for key, value in of.items()}

@@ -21,6 +21,7 @@ METRICS_FILE = "metrics.json"
 TRACKER_PREFIX = "eval/"  # of metrics in the history of a run and in experiment trackers
 # Prefixes of keys in metrics.json, and their names in reports.
 PREFIXES = {
+    "bilinear": "bilinear",
     "shuffled_prompts": "shuffled prompts",
     "untrained": "untrained",
     "global_pooling": "global pooling",

@@ -16,7 +16,9 @@ from model.inputs import InputSpec as InputSpec
 from model.losses.contrastive import LogitScale
 from model.similarity import dense, fused
 from model.similarity.config import SimilarityConfig as SimilarityConfig
-from model.upsamplers import UPSAMPLERS, Upsampler
+from model.upsamplers import Upsampler
+from model.upsamplers.interpolation import Bilinear
+from model.upsamplers.maps import upsample_maps
 
 
 class DenseAV(nn.Module):
@@ -155,7 +157,7 @@ class DenseAV(nn.Module):
             per_head: one map for each head instead of their maximum.
             step_weight: weight of each audio step in the mean, 0 or more; None: the valid steps alike.
             upsampler: brings maps to `size`; None: bilinear.
-            frames: the images, for upsamplers that are guided by them.
+            frames: the images, of any size, for upsamplers that are guided by them.
 
         Returns:
             Any range; 0 for a row whose weights are all 0.
@@ -167,8 +169,9 @@ class DenseAV(nn.Module):
         maps = pool_volume(volume, weight, per_head)
         if size is None:
             return maps
-        weights = (upsampler or UPSAMPLERS["bilinear"]()).weights(frames, (maps.shape[-2], maps.shape[-1]), size)
-        return weights.apply(maps) if per_head else weights.apply(maps[:, None])[:, 0]
+        features, stacked = image.dense.flatten(1, 2), maps if per_head else maps[:, None]
+        upsampled = upsample_maps(upsampler or Bilinear(), stacked, features, frames, size)
+        return upsampled if per_head else upsampled[:, 0]
 
     def projection_parameters(self) -> list[nn.Parameter]:
         """The parameters that learn in the first phase: all but the encoders'."""

@@ -2,11 +2,8 @@
 
 import os
 import re
-import urllib.error
 from pathlib import Path
 from typing import NamedTuple
-
-import torch
 
 # The checkpoints that the authors of DenseAV have published (mhamilton723/DenseAV, hubconf.py), and their heads.
 PUBLISHED_URL = "https://marhamilresearch4.blob.core.windows.net/denseav-public/hub"
@@ -68,18 +65,11 @@ def locate(name_or_path: str | Path, options: HubOptions = DEFAULT_OPTIONS) -> P
 
 
 def _download_published(file: str, options: HubOptions) -> Path:
-    folder = Path(options.cache_dir) if options.cache_dir else Path(torch.hub.get_dir()) / "checkpoints"
+    folder = Path(options.cache_dir) if options.cache_dir else hub_folder()
     path, url = folder / file, f"{PUBLISHED_URL}/{file}"
-    if path.is_file():
-        return path
-    if options.local_files_only:
+    if options.local_files_only and not path.is_file():
         raise ValueError(f"{path}: no such file, and local_files_only=True; it is published at {url}")
-    folder.mkdir(parents=True, exist_ok=True)
-    try:
-        torch.hub.download_url_to_file(url, str(path))
-    except (urllib.error.URLError, OSError) as error:
-        raise ValueError(f"{url} cannot be downloaded ({error}); download it to {path} by other means") from None
-    return path
+    return download_once(url, path)
 
 
 def _download_repository(repository: str, options: HubOptions) -> Path:

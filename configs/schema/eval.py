@@ -43,6 +43,10 @@ class EvalConfig:
         "audio that retrieval benchmarks read; log_mel: the stored KEY.mel.npy, for mel encoders; "
         "empty: waveform, and in evaluations during training stream.audio",
     )
+    upsampler: str = field(
+        "bilinear",
+        "upsampler of heatmaps: bilinear, bicubic, anyup, or the folder of a trained one; bilinear is measured too",
+    )
     gallery_size: int = field(1000, "items of a retrieval benchmark, drawn by a fixed permutation", "items", min=1)
     feature_cache_dir: str = field(
         "", "cache folder for features of retrieval items, keyed by weights, data set and settings; empty: no cache"
@@ -70,7 +74,9 @@ class RenderConfig:
         "image and audio features; side_by_side: frame and heatmap; audio: the strip of audio features",
     )
     head: int = field(0, "number of the head of view=head", min=0)
-    upsampler: str = field("bilinear", "upsampler of the maps: a name in model.upsamplers.UPSAMPLERS")
+    upsampler: str = field(
+        "bilinear", "upsampler of the maps: bilinear, bicubic, anyup, or the folder of a trained one"
+    )
     words: str = field(
         "", 'spoken words, drawn as captions: a JSON list of {"word", "start_s", "end_s"}, or the KEY.json of a clip'
     )

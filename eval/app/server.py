@@ -40,9 +40,9 @@ def serve(config: AppConfig) -> None:
             assert gradio
             pool.wait_until_loaded()
             app = build_app(config, pool, folder)
-            print(f"http://{config.host}:{listener.getsockname()[1]} (Ctrl-C to stop)", flush=True)
-            with _deleting(folder, config.keep_minutes * 60):
-                _run(app, listener)
+            with _deleting(folder, config.keep_minutes * 60), contextlib.suppress(KeyboardInterrupt):
+                print(f"http://{config.host}:{listener.getsockname()[1]} (Ctrl-C to stop)", flush=True)
+                _run(app, listener)  # raises KeyboardInterrupt again after its own shutdown
         finally:
             pool.close()
 
@@ -132,5 +132,4 @@ def _run(app: Any, listener: socket.socket) -> None:
         app, log_level="warning", access_log=False, server_header=False, limit_concurrency=_MAX_CONNECTIONS,
         timeout_graceful_shutdown=2, ws="none",
     )  # fmt: skip
-    with contextlib.suppress(KeyboardInterrupt):  # raised again after the shutdown
-        uvicorn.Server(settings).run(sockets=[listener])
+    uvicorn.Server(settings).run(sockets=[listener])

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 from configs.schema import EvalConfig
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource
@@ -22,7 +22,7 @@ class Benchmark(ABC):
             applies to every benchmark.
     """
 
-    baselines: ClassVar[frozenset[str]] = frozenset()
+    baselines: frozenset[str] = frozenset()
 
     def __init__(self, name: str) -> None:
         self.name, self.info = name, BenchmarkInfo(name, name)

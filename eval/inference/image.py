@@ -13,28 +13,26 @@ from torch import Tensor
 from eval.benchmarks.io import resample_waveform
 from eval.inference.encode import encode_image, encode_sound, score_pairs, step_moments, whole_sound_maps
 from eval.inference.localization import Localization
+from eval.inference.map_upsampler import MapUpsampler
 from eval.render.drawing import View
-from model.denseav import DenseAV
-from model.upsamplers import UPSAMPLERS
 
 
 @torch.no_grad()
 def localize_image(
-    model: DenseAV,
+    upsample: MapUpsampler,
     image: UInt8[Tensor, "3 H_px W_px"],
     sound: tuple[Float[np.ndarray, "S"], int],
-    upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Localization:
     """The maps of a sound in an image; errors as Localizer.localize.
 
     Args:
-        model: in evaluation mode.
+        upsample: with the model, in evaluation mode.
         image: RGB.
         sound: samples in -1 to 1 and their rate in Hz.
-        upsampler: name of the upsampler.
         precision: context in which the encoders run.
     """
+    model = upsample.model
     waveform, rate_hz = sound
     samples = resample_waveform(waveform, rate_hz, model.inputs.sample_rate_hz)  # in float32
     with precision():
@@ -49,16 +47,15 @@ def localize_image(
         maps,
         by_head,
         moments,
-        UPSAMPLERS[upsampler](),
-        partial(_render, model, image, sound, upsampler),
+        upsample,
+        partial(_render, upsample, image, sound),
     )
 
 
 def _render(
-    model: DenseAV,
+    upsample: MapUpsampler,
     image: UInt8[Tensor, "3 H_px W_px"],
     sound: tuple[np.ndarray, int],
-    upsampler: str,
     out: Path,
     view: View,
     head: int | None,
@@ -66,4 +63,4 @@ def _render(
     from eval.render.render import render_image
 
     pixels = image.permute(1, 2, 0).contiguous().numpy()
-    render_image(model, pixels, sound, out, view=view, head=head, upsampler=upsampler)
+    render_image(upsample.model, pixels, sound, out, view=view, head=head, upsampler=upsample.upsampler)

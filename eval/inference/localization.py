@@ -1,7 +1,7 @@
 """Localization: the result of localizing a sound in an image or in the frames of a video."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import cast, get_args
@@ -15,8 +15,7 @@ from configs.atomic_write import atomic_open
 from configs.errors import UsageError
 from eval.render.drawing import View
 from eval.report.figures import overlay
-from model.upsamplers import Upsampler
-from model.upsamplers.interpolation import Bilinear
+from model.upsamplers.interpolation import InterpolationWeights
 
 IMAGE_FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG"}
 TOLERANCE_S = 1e-6  # a frame at 0.30000000000000004 s is on screen at 0.3 s
@@ -40,6 +39,15 @@ class Moments:
     frames: np.ndarray
 
 
+def bilinear_maps(
+    maps: Float[Tensor, "N M H W"],
+    frames: UInt8[Tensor, "N 3 H_img W_img"],  # noqa: ARG001
+    size: tuple[int, int],
+) -> Float[Tensor, "N M H_px W_px"]:
+    """Upsample maps bilinearly, without looking at their frames."""
+    return InterpolationWeights(size).apply(maps)
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class Localization:
     """Where in an image, or in each frame of a video, a sound comes from.
@@ -56,7 +64,7 @@ class Localization:
         grid_maps: the maps on the grid of the model, maximum over heads.
         grid_maps_by_head: the map of each head.
         moments: the maps that `at` and `between` read.
-        upsampler: brings maps from the grid to pixels.
+        upsample: brings maps [N M H W] of N frames to a size in pixels (eval.inference.map_upsampler.MapUpsampler).
         render: writes an .mp4 or .png of a view (path, view, head); None: only the heatmap of an image can be saved.
     """
 
@@ -67,7 +75,7 @@ class Localization:
     grid_maps: Float[Tensor, "F H W"]
     grid_maps_by_head: Float[Tensor, "F K H W"]
     moments: Moments
-    upsampler: Upsampler = field(default_factory=Bilinear)
+    upsample: Callable[[Tensor, Tensor, tuple[int, int]], Tensor] = bilinear_maps
     render: Callable[[Path, View, int | None], object] | None = None
 
     def __repr__(self) -> str:
@@ -187,8 +195,7 @@ class Localization:
         return self._upsample(maps[None, None], [frame])[0, 0]
 
     def _upsample(self, maps: Float[Tensor, "N M H W"], frames: Sequence[int]) -> Float[Tensor, "N M H_px W_px"]:
-        images = self.frames[list(frames)]
-        return self.upsampler.weights(images, (maps.shape[-2], maps.shape[-1]), self.size_px).apply(maps)
+        return self.upsample(maps, self.frames[list(frames)], self.size_px)
 
 
 def _scale(maps: Tensor, reference: Tensor) -> Tensor:

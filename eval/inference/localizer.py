@@ -17,13 +17,14 @@ from eval.inference.encode import encode_image, encode_sound, score_pairs, windo
 from eval.inference.image import localize_image
 from eval.inference.inputs import ImageInput, SoundInput, as_list, read_image, read_sound
 from eval.inference.localization import Localization
+from eval.inference.map_upsampler import MapUpsampler
 from eval.inference.share import push_model, save_model
 from eval.inference.video import localize_video, stream_localizations
 from model.features import AudioFeatures, ImageFeatures
 from model.hub import Pretrained, load_pretrained
 from model.published import HubOptions
 from model.similarity.global_pooling import CLASS_TOKEN_AGGREGATIONS, mean_pool_audio, mean_pool_image
-from model.upsamplers import UPSAMPLERS
+from model.upsamplers import Upsampler
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
@@ -98,7 +99,7 @@ class Localizer:
         self,
         image: ImageInput,
         sound: SoundInput | None = None,
-        upsampler: str = "bilinear",
+        upsampler: str | Upsampler = "bilinear",
         max_fps: float | int = 25,
         short_side_px: int = 480,
     ) -> Localization:
@@ -107,7 +108,8 @@ class Localizer:
         Args:
             image: see eval.inference.inputs; without `sound` the path of a video.
             sound: see eval.inference.inputs; None: the sound of the video.
-            upsampler: how maps are brought to pixels: a name of model.upsamplers.UPSAMPLERS.
+            upsampler: how maps are brought to pixels: bilinear, bicubic, anyup, anyup_multi_backbone, or the folder of
+                a trained upsampler (model.upsamplers.load).
             max_fps: frames of a video are left out where there are more per second.
             short_side_px: larger frames of a video are scaled down, because all are kept in memory.
 
@@ -118,16 +120,16 @@ class Localizer:
             ValueError: an input in another form, one that cannot be read, a video without frames or sound, or one whose
                 frames need more than 4 GB.
         """
-        _check_upsampler(upsampler)
+        upsample = MapUpsampler.load(self.model, upsampler)
         if sound is None:
             path = _video_path(image)
-            return localize_video(self.model, path, max_fps, short_side_px, upsampler, self._precision)
-        return localize_image(self.model, read_image(image), read_sound(sound), upsampler, self._precision)
+            return localize_video(upsample, path, max_fps, short_side_px, self._precision)
+        return localize_image(upsample, read_image(image), read_sound(sound), self._precision)
 
     def localize_stream(
         self,
         video: str | os.PathLike[str],
-        upsampler: str = "bilinear",
+        upsampler: str | Upsampler = "bilinear",
         max_fps: float | int = 25,
         short_side_px: int = 480,
     ) -> Iterator[Localization]:
@@ -135,9 +137,8 @@ class Localizer:
 
         Args, errors: as `localize`.
         """
-        _check_upsampler(upsampler)
-        path = _video_path(video)
-        return stream_localizations(self.model, path, max_fps, short_side_px, upsampler, self._precision)
+        path, upsample = _video_path(video), MapUpsampler.load(self.model, upsampler)
+        return stream_localizations(upsample, path, max_fps, short_side_px, self._precision)
 
     @torch.no_grad()
     def score(
@@ -254,11 +255,6 @@ class Localizer:
         if self.dtype == torch.float32:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, self.dtype)
-
-
-def _check_upsampler(name: str) -> None:
-    if name not in UPSAMPLERS:
-        raise UsageError(f"upsampler={name}: allowed is {', '.join(UPSAMPLERS)}")
 
 
 def _video_path(video: object) -> Path:

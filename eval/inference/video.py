@@ -13,38 +13,36 @@ from torchvision.transforms.v2 import functional
 from configs.errors import UsageError
 from eval.inference.encode import in_float32
 from eval.inference.localization import Localization, Moments
+from eval.inference.map_upsampler import MapUpsampler
 from eval.inference.stream_maps import Moments as EncodedMoments
 from eval.inference.stream_maps import moment_maps, stream_moments
 from eval.inference.video_reader import VideoReader
 from eval.render.drawing import View
 from model.denseav import DenseAV
-from model.upsamplers import UPSAMPLERS
 
 RATE_TOLERANCE = 0.1  # of a frame, as VideoReader
 MAX_BYTES = 4e9  # of the frames of one Localization
 
 
 def localize_video(
-    model: DenseAV,
+    upsample: MapUpsampler,
     path: Path,
     max_fps: float | int,
     short_side_px: int,
-    upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Localization:
     """All frames of a video with the sound at their time; arguments and errors as Localizer.localize.
 
     Args:
-        model: in evaluation mode.
+        upsample: with the model, in evaluation mode.
         path: the video.
         max_fps: frames are left out where there are more per second.
         short_side_px: larger frames are scaled down.
-        upsampler: name of the upsampler.
         precision: context in which the encoders run.
     """
     with _open(path) as video:
         _check_memory(video, max_fps, short_side_px)
-        parts = list(_localizations(model, video, max_fps, short_side_px, upsampler, precision))
+        parts = list(_localizations(upsample, video, max_fps, short_side_px, precision))
         duration_s = video.duration_s
     frames, maps, by_head = (
         torch.cat([getattr(part, name) for part in parts]) for name in ("frames", "grid_maps", "grid_maps_by_head")
@@ -54,38 +52,36 @@ def localize_video(
     return Localization(
         frames,
         times_s,
-        _step_times_s(model, duration_s),
+        _step_times_s(upsample.model, duration_s),
         float(np.mean([part.score for part in parts])),
         maps,
         by_head,
         moments,
-        UPSAMPLERS[upsampler](),
-        partial(_render, model, path, upsampler),
+        upsample,
+        partial(_render, upsample, path),
     )
 
 
 def stream_localizations(
-    model: DenseAV,
+    upsample: MapUpsampler,
     path: Path,
     max_fps: float | int,
     short_side_px: int,
-    upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Localization]:
     """The frames of a video of any length, one Localization each; arguments as localize_video."""
     with _open(path) as video:
-        yield from _localizations(model, video, max_fps, short_side_px, upsampler, precision)
+        yield from _localizations(upsample, video, max_fps, short_side_px, precision)
 
 
 def _localizations(
-    model: DenseAV,
+    upsample: MapUpsampler,
     video: VideoReader,
     max_fps: float | int,
     short_side_px: int,
-    upsampler: str,
     precision: Callable[[], AbstractContextManager[object]],
 ) -> Iterator[Localization]:
-    slot = -1
+    slot, model = -1, upsample.model
     batches = stream_moments(model, video, float(max_fps))
     while True:
         with precision():  # not across a yield, which would leave it on in the caller
@@ -109,7 +105,7 @@ def _localizations(
                 maps[one],
                 by_head[one],
                 Moments(times_s, times_s, float(time_s), maps[one], np.zeros(1, dtype=np.int64)),
-                UPSAMPLERS[upsampler](),
+                upsample,
             )
 
 
@@ -158,7 +154,7 @@ def _step_times_s(model: DenseAV, duration_s: float) -> np.ndarray:
     return (np.arange(max(1, round(duration_s / step_s))) + 0.5) * step_s
 
 
-def _render(model: DenseAV, source: Path, upsampler: str, out: Path, view: View, head: int | None) -> None:
+def _render(upsample: MapUpsampler, source: Path, out: Path, view: View, head: int | None) -> None:
     from eval.render.render import render_video
 
-    render_video(model, source, out, view=view, head=head, upsampler=upsampler)
+    render_video(upsample.model, source, out, view=view, head=head, upsampler=upsample.upsampler)

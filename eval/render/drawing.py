@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 
+from eval.inference.map_upsampler import MapUpsampler
 from eval.render.audio_strip import AudioStrip
 from eval.render.decorations import Caption, Scale, draw_caption, draw_color_scale, draw_head_colors, enlarge
 from eval.render.views import features_view, heads_view, heatmap_view, side_by_side_view
-from model.upsamplers import Upsampler
 
 View = Literal["heatmap", "heads", "head", "features", "side_by_side", "audio"]
 
@@ -19,7 +19,7 @@ class Drawing(NamedTuple):
 
     Attributes:
         view: see eval.render.render.render_video.
-        upsampler: brings maps to the size of the frames.
+        upsample: brings maps to the size of the frames.
         scales: of each channel of the maps.
         strip: drawn under the picture; None: no strip.
         captions: spoken words.
@@ -27,7 +27,7 @@ class Drawing(NamedTuple):
     """
 
     view: View
-    upsampler: Upsampler
+    upsample: MapUpsampler
     scales: list[Scale]
     strip: AudioStrip | None
     captions: tuple[Caption, ...]
@@ -64,5 +64,4 @@ class Drawing(NamedTuple):
         scaled = np.stack([scale.apply(channel) for scale, channel in zip(self.scales, maps, strict=True)])
         size = (frame.shape[0], frame.shape[1])
         guide = torch.from_numpy(frame).permute(2, 0, 1)[None]
-        weights = self.upsampler.weights(guide, (maps.shape[-2], maps.shape[-1]), size)
-        return weights.apply(torch.from_numpy(scaled)[None])[0].numpy()
+        return self.upsample(torch.from_numpy(scaled)[None], guide, size)[0].numpy()

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, UInt8
 from tqdm import tqdm
 
+from eval.inference.map_upsampler import MapUpsampler
 from eval.inference.stream_maps import (
     BATCH_SIZE,
     AudioTimeline,
@@ -27,7 +28,6 @@ from eval.render.pca import JointPca, fit_pca
 from eval.render.recording import Recording
 from eval.render.still import StillVideo
 from model.denseav import DenseAV
-from model.upsamplers import UPSAMPLERS
 
 _COLORS = [Scale(0.0, 1.0)] * 3
 Item = TypeVar("Item")
@@ -38,7 +38,7 @@ class Request(NamedTuple):
 
     view: View
     head: int | None
-    upsampler: str
+    upsample: MapUpsampler
     captions: tuple[Caption, ...]
     max_fps: int | float
     on_moments: Callable[[Moments], None] | None
@@ -146,7 +146,7 @@ def _channels(maps: Float[np.ndarray, "N *K H W"], request: Request) -> Float[np
 
 def _drawing(request: Request, scales: list[Scale], strip: AudioStrip | None, peaks: np.ndarray) -> Drawing:
     peak = float(peaks.max()) if len(peaks) else 0.0
-    return Drawing(request.view, UPSAMPLERS[request.upsampler](), scales, strip, request.captions, peak)
+    return Drawing(request.view, request.upsample, scales, strip, request.captions, peak)
 
 
 def _batches(items: Iterable[Item]) -> Iterator[list[Item]]:

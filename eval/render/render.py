@@ -17,6 +17,7 @@ from PIL import Image
 
 from configs.atomic_write import atomic_open
 from configs.errors import UsageError
+from eval.inference.map_upsampler import MapUpsampler
 from eval.inference.stream_maps import Moments, held_frames
 from eval.inference.video_reader import VideoReader
 from eval.render.decorations import Caption, message_picture
@@ -27,7 +28,7 @@ from eval.render.still import Sound, StillVideo, open_sound, read_image
 from eval.render.views import HEAD_RGB
 from eval.render.writer import VideoWriter
 from model.denseav import DenseAV
-from model.upsamplers import UPSAMPLERS
+from model.upsamplers import Upsampler
 from pipelines.build.decode.silence import SILENT_PEAK
 
 MAX_FPS = 30.0
@@ -53,7 +54,7 @@ def render_video(
     out: str | Path,
     view: View = "heatmap",
     head: int | None = None,
-    upsampler: str = "bilinear",
+    upsampler: str | Upsampler = "bilinear",
     captions: Sequence[Caption] = (),
     max_fps: int | float = MAX_FPS,
     on_moments: Callable[[Moments], None] | None = None,
@@ -67,7 +68,7 @@ def render_video(
         view: heatmap: of all heads together; heads: each in its color; head: of one head; features: joint PCA of image
             and audio features; side_by_side: the frame and the heatmap; audio: the strip of the audio features.
         head: number of the head of view=head.
-        upsampler: name in model.upsamplers.UPSAMPLERS.
+        upsampler: see eval.inference.localizer.Localizer.localize.
         captions: spoken words.
         max_fps: frames are left out where there are more per second.
         on_moments: called with the features of all moments, in batches, in the order of time. The views features and
@@ -77,7 +78,9 @@ def render_video(
         UsageError: the input cannot be used, or an argument is out of range.
         OSError: the disk is full.
     """
-    request = _checked(Request(view, head, upsampler, tuple(captions), max_fps, on_moments), model)
+    request = _checked(
+        Request(view, head, MapUpsampler.load(model, upsampler), tuple(captions), max_fps, on_moments), model
+    )
     with contextlib.ExitStack() as stack:
         reader = path if isinstance(path, VideoReader) else stack.enter_context(VideoReader(path))
         video = reader if reader.has_video else StillVideo(message_picture(f"no picture in {reader.path.name}"), reader)
@@ -95,7 +98,7 @@ def render_image(
     out: str | Path,
     view: View = "heatmap",
     head: int | None = None,
-    upsampler: str = "bilinear",
+    upsampler: str | Upsampler = "bilinear",
     captions: Sequence[Caption] = (),
     on_moments: Callable[[Moments], None] | None = None,
 ) -> Rendering:
@@ -110,7 +113,9 @@ def render_image(
     Raises:
         UsageError, OSError: as render_video.
     """
-    request = _checked(Request(view, head, upsampler, tuple(captions), MAX_FPS, on_moments), model)
+    request = _checked(
+        Request(view, head, MapUpsampler.load(model, upsampler), tuple(captions), MAX_FPS, on_moments), model
+    )
     out, picture = Path(out), read_image(image)
     with open_sound(sound) as reader:
         video = StillVideo(picture, reader)
@@ -127,9 +132,7 @@ def render_image(
 
 def _checked(request: Request, model: DenseAV) -> Request:
     """The request. Raises UsageError: an argument is out of range."""
-    view, head, upsampler = request.view, request.head, request.upsampler
-    if upsampler not in UPSAMPLERS:
-        raise UsageError(f"upsampler={upsampler} is not known; allowed: {', '.join(UPSAMPLERS)}")
+    view, head = request.view, request.head
     if view == "head" and not 0 <= (-1 if head is None else head) < model.num_heads:
         raise UsageError(f"head={head} is not a head of the model; view=head allows 0 to {model.num_heads - 1}")
     if view == "heads" and model.num_heads > len(HEAD_RGB):

@@ -1,7 +1,7 @@
-"""Feature and heatmap upsamplers by name: for each image, weights that mix low-resolution cells into pixels.
+"""Upsamplers of features and maps: for each image, weights that mix low-resolution cells into pixels.
 
-An upsampler is `weights(image, grid, size) -> weights`, and weights are `apply(maps [B N H W]) -> [B N H_px W_px]`.
-Adding one: its file, its name in UPSAMPLERS, its docs.
+An upsampler is `weights(image, features, size) -> weights`, and weights are `apply(features)` and `apply_maps(maps)`.
+Adding one: its file, its name in UPSAMPLERS (if it has no weights to load) or in model.upsamplers.saved, its docs.
 """
 
 from typing import Protocol, runtime_checkable
@@ -14,20 +14,37 @@ from model.upsamplers.interpolation import Bicubic, Bilinear
 
 @runtime_checkable
 class UpsamplingWeights(Protocol):
-    """The mixing weights of one batch of images; they may be applied to features and maps alike."""
+    """The mixing weights of one batch of images, for any number of features and maps of their grid."""
 
-    def apply(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
-        """Upsample N channels or maps of each image."""
+    def apply(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H_px W_px"]:
+        """Upsample features."""
+
+    def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
+        """Upsample maps, such as heatmaps: any number, each with the same weights."""
 
 
 @runtime_checkable
 class Upsampler(Protocol):
-    """Computes mixing weights for a batch of images."""
+    """Computes mixing weights for a batch of images.
+
+    Attributes:
+        reads_image: False: the image may be None.
+        reads_features: False: only the grid of the features counts, so that maps may stand in their place.
+    """
+
+    @property
+    def reads_image(self) -> bool: ...
+
+    @property
+    def reads_features(self) -> bool: ...
 
     def weights(
-        self, image: UInt8[Tensor, "B 3 H_img W_img"] | None, grid: tuple[int, int], size: tuple[int, int]
+        self,
+        image: UInt8[Tensor, "B 3 H_img W_img"] | None,
+        features: Float[Tensor, "B C H W"],
+        size: tuple[int, int],
     ) -> UpsamplingWeights:
-        """Weights from `grid` (rows, columns) to `size` (pixels), guided by the image if the method needs it."""
+        """Weights from the grid of the features to `size` in pixels (height, width)."""
 
 
 UPSAMPLERS: dict[str, type[Upsampler]] = {"bilinear": Bilinear, "bicubic": Bicubic}

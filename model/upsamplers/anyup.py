@@ -4,6 +4,7 @@ Source: reference 4.2.
 """
 
 import math
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -75,6 +76,9 @@ class AnyUp(nn.Module):
         published_order: see FeatureUnification.
         groups: of the normalizations.
     """
+
+    reads_image: ClassVar[bool] = True
+    reads_features: ClassVar[bool] = True
 
     def __init__(
         self,

@@ -23,19 +23,25 @@ class InterpolationWeights(NamedTuple):
         is_resized = tuple(maps.shape[-2:]) == self.size
         return maps if is_resized else functional.interpolate(maps, self.size, mode=self.mode, align_corners=False)
 
+    def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
+        """The same."""
+        return self.apply(maps)
+
 
 class Bilinear:
     """Bilinear interpolation, the same for every image."""
 
+    reads_image: ClassVar[bool] = False
+    reads_features: ClassVar[bool] = False
     mode: ClassVar[str] = "bilinear"
 
     def weights(
         self,
         image: UInt8[Tensor, "B 3 H_img W_img"] | None,  # noqa: ARG002
-        grid: tuple[int, int],  # noqa: ARG002
+        features: Float[Tensor, "B C H W"],  # noqa: ARG002
         size: tuple[int, int],
     ) -> InterpolationWeights:
-        """Weights for a size in pixels (height, width); image and grid are not used."""
+        """Weights for a size in pixels (height, width); image and features are not used."""
         return InterpolationWeights(size, self.mode)
 
 

@@ -4,6 +4,7 @@ Source: reference 4.2.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, UInt8
@@ -49,6 +50,9 @@ class Jafar(nn.Module):
         heads: of the attention.
         groups: of the normalizations.
     """
+
+    reads_image: ClassVar[bool] = True
+    reads_features: ClassVar[bool] = True
 
     def __init__(self, feature_channels: int, channels: int = 128, heads: int = 4, groups: int = GROUPS) -> None:
         super().__init__()

@@ -7,6 +7,8 @@ a heatmap is upsampled as one channel.
 Source: reference 4.1.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -79,6 +81,9 @@ class Jbu(nn.Module):
         channels: of the encoder's features; 0: no final mix, for maps alone.
     """
 
+    reads_image: ClassVar[bool] = True
+    reads_features: ClassVar[bool] = False
+
     def __init__(self, channels: int = 0) -> None:
         super().__init__()
         self.channels = channels
@@ -91,14 +96,17 @@ class Jbu(nn.Module):
         return self.up1, self.up2, self.up3, self.up4
 
     def weights(
-        self, image: UInt8[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None
+        self,
+        image: UInt8[Tensor, "B 3 H_img W_img"],
+        features: Float[Tensor, "B C H W"],
+        size: tuple[int, int] | None = None,
     ) -> ChainedWeights:
-        """Weights from `grid` to `size`; None: 16 times the grid.
+        """Weights from the grid of the features to `size`; None: 16 times the grid.
 
         Raises:
             ValueError: a grid of less than 2 cells.
         """
-        return self.guided_weights(normalize_image(image), grid, size)
+        return self.guided_weights(normalize_image(image), (features.shape[2], features.shape[3]), size)
 
     def guided_weights(
         self, guidance: Float[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None

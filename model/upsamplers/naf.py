@@ -6,6 +6,8 @@ formula.
 Source: reference 4.2.
 """
 
+from typing import ClassVar
+
 import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
@@ -28,15 +30,18 @@ class Naf(nn.Module):
         channels: of each of the two branches; queries and keys have twice as many.
     """
 
+    reads_image: ClassVar[bool] = True
+    reads_features: ClassVar[bool] = False
+
     def __init__(self, channels: int = 128) -> None:
         super().__init__()
         self.pixel_branch, self.context_branch = _branch(channels, 1), _branch(channels, 3)
 
     def weights(
-        self, image: UInt8[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int]
+        self, image: UInt8[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> WindowWeights:
-        """Weights from `grid` to `size`."""
-        return self.guided_weights(normalize_image(image), grid, size)
+        """Weights from the grid of the features to `size`."""
+        return self.guided_weights(normalize_image(image), (features.shape[2], features.shape[3]), size)
 
     def guided_weights(
         self,

@@ -1,4 +1,4 @@
-"""Published upsamplers without their encoders: the modules that `model.convert` fills and folders store."""
+"""Upsamplers with weights, without their encoders: the modules that `model.convert` fills and folders store."""
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from model.upsamplers.anyup import AnyUp
 from model.upsamplers.channel_norm import ChannelNorm
 from model.upsamplers.implicit import implicit_upsampler
+from model.upsamplers.jafar import Jafar
 from model.upsamplers.jbu import Jbu
+from model.upsamplers.naf import Naf
 
 
 class FeatUpStack(nn.Module):
@@ -62,5 +64,12 @@ class ImplicitFeatures(nn.Module):
 
 
 KINDS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
-    {"featup": FeatUpStack, "featup_implicit": ImplicitFeatures, "anyup": AnyUp}
+    {
+        "featup": FeatUpStack,
+        "featup_implicit": ImplicitFeatures,
+        "anyup": AnyUp,
+        "jbu": Jbu,
+        "naf": Naf,
+        "jafar": Jafar,
+    }
 )

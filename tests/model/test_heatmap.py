@@ -83,12 +83,17 @@ def test_a_size_interpolates_the_map_of_the_grid_bilinearly(model, per_head):
 
 def test_an_upsampler_replaces_the_bilinear_one(model):
     class Constant:
-        def weights(self, image, grid, size):
-            assert image is frames and grid == (H, W)
+        reads_image = reads_features = True
+
+        def weights(self, frames_seen, features, size):
+            assert frames_seen is frames and torch.equal(features, image.dense.flatten(1, 2))
             self.size = size
             return self
 
         def apply(self, maps):
+            return maps
+
+        def apply_maps(self, maps):
             return maps.mean(dim=(2, 3), keepdim=True).expand(-1, -1, *self.size)
 
     image, audio = _features()

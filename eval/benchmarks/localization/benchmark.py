@@ -27,6 +27,8 @@ from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from eval.metrics.segmentation import average_precision
 from eval.results import BenchmarkInfo, BenchmarkResult, Example
 from model.denseav import DenseAV
+from model.upsamplers import Upsampler
+from model.upsamplers.load import benchmark_upsampler
 
 VARIANTS = {
     "median": "positive above the median of the map, so on half of the image, as in published tables; objects on less "
@@ -44,14 +46,22 @@ class Localization(Benchmark):
         metrics: what it reports.
         batch_size: items encoded at once.
         seed: of shuffled prompts and intervals.
+        upsampler: of the maps; None: bilinear, as published.
     """
 
-    baselines = frozenset({"shuffled_prompts", "center_prior", "object_prior", "ogl"})
-
     def __init__(
-        self, name: str, data: LocalizationSet, metrics: LocalizationMetrics, batch_size: int, seed: int
+        self,
+        name: str,
+        data: LocalizationSet,
+        metrics: LocalizationMetrics,
+        batch_size: int,
+        seed: int,
+        upsampler: Upsampler | None = None,
     ) -> None:
         super().__init__(name)
+        self.upsampler = upsampler
+        names = {"shuffled_prompts", "center_prior", "object_prior", "ogl"}
+        self.baselines = frozenset(names | ({"bilinear"} if upsampler else set()))
         self.items, self.left_out, self.metrics = data.items, data.left_out, metrics
         self.batch_size, self.seed = batch_size, seed
 
@@ -67,7 +77,7 @@ class Localization(Benchmark):
             UsageError: a file that cannot be read.
         """
         items = _with_shuffled_audio(self.items, self.seed) if shuffled else self.items
-        model_maps = ModelMaps(model)
+        model_maps = ModelMaps(model, self.upsampler)
         values = self.values(source or model_maps, items)
         result = BenchmarkResult(
             self.metrics.aggregate(values, items), {}, self._counts(values), self._per_class(values)
@@ -75,7 +85,7 @@ class Localization(Benchmark):
         if shuffled or source is not None:
             return result
         # Chance has the grid of the model: random maps on a coarser one score higher.
-        rows, columns = model_maps(items[:1]).shape[1:]
+        rows, columns = ModelMaps(model)(items[:1]).shape[1:]
         return result._replace(
             chance=self.metrics.aggregate(self.values(partial(random_maps, rows=rows, columns=columns), items), items),
             examples=[
@@ -87,14 +97,14 @@ class Localization(Benchmark):
     def evaluate_baseline(
         self, baseline: str, model: DenseAV, object_prior: HeatmapSource | None = None
     ) -> dict[str, float]:
-        """Measure shuffled prompts or the maps of a prior."""
+        """Measure shuffled prompts, bilinear maps or the maps of a prior."""
         if baseline == "shuffled_prompts":
             return self.evaluate(model, shuffled=True).metrics
-        sources: dict[str, HeatmapSource] = {"center_prior": center_prior}
+        sources: dict[str, HeatmapSource] = {"center_prior": center_prior, "bilinear": ModelMaps(model)}
         if object_prior is not None:
             sources |= {
                 "object_prior": object_prior,
-                "ogl": partial(object_guided, own=ModelMaps(model), prior=object_prior),
+                "ogl": partial(object_guided, own=ModelMaps(model, self.upsampler), prior=object_prior),
             }
         return self.evaluate(model, source=sources[baseline]).metrics
 
@@ -181,7 +191,9 @@ def localization_kind(
     return BenchmarkKind(
         info._replace(variants=VARIANTS),
         (data,),
-        lambda name, roots, config, _: Localization(name, read(roots[0]), metrics, config.batch_size, config.seed),
+        lambda name, roots, config, _: Localization(
+            name, read(roots[0]), metrics, config.batch_size, config.seed, benchmark_upsampler(config.upsampler)
+        ),
     )
 
 

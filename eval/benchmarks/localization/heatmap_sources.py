@@ -16,8 +16,9 @@ from eval.metrics.localization import SIDE_PX, min_max_normalize, resize_to_224
 from model.denseav import DenseAV
 from model.encoders.encoder import IMAGENET_MEAN, IMAGENET_STD, normalize
 from model.encoders.pretrained import PRETRAINED, RANDOM, mismatched_weights_error, read_weights, summarize_error
-from model.features import AudioFeatures, ImageFeatures, map_tensors
+from model.features import AudioFeatures, map_tensors
 from model.inputs import InputSpec
+from model.upsamplers import Upsampler
 from pipelines.stream.augment import pad_or_crop
 
 HeatmapSource = Callable[[Sequence[LocalizationExample]], Tensor]
@@ -30,19 +31,29 @@ OBJECT_MODEL = "resnet18.tv_in1k"
 
 
 class ModelMaps:
-    """The heatmaps of a model: maximum over heads, mean over audio steps. Source: reference 1.6 and 2."""
+    """The heatmaps of a model: maximum over heads, mean over audio steps. Source: reference 1.6 and 2.
 
-    def __init__(self, model: DenseAV) -> None:
-        self.model, self.device = model, next(model.parameters()).device
+    Args:
+        upsampler: brings maps to 224 x 224; None: maps have the size of the grid.
+    """
+
+    def __init__(self, model: DenseAV, upsampler: Upsampler | None = None) -> None:
+        self.model, self.device, self.upsampler = model, next(model.parameters()).device, upsampler
 
     def __call__(self, items: Sequence[LocalizationExample], per_head: bool = False) -> Float[Tensor, "B *K H W"]:
         """Any range; `per_head`: one map for each head instead of the maximum over heads."""
-        image, audio, steps = self._encode(items)
-        return self.model.heatmap(image, audio, per_head=per_head, step_weight=steps)
+        side_px = self.model.inputs.image_size_px
+        frames = torch.stack([read_square_image(item.image, side_px) for item in items]).to(self.device)
+        audio, steps = self._encode_audio(items)
+        size = None if self.upsampler is None else (SIDE_PX, SIDE_PX)
+        with torch.inference_mode():
+            return self.model.heatmap(
+                self.model.encode_image(frames), audio, size, per_head, steps, upsampler=self.upsampler, frames=frames
+            )
 
     @torch.inference_mode()
-    def _encode(self, items: Sequence[LocalizationExample]) -> tuple[ImageFeatures, AudioFeatures, Bool[Tensor, "B T"]]:
-        """Features of the items, and True at the audio steps that count."""
+    def _encode_audio(self, items: Sequence[LocalizationExample]) -> tuple[AudioFeatures, Bool[Tensor, "B T"]]:
+        """Features of the audio of the items, and True at the steps that count."""
         inputs = self.model.inputs
         windows = [crop_audio(item, inputs) for item in items]
         # Frames of one video with the same audio window share its features.
@@ -52,9 +63,7 @@ class ModelMaps:
         waveforms, masks, _ = zip(*distinct.values(), strict=True)
         waveform, mask = (torch.from_numpy(np.stack(column)).to(self.device) for column in (waveforms, masks))
         audio = map_tensors(self.model.encode_audio(waveform, mask), lambda tensor: tensor[rows])
-        frames = torch.stack([read_square_image(item.image, inputs.image_size_px) for item in items])
-        steps = step_mask(items, [window.start_s for window in windows], audio.mask, inputs.clip_duration_s)
-        return self.model.encode_image(frames.to(self.device)), audio, steps
+        return audio, step_mask(items, [window.start_s for window in windows], audio.mask, inputs.clip_duration_s)
 
 
 class AudioWindow(NamedTuple):

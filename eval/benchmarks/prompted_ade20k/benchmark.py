@@ -34,6 +34,8 @@ from eval.results import BenchmarkInfo, BenchmarkResult, Example
 from model.denseav import DenseAV
 from model.features import AudioFeatures, map_tensors
 from model.inputs import InputSpec
+from model.upsamplers import Upsampler
+from model.upsamplers.load import benchmark_upsampler
 from pipelines.stream.augment import pad_or_crop
 
 
@@ -46,15 +48,24 @@ class PromptedADE20K(Benchmark):
         batch_size: items encoded at once.
         seed: of shuffled prompts and intervals.
         name: empty: `ade20k_speech` or `ade20k_sound`.
+        upsampler: of the maps; None: bilinear, as published.
 
     Raises:
         UsageError: no such folder or table, a missing column, or no usable row.
     """
 
-    baselines = frozenset({"shuffled_prompts", "center_prior"})
-
-    def __init__(self, root: str | Path, prompt: str, batch_size: int, seed: int, name: str = "") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        prompt: str,
+        batch_size: int,
+        seed: int,
+        name: str = "",
+        upsampler: Upsampler | None = None,
+    ) -> None:
         super().__init__(name or f"ade20k_{prompt}")
+        self.upsampler = upsampler
+        self.baselines = frozenset({"shuffled_prompts", "center_prior"} | ({"bilinear"} if upsampler else set()))
         self.prompt, self.batch_size, self.seed = prompt, batch_size, seed
         self.left_out: Counter[str] = Counter()
         self.items = list(read_items(Path(root), prompt, self.left_out))
@@ -74,12 +85,14 @@ class PromptedADE20K(Benchmark):
         self,
         model: DenseAV,
         shuffled: bool = False,
+        is_bilinear: bool = False,
         source: Callable[[Sequence[PromptedExample]], Tensor] | None = None,
     ) -> BenchmarkResult:
         """Measure the heatmaps of all items, over all pixels of a class (metrics.py).
 
         Args:
             shuffled: exchange the prompts among the images, drawn by the seed; the class to find stays the image's own.
+            is_bilinear: leave the upsampler out.
             source: gives the maps [N, H, W] of every variant instead of the model.
 
         Raises:
@@ -90,10 +103,10 @@ class PromptedADE20K(Benchmark):
         if source is not None:
             return self._measure(dict.fromkeys(self.variants, source(self.items)), inputs)[0]
         prompts = self._encode_prompts(model)
-        maps, per_head = self._maps(model, prompts, shuffled)
+        maps, per_head = self._maps(model, prompts, shuffled, None if is_bilinear else self.upsampler)
         self._check_finite(per_head)
         result, precisions = self._measure(maps, inputs)
-        if shuffled:
+        if shuffled or is_bilinear:
             return result
         return result._replace(
             items=self._counts(prompts.mask, inputs.clip_duration_s) | dict(result.items),
@@ -109,9 +122,9 @@ class PromptedADE20K(Benchmark):
         model: DenseAV,
         object_prior: HeatmapSource | None = None,  # noqa: ARG002
     ) -> dict[str, float]:
-        """Measure shuffled prompts or the center prior."""
-        shuffled = baseline == "shuffled_prompts"
-        return self.evaluate(model, shuffled, None if shuffled else center_prior).metrics
+        """Measure shuffled prompts, bilinear maps or the center prior."""
+        source = center_prior if baseline == "center_prior" else None
+        return self.evaluate(model, baseline == "shuffled_prompts", baseline == "bilinear", source).metrics
 
     def _measure(self, maps: dict[str, Tensor], inputs: InputSpec) -> tuple[BenchmarkResult, Float[Tensor, "N"]]:
         """Metrics over all classes, and the average precision of each image alone."""
@@ -127,10 +140,11 @@ class PromptedADE20K(Benchmark):
         )
 
     def _maps(
-        self, model: DenseAV, audio: AudioFeatures, shuffled: bool
+        self, model: DenseAV, audio: AudioFeatures, shuffled: bool, upsampler: Upsampler | None
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N K H W"]]:
-        """The maps [N, H, W] of each variant, and those of each head."""
+        """The maps [N, H, W] of each variant, upsampled or on the grid, and those of each head on the grid."""
         inputs, device = model.inputs, next(model.parameters()).device
+        size = None if upsampler is None else (inputs.image_size_px, inputs.image_size_px)
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
         duration_s = torch.full((len(self.items),), inputs.clip_duration_s)
         word_s = torch.tensor([item.word_s or (0.0, inputs.clip_duration_s) for item in self.items])
@@ -138,13 +152,17 @@ class PromptedADE20K(Benchmark):
         steps = {"basic": audio.mask[order], "advanced": windows[order]}
 
         def maps_of_batch(rows: range) -> dict[str, Tensor]:
-            frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows])
-            image = map_tensors(model.encode_image(frames.to(device)), Tensor.cpu)
-            prompts = map_tensors(audio, lambda tensor: tensor[order[rows]])
+            frames = torch.stack([read_frame(self.items[row].frame, inputs.image_size_px) for row in rows]).to(device)
+            image = model.encode_image(frames)
+            prompts = map_tensors(audio, lambda tensor: tensor[order[rows]].to(device))
             maps = {
-                variant: model.heatmap(image, prompts, step_weight=steps[variant][rows]) for variant in self.variants
+                variant: model.heatmap(
+                    image, prompts, size, step_weight=steps[variant][rows], upsampler=upsampler, frames=frames
+                )
+                for variant in self.variants
             }
-            return maps | {"per_head": model.heatmap(image, prompts, per_head=True, step_weight=steps["basic"][rows])}
+            maps["per_head"] = model.heatmap(image, prompts, per_head=True, step_weight=steps["basic"][rows])
+            return {name: values.cpu() for name, values in maps.items()}
 
         maps = distributed_map(len(self.items), self.batch_size, maps_of_batch, self.name)
         return maps, maps.pop("per_head")
@@ -227,7 +245,9 @@ def _kind(prompt: str, question: str, variants: Mapping[str, str] = MappingProxy
     return BenchmarkKind(
         BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms, variants),
         ("prompted_ade20k",),
-        lambda name, roots, config, _: PromptedADE20K(roots[0], prompt, config.batch_size, config.seed, name),
+        lambda name, roots, config, _: PromptedADE20K(
+            roots[0], prompt, config.batch_size, config.seed, name, benchmark_upsampler(config.upsampler)
+        ),
     )
 
 

@@ -125,7 +125,7 @@ def test_another_dtype_device_or_upsampler_is_one_line(localizer, tmp_path):
         Localizer.from_pretrained(localizer.folder, "cpu", torch.float64)
     with pytest.raises(ValueError, match=r"device=gpu: .*this machine has .*cpu"):
         load_pretrained(localizer.folder, "gpu")
-    with pytest.raises(UsageError, match="upsampler=sinc: allowed is bilinear"):
+    with pytest.raises(UsageError, match="upsampler=sinc: allowed are bilinear"):
         localizer.localize(write_image(tmp_path / "a.png"), write_sound(tmp_path / "a.wav"), upsampler="sinc")
 
 

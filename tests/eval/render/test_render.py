@@ -240,7 +240,7 @@ def test_rendering_keeps_the_random_state_and_the_reader(tmp_path, halves):
     [
         ({"view": "head", "head": 2}, "head=2 is not a head of the model; view=head allows 0 to 1"),
         ({"view": "head"}, "head=None"),
-        ({"upsampler": "magic"}, "upsampler=magic is not known; allowed: bilinear"),
+        ({"upsampler": "magic"}, "upsampler=magic: allowed are bilinear"),
     ],
 )
 def test_arguments_out_of_range_are_refused(tmp_path, halves, arguments, message):

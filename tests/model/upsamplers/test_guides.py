@@ -19,17 +19,18 @@ def _image(height=48, width=64):
     return torch.randint(0, 256, (1, 3, height, width), dtype=torch.uint8)
 
 
+def _guide(name, feature_channels):
+    guides = {
+        "jbu": lambda: Jbu(feature_channels).eval(),
+        "naf": lambda: Naf(16),
+        "anyup": lambda: AnyUp(channels=16),
+        "jafar": lambda: Jafar(feature_channels, channels=16),
+    }
+    return guides.get(name, UPSAMPLERS.get(name))()
+
+
 def _weights(name, image, features, size):
-    grid = (features.shape[2], features.shape[3])
-    if name == "jbu":
-        return Jbu(features.shape[1]).eval().weights(image, grid, size)
-    if name == "naf":
-        return Naf(16).weights(image, grid, size)
-    if name == "anyup":
-        return AnyUp(channels=16).weights(image, features, size)
-    if name == "jafar":
-        return Jafar(features.shape[1], channels=16).weights(image, features, size)
-    return UPSAMPLERS[name]().weights(image, grid, size)
+    return _guide(name, features.shape[1]).weights(image, features, size)
 
 
 @pytest.mark.parametrize("size", [(48, 64), (21, 50), (1, 1), (96, 33)])
@@ -118,4 +119,4 @@ def test_windows_of_a_ratio_and_of_nearest_cells():
 
 def test_a_grid_of_one_cell_is_refused_by_the_stack():
     with pytest.raises(ValueError, match="a grid of 2 cells is too small"):
-        Jbu().weights(_image(), (1, 4))
+        Jbu().weights(_image(), torch.zeros(1, 2, 1, 4))
