@@ -1,9 +1,10 @@
 """Clips in an embedded LanceDB: a folder or an object store, read and written by this process without a server.
 
 Tables: `index` (one row: settings and codebook), `clips` (metadata and dense features), `vectors` (first stage, with
-the fields that filters use). A clip belongs to the index when its vectors are there, which are written last. The first
-stage is an exact scan, whose time grows with the number of clips. LanceDB's compression is off for features and
-vectors: it saves 4 % of their bytes and doubles the time of reading them.
+the fields that filters use). A clip belongs to the index when its vectors are there, which are written last.
+
+Pictures and vectors are not compressed: LanceDB's compression saves 4 % of their bytes and doubles the time of reading.
+lance_indexes.py makes first stages and filters fast.
 
 The distributed form begins at `lancedb.connect`: with a `db://` address it returns a client of LanceDB Enterprise or
 Cloud, whose servers index and search the same tables behind the same methods (add, delete, search). Not used here.
@@ -25,6 +26,7 @@ from jaxtyping import Float
 from configs.errors import CommandFailed, UsageError
 from eval.search.compression import Layout
 from eval.search.filters import Filter
+from eval.search.lance_indexes import REFINED, create_indexes
 from eval.search.store import SIDES, Description, IndexedClip, IndexSettings, Neighbor, Side
 
 FORMAT = 1
@@ -74,7 +76,7 @@ class LanceStore:
         fields |= {"labels": pa.list_(pa.string()), "number": pa.int32(), "frame": pa.int32()}
         fields |= {"start_s": pa.float64(), "end_s": pa.float64(), "image": pa.binary(), "audio": pa.binary()}
         clips = pa.schema(
-            [pa.field(name, fields[name], metadata=_UNCOMPRESSED if name in SIDES else None) for name in _COLUMNS]
+            [pa.field(name, fields[name], metadata=_UNCOMPRESSED if name == "image" else None) for name in _COLUMNS]
         )
         with _one_line_errors(address):
             connection = _connect(address)
@@ -126,6 +128,7 @@ class LanceStore:
             found = (
                 self._vectors.search(vector.astype(np.float16), vector_column_name=f"{side}_vector")
                 .distance_type("dot")
+                .refine_factor(REFINED)
                 .where(" AND ".join(filter(None, terms)), prefilter=True)
                 .limit(limit)
                 .select(["id", "_distance"])
@@ -164,13 +167,9 @@ class LanceStore:
         return type(self)(self.address, settings)
 
     def optimize(self) -> None:
-        """Merge the small files that many additions leave, and index the ids, so that searches read little."""
-        from lancedb.index import BTree
-
+        """Index the clips anew, so that searches are fast; those added later are found without it."""
         with _one_line_errors(self.address):
-            self._vectors.optimize()
-            if self._clips.count_rows():
-                self._clips.create_index("id", config=BTree(), replace=True)
+            create_indexes(self._clips, self._vectors)
 
 
 def read_settings(address: str) -> IndexSettings | None:

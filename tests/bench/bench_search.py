@@ -45,7 +45,7 @@ from model.similarity import fused  # noqa: E402
 from model.similarity.config import SimilarityConfig  # noqa: E402
 
 LAYOUT, SIDE, KINDS, THREADS = Layout(2, 192, 14, 14, 56, False), 28, 300, 2
-QUERIES, TOP, CANDIDATES = 20, 10, (10, 50, 200)
+QUERIES, TOP, CANDIDATES = 21, 10, (10, 50, 200)
 CONFIG = SimilarityConfig()
 
 
@@ -81,11 +81,15 @@ def speed(clips: int = 100_000, folder: str = "") -> None:
         searcher = Searcher.__new__(Searcher)
         searcher.store, searcher.stage, searcher.layout = store, stage, LAYOUT
         searcher.model = _Similarity()  # type: ignore[assignment]
-        queries = synthetic(QUERIES, seed=2)
-        for number in range(QUERIES):
-            for what, parts in (("sound", (None, queries[1])), ("picture", (queries[0], None))):
-                one = [part and map_tensors(part, lambda t, n=number: t[n : n + 1]) for part in parts]
-                _timed(searcher, _Query(*one), what, Filter(("label3",)) if number % 4 == 3 else Filter())
+        image, audio = synthetic(QUERIES, seed=2)
+        for what in ("sound", "picture"):
+            for where in (Filter(), Filter(("label3",))):
+                times = []
+                for n in range(QUERIES):
+                    one = map_tensors(audio if what == "sound" else image, lambda t, n=n: t[n : n + 1])
+                    query = _Query(None, one) if what == "sound" else _Query(one, None)
+                    times.append(_timed(searcher, query, where))
+                _print_times(f"{what}{', filtered' * (where != Filter())}", np.array(times))
         print(f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MB of memory at most")
 
 
@@ -143,23 +147,32 @@ class _Query:
         return stage.audio_vectors(self.audio)[0].numpy()
 
 
-def _timed(searcher, query: _Query, what: str, where: Filter) -> None:
-    started_s, cpu_s = time.perf_counter(), time.process_time()
+def _timed(searcher, query: _Query, where: Filter) -> list[float]:
+    """Seconds of the first stage, of reading the features of its clips, of their scores, of all; processor seconds."""
+    marks, cpu_s = [time.perf_counter()], time.process_time()
     side = "image" if query.audio is not None else "audio"
     vector = (query.audio_vector if side == "image" else query.image_vector)(searcher.stage)
     found = searcher.store.nearest(side, vector, 200, where)
-    nearest_s = time.perf_counter()
+    marks.append(time.perf_counter())
     clips = searcher.store.dense([one.id for one in found], [side])
-    read_s = time.perf_counter()
+    marks.append(time.perf_counter())
     searcher.dense_scores(query, clips)
-    end_s = time.perf_counter()
-    print(
-        f"{what:<8} {'filtered' * (where != Filter()):<9} {end_s - started_s:.3f} s "
-        f"({time.process_time() - cpu_s:.3f} s CPU): "
-        f"first stage {nearest_s - started_s:.3f}, features of {len(clips)} {read_s - nearest_s:.3f}, "
-        f"dense scores {end_s - read_s:.3f}",
-        flush=True,
-    )
+    marks.append(time.perf_counter())
+    assert len(clips) == 200
+    return [*np.diff(marks), marks[-1] - marks[0], time.process_time() - cpu_s]
+
+
+def _print_times(what: str, times: np.ndarray) -> None:
+    parts = ("first stage", "features", "dense scores", "all", "processor")
+    later = times[1:]
+    for name, values in (
+        ("first query", times[0]), ("median", np.median(later, axis=0)), ("p95", np.quantile(later, 0.95, axis=0))
+    ):  # fmt: skip
+        print(
+            f"{what:<18} {name:<12} "
+            + ", ".join(f"{part} {value:.3f}" for part, value in zip(parts, values, strict=True)),
+            flush=True,
+        )
 
 
 def recall(clips: int = 4_000) -> None:
