@@ -15,8 +15,8 @@ REFINED = 5
 _FILE_ROWS = 128
 
 
-def create_indexes(clips: Any, vectors: Any) -> None:
-    """Make the indexes of both tables anew."""
+def create_indexes(clips: Any, vectors: Any, minimum: int = INDEXED_VECTORS) -> None:
+    """Make the indexes of both tables anew; IVF_RQ for at least `minimum` vectors."""
     from lancedb.index import Bitmap, BTree, IvfRq, LabelList
 
     if not vectors.count_rows():
@@ -29,5 +29,5 @@ def create_indexes(clips: Any, vectors: Any) -> None:
     for field in vectors.schema:
         if not field.name.endswith("_vector") or field.type.list_size % 8:
             continue  # IVF_RQ needs whole bytes
-        if vectors.count_rows(f"{field.name} IS NOT NULL") >= INDEXED_VECTORS:
+        if vectors.count_rows(f"{field.name} IS NOT NULL") >= minimum:
             vectors.create_index(field.name, config=IvfRq(distance_type="dot", num_partitions=1), replace=True)
