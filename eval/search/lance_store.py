@@ -34,6 +34,8 @@ FORMAT = 1
 TABLES = ("index", "clips", "vectors")
 _COLUMNS = ("id", "source", "labels", "text", "media", "number", "frame", "start_s", "end_s", "image", "audio")
 _COMPRESSION = {"image": "none", "audio": "zstd", "image_vector": "none", "audio_vector": "none"}
+_UNREAD: dict[str, Any] = {"source": "", "labels": (), "text": "", "media": "", "number": -1, "frame": 0}
+_UNREAD |= {"start_s": 0.0, "end_s": 0.0, "image": b"", "audio": b""}
 _MESSAGE_CHARACTERS = 200
 
 
@@ -136,16 +138,16 @@ class LanceStore:
         # LanceDB leaves out null vectors; its dot distance is 1 - inner product.
         return [Neighbor(row["id"], 1 - row["_distance"]) for row in found.to_pylist()]
 
-    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES) -> list[IndexedClip]:
+    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES, info: bool = True) -> list[IndexedClip]:
         """See ClipStore."""
         if not ids:
             return []
-        unread = {side: b"" for side in SIDES if side not in sides}
-        columns = [name for name in _COLUMNS if name not in unread]
+        read = {"id", *sides, *(_COLUMNS if info else ())} - {side for side in SIDES if side not in sides}
         with _one_line_errors(self.address):
-            query = self._clips.search().where(_sql(Filter(ids=tuple(ids)))).select(columns).limit(len(ids))
+            query = self._clips.search().where(_sql(Filter(ids=tuple(ids)))).select(sorted(read)).limit(len(ids))
             rows = query.to_arrow().to_pylist()
-        return [IndexedClip(**row | unread | {"labels": tuple(row["labels"])}) for row in rows]
+        clips = [_UNREAD | row for row in rows]
+        return [IndexedClip(**clip | {"labels": tuple(clip["labels"])}) for clip in clips]
 
     def describe(self) -> Description:
         """See ClipStore."""

@@ -109,10 +109,9 @@ class Searcher:
                 scores.setdefault(neighbor.id, {})[side] = neighbor.score
         if not ranks:
             raise UsageError(self._why_nothing(query, where))
-        read = self.store.dense(list(ranks) if rerank else _best(scores, top_k), vectors)
-        clips = {clip.id: clip for clip in read}
         if rerank:
-            scores = self.dense_scores(query, list(clips.values()))
+            scores = self.dense_scores(query, self.store.dense(list(ranks), vectors, info=False))
+        clips = {clip.id: clip for clip in self.store.dense(_best(scores, top_k), vectors)}
         best = _best({id: scores[id] for id in clips}, top_k)
         return [Match(clips[id], _mean(scores[id]), min(ranks[id].values()), tuple(scores[id])) for id in best]
 

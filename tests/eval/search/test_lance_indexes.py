@@ -58,7 +58,7 @@ def test_the_first_stage_of_many_clips_has_the_best_of_an_exact_scan(large):
         found = _ids(store, side)
         assert len(found) == FOUND and found[:5] == exact[side][:5]
         assert (
-            len(set(found) & set(exact[side])) > 0.9 * FOUND
+            len(set(found) & set(exact[side])) > 0.8 * FOUND
         )  # these vectors have no structure, unlike those of sounds and pictures
 
 
