@@ -243,7 +243,7 @@ def _compare(queries, parts, layout: Layout, title: str, config: SimilarityConfi
     for name, (exact, unquantized, quantized, first, means, indexed) in ways.items():
         best, spread = exact.topk(TOP).indices, exact.std()
         print(f"{name}: exact scores {exact.mean():.3f} +- {spread:.3f}")
-        stages = {"first stage, exact scan": first, "first stage, IVF_RQ": indexed, "means (not used)": means}
+        stages = {"first stage, exact scan": first, "first stage, IVF_SQ": indexed, "means (not used)": means}
         for what, scores in stages.items():
             print(
                 f"  {what}: of the dense top {TOP} "

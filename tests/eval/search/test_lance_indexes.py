@@ -1,4 +1,4 @@
-"""An index of many clips: the first stage by IVF_RQ finds what an exact scan finds, whatever is added or deleted."""
+"""An index of many clips: the first stage by IVF_SQ finds what an exact scan finds, whatever is added or deleted."""
 
 import shutil
 
@@ -53,7 +53,7 @@ def changed(large, tmp_path):
 def test_the_first_stage_of_many_clips_has_the_best_of_an_exact_scan(large):
     store, exact = large
     kinds = [index.index_type for index in store._vectors.list_indices()]
-    assert kinds.count("IvfRq") == 2
+    assert kinds.count("IvfSq") == 2
     for side in SIDES:
         found = _ids(store, side)
         assert len(found) == FOUND and found[:5] == exact[side][:5]
