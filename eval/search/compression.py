@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int8
 from torch import Tensor
 from torch.nn import functional
 
@@ -94,9 +94,10 @@ def restore_image(blobs: Sequence[bytes], layout: Layout) -> ImageFeatures:
     Raises:
         ValueError: a blob has another size.
     """
-    cells, cls = _unpack(blobs, layout, layout.height * layout.width)
-    dense = cells.transpose(2, 3).unflatten(3, (layout.height, layout.width))
-    return ImageFeatures(dense, cls)
+    levels, scale, cls = _unpack(blobs, layout, layout.height * layout.width)
+    # Contiguous, because products with transposed cells take twice as long; int8 is the fastest to transpose.
+    dense = levels.transpose(2, 3).contiguous().float().mul_(scale[:, :, None])
+    return ImageFeatures(dense.unflatten(3, (layout.height, layout.width)), cls)
 
 
 def restore_audio(blobs: Sequence[bytes], layout: Layout) -> AudioFeatures:
@@ -113,8 +114,8 @@ def restore_audio(blobs: Sequence[bytes], layout: Layout) -> AudioFeatures:
     cls = torch.zeros(len(blobs), layout.heads, layout.channels) if layout.has_cls else None
     for count in counts.unique().tolist():
         rows = (counts == count).nonzero()[:, 0]
-        part, tokens = _unpack([blobs[row] for row in rows.tolist()], layout, count)
-        dense[rows, :, :count] = part
+        levels, scale, tokens = _unpack([blobs[row] for row in rows.tolist()], layout, count)
+        dense[rows, :, :count] = levels.float().mul_(scale[..., None])
         if cls is not None and tokens is not None:
             cls[rows] = tokens
     return AudioFeatures(dense.transpose(2, 3), torch.arange(longest) < counts[:, None], cls)
@@ -129,7 +130,8 @@ def _pack(vectors: Float[Tensor, "K N C"], cls: Float[Tensor, "K C"] | None) -> 
 
 def _unpack(
     blobs: Sequence[bytes], layout: Layout, vectors: int
-) -> tuple[Float[Tensor, "B K N C"], Float[Tensor, "B K C"] | None]:
+) -> tuple[Int8[Tensor, "B K N C"], Float[Tensor, "B K N"], Float[Tensor, "B K C"] | None]:
+    """Levels, their scales and class tokens; the blobs hold as many vectors of each head."""
     heads, channels = layout.heads, layout.channels
     scale_end = 2 * heads * vectors
     cls_start = scale_end + heads * vectors * channels
@@ -138,9 +140,9 @@ def _unpack(
         raise ValueError(f"stored features of {wrong[0]} bytes, expected {size}: the index is damaged, build it anew")
     raw = np.frombuffer(b"".join(blobs), np.uint8).reshape(len(blobs), size)
     scale = torch.from_numpy(raw[:, :scale_end].copy().view(np.float16).astype(np.float32))
-    levels = torch.from_numpy(raw[:, scale_end:cls_start].view(np.int8).astype(np.float32))
+    levels = torch.from_numpy(raw[:, scale_end:cls_start].view(np.int8).copy())
     shape = (len(blobs), heads, vectors)
     cls = None
     if layout.has_cls:
         cls = torch.from_numpy(raw[:, cls_start:].copy().view(np.float16).astype(np.float32)).view(-1, heads, channels)
-    return levels.view(*shape, channels).mul_(scale.view(*shape, 1)), cls
+    return levels.view(*shape, channels), scale.view(shape), cls

@@ -6,7 +6,7 @@ features. A sound finds pictures, a picture finds sounds; a video finds both: th
 of both scores, or by the only one that a clip without a picture or without a sound can have.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,10 @@ from eval.search.lance_store import LanceStore
 from eval.search.query import Query, read_query, window_weights
 from eval.search.store import IndexedClip, Side
 from model.denseav import DenseAV
-from model.features import AudioFeatures, ImageFeatures
+from model.similarity.fused.share_work import share_work
+
+# Clips whose features a thread restores and scores at a time: 5 MB in float32, so that they stay in the cache.
+PART_CLIPS = 16
 
 
 class Match(NamedTuple):
@@ -106,32 +109,40 @@ class Searcher:
                 scores.setdefault(neighbor.id, {})[side] = neighbor.score
         if not ranks:
             raise UsageError(self._why_nothing(query, where))
-        read = self.store.dense(list(ranks) if rerank else _best(scores, top_k), vectors)
-        clips = {clip.id: clip for clip in read}
         if rerank:
-            scores = self.dense_scores(query, list(clips.values()))
+            scores = self.dense_scores(query, self.store.dense(list(ranks), vectors, info=False))
+        clips = {clip.id: clip for clip in self.store.dense(_best(scores, top_k), vectors)}
         best = _best({id: scores[id] for id in clips}, top_k)
         return [Match(clips[id], _mean(scores[id]), min(ranks[id].values()), tuple(scores[id])) for id in best]
 
     def dense_scores(self, query: Query, clips: Sequence[IndexedClip]) -> dict[str, dict[Side, float]]:
         """Dense scores of stored clips for each direction that query and clip have, by id and side of the clip."""
         scores: dict[str, dict[Side, float]] = {clip.id: {} for clip in clips}
-        seen, heard = [clip for clip in clips if clip.image], [clip for clip in clips if clip.audio]
-        if query.audio is not None and seen:
-            image = restore_image([clip.image for clip in seen], self.layout)
-            for clip, score in zip(seen, self._score(image, query.audio)[0].tolist(), strict=True):
-                scores[clip.id]["image"] = score
-        if query.image is not None and heard:
-            audio = restore_audio([clip.audio for clip in heard], self.layout)
-            per_sound = self.model.similarity_per_head(query.image, audio).sum(dim=-1)[:, 0]
-            for clip, score in zip(heard, per_sound.tolist(), strict=True):
-                scores[clip.id]["audio"] = score
+        parts: list[tuple[Side, Sequence[IndexedClip]]] = []
+        if query.audio is not None:
+            parts += [("image", part) for part in _parts([clip for clip in clips if clip.image])]
+        if query.image is not None:
+            parts += [("audio", part) for part in _parts([clip for clip in clips if clip.audio])]
+
+        def run(items: Iterator[tuple[Side, Sequence[IndexedClip]]]) -> None:
+            for side, part in items:
+                for clip, score in zip(part, self._score(side, query, part).tolist(), strict=True):
+                    scores[clip.id][side] = score
+
+        if parts:
+            share_work(run, parts, torch.device("cpu"))
         return scores
 
-    def _score(self, image: ImageFeatures, audio: AudioFeatures) -> Float[Tensor, "1 V"]:
-        """Scores of one sound, of several windows, against V images."""
-        per_window = self.model.similarity_per_head(image, audio).sum(dim=-1)
-        return window_weights(audio)[None] @ per_window
+    def _score(self, side: Side, query: Query, clips: Sequence[IndexedClip]) -> Float[Tensor, "N"]:
+        """Scores of the pictures of N clips for the sound of a query, of several windows, or the other way round."""
+        if side == "image":
+            assert query.audio is not None
+            image = restore_image([clip.image for clip in clips], self.layout)
+            per_window = self.model.similarity_per_head(image, query.audio).sum(dim=-1)
+            return window_weights(query.audio) @ per_window
+        assert query.image is not None
+        audio = restore_audio([clip.audio for clip in clips], self.layout)
+        return self.model.similarity_per_head(query.image, audio).sum(dim=-1)[:, 0]
 
     def _why_nothing(self, query: Query, where: Filter) -> str:
         about = self.store.describe()
@@ -144,6 +155,10 @@ class Searcher:
             f"query={query.path} is a {query.kind}, which finds {wanted}; index={self.store.address} has "
             f"{about.pictures} clips with a picture and {about.sounds} with a sound"
         )
+
+
+def _parts(clips: Sequence[IndexedClip]) -> list[Sequence[IndexedClip]]:
+    return [clips[first : first + PART_CLIPS] for first in range(0, len(clips), PART_CLIPS)]
 
 
 def _best(scores: dict[str, dict[Side, float]], top_k: int) -> list[str]:

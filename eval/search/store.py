@@ -123,8 +123,14 @@ class ClipStore(Protocol):
             where: filter of clips.
         """
 
-    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES) -> list[IndexedClip]:
-        """The clips with these ids and their dense features of `sides`, in any order; unknown ids are left out."""
+    def dense(self, ids: Sequence[str], sides: Collection[Side] = SIDES, info: bool = True) -> list[IndexedClip]:
+        """The clips with these ids, in any order; unknown ids are left out.
+
+        Args:
+            ids: of the clips.
+            sides: whose dense features are read; the others are empty.
+            info: whether to read what `ClipInfo` holds; otherwise it is empty but for the id, which is faster.
+        """
 
     def describe(self) -> Description:
         """Settings and content of the index."""
