@@ -38,7 +38,7 @@ class MapUpsampler:
             loaded.to(_device(model))
         return cls(model, loaded)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self, maps: Float[Tensor, "N M H W"], frames: UInt8[Tensor, "N 3 H_img W_img"], size: tuple[int, int]
     ) -> Float[Tensor, "N M H_px W_px"]:

@@ -70,7 +70,8 @@ def test_sigterm_deletes_the_temporary_folder_and_exits_with_0(tmp_path, app):
         worker = psutil.Process(own.process.pid).children()
         assert list(own.temp.iterdir())
         assert own.stop() == 0 and not list(own.temp.iterdir())
-        assert not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in worker)
+        _, alive = psutil.wait_procs(worker, timeout=10)  # the last ones end when they notice that their parent has
+        assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
 
 
 @pytest.mark.parametrize(

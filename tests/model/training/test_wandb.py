@@ -81,17 +81,9 @@ def test_run_logs_history_and_media_and_resumes_the_same_wandb_run(offline, tmp_
     assert {"clips_per_s", "data_time_fraction", "memory/host_gb", "skipped_steps"} <= {
         *lines[0]
     } and "grad_norm/image_encoder" not in lines[0]
-    assert {
-        "eval/ade20k_sound/basic/map",
-        "eval/chance/ade20k_sound/basic/map",
-        "eval/untrained/disentanglement/heads/pred_dis",
-    } <= {*lines[1]}
-    assert not [
-        key
-        for line in (lines[2], *wandb_history(second))
-        for key in line
-        if key.startswith(("eval/chance", "eval/untrained", "eval/shuffled"))
-    ]
+    evaluated = [line for line in (*lines, *wandb_history(second)) if "eval/ade20k_sound/basic/map" in line]
+    baselines = {"eval/chance/ade20k_sound/basic/map", "eval/untrained/disentanglement/heads/pred_dis"}
+    assert lines[1] in evaluated and all(baselines <= line.keys() for line in evaluated)
 
     files = first.parent / "files"
     for name, width_px in (("ade20k_speech/heatmaps", 5 * 160), ("places_retrieval/similarity", 477)):
