@@ -106,13 +106,17 @@ class AnyUp(nn.Module):
         self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> WindowWeights:
         """The same for a normalized image."""
-        grid = (features.shape[2], features.shape[3])
-        encoded = self.rope(self.image_encoder(channels_last(guidance)))
-        keys = pool(self.key_encoder(encoded), grid)
-        keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
-        queries = self.query_conv(pool(self.query_encoder(encoded), size))
-        window = ratio_window(grid, size, self.window_ratio).to(features.device)
+        window = ratio_window((features.shape[2], features.shape[3]), size, self.window_ratio).to(features.device)
+        queries, keys = self._queries_and_keys(guidance, features, size)
         return WindowWeights(window, self.attention.window_weights(queries, keys, window))
+
+    def _queries_and_keys(
+        self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "B D H_px W_px"], Float[Tensor, "B D H W"]]:
+        encoded = self.rope(self.image_encoder(channels_last(guidance)))
+        keys = pool(self.key_encoder(encoded), (features.shape[2], features.shape[3]))
+        keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
+        return self.query_conv(pool(self.query_encoder(encoded), size)), keys
 
 
 def ratio_window(grid: tuple[int, int], size: tuple[int, int], ratio: float) -> Window:

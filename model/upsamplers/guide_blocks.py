@@ -4,6 +4,7 @@ Source: reference 4.2.
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -41,7 +42,9 @@ class ResBlock(nn.Module):
 
 def encoder(inputs: int, channels: int, kernel: int = 1, groups: int = GROUPS) -> nn.Sequential:
     """A convolution with reflected borders and two ResBlocks."""
-    first = nn.Conv2d(inputs, channels, kernel, padding=kernel // 2, padding_mode="reflect", bias=False)
+    # With "reflect", torch would copy the features to pad them by 0.
+    mode: Literal["reflect", "zeros"] = "reflect" if kernel > 1 else "zeros"
+    first = nn.Conv2d(inputs, channels, kernel, padding=kernel // 2, padding_mode=mode, bias=False)
     return nn.Sequential(first, ResBlock(channels, groups), ResBlock(channels, groups))
 
 
