@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import channels_last, normalize_image
+from model.dtypes import upcast_half
+from model.upsamplers.guidance import channels_last, check_size, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, CrossAttention, ResBlock, RotaryEmbedding, encoder, pool
 from model.upsamplers.weights import WindowWeights
 from model.upsamplers.window import Window
@@ -45,8 +46,9 @@ class FeatureUnification(nn.Module):
         """The mean over channels of the softmax of the responses; in blocks of rows: a cell has C x D responses."""
         filters, (_, channels, height, width) = len(self.basis), features.shape
         radius = self.basis.shape[2] // 2
-        inside = functional.conv2d(torch.ones_like(features[:1, :1]), torch.ones_like(self.basis[:1]), padding=radius)
-        padded = functional.pad(functional.normalize(features, dim=1), [radius] * 4)
+        normalized = functional.normalize(upcast_half(features), dim=1).to(self.basis.dtype)
+        inside = functional.conv2d(torch.ones_like(normalized[:1, :1]), torch.ones_like(self.basis[:1]), padding=radius)
+        padded = functional.pad(normalized, [radius] * 4)
         rows = max(1, RESPONSES_PER_BLOCK // (len(features) * channels * filters * width))
         blocks = [
             self._unify_rows(padded[:, :, first : first + rows + 2 * radius], inside[:, :, first : first + rows])
@@ -103,20 +105,32 @@ class AnyUp(nn.Module):
     def weights(
         self, image: UInt8[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> WindowWeights:
-        """Weights from the grid of `features` to `size`; apply them to these features or to maps of the same grid."""
-        return self.guided_weights(normalize_image(image), features, size)
+        """Weights from the grid of `features` to `size`; apply them to these features or to maps of the same grid.
+
+        Raises:
+            ValueError: an image of another aspect, a size without pixels, or less than 2 x 2 cells.
+        """
+        return self.guided_weights(normalize_image(image, (features.shape[2], features.shape[3])), features, size)
 
     def guided_weights(
         self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> WindowWeights:
         """The same for a normalized image."""
-        grid = (features.shape[2], features.shape[3])
-        encoded = self.rope(self.image_encoder(channels_last(guidance)))
-        keys = pool(self.key_encoder(encoded), grid)
-        keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
-        queries = self.query_conv(pool(self.query_encoder(encoded), size))
-        window = ratio_window(grid, size, self.window_ratio).to(features.device)
+        check_size(size)
+        if min(features.shape[2:]) < 2:
+            rows, columns = features.shape[2:]
+            raise ValueError(f"features of {rows} x {columns} cells: AnyUp needs 2 x 2 and more")
+        window = ratio_window((features.shape[2], features.shape[3]), size, self.window_ratio).to(features.device)
+        queries, keys = self._queries_and_keys(guidance, features, size)
         return WindowWeights(window, self.attention.window_weights(queries, keys, window))
+
+    def _queries_and_keys(
+        self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
+    ) -> tuple[Float[Tensor, "B D H_px W_px"], Float[Tensor, "B D H W"]]:
+        encoded = self.rope(self.image_encoder(channels_last(guidance, self.query_conv.weight.dtype)))
+        keys = pool(self.key_encoder(encoded), (features.shape[2], features.shape[3]))
+        keys = self.aggregation(torch.cat([keys, self.unification(features)], dim=1))
+        return self.query_conv(pool(self.query_encoder(encoded), size)), keys
 
 
 def ratio_window(grid: tuple[int, int], size: tuple[int, int], ratio: float) -> Window:

@@ -4,12 +4,14 @@ Source: reference 4.2.
 """
 
 import math
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.dtypes import upcast_half
 from model.upsamplers.window import Window, window_scores
 
 GROUPS = 8
@@ -41,7 +43,9 @@ class ResBlock(nn.Module):
 
 def encoder(inputs: int, channels: int, kernel: int = 1, groups: int = GROUPS) -> nn.Sequential:
     """A convolution with reflected borders and two ResBlocks."""
-    first = nn.Conv2d(inputs, channels, kernel, padding=kernel // 2, padding_mode="reflect", bias=False)
+    # With "reflect", torch would copy the features to pad them by 0.
+    mode: Literal["reflect", "zeros"] = "reflect" if kernel > 1 else "zeros"
+    first = nn.Conv2d(inputs, channels, kernel, padding=kernel // 2, padding_mode=mode, bias=False)
     return nn.Sequential(first, ResBlock(channels, groups), ResBlock(channels, groups))
 
 
@@ -61,18 +65,18 @@ class RotaryEmbedding(nn.Module):
 
     def forward(self, features: Float[Tensor, "B D H W"]) -> Float[Tensor, "B D H W"]:
         """Rotated features."""
-        rows, columns = (
-            torch.linspace(0, 1, n, device=features.device, dtype=self.freqs.dtype) for n in features.shape[2:]
-        )
+        table = upcast_half(self.freqs)  # angles reach hundreds: too much for half precision
+        rows, columns = (torch.linspace(0, 1, n, device=features.device, dtype=table.dtype) for n in features.shape[2:])
         first, second = features.chunk(2, dim=1)
         half = features.shape[1] // 2
 
         def turn(part: Tensor, other: Tensor, frequencies: Tensor) -> Tensor:
             angles = rows[:, None, None] * frequencies[0] + columns[:, None] * frequencies[1]
             angles = angles.permute(2, 0, 1)
-            return torch.addcmul(part * angles.cos(), other, angles.sin())
+            cos, sin = angles.cos().to(part.dtype), angles.sin().to(part.dtype)
+            return torch.addcmul(part * cos, other, sin)
 
-        return torch.cat([turn(first, -second, self.freqs[:, :half]), turn(second, first, self.freqs[:, half:])], dim=1)
+        return torch.cat([turn(first, -second, table[:, :half]), turn(second, first, table[:, half:])], dim=1)
 
 
 class CrossAttention(nn.Module):
@@ -110,9 +114,9 @@ class CrossAttention(nn.Module):
     def _block_weights(
         self, queries: Float[Tensor, "B D H W"], key: Float[Tensor, "B h w D"], window: Window
     ) -> Float[Tensor, "B H W 1 N"]:
-        logits = window_scores(self._query(queries), key, window, self.heads)
+        logits = window_scores(upcast_half(self._query(queries)), upcast_half(key), window, self.heads)
         hidden = ~window.valid[:, :, None]
-        return logits.masked_fill(hidden, -torch.inf).softmax(dim=-1).mean(dim=3, keepdim=True)
+        return logits.masked_fill(hidden, -torch.inf).softmax(dim=-1).mean(dim=3, keepdim=True).to(queries.dtype)
 
     def _query(self, queries: Float[Tensor, "B D H W"]) -> Float[Tensor, "B H W D"]:
         return self.query(self.norm_q(queries.permute(0, 2, 3, 1))) * (queries.shape[1] // self.heads) ** -0.5

@@ -11,7 +11,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import channels_last, normalize_image
+from model.dtypes import upcast_half
+from model.upsamplers.guidance import channels_last, check_size, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, CrossAttention, RotaryEmbedding, encoder, pool
 
 PIXELS_PER_BLOCK = 4096
@@ -33,8 +34,9 @@ class GlobalWeights:
         cells = features.flatten(2).transpose(1, 2)
         keys = self.keys.flatten(2, 3).transpose(2, 3)
         blocks = self.queries.flatten(2, 3).split(PIXELS_PER_BLOCK, dim=2)
-        mixed = [(block @ keys).softmax(dim=-1).mean(dim=1) @ cells for block in blocks]
-        return torch.cat(mixed, dim=1).transpose(1, 2).unflatten(2, tuple(self.queries.shape[2:4]))
+        cells, keys = upcast_half(cells), upcast_half(keys)
+        mixed = [(upcast_half(block) @ keys).softmax(dim=-1).mean(dim=1).to(cells.dtype) @ cells for block in blocks]
+        return torch.cat(mixed, dim=1).to(features.dtype).transpose(1, 2).unflatten(2, tuple(self.queries.shape[2:4]))
 
     def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
         """Upsample maps."""
@@ -56,7 +58,7 @@ class Jafar(nn.Module):
 
     def __init__(self, feature_channels: int, channels: int = 128, heads: int = 4, groups: int = GROUPS) -> None:
         super().__init__()
-        self.groups = groups
+        self.groups, self.feature_channels = groups, feature_channels
         self.image_encoder = encoder(3, channels, 1, groups)
         self.query_encoder = encoder(channels, channels, 1, groups)
         self.key_encoder = encoder(channels, channels, 1, groups)
@@ -69,16 +71,25 @@ class Jafar(nn.Module):
     def weights(
         self, image: UInt8[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> GlobalWeights:
-        """Weights from the grid of `features` to `size`; apply them to these features or to maps of the same grid."""
-        return self.guided_weights(normalize_image(image), features, size)
+        """Weights from the grid of `features` to `size`; apply them to these features or to maps of the same grid.
+
+        Raises:
+            ValueError: an image of another aspect, a size without pixels, or features of another encoder.
+        """
+        return self.guided_weights(normalize_image(image, (features.shape[2], features.shape[3])), features, size)
 
     def guided_weights(
         self, guidance: Float[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> GlobalWeights:
         """The same for a normalized image."""
-        encoded = self.rope(self.image_encoder(channels_last(guidance)))
+        check_size(size)
+        if features.shape[1] != self.feature_channels:
+            raise ValueError(
+                f"features of {features.shape[1]} channels, weights of an encoder with {self.feature_channels}"
+            )
+        encoded = self.rope(self.image_encoder(channels_last(guidance, self.query_conv.weight.dtype)))
         keys = self._normalize(pool(self.key_encoder(encoded), (features.shape[2], features.shape[3])))
-        feature = self.feature_encoder(functional.normalize(features, dim=1))
+        feature = self.feature_encoder(functional.normalize(upcast_half(features), dim=1).to(encoded.dtype))
         keys = self.gamma(feature) * keys + self.beta(feature)
         queries = self.query_conv(self._normalize(pool(self.query_encoder(encoded), size)))
         by_head = (

@@ -14,8 +14,9 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from model.dtypes import upcast_half
 from model.upsamplers.bicubic_window import filtered_bicubic, fold
-from model.upsamplers.guidance import channels_last, normalize_image
+from model.upsamplers.guidance import channels_last, check_size, normalize_image
 from model.upsamplers.weights import ChainedWeights, WindowWeights
 from model.upsamplers.window import centered_window, reflect, window_scores
 
@@ -49,13 +50,13 @@ class JbuStage(nn.Module):
             ValueError: the grid is too small for the radius.
         """
         window = centered_window((guidance.shape[2], guidance.shape[3]), self.radius, reflect)
-        guidance = channels_last(guidance)
-        keys = self.range_proj(guidance).permute(0, 2, 3, 1)
-        temperature = self.range_temp.exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
+        guidance = channels_last(guidance, self.range_temp.dtype)
+        keys = upcast_half(self.range_proj(guidance)).permute(0, 2, 3, 1)
+        temperature = upcast_half(self.range_temp).exp().clamp(MIN_TEMPERATURE, MAX_TEMPERATURE)
         similar = (temperature * window_scores(keys, keys, window)[:, :, :, 0]).softmax(dim=-1)
         kernel = similar * self.spatial_kernel()
         kernel = kernel / kernel.sum(dim=-1, keepdim=True).clamp(min=MIN_KERNEL_SUM)
-        correction = self.fixup_proj(torch.cat([kernel.permute(0, 3, 1, 2), guidance], dim=1))
+        correction = self.fixup_proj(torch.cat([kernel.permute(0, 3, 1, 2).to(guidance.dtype), guidance], dim=1))
         return kernel + FIXUP * correction.permute(0, 2, 3, 1)
 
     def spatial_kernel(self) -> Float[Tensor, "N"]:
@@ -71,7 +72,7 @@ class JbuStage(nn.Module):
         window, *matrices = filtered_bicubic(grid, filter_window.rows, filter_window.columns)
         kernel = self.kernel(guidance)
         values = fold(kernel, *(matrix.to(kernel.dtype) for matrix in matrices))
-        return WindowWeights(window, values[:, :, :, None])
+        return WindowWeights(window, values[:, :, :, None].to(self.range_temp.dtype))
 
 
 class Jbu(nn.Module):
@@ -104,14 +105,19 @@ class Jbu(nn.Module):
         """Weights from the grid of the features to `size`; None: 16 times the grid.
 
         Raises:
-            ValueError: a grid of less than 2 cells.
+            ValueError: a grid of less than 2 x 2 cells, an image of another aspect, or a size without pixels.
         """
-        return self.guided_weights(normalize_image(image), (features.shape[2], features.shape[3]), size)
+        grid = (features.shape[2], features.shape[3])
+        return self.guided_weights(normalize_image(image, grid), grid, size)
 
     def guided_weights(
         self, guidance: Float[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None
     ) -> ChainedWeights:
         """The same for a normalized image."""
+        if min(grid) < 2:
+            raise ValueError(f"features of {grid[0]} x {grid[1]} cells: the stack needs 2 x 2 and more")
+        if size is not None:
+            check_size(size)
         stages, current = [], grid
         for stage in self.stages:
             target = (2 * current[0], 2 * current[1])
@@ -127,12 +133,18 @@ class Jbu(nn.Module):
         return self.upsample(features, weights)
 
     def upsample(self, features: Float[Tensor, "B C H W"], weights: ChainedWeights) -> Float[Tensor, "B C H_px W_px"]:
-        """Apply weights to features of the encoder, with the final mix of channels."""
+        """Apply weights to features of the encoder, with the final mix of channels.
+
+        Raises:
+            ValueError: features of another encoder.
+        """
         if self.fixup_proj is None:
             return weights.apply(features)
+        if features.shape[1] != self.channels:
+            raise ValueError(f"features of {features.shape[1]} channels, weights of an encoder with {self.channels}")
         drop, conv = self.fixup_proj
         weight, bias = (getattr(conv, name) for name in ("weight", "bias"))
-        mixed = features + FIXUP * functional.conv2d(drop(features), weight)
+        mixed = features + FIXUP * functional.conv2d(drop(features.to(weight.dtype)), weight)
         return weights.apply(mixed).add_(FIXUP * bias[:, None, None])
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from model.upsamplers.guidance import channels_last, normalize_image
+from model.dtypes import upcast_half
+from model.upsamplers.guidance import channels_last, check_size, normalize_image
 from model.upsamplers.guide_blocks import GROUPS, pool
 from model.upsamplers.weights import WindowWeights
 from model.upsamplers.window import Window, full_window, window_scores
@@ -40,8 +41,13 @@ class Naf(nn.Module):
     def weights(
         self, image: UInt8[Tensor, "B 3 H_img W_img"], features: Float[Tensor, "B C H W"], size: tuple[int, int]
     ) -> WindowWeights:
-        """Weights from the grid of the features to `size`."""
-        return self.guided_weights(normalize_image(image), (features.shape[2], features.shape[3]), size)
+        """Weights from the grid of the features to `size`.
+
+        Raises:
+            ValueError: an image of another aspect, or a size without pixels.
+        """
+        grid = (features.shape[2], features.shape[3])
+        return self.guided_weights(normalize_image(image, grid), grid, size)
 
     def guided_weights(
         self,
@@ -55,14 +61,17 @@ class Naf(nn.Module):
         Args:
             coordinate_scale: of the rotary embedding; drawn log-uniformly from 1/2 to 2 in training.
         """
-        guidance = _shrink(channels_last(guidance), (MAX_IMAGE_RATIO * size[0], MAX_IMAGE_RATIO * size[1]))
+        check_size(size)
+        guidance = channels_last(guidance, next(self.parameters()).dtype)
+        guidance = _shrink(guidance, (MAX_IMAGE_RATIO * size[0], MAX_IMAGE_RATIO * size[1]))
         encoded = pool(torch.cat([self.pixel_branch(guidance), self.context_branch(guidance)], dim=1), size)
         queries = rotate(encoded, HEADS, coordinate_scale)
         keys = pool(queries, grid)
         window = nearest_window(grid, size, WINDOW_CELLS).to(guidance.device)
         scale = (queries.shape[1] // HEADS) ** -0.5
-        logits = window_scores(queries.permute(0, 2, 3, 1) * scale, keys.permute(0, 2, 3, 1), window, HEADS)
-        return WindowWeights(window, logits.softmax(dim=-1))
+        query, key = (upcast_half(part.permute(0, 2, 3, 1)) for part in (queries * scale, keys))
+        logits = window_scores(query, key, window, HEADS)
+        return WindowWeights(window, logits.softmax(dim=-1).to(queries.dtype))
 
 
 def nearest_window(grid: tuple[int, int], size: tuple[int, int], side: int) -> Window:
@@ -87,16 +96,17 @@ def rotate(features: Float[Tensor, "B C H W"], heads: int, scale: float = 1.0) -
         scale: of the coordinates.
     """
     quarter = features.shape[1] // heads // 4
-    period = ROPE_BASE ** (torch.arange(quarter, device=features.device, dtype=features.dtype) / quarter)
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    period = ROPE_BASE ** (torch.arange(quarter, device=features.device, dtype=dtype) / quarter)
     rows, columns = (
-        2 * torch.pi * scale * ((torch.arange(n, device=features.device, dtype=features.dtype) + 0.5) / n * 2 - 1)
+        2 * torch.pi * scale * ((torch.arange(n, device=features.device, dtype=dtype) + 0.5) / n * 2 - 1)
         for n in features.shape[2:]
     )
     by_row = (rows[:, None] / period).T[:, :, None].expand(-1, -1, len(columns))
     by_column = (columns[:, None] / period).T[:, None, :].expand(-1, len(rows), -1)
     angles = torch.cat([by_row, by_column])
     first, second = features.unflatten(1, (heads, 2, 2 * quarter)).unbind(2)
-    cos, sin = angles.cos(), angles.sin()
+    cos, sin = angles.cos().to(features.dtype), angles.sin().to(features.dtype)
     return torch.stack([first * cos - second * sin, second * cos + first * sin], dim=2).flatten(1, 3)
 
 

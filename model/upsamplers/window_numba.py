@@ -61,8 +61,11 @@ def scatter(
 def _call(function: Callable[..., None], products: int, *args: Tensor | int) -> None:
     """Run a function that makes so many products (times the number of groups)."""
     most: int = numba.config.NUMBA_NUM_THREADS
-    numba.set_num_threads(1 if products < PARALLEL_PRODUCTS else min(torch.get_num_threads(), most))
+    threads = torch.get_num_threads()
+    numba.set_num_threads(1 if products < PARALLEL_PRODUCTS else min(threads, most))
     function(*(arg.numpy() if isinstance(arg, Tensor) else arg for arg in args))
+    if torch.get_num_threads() != threads:  # numba starts its threads by a setting of OpenMP that torch shares
+        torch.set_num_threads(threads)
 
 
 def _compiled(function: Function) -> Function:

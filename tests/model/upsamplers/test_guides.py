@@ -118,5 +118,5 @@ def test_windows_of_a_ratio_and_of_nearest_cells():
 
 
 def test_a_grid_of_one_cell_is_refused_by_the_stack():
-    with pytest.raises(ValueError, match="a grid of 2 cells is too small"):
-        Jbu().weights(_image(), torch.zeros(1, 2, 1, 4))
+    with pytest.raises(ValueError, match="features of 1 x 4 cells: the stack needs 2 x 2 and more"):
+        Jbu().weights(_image(16, 64), torch.zeros(1, 2, 1, 4))

@@ -1,7 +1,11 @@
 """The operator of windowed upsamplers: both implementations agree, and its operations are each other's gradients."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
+from paths import ROOT
 
 from model.upsamplers import window_numba, window_torch
 from model.upsamplers.window import (
@@ -106,3 +110,15 @@ def test_operands_that_do_not_fit_are_refused(change, message):
 def test_a_grid_smaller_than_the_window_is_refused():
     with pytest.raises(ValueError, match="a grid of 3 cells is too small for a window that reaches 3 cells out"):
         centered_window((3, 9), 3, reflect)
+
+
+def test_the_number_of_threads_of_torch_stays():
+    code = (
+        "import torch\n"
+        "from model.upsamplers.window import centered_window, reflect, window_mix\n"
+        "torch.set_num_threads(1)\n"
+        "window_mix(torch.ones(1, 8, 8, 4), torch.ones(1, 8, 8, 1, 9), centered_window((8, 8), 1, reflect))\n"
+        "print(torch.get_num_threads())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=200)
+    assert done.stdout == "1\n", done.stderr
