@@ -37,6 +37,7 @@ SCHEMAS = {
     "eval.parity": schema.NoSettings,
     "eval.report": schema.CompareConfig,
     "eval.ablate": AblateConfig,
+    "eval.upsample": schema.UpsampleConfig,
     "eval.workspace": schema.WorkspaceConfig,
     "model.convert": schema.ConvertConfig,
     "model.export": schema.ExportConfig,

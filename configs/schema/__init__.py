@@ -21,6 +21,7 @@ from configs.schema.search import SearchConfig
 from configs.schema.stream import AugmentConfig, StreamConfig, StreamSourceConfig
 from configs.schema.toy_world import ToyWorldConfig
 from configs.schema.train import CheckpointConfig, EvaluateConfig, TrainConfig
+from configs.schema.upsample import UpsampleConfig
 from configs.schema.workspace import WorkspaceConfig
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "StreamSourceConfig",
     "ToyWorldConfig",
     "TrainConfig",
+    "UpsampleConfig",
     "VariantConfig",
     "VerifyConfig",
     "WorkspaceConfig",

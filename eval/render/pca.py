@@ -1,5 +1,6 @@
 """Joint PCA of the image and audio features of a video, fitted on a part of it, as three color channels."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -58,9 +59,14 @@ def fit_pca(model: DenseAV, video: Video) -> JointPca:
 
 def fit_image_pca(features: Float[Tensor, "C H W"]) -> Float[np.ndarray, "3 H W"]:
     """Colors of the features of one image by their own principal components, 0 to 1 for most."""
-    pca = _fit(_directions(features.flatten(1).T), None)
+    return joint_colors([features])[0]
+
+
+def joint_colors(parts: Sequence[Float[Tensor, "C _ _"]]) -> list[Float[np.ndarray, "3 _ _"]]:
+    """Colors of several feature maps by their joint principal components, 0 to 1 for most."""
+    pca = _fit(torch.cat([_directions(part.flatten(1).T) for part in parts]), None)
     assert pca.image is not None
-    return pca.colors(features[None], pca.image)[0]
+    return [pca.colors(part[None], pca.image)[0] for part in parts]
 
 
 def _fit(images: Float[Tensor, "N D"] | None, sounds: Float[Tensor, "T D"] | None) -> JointPca:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from model.upsamplers import Upsampler
 from model.upsamplers.interpolation import InterpolationWeights
+from model.upsamplers.jbu import Jbu
 
 # Weights of a guide have one number for each pixel and cell of its window: 0.3 GB for NAF at this ratio and 28 x 28.
 MAX_RATIO = 16
@@ -31,7 +32,21 @@ def upsample_maps(
         raise ValueError(f"{type(upsampler).__name__} is guided by the image: frames=None is not allowed")
     if upsampler.reads_features and features is None:
         raise ValueError(f"{type(upsampler).__name__} reads the features: features=None is not allowed")
-    rows, columns = maps.shape[-2:]
-    guided = (min(size[0], MAX_RATIO * rows), min(size[1], MAX_RATIO * columns))
-    weights = upsampler.weights(frames, maps if features is None else features, guided)
+    weights = upsampler.weights(frames, maps if features is None else features, _guided_size(maps, size))
     return InterpolationWeights(size).apply(weights.apply_maps(maps))
+
+
+def upsample_features(
+    upsampler: Upsampler,
+    features: Float[Tensor, "B C H W"],
+    frames: UInt8[Tensor, "B 3 H_img W_img"],
+    size: tuple[int, int],
+) -> Float[Tensor, "B C H_px W_px"]:
+    """The same for features of an encoder; with FeatUp's stack they pass its final mix of channels."""
+    weights = upsampler.weights(frames, features, _guided_size(features, size))
+    upsampled = upsampler.upsample(features, weights) if isinstance(upsampler, Jbu) else weights.apply(features)
+    return InterpolationWeights(size).apply(upsampled)
+
+
+def _guided_size(maps: Float[Tensor, "B N H W"], size: tuple[int, int]) -> tuple[int, int]:
+    return min(size[0], MAX_RATIO * maps.shape[-2]), min(size[1], MAX_RATIO * maps.shape[-1])

@@ -49,6 +49,12 @@ class ImplicitFeatures(nn.Module):
 
     def __init__(self, channels: int, frequencies: int, has_color: bool, feature_channels: int = 0) -> None:
         super().__init__()
+        self.settings = {
+            "channels": channels,
+            "frequencies": frequencies,
+            "has_color": has_color,
+            "feature_channels": feature_channels,
+        }
         self.network = implicit_upsampler(channels, frequencies, has_color)
         self.is_projected = feature_channels > 0
         if self.is_projected:

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from other_user import open_folder, other_user
 from paths import ROOT
+from PIL import Image
 from tiny_media import write_video
 from tiny_shards import write_data_set
 from user_mistakes_data import DATA_MISTAKES
@@ -30,6 +31,7 @@ COMMANDS = {  # name -> module, schema, positional arguments
     "render": ("eval.render.__main__", schema.RenderConfig, ()),
     "search": ("eval.search.__main__", schema.SearchConfig, ()),
     "app": ("eval.app.__main__", schema.AppConfig, ()),
+    "upsample": ("eval.upsample", schema.UpsampleConfig, ()),
     "workspace": ("eval.workspace", schema.WorkspaceConfig, ()),
     "export": ("model.export", schema.ExportConfig, ()),
     "convert": ("model.convert.__main__", schema.ConvertConfig, ()),
@@ -51,6 +53,7 @@ def world(tmp_path_factory):
     write_video(root / "mutes/mute.mp4", audio=False)
     for name in ("text.mp4", "text.wav", "text.jpg", "text.ckpt"):
         (root / name).write_text("text\n")
+    Image.new("RGB", (40, 30)).save(root / "dot.png")
     (root / "bytes.yaml").write_bytes(b"\xaa\xff\x00")
     return root
 

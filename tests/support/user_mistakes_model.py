@@ -187,6 +187,17 @@ MODEL_MISTAKES = [
     ("app", "", 2, "checkpoint= is missing: give toy, a run folder, or an exported folder"),
     ("app", "checkpoint=toy port=99999999", 2, "port=99999999 must be ..."),
     ("workspace", "", 2, "entity= is missing: give the W&B user or team that owns the project"),
+    # eval.upsample
+    ("upsample", "out={w}/u", 2, "image= is missing"),
+    ("upsample", "image={w}/nowhere.jpg out={w}/u checkpoint=toy", 2, "image={w}/nowhere.jpg: no such file"),
+    ("upsample", "image={w}/text.jpg out={w}/u", 2, "encoder= checkpoint=: give one of them, such as ..."),
+    ("upsample", "image={w}/text.jpg out={w}/u checkpoint=toy", 2, "{w}/text.jpg ..."),
+    (
+        "upsample",
+        "image={w}/dot.png out={w}/u checkpoint=toy method=sharp",
+        2,
+        "method=sharp: allowed are ...",
+    ),
     # model.export, model.convert
     (
         "export",
