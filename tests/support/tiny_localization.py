@@ -67,10 +67,11 @@ def data_settings(root: Path) -> dict[str, str]:
     return {f"data.{name}.root": str(root / name) for name in FOLDERS}
 
 
-def benchmark(root: Path, name: str, batch_size: int = 7) -> Localization:
+def benchmark(root: Path, name: str, batch_size: int = 7, upsampler: str = "bilinear") -> Localization:
     """One benchmark on a copy."""
     data = {folder: DataConfig(root=str(root / folder)) for folder in FOLDERS}
-    built = build_benchmarks(EvalConfig(benchmarks=[name], batch_size=batch_size, data=data))[name]
+    config = EvalConfig(benchmarks=[name], batch_size=batch_size, data=data, upsampler=upsampler)
+    built = build_benchmarks(config)[name]
     assert isinstance(built, Localization)
     return built
 

@@ -213,7 +213,7 @@ class PromptedADE20K(Benchmark):
         self,
         row: int,
         maps: Float[Tensor, "N H W"],
-        per_head: Float[Tensor, "N K H W"],
+        per_head: Float[Tensor, "N K h w"],
         precision: float,
         inputs: InputSpec,
     ) -> Example:

@@ -186,3 +186,12 @@ def test_missing_folder_setting_is_named(name, message):
 
     with pytest.raises(UsageError, match=message):
         build_benchmarks(EvalConfig(benchmarks=[name]))
+
+
+@pytest.mark.parametrize("name", ["vggss", "is3_masks"])
+def test_an_upsampler_changes_the_maps_and_bilinear_ones_are_a_baseline(sets, untrained, name):
+    plain, guided = benchmark(sets, name), benchmark(sets, name, upsampler="bicubic")
+    expected, measured = plain.evaluate(untrained), guided.evaluate(untrained)
+    assert "bilinear" in guided.baselines and "bilinear" not in plain.baselines
+    assert guided.evaluate_baseline("bilinear", untrained) == expected.metrics
+    assert measured.metrics != expected.metrics and measured.chance == expected.chance

@@ -216,3 +216,30 @@ def test_invalid_prompt_audio_is_named(tmp_path, oracle_model):
     (write_prompted(tmp_path) / "audio/v3.wav").write_bytes(b"RIFF nothing")
     with pytest.raises(UsageError, match=r"v3\.wav is not an audio file"):
         PromptedADE20K(str(tmp_path), "sound", batch_size=4, seed=0).evaluate(oracle_model)
+
+
+class Nearest:
+    """Nearest-neighbor upsampling, as an upsampler that looks at images and features."""
+
+    reads_image = reads_features = True
+
+    def weights(self, image, features, size):
+        assert image.shape[0] == features.shape[0] and image.dtype == torch.uint8
+        self.size = size
+        return self
+
+    def apply_maps(self, maps):
+        return torch.nn.functional.interpolate(maps, self.size, mode="nearest")
+
+    apply = apply_maps
+
+
+def test_maps_are_upsampled_and_bilinear_ones_are_a_baseline(tmp_path, oracle_model):
+    root = str(write_prompted(tmp_path))
+    plain = PromptedADE20K(root, "speech", batch_size=4, seed=0)
+    guided = PromptedADE20K(root, "speech", batch_size=4, seed=0, upsampler=Nearest())
+    expected, measured = plain.evaluate(oracle_model), guided.evaluate(oracle_model)
+    assert guided.baselines - plain.baselines == {"bilinear"}
+    assert guided.evaluate_baseline("bilinear", oracle_model) == expected.metrics
+    assert measured.metrics.keys() == expected.metrics.keys() and measured.metrics != expected.metrics
+    assert measured.metrics["basic/map"] > 0.9 and measured.examples[0].heatmap.shape == (64, 64)
