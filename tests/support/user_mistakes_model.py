@@ -191,7 +191,7 @@ MODEL_MISTAKES = [
     ("upsample", "out={w}/u", 2, "image= is missing"),
     ("upsample", "image={w}/nowhere.jpg out={w}/u checkpoint=toy", 2, "image={w}/nowhere.jpg: no such file"),
     ("upsample", "image={w}/text.jpg out={w}/u", 2, "encoder= checkpoint=: give one of them, such as ..."),
-    ("upsample", "image={w}/text.jpg out={w}/u checkpoint=toy", 2, "{w}/text.jpg ..."),
+    ("upsample", "image={w}/text.jpg out={w}/u checkpoint=toy", 2, "image={w}/text.jpg is not a complete image ..."),
     (
         "upsample",
         "image={w}/dot.png out={w}/u checkpoint=toy method=sharp",
