@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
+from model.download import download_once, hub_folder
+
 # The checkpoints that the authors of DenseAV have published (mhamilton723/DenseAV, hubconf.py), and their heads.
 PUBLISHED_URL = "https://marhamilresearch4.blob.core.windows.net/denseav-public/hub"
 _FILES = {

@@ -88,7 +88,7 @@ def test_the_page_names_every_model_and_every_member_of_a_result():
     public = {*vars(denseav.Localizer), *vars(denseav.Localization), *denseav.Localization.__dataclass_fields__}
     used = set(re.findall(r"(?:result|frame|model)\.(\w+)", PAGE))
     assert not missing and len(used) > 15
-    assert used - {"export", "convert", "safetensors"} <= public
+    assert used - {"export", "convert", "safetensors", "model"} <= public
 
 
 def test_the_notebook_is_valid_and_holds_no_outputs():

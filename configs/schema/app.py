@@ -9,6 +9,11 @@ from configs.field import field
 class AppConfig:
     checkpoint: str = field("", "model, as for denseav.load: toy, a run folder, ...; several separated by commas")
     index: str = field("", "index of python -m eval.search; adds the search tab")
+    upsamplers: str = field(
+        "bilinear,bicubic",
+        "upsamplers that the page offers, the first one selected: bilinear, bicubic, anyup, folders of trained ones; "
+        "separated by commas",
+    )
     host: str = field("127.0.0.1", "address to listen on; 0.0.0.0: every network of this machine, without a password")
     port: int = field(7860, "port to listen on", min=1, max=65535)
     jobs: int = field(1, "jobs computed at once, each in a process of its own; they share the cores", min=1, max=64)

@@ -14,9 +14,12 @@ from eval.inference.stream_maps import resize_frames, whole_patches
 from eval.render.pca import fit_image_pca
 from model.encoders.registry import build_image_encoder
 from model.inputs import InputSpec
+from model.upsamplers.load import load_upsampler
+from model.upsamplers.maps import upsample_features
 
 _BUILT_PX = 448  # a multiple of all patch sizes in use
 _SHORT_SIDE_CELLS = 28
+_UPSAMPLED = 8
 _LONG_SIDE_PX = 768  # of the drawing
 
 
@@ -46,6 +49,23 @@ def encoder_features(name: str, is_random: bool, picture: UInt8[np.ndarray, "H_p
     size = whole_patches(encoder.stride, _SHORT_SIDE_CELLS * encoder.stride, *picture.shape[:2])
     features, _ = encoder.to(device)(resize_frames([picture], size).to(device))
     return features[0].float()
+
+
+@torch.inference_mode()
+def sharpen_features(
+    features: Float[Tensor, "C H W"], upsampler: str, picture: UInt8[np.ndarray, "H_px W_px 3"]
+) -> Float[Tensor, "C H_up W_up"]:
+    """Features of a picture upsampled to _UPSAMPLED times their grid, on the CPU.
+
+    Args:
+        upsampler: see model.upsamplers.load.
+
+    Raises:
+        UsageError: no such upsampler.
+    """
+    size = (_UPSAMPLED * features.shape[1], _UPSAMPLED * features.shape[2])
+    frames = resize_frames([picture], size)
+    return upsample_features(load_upsampler(upsampler), features[None].cpu(), frames, size)[0]
 
 
 def draw_features(features: Float[Tensor, "C H W"], size_px: tuple[int, int]) -> Image.Image:

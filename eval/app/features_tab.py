@@ -4,6 +4,7 @@ import gradio
 
 from configs.schema import AppConfig
 from eval.app.jobs import FEATURES, Features
+from eval.app.localize_tab import upsampler_choice
 from eval.app.session import Sessions, user_error
 from eval.app.uploads import stored
 
@@ -42,6 +43,7 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
                 weights = gradio.Dropdown(
                     list(WEIGHTS), value="pretrained", label="Weights", elem_id="weights", visible=False, min_width=145
                 )
+            upsampler = upsampler_choice(config.upsamplers, "features-upsampler", [("None: cells of the grid", "")])
             run = gradio.Button("Show features", variant="primary", elem_id="run-features")
         with gradio.Column(min_width=300):
             result = gradio.Image(
@@ -54,10 +56,12 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
             )
             gradio.Markdown(EXPLANATION, elem_classes="note")
 
-    async def show(image: str | None, encoder: str, weights: str, model: int, request: gradio.Request) -> str:
+    async def show(
+        image: str | None, encoder: str, weights: str, upsampler: str, model: int, request: gradio.Request
+    ) -> str:
         if not image:
             raise user_error("Drop a picture first.")
-        folder, _ = await sessions.run(request, Features(model, image, encoder, weights == "random"))
+        folder, _ = await sessions.run(request, Features(model, image, encoder, weights == "random", upsampler))
         return str(folder / FEATURES)
 
     def show_weights(encoder: str) -> gradio.Dropdown:
@@ -66,7 +70,7 @@ def add_features_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
     encoder.input(show_weights, [encoder], [weights], api_visibility="private", show_progress="hidden")
     run.click(
         show,
-        [image, encoder, weights, model],
+        [image, encoder, weights, upsampler, model],
         [result],
         concurrency_id="jobs",
         concurrency_limit=config.jobs,

@@ -52,6 +52,7 @@ class LocalizeVideo:
     video: str
     view: str
     head: int | None = None
+    upsampler: str = "bilinear"
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write VIDEO; returns the arguments of timeline_html, and a note."""
@@ -60,7 +61,8 @@ class LocalizeVideo:
 
         similarity, view = Similarity(model), cast("View", self.view)
         with _open_media(self.video, limits) as video:
-            note = render_video(model, video, folder / VIDEO, view, self.head, on_moments=similarity.add).note
+            out, add = folder / VIDEO, similarity.add
+            note = render_video(model, video, out, view, self.head, self.upsampler, on_moments=add).note
             has_both = video.has_video and video.has_audio
             return {"note": note, **(similarity.timeline(video) if has_both else {})}
 
@@ -74,6 +76,7 @@ class LocalizeImage:
     sound: str
     view: str
     head: int | None = None
+    upsampler: str = "bilinear"
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write VIDEO; returns the arguments of timeline_html, and a note."""
@@ -86,8 +89,8 @@ class LocalizeImage:
         with _open_media(self.sound, limits) as sound:
             if not sound.has_audio:
                 raise UsageError(f"{sound.path} has no sound")
-            out = folder / VIDEO
-            note = render_image(model, picture, sound, out, view, self.head, on_moments=similarity.add).note
+            out, add = folder / VIDEO, similarity.add
+            note = render_image(model, picture, sound, out, view, self.head, self.upsampler, on_moments=add).note
             return {"note": note, **similarity.timeline(StillVideo(picture, sound))}
 
 
@@ -100,16 +103,18 @@ class Features:
         image: the upload.
         encoder: an image encoder by itself, by a name of model.encoders.registry; empty: the model.
         is_random: whether the encoder has random weights instead of its pre-trained ones.
+        upsampler: of the features; empty: they are drawn on their grid.
     """
 
     model: int
     image: str
     encoder: str = ""
     is_random: bool = False
+    upsampler: str = ""
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write FEATURES."""
-        from eval.app.features import draw_features, encoder_features
+        from eval.app.features import draw_features, encoder_features, sharpen_features
         from eval.inference.stream_maps import encode_frames
         from eval.render.still import read_image
 
@@ -118,6 +123,8 @@ class Features:
             features = encoder_features(self.encoder, self.is_random, picture)
         else:
             features = encode_frames(model, [picture]).dense.flatten(1, 2)[0]
+        if self.upsampler:
+            features = sharpen_features(features, self.upsampler, picture)
         draw_features(features, picture.shape[:2]).save(folder / FEATURES)
         return {"cells": list(features.shape[1:])}
 
@@ -156,18 +163,21 @@ class LoadedModel(NamedTuple):
     info: dict[str, Any]
 
 
-def load_models(checkpoints: Sequence[str]) -> list[LoadedModel]:
-    """Load the models, and import what the jobs need, so that their processes start fast.
+def load_models(checkpoints: Sequence[str], upsamplers: Sequence[str]) -> list[LoadedModel]:
+    """Load the models, import what the jobs need, so that their processes start fast, and check the upsamplers.
 
     Raises:
-        ValueError: a checkpoint is not a model.
+        ValueError: a checkpoint is not a model, or there is no such upsampler.
     """
     import torch
 
     torch.set_num_threads(1)  # no thread pool before the fork
     import eval.render.render  # noqa: F401
     from model.hub import load_pretrained
+    from model.upsamplers.load import load_upsampler
 
+    for name in upsamplers:
+        load_upsampler(name, "upsamplers")
     models = []
     for checkpoint in checkpoints:
         model = load_pretrained(checkpoint, device="cpu").model  # CUDA does not survive a fork either

@@ -46,18 +46,23 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
                 run_image = gradio.Button("Localize", variant="primary", elem_id="run-image")
         with gradio.Column(scale=3, min_width=300):
             views = view_choices(sessions.pool.models[0]["heads"])
-            view = gradio.Dropdown(views, value=views[0][1], label="View", elem_id="view")
+            with gradio.Row():
+                view = gradio.Dropdown(views, value=views[0][1], label="View", elem_id="view", min_width=150)
+                upsampler = upsampler_choice(config.upsamplers, "upsampler")
             result = result_video(
                 gradio.Video(label="Result", autoplay=True, height=380, interactive=False, elem_id="result", buttons=[])
             )
             timeline = gradio.HTML(elem_id="timeline", visible=False)
             download = gradio.DownloadButton("Download the video", visible=False, elem_id="download")
 
-    async def show(source: Source | None, view: str, model: int, request: gradio.Request) -> tuple[Any, ...]:
+    async def show(
+        source: Source | None, view: str, upsampler: str, model: int, request: gradio.Request
+    ) -> tuple[Any, ...]:
         if source is None:
             return None, None, gradio.HTML(visible=False), gradio.DownloadButton(visible=False)
         kind, _, head = view.partition(":")
         options: dict[str, Any] = {"model": model, "view": kind, "head": int(head) if head else None}
+        options["upsampler"] = upsampler
         options |= source
         job = LocalizeVideo(**options) if "video" in source else LocalizeImage(**options)
         folder, found = await sessions.run(request, job)
@@ -70,23 +75,25 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
     async def show_video(
         video: str | None,
         view: str,
+        upsampler: str,
         model: int,
         request: gradio.Request,
     ) -> tuple[Any, ...]:
         if not video:
             raise user_error("Drop or record a video first.")
-        return await show({"video": video}, view, model, request)
+        return await show({"video": video}, view, upsampler, model, request)
 
     async def show_image(
         image: str | None,
         sound: str | None,
         view: str,
+        upsampler: str,
         model: int,
         request: gradio.Request,
     ) -> tuple[Any, ...]:
         if not image or not sound:
             raise user_error("Drop a picture and a sound first.")
-        return await show({"image": image, "sound": sound}, view, model, request)
+        return await show({"image": image, "sound": sound}, view, upsampler, model, request)
 
     def update_views(model: int) -> gradio.Dropdown:
         views = view_choices(sessions.pool.models[model]["heads"])
@@ -99,16 +106,30 @@ def add_localize_tab(sessions: Sessions, config: AppConfig, model: gradio.Dropdo
         "api_visibility": "private",
         "show_progress_on": [result],
     }
-    run_video.click(show_video, [video, view, model], outputs, **job)
-    run_image.click(show_image, [image, sound, view, model], outputs, **job)
-    view.input(show, [source, view, model], outputs, **job)
+    run_video.click(show_video, [video, view, upsampler, model], outputs, **job)
+    run_image.click(show_image, [image, sound, view, upsampler, model], outputs, **job)
+    for choice in (view, upsampler):
+        choice.input(show, [source, view, upsampler, model], outputs, **job)
     model.input(update_views, [model], [view], api_visibility="private").then(
-        show, [source, view, model], outputs, **job
+        show, [source, view, upsampler, model], outputs, **job
     )
     if clips:
-        clips.load_input_event.then(show_video, [video, view, model], outputs, **job)
+        clips.load_input_event.then(show_video, [video, view, upsampler, model], outputs, **job)
     for component in (video, image, sound):
         sessions.note_uploads_of(component)
+
+
+def upsampler_choice(names: str, elem_id: str, extra: Sequence[tuple[str, str]] = ()) -> gradio.Dropdown:
+    """Select one of the upsamplers of the page.
+
+    Args:
+        names: separated by commas; folders are shown by their last part.
+        extra: labels and values that come first.
+    """
+    choices = [*extra, *((Path(name).name, name) for name in names.split(","))]
+    return gradio.Dropdown(
+        choices, value=choices[0][1], label="Upsampler", elem_id=elem_id, visible=len(choices) > 1, min_width=120
+    )
 
 
 def view_choices(heads: int) -> list[tuple[str, str]]:

@@ -47,10 +47,11 @@ class WorkerPool:
     Args:
         checkpoints: of the models that the worker loads.
         limits: of each job.
+        upsamplers: that the page offers.
     """
 
-    def __init__(self, checkpoints: Sequence[str], limits: Limits) -> None:
-        self.checkpoints, self.limits = list(checkpoints), limits
+    def __init__(self, checkpoints: Sequence[str], limits: Limits, upsamplers: Sequence[str]) -> None:
+        self.checkpoints, self.limits, self.upsamplers = list(checkpoints), limits, list(upsamplers)
         self.models: list[dict[str, Any]] = []
         self._numbers = itertools.count()
         self._pending: dict[int, _Pending] = {}
@@ -64,7 +65,7 @@ class WorkerPool:
         ours, theirs = multiprocessing.Pipe()
         # A fresh interpreter: the server has threads, which do not survive a fork.
         process = multiprocessing.get_context("spawn").Process(
-            target=serve, args=(theirs, self.checkpoints), name="denseav-worker"
+            target=serve, args=(theirs, self.checkpoints, self.upsamplers), name="denseav-worker"
         )
         process.start()
         theirs.close()

@@ -33,7 +33,7 @@ def serve(config: AppConfig) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the folder is deleted
     with _listen(config.host, config.port) as listener, temp_folder(config.temp, int(config.temp_gb * 1e9)) as folder:
         _prepare_gradio(folder)
-        pool = WorkerPool(config.checkpoint.split(","), _limits(config))
+        pool = WorkerPool(config.checkpoint.split(","), _limits(config), config.upsamplers.split(","))
         try:
             import gradio  # takes as long as loading the models, in another process
 

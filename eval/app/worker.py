@@ -79,17 +79,18 @@ class _Running:
         self.process.kill()
 
 
-def serve(connection: Connection, checkpoints: Sequence[str]) -> None:
+def serve(connection: Connection, checkpoints: Sequence[str], upsamplers: Sequence[str]) -> None:
     """Run in a process of its own: load the models, then run jobs until the server closes the connection.
 
     Args:
         connection: receives Submit and Cancel, sends Started once and Finished for each job.
         checkpoints: of the models.
+        upsamplers: that the page offers.
     """
     for name in (signal.SIGINT, signal.SIGTERM):
         signal.signal(name, signal.SIG_IGN)  # Ctrl-C reaches the whole process group; the server decides
     try:
-        models = load_models(checkpoints)
+        models = load_models(checkpoints, upsamplers)
     except (ValueError, CommandFailed) as error:
         if isinstance(error, ValueError) and not raised_by_us(error):
             raise

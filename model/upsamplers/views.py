@@ -33,11 +33,30 @@ def warp(image: Float[Tensor, "B C H W"], view: View, max_pad: int) -> Float[Ten
         max_pad: by how many pixels the borders are extended by reflection first.
     """
     height, width = image.shape[2:]
-    image = functional.pad(image, [max_pad] * 4, mode="reflect")
     if view.zoom > 1:
-        image = functional.interpolate(image, scale_factor=view.zoom, mode="bilinear", align_corners=False)
-    image = image[:, :, view.row : view.row + height, view.column : view.column + width]
+        image = _zoomed_crop(image, view, max_pad)
+    else:
+        padded = functional.pad(image, [max_pad] * 4, mode="reflect")
+        image = padded[:, :, view.row : view.row + height, view.column : view.column + width]
     return image.flip(3) if view.flip else image
+
+
+def _zoomed_crop(image: Float[Tensor, "B C H W"], view: View, max_pad: int) -> Float[Tensor, "B C H W"]:
+    """The crop of the padded and bilinearly zoomed image, of which only the crop is computed.
+
+    Positions are clamped to the padded image, then reflected at the borders of the image.
+    """
+    axes = []
+    for first, side in ((view.row, image.shape[2]), (view.column, image.shape[3])):
+        zoomed = torch.arange(first, first + side, device=image.device, dtype=torch.float32)
+        position = ((zoomed + 0.5) / view.zoom - 0.5).clamp(0, side + 2 * max_pad - 1) - max_pad
+        axes.append(position * (2 / max(side - 1, 1)) - 1)
+    rows, columns = torch.meshgrid(axes[0], axes[1], indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1)[None].expand(len(image), -1, -1, -1)
+    sampled = functional.grid_sample(
+        image.float(), grid, mode="bilinear", padding_mode="reflection", align_corners=True
+    )
+    return sampled.to(image.dtype)
 
 
 def draw_view(size: tuple[int, int], max_pad: int, max_zoom: float, generator: torch.Generator) -> View:

@@ -17,7 +17,7 @@ def wanted_files(config: DownloadConfig) -> list[tuple[DownloadFileConfig, str]]
     """
     wanted = []
     splits = list(dict.fromkeys(file.split for file in config.files if file.split))
-    if splits and config.source.split not in splits and not config.source.segments:
+    if len(splits) > 1 and config.source.split and config.source.split not in splits and not config.source.segments:
         raise UsageError(f"source.split={config.source.split}: allowed are {', '.join(splits)}")
     for number, file in enumerate(config.files):
         address = urllib.parse.urlsplit(file.url)

@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -88,6 +89,7 @@ def test_the_six_commands_make_figures_of_200_short_videos(tmp_path):
         is_training = words[1] == "train.py"
         program = [sys.executable, *([str(ROOT / "train.py")] if is_training else words[1:3])]
         arguments = [*words[2:], *SHORT] if is_training else words[3:]
+        started = time.perf_counter()
         done = subprocess.run(
             [*program, *arguments],
             cwd=tmp_path,
@@ -96,6 +98,7 @@ def test_the_six_commands_make_figures_of_200_short_videos(tmp_path):
             text=True,
             timeout=900,
         )
+        print(f"{time.perf_counter() - started:.0f} s  {shlex.join(words)}")  # shown by pytest -s
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     rejected = [json.loads(line) for line in (tmp_path / "data/shards/mine/rejected.jsonl").read_text().splitlines()]
     assert {row["id"].rpartition("take_")[2].partition("-")[0] for row in rejected} == {"1", "199"}

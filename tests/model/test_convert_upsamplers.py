@@ -132,7 +132,7 @@ def test_a_saved_implicit_model_gives_features_of_the_encoder(tmp_path, transpos
 
 
 def test_something_else_is_no_upsampler(tmp_path):
-    assert "not a checkpoint of a supported upsampler (featup, featup_implicit, anyup)" in message(
+    assert "not a checkpoint of a supported upsampler (featup, featup_implicit, anyup, jbu, naf, jafar)" in message(
         tmp_path, {"weight": torch.zeros(1)}
     )
     (tmp_path / "config.json").write_text('{"upsampler": "liif"}')

@@ -122,9 +122,9 @@ class Visitor:
                     return message["output"]
         raise AssertionError("the server closed the connection")
 
-    def localize(self, path: Path, view: str = "heatmap") -> dict:
+    def localize(self, path: Path, view: str = "heatmap", upsampler: str = "bilinear") -> dict:
         """Upload a video, localize, and return the answer."""
-        self.join("run-video", self.upload(path), view, 0)
+        self.join("run-video", self.upload(path), view, upsampler, 0)
         return self.answer()
 
     @contextlib.contextmanager

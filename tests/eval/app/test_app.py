@@ -19,6 +19,7 @@ def test_a_video_gives_a_video_of_the_same_duration_and_the_similarity_over_time
     answer = visitor.localize(clip)
     with av.open(video_path(answer)) as video:
         assert video.duration == pytest.approx(2e6, abs=1e5) and video.streams.audio
+    assert video_path(visitor.localize(clip, upsampler="bicubic")).read_bytes() != video_path(answer).read_bytes()
     timeline, download = (item["value"] for item in answer["data"][2:4])
     assert timeline.count("<polyline") == 2 and "2.0 s" in timeline
     assert visitor.http.get(f"/gradio_api/file={download['path']}").content == video_path(answer).read_bytes()
@@ -27,7 +28,7 @@ def test_a_video_gives_a_video_of_the_same_duration_and_the_similarity_over_time
 def test_a_picture_and_a_sound_give_a_video(visitor, tmp_path):
     (tmp_path / "picture.png").write_bytes(png(40, 30, rows=(b"\0" + bytes(range(120))) * 30))
     sound = write_wav(tmp_path / "sound.wav", np.sin(np.arange(192_000) / 20), 192_000)  # 192 kHz
-    visitor.join("run-image", visitor.upload(tmp_path / "picture.png"), visitor.upload(sound), "heatmap", 0)
+    visitor.join("run-image", visitor.upload(tmp_path / "picture.png"), visitor.upload(sound), "heatmap", "bilinear", 0)
     with av.open(video_path(visitor.answer())) as video:
         assert video.duration == pytest.approx(1e6, abs=1e5)
 
@@ -37,7 +38,7 @@ def test_the_features_of_a_picture_are_a_picture(visitor, tmp_path):
     (tmp_path / "picture.png").write_bytes(png(40, 30, rows=rows))
     pictures = []
     for encoder in ("", "vit_small_patch16_224.dino"):
-        visitor.join("run-features", visitor.upload(tmp_path / "picture.png"), encoder, "random", 0)
+        visitor.join("run-features", visitor.upload(tmp_path / "picture.png"), encoder, "random", "bicubic", 0)
         path = visitor.answer()["data"][0]["path"]
         pictures.append(visitor.http.get(f"/gradio_api/file={path}").content)
     assert all(picture.startswith(b"\x89PNG") for picture in pictures) and pictures[0] != pictures[1]
@@ -78,7 +79,7 @@ def test_an_event_with_a_path_or_an_address_in_place_of_an_upload_is_refused(app
         "http://127.0.0.1:1/clip.mp4",
         "https://example.com/clip.mp4",
     ):
-        visitor.join("run-video", file_data(name), "heatmap", 0)
+        visitor.join("run-video", file_data(name), "heatmap", "bilinear", 0)
         answer = visitor.answer()
         assert "upload" in answer["error"] and "data" not in answer, name
     copied = {path.name for path in (app.folder / "uploads").rglob("*")}
@@ -99,7 +100,9 @@ def test_the_name_of_an_upload_cannot_leave_the_folder(app, visitor, clip):
 
 def test_the_name_of_an_upload_is_not_html_in_a_message(visitor, tmp_path):
     (tmp_path / "text.mp4").write_text("text")
-    visitor.join("run-video", visitor.upload(tmp_path / "text.mp4", "<img src=x onerror=alert(1)>.mp4"), "heatmap", 0)
+    visitor.join(
+        "run-video", visitor.upload(tmp_path / "text.mp4", "<img src=x onerror=alert(1)>.mp4"), "heatmap", "bilinear", 0
+    )
     assert "<img" not in visitor.answer()["error"]
 
 
@@ -122,7 +125,7 @@ def test_closing_the_page_cancels_its_job_and_deletes_its_files(app, visitor, cl
     long = write_video(tmp_path / "long.mp4", duration_s=29.0, fps=30)
     with visitor.present():
         result = video_path(visitor.localize(clip))
-        visitor.join("run-video", visitor.upload(long), "heatmap", 0)
+        visitor.join("run-video", visitor.upload(long), "heatmap", "bilinear", 0)
         wait_until(app.jobs, "the job does not start")
         (job,) = app.jobs()
     wait_until(lambda: not psutil.pid_exists(job.pid) or job.status() == psutil.STATUS_ZOMBIE, "the job goes on", 20)
@@ -134,7 +137,7 @@ def test_closing_the_page_cancels_its_job_and_deletes_its_files(app, visitor, cl
 def test_a_killed_job_gives_a_message_and_a_killed_worker_is_started_again(app, visitor, clip, tmp_path):
     long = write_video(tmp_path / "long.mp4", duration_s=29.0, fps=30)
     for victim in ("job", "worker"):
-        visitor.join("run-video", visitor.upload(long), "heatmap", 0)
+        visitor.join("run-video", visitor.upload(long), "heatmap", "bilinear", 0)
         wait_until(app.jobs, "the job does not start")
         (job,) = app.jobs()
         (job if victim == "job" else job.parent()).kill()

@@ -61,7 +61,9 @@ def test_bombs_and_broken_pictures_give_one_message(visitor, tmp_path):
         "cut": png(40, 30, rows=b""),
     }.items():
         (tmp_path / f"{name}.png").write_bytes(content)
-        visitor.join("run-image", visitor.upload(tmp_path / f"{name}.png"), visitor.upload(sound), "heatmap", 0)
+        visitor.join(
+            "run-image", visitor.upload(tmp_path / f"{name}.png"), visitor.upload(sound), "heatmap", "bilinear", 0
+        )
         error = visitor.answer()["error"]
         assert f"{name}.png" in error and "\n" not in error and "log says why" not in error
 
@@ -70,12 +72,15 @@ def test_a_sound_with_a_header_of_2_gb_gives_one_message(visitor, tmp_path):
     (tmp_path / "picture.png").write_bytes(png(40, 30, rows=(b"\0" + b"a" * 120) * 30))
     (tmp_path / "sound.wav").write_bytes(wav_header(1, 2_000_000_000) + b"\0" * 100)
     files = [visitor.upload(tmp_path / name) for name in ("picture.png", "sound.wav")]
-    visitor.join("run-image", *files, "heatmap", 0)
+    visitor.join("run-image", *files, "heatmap", "bilinear", 0)
     answer = visitor.answer()
     assert "\n" not in answer.get("error", "") and "log says why" not in answer.get("error", "")
 
 
 def test_values_that_the_page_does_not_offer_are_refused(visitor, clip):
-    for view, model in (("../../x", 0), ("head:99", 0), ("heatmap", 99), ("heatmap", -1), ("heatmap", None)):
-        visitor.join("run-video", visitor.upload(clip), view, model)
+    offered = ("heatmap", "bilinear", 0)
+    views, upsamplers, models = ("../../x", "head:99"), ("../../x", "anyup", None), (99, -1, None)
+    wrong = [(view, *offered[1:]) for view in views] + [("heatmap", name, 0) for name in upsamplers]
+    for values in [*wrong, *(("heatmap", "bilinear", model) for model in models)]:
+        visitor.join("run-video", visitor.upload(clip), *values)
         assert "error" in visitor.answer()

@@ -26,7 +26,7 @@ def test_a_full_disk_gives_a_message_and_the_server_goes_on(tmp_path, clip):
         (disk / "filler").write_bytes(b"x" * room)
         assert "full" in visitor.http.post("/gradio_api/upload", files={"files": ("a.mp4", b"x" * 2_000_000)}).text
         (disk / "more").write_bytes(b"x" * 1_050_000)
-        visitor.join("run-video", upload, "heatmap", 0)
+        visitor.join("run-video", upload, "heatmap", "bilinear", 0)
         assert "full" in visitor.answer()["error"]
         for name in ("filler", "more"):
             (disk / name).unlink()
@@ -61,7 +61,7 @@ def test_jobs_that_take_too_long_or_too_much_memory_are_stopped(tmp_path):
     with tiny_app(tmp_path, "memory_gb=0.1", "max_megapixels=200") as app:
         (tmp_path / "large.png").write_bytes(png(9000, 9000, rows=(b"\0" * 27_001) * 9000))
         visitor = Visitor(app)
-        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), "", "pretrained", 0)
+        visitor.join("run-features", visitor.upload(tmp_path / "large.png"), "", "pretrained", "", 0)
         assert "more memory" in visitor.answer()["error"]
 
 

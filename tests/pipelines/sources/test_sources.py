@@ -54,7 +54,7 @@ def test_folder_without_videos_or_with_a_table_setting_is_an_error(tmp_path, cha
 
 
 def test_missing_folder_is_a_one_line_error(tmp_path):
-    with pytest.raises(UsageError, match=r"is not a folder; source.kind=folder reads videos"):
+    with pytest.raises(UsageError, match=r"is not a folder; source.kind=folder reads the videos below it"):
         list(folder.rows(SourceConfig(root=str(tmp_path / "none"))))
 
 
