@@ -15,6 +15,8 @@ from configs.cli import run
 from configs.errors import UsageError
 from configs.schema import UpsampleConfig
 
+_PANEL_PX = 320  # smaller panels are enlarged
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -110,9 +112,12 @@ def _draw(frame: Tensor, features: Tensor, upsampled: Tensor, path: Path) -> Non
     cells = functional.interpolate(features, size, mode="nearest")
     smooth, sharp = (InterpolationWeights(size).apply(part) for part in (features, upsampled))
     panels = [frame.numpy() / 255, *joint_colors([cells[0], smooth[0], sharp[0]])]
-    pixels = np.concatenate([panel.clip(0, 1) for panel in panels], axis=2).transpose(1, 2, 0)
+    gap = np.ones((3, size[0], 1 + size[1] // 50))
+    row = np.concatenate([part for panel in panels for part in (panel.clip(0, 1), gap)][:-1], axis=2)
+    factor = max(1, round(_PANEL_PX / size[0]))
+    pixels = (row * 255).round().astype(np.uint8).transpose(1, 2, 0).repeat(factor, axis=0).repeat(factor, axis=1)
     with atomic_open(path) as file:
-        Image.fromarray((pixels * 255).round().astype(np.uint8)).save(file, "PNG")
+        Image.fromarray(pixels).save(file, "PNG")
 
 
 if __name__ == "__main__":
