@@ -77,9 +77,10 @@ def test_every_command_exists_and_takes_its_settings(words):
     if words[0] == "make":
         assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         return
-    if words[0] == "bash":
-        assert (ROOT / words[1]).is_file()
-        words = ["python", "train.py" if "train" in words[1] else "-m", *words[2:]]
+    if words[0] == "sbatch":
+        script, _, *settings = [word for word in words[1:] if not word.startswith("--")]
+        assert (ROOT / script).is_file()
+        words = ["python", "train.py", *settings]
     words = [word for word in words if word != "--quiet"]
     if words[:3] == ["accelerate", "launch", "--config_file"]:
         assert (ROOT / words[3]).is_file()

@@ -25,7 +25,7 @@ ELSEWHERE = {
     "python -m eval.app": "test_docs_using.py",
     "python -m pipelines.download": "needs the network; e2e/test_download_build.py runs it against a local server",
     "accelerate launch --config_file configs/accelerate/multi_gpu.yaml": "needs GPUs; e2e/test_train_ranks.py",
-    "bash docker/slurm_train.sh": "needs a cluster; e2e/test_docker_slurm.py",
+    "sbatch --nodes=2": "needs a cluster; e2e/test_docker_slurm.py",
     "python -m eval.run config=configs/eval/toy.yaml checkpoint=runs/demo out=runs/demo tracker=wandb": (
         "needs an account of W&B; eval/test_eval_tracking.py logs offline"
     ),
