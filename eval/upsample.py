@@ -1,8 +1,8 @@
 """Upsample the features of one image: `python -m eval.upsample image=dog.jpg checkpoint=toy out=DIR`
 
 Writes features.png: the image, its features on the grid of the encoder, bilinearly upsampled, and upsampled by method=.
-method=implicit fits FeatUp's network to the image and stores it in the same folder; load_upsampler of
-model.convert.upsampler_file reads it. On a CPU, views=300 steps=200 gives a first picture.
+method=implicit fits FeatUp's network to the image and stores it in the same folder; read_upsampler_folder
+of model.upsamplers.stored reads it. On a CPU, views=300 steps=200 gives a first picture.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def _fit(config: UpsampleConfig, encoder: FrozenEncoder, image: Tensor, out: Pat
     import torch
     from tqdm import tqdm
 
-    from model.convert.upsampler_file import PublishedUpsampler, save_upsampler
     from model.upsamplers.implicit_fit import FitProgress, FitSettings, fit_implicit
+    from model.upsamplers.stored import StoredUpsampler, save_upsampler
 
     settings = FitSettings(views=config.views, steps=config.steps, channels=config.channels)
     bars: dict[str, tqdm] = {}
@@ -93,7 +93,7 @@ def _fit(config: UpsampleConfig, encoder: FrozenEncoder, image: Tensor, out: Pat
         bar.close()
     if (steps := bars["steps"].n) < config.steps:
         print(f"the error has stopped falling: ended after {steps} of {config.steps} steps", file=sys.stderr)
-    save_upsampler(PublishedUpsampler("featup_implicit", fitted.settings, fitted), out)
+    save_upsampler(StoredUpsampler("featup_implicit", fitted.settings, fitted), out)
     with torch.inference_mode():
         return fitted(image).cpu()
 

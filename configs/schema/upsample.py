@@ -23,5 +23,5 @@ class UpsampleConfig:
     side_px: int = field(0, "short side of the encoded image; 0: 224, or that of checkpoint=", "px", min=0, max=4096)
     views: int = field(3000, "views of the image that the fit compares with, each encoded once", "views", min=2)
     steps: int = field(1200, "steps of the fit at most; it ends when its error has stopped falling", "steps", min=1)
-    channels: int = field(128, "principal components that are fitted, at most those of the encoder", min=3)
+    channels: int = field(128, "number of principal components to fit, at most the channels of the encoder", min=3)
     seed: int = field(0, "seed of the views and of the fit", min=0, max=MAX_SEED)

@@ -9,15 +9,13 @@ from PIL import Image
 from torch import Tensor
 
 from configs.errors import UsageError
-from configs.schema import ModelConfig
+from eval.inference.frozen_encoder import encoder_by_name
 from eval.inference.stream_maps import resize_frames, whole_patches
 from eval.render.pca import fit_image_pca
-from model.encoders.registry import build_image_encoder
-from model.inputs import InputSpec
+from model.encoders.pretrained import PRETRAINED, RANDOM
 from model.upsamplers.load import load_upsampler
 from model.upsamplers.maps import upsample_features
 
-_BUILT_PX = 448  # a multiple of all patch sizes in use
 _SHORT_SIDE_CELLS = 28
 _UPSAMPLED = 8
 _LONG_SIDE_PX = 768  # of the drawing
@@ -35,24 +33,21 @@ def encoder_features(name: str, is_random: bool, picture: UInt8[np.ndarray, "H_p
     Raises:
         UsageError: the pre-trained weights are not on this machine and cannot be downloaded.
     """
-    torch.manual_seed(0)
-    config = ModelConfig(image_encoder=name, image_weights="random" if is_random else "pretrained")
     try:
-        encoder = build_image_encoder(config, InputSpec(_BUILT_PX, 1.0, 16000)).eval()
+        encoder = encoder_by_name(name, RANDOM if is_random else PRETRAINED)
     except ValueError as error:
         print(f"warning: {error}", file=sys.stderr)
         raise UsageError(
             f"The weights of {name} are not on this server and cannot be downloaded. "
             "Choose random weights or another encoder."
         ) from None
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    size = whole_patches(encoder.stride, _SHORT_SIDE_CELLS * encoder.stride, *picture.shape[:2])
-    features, _ = encoder.to(device)(resize_frames([picture], size).to(device))
-    return features[0].float()
+    stride = encoder.encoder.stride
+    size = whole_patches(stride, _SHORT_SIDE_CELLS * stride, *picture.shape[:2])
+    return encoder.encode(encoder.normalize(resize_frames([picture], size)))[0]
 
 
 @torch.inference_mode()
-def sharpen_features(
+def upsampled_features(
     features: Float[Tensor, "C H W"], upsampler: str, picture: UInt8[np.ndarray, "H_px W_px 3"]
 ) -> Float[Tensor, "C H_up W_up"]:
     """Features of a picture upsampled to _UPSAMPLED times their grid, on the CPU.

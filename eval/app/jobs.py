@@ -114,7 +114,7 @@ class Features:
 
     def run(self, model: "DenseAV", folder: Path, limits: Limits) -> dict[str, Any]:
         """Write FEATURES."""
-        from eval.app.features import draw_features, encoder_features, sharpen_features
+        from eval.app.features import draw_features, encoder_features, upsampled_features
         from eval.inference.stream_maps import encode_frames
         from eval.render.still import read_image
 
@@ -124,7 +124,7 @@ class Features:
         else:
             features = encode_frames(model, [picture]).dense.flatten(1, 2)[0]
         if self.upsampler:
-            features = sharpen_features(features, self.upsampler, picture)
+            features = upsampled_features(features, self.upsampler, picture)
         draw_features(features, picture.shape[:2]).save(folder / FEATURES)
         return {"cells": list(features.shape[1:])}
 
@@ -167,7 +167,7 @@ def load_models(checkpoints: Sequence[str], upsamplers: Sequence[str]) -> list[L
     """Load the models, import what the jobs need, so that their processes start fast, and check the upsamplers.
 
     Raises:
-        ValueError: a checkpoint is not a model, or there is no such upsampler.
+        ValueError: a checkpoint or an upsampler cannot be loaded.
     """
     import torch
 

@@ -10,6 +10,7 @@ from eval.benchmarks.localization.heatmap_sources import HeatmapSource
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.results import BenchmarkInfo, BenchmarkResult
 from model.denseav import DenseAV
+from model.upsamplers import Upsampler
 
 
 class Benchmark(ABC):
@@ -50,6 +51,18 @@ class Benchmark(ABC):
         raise NotImplementedError(f"{self.name}: baseline {baseline}")
 
 
+class Shared(NamedTuple):
+    """What the benchmarks of an evaluation share.
+
+    Attributes:
+        open_gallery: opens a folder of shards for retrieval; benchmarks of the same folder share its features.
+        upsampler: of heatmaps; None: bilinear, as published.
+    """
+
+    open_gallery: Callable[[Path], Gallery]
+    upsampler: Upsampler | None
+
+
 class BenchmarkKind(NamedTuple):
     """A registered benchmark.
 
@@ -57,10 +70,9 @@ class BenchmarkKind(NamedTuple):
         info: of the published benchmark.
         data: names of the data sets (`data.NAME.root` in the settings) that it reads.
         build: makes it, and reads its tables. Arguments: its name; the folders of its data, one for each entry of
-            `data`; the settings; `open_gallery`, which opens a folder of shards for retrieval, so that benchmarks that
-            open the same folder share its features.
+            `data`; the settings; what all benchmarks share.
     """
 
     info: BenchmarkInfo
     data: tuple[str, ...]
-    build: Callable[[str, Sequence[Path], EvalConfig, Callable[[Path], Gallery]], Benchmark]
+    build: Callable[[str, Sequence[Path], EvalConfig, Shared], Benchmark]

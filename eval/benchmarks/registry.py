@@ -6,9 +6,10 @@ from pathlib import Path
 
 from configs.errors import UsageError
 from configs.schema import DataConfig, EvalConfig
-from eval.benchmarks.benchmark import Benchmark
+from eval.benchmarks.benchmark import Benchmark, Shared
 from eval.benchmarks.localization.avsbench import AVSBENCH_MS3, AVSBENCH_S4
 from eval.benchmarks.localization.flickr_soundnet import FLICKR_SOUNDNET
+from eval.benchmarks.localization.heatmap_sources import default_device
 from eval.benchmarks.localization.is3 import IS3, IS3_MASKS
 from eval.benchmarks.localization.slavc import EXTENDED_FLICKR, EXTENDED_VGGSS
 from eval.benchmarks.localization.vgg_ss import VGG_SS
@@ -18,6 +19,7 @@ from eval.benchmarks.retrieval.disentanglement import DISENTANGLEMENT
 from eval.benchmarks.retrieval.feature_cache import FeatureCache
 from eval.benchmarks.retrieval.gallery import Gallery
 from eval.results import PREFIXES, BenchmarkInfo
+from model.upsamplers.load import load_upsampler
 
 KINDS = {
     "ade20k_speech": ADE20K_SPEECH,
@@ -45,7 +47,8 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
     `data` with a `kind`: the user's own data. Benchmarks of the same shards share a gallery and its features.
 
     Raises:
-        UsageError: an invalid entry of `data`, an unknown benchmark or none at all, or missing or invalid data.
+        UsageError: an invalid entry of `data`, an unknown benchmark or none at all, missing or invalid data, or an
+            unknown upsampler.
     """
     for name, data in config.data.items():
         _check_data(name, data)
@@ -60,13 +63,15 @@ def build_benchmarks(config: EvalConfig) -> dict[str, Benchmark]:
         audio = config.audio or "waveform"
         return Gallery(str(root), config.gallery_size, config.batch_size, config.seed, feature_cache, audio)
 
+    is_bilinear = config.upsampler == "bilinear"
+    shared = Shared(open_gallery, None if is_bilinear else load_upsampler(config.upsampler, device=default_device()))
     benchmarks = {}
     for name in config.benchmarks:
         kind = KINDS[name if name in KINDS else config.data[name].kind]
         sources = (name,) if name in config.data else kind.data
         roots = [_root(source, name, config) for source in sources]
         try:
-            benchmarks[name] = kind.build(name, roots, config, open_gallery)
+            benchmarks[name] = kind.build(name, roots, config, shared)
         except UsageError as error:
             raise UsageError(f"{', '.join(f'data.{source}.root' for source in sources)}: {error}") from None
         benchmarks[name].info = kind.info if name in KINDS else kind.info._replace(name=name, terms="")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, UInt8
-from torch import Tensor, nn
+from torch import Tensor
 
 from eval.inference.stream_maps import encode_frames
 from model.denseav import DenseAV
@@ -33,10 +33,9 @@ class MapUpsampler:
         Raises:
             UsageError: no such upsampler.
         """
-        loaded = load_upsampler(upsampler) if isinstance(upsampler, str) else upsampler
-        if isinstance(loaded, nn.Module):
-            loaded.to(_device(model))
-        return cls(model, loaded)
+        if isinstance(upsampler, str):
+            upsampler = load_upsampler(upsampler, device=_device(model))
+        return cls(model, upsampler)
 
     @torch.no_grad()
     def __call__(

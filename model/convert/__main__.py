@@ -1,7 +1,7 @@
 """Convert a published checkpoint for `from_pretrained`: `python -m model.convert source=denseav_2head.ckpt out=DIR`
 
 Published upsamplers (FeatUp's *_jbu_stack_cocostuff.ckpt and saved implicit models, AnyUp's anyup_*.pth) are recognized
-by their weights, which have to be complete; model.convert.upsampler_file.load_upsampler reads the folder.
+by their weights, which have to be complete; read_upsampler of model.convert.upsampler_file reads the folder.
 
 Reads .ckpt (Lightning; no code in it is run) and .safetensors. Settings are read from hyper_parameters inside a .ckpt,
 or from config.json in the folder of a .safetensors; num_heads= replaces the number of heads. Prints the stored weights
@@ -20,8 +20,9 @@ from configs.schema import ConvertConfig
 def main(config: ConvertConfig) -> int:
     """Read, convert, write the folder and print a summary."""
     from model.convert.checkpoint_file import convert_content, read_content
-    from model.convert.upsampler_file import find_upsampler, save_upsampler
+    from model.convert.upsampler_file import find_upsampler
     from model.hub import save_pretrained
+    from model.upsamplers.stored import save_upsampler
 
     if not config.out:
         raise UsageError("out= is empty: give the folder to write the model to")

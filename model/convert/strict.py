@@ -1,4 +1,4 @@
-"""Compare stored weights with those of a model, name by name and shape by shape."""
+"""Check names and shapes of stored weights against a model."""
 
 from collections.abc import Iterable, Mapping
 

@@ -1,4 +1,4 @@
-"""Objectives of AnyUp and NAF: upsampled features of an image agree with those of its crops at a higher resolution.
+"""Training objectives of AnyUp and NAF: upsampled features are compared with the features of high-resolution crops.
 
 Crops are cut from the large image along the patches of the encoder, so each of their cells is a cell of the output.
 Source: reference 4.2.

@@ -1,15 +1,14 @@
 """Published FeatUp models: a frozen encoder, its normalization and the stack, by their published names."""
 
-import urllib.error
-from pathlib import Path
-from typing import Any
+from pathlib import PurePosixPath
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from model.convert.checkpoint_file import read_content
 from model.convert.featup import FeatUpWeights, featup_weights
-from model.encoders.pretrained import PRETRAINED, summarize_error
+from model.download import download_once, hub_folder
+from model.encoders.pretrained import PRETRAINED
 from model.published_upsamplers import featup_backbone, featup_url
 from model.upsamplers.backbones import build_backbone
 from model.upsamplers.channel_norm import ChannelNorm
@@ -85,15 +84,10 @@ def load_featup(
 def _download(name: str, use_norm: bool) -> FeatUpWeights:
     """Both variants have the same file name, so the one without normalization has a folder of its own."""
     url = featup_url(name, use_norm)
-    folder = Path(torch.hub.get_dir()) / "checkpoints" / ("" if use_norm else "no_norm")
-    try:
-        content: Any = torch.hub.load_state_dict_from_url(url, str(folder), map_location="cpu", weights_only=True)
-    except (urllib.error.URLError, OSError) as error:
-        raise ValueError(f"{url} cannot be downloaded ({error}); download it to {folder} by other means") from None
-    except Exception as error:  # the errors of pickle, zip and torch have no common base
-        raise ValueError(f"{folder / Path(url).name} is not a checkpoint ({summarize_error(error)})") from None
+    path = download_once(url, hub_folder() / ("" if use_norm else "no_norm") / PurePosixPath(url).name)
+    content = read_content(str(path))
     stored = content.get("state_dict") if isinstance(content, dict) else None
     try:
         return featup_weights(stored or {})
     except ValueError as error:
-        raise ValueError(f"{folder / Path(url).name}: {error}") from None
+        raise ValueError(f"{path}: {error}") from None

@@ -69,3 +69,37 @@ def implicit_upsampler(channels: int = 128, frequencies: int = 30, has_color: bo
         nn.ReLU(),
         nn.Conv2d(channels, channels, 1),
     )
+
+
+class ImplicitFeatures(nn.Module):
+    """The implicit upsampler of one image.
+
+    Args:
+        channels: D, the width of the network.
+        frequencies, has_color: of the Fourier features.
+        feature_channels: C of the encoder; 0: the network gives the features themselves.
+    """
+
+    components: Tensor
+    mean: Tensor
+
+    def __init__(self, channels: int, frequencies: int, has_color: bool, feature_channels: int = 0) -> None:
+        super().__init__()
+        self.settings = {
+            "channels": channels,
+            "frequencies": frequencies,
+            "has_color": has_color,
+            "feature_channels": feature_channels,
+        }
+        self.network = implicit_upsampler(channels, frequencies, has_color)
+        self.is_projected = feature_channels > 0
+        if self.is_projected:
+            self.register_buffer("components", torch.zeros(channels, feature_channels))
+            self.register_buffer("mean", torch.zeros(feature_channels))
+
+    def forward(self, image: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B C H W"]:
+        """Features of each pixel of the image that the network was fitted to."""
+        features = self.network(image)
+        if not self.is_projected:
+            return features
+        return torch.einsum("bdhw,dc->bchw", features, self.components) + self.mean[:, None, None]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from model.upsamplers.downsamplers import AttentionDownsampler
 from model.upsamplers.featup_losses import UncertaintyScale
 from model.upsamplers.featup_objectives import implicit_objective
-from model.upsamplers.published import ImplicitFeatures
+from model.upsamplers.implicit import ImplicitFeatures
 from model.upsamplers.views import View, draw_view, warp
 
 Encode = Callable[[Float[Tensor, "1 3 H_img W_img"]], Float[Tensor, "1 C H W"]]

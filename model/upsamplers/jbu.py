@@ -17,7 +17,7 @@ from torch.nn import functional
 from model.dtypes import upcast_half
 from model.upsamplers.bicubic_window import filtered_bicubic, fold
 from model.upsamplers.guidance import channels_last, check_size, normalize_image
-from model.upsamplers.weights import ChainedWeights, WindowWeights
+from model.upsamplers.weights import ChainedWeights, EncoderWeights, WindowWeights
 from model.upsamplers.window import centered_window, reflect, window_scores
 
 STAGES = 4
@@ -76,7 +76,7 @@ class JbuStage(nn.Module):
 
 
 class Jbu(nn.Module):
-    """The stack. Weights belong to the encoder it was trained for only in the final mix, `mix_channels`.
+    """The stack. Only the final mix, `fixup_proj`, belongs to the encoder it was trained for.
 
     Args:
         channels: of the encoder's features; 0: no final mix, for maps alone.
@@ -101,19 +101,20 @@ class Jbu(nn.Module):
         image: UInt8[Tensor, "B 3 H_img W_img"],
         features: Float[Tensor, "B C H W"],
         size: tuple[int, int] | None = None,
-    ) -> ChainedWeights:
-        """Weights from the grid of the features to `size`; None: 16 times the grid.
+    ) -> EncoderWeights:
+        """Weights from the grid of the features to `size`; None: 16 times the grid. Features pass the final mix.
 
         Raises:
             ValueError: a grid of less than 2 x 2 cells, an image of another aspect, or a size without pixels.
         """
         grid = (features.shape[2], features.shape[3])
-        return self.guided_weights(normalize_image(image, grid), grid, size)
+        chain = self.guided_weights(normalize_image(image, grid), grid, size)
+        return EncoderWeights(chain, lambda features: self.upsample(features, chain))
 
     def guided_weights(
         self, guidance: Float[Tensor, "B 3 H_img W_img"], grid: tuple[int, int], size: tuple[int, int] | None = None
     ) -> ChainedWeights:
-        """The same for a normalized image."""
+        """The same for a normalized image, without the final mix."""
         if min(grid) < 2:
             raise ValueError(f"features of {grid[0]} x {grid[1]} cells: the stack needs 2 x 2 and more")
         if size is not None:

@@ -1,35 +1,19 @@
 """An upsampler by its name: one without weights, a published one, or a folder or file of weights."""
 
 from pathlib import Path, PurePosixPath
-from typing import cast
 
 import torch
 from torch import nn
 
 from configs.errors import UsageError
-from model.convert import upsampler_file
+from model.convert.upsampler_file import read_upsampler
 from model.download import download_once, hub_folder
 from model.hub import resolve_checkpoint
 from model.published_upsamplers import ANYUP
 from model.upsamplers import UPSAMPLERS, Upsampler
-from model.upsamplers.published import FeatUpStack, ImplicitFeatures
 
 
-def benchmark_upsampler(name: str) -> Upsampler | None:
-    """The upsampler of `upsampler=`, on the accelerator if there is one; None for bilinear, which benchmarks do last.
-
-    Raises:
-        UsageError: as load_upsampler.
-    """
-    if name == "bilinear":
-        return None
-    upsampler = load_upsampler(name)
-    if isinstance(upsampler, nn.Module):
-        upsampler.to(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    return upsampler
-
-
-def load_upsampler(name: str, key: str = "upsampler") -> Upsampler:
+def load_upsampler(name: str, key: str = "upsampler", device: torch.device | str = "cpu") -> Upsampler:
     """Load an upsampler, in evaluation mode and without gradients.
 
     Args:
@@ -42,15 +26,15 @@ def load_upsampler(name: str, key: str = "upsampler") -> Upsampler:
     """
     if name in UPSAMPLERS:
         return UPSAMPLERS[name]()
-    if name in ANYUP:
-        url = ANYUP[name]
-        name = str(download_once(url, hub_folder() / PurePosixPath(url).name))
-    if not Path(name).exists():
+    path = Path(name)
+    if url := ANYUP.get(name):
+        path = download_once(url, hub_folder() / PurePosixPath(url).name)
+    if not path.exists():
         raise UsageError(
             f"{key}={name}: allowed are {', '.join([*UPSAMPLERS, *ANYUP])}, or the folder or file of a trained one"
         )
-    path = Path(name)
-    module = upsampler_file.load_upsampler(str(resolve_checkpoint(path, key) if path.is_dir() else path)).module
-    if isinstance(module, ImplicitFeatures):
+    module: nn.Module = read_upsampler(str(resolve_checkpoint(path, key) if path.is_dir() else path)).module
+    if not isinstance(module, Upsampler):
         raise UsageError(f"{key}={name}: an implicit upsampler is fitted to one image and has no weights for others")
-    return cast(Upsampler, (module.upsampler if isinstance(module, FeatUpStack) else module).requires_grad_(False))
+    module.requires_grad_(False).to(device)
+    return module

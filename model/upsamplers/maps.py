@@ -5,7 +5,6 @@ from torch import Tensor
 
 from model.upsamplers import Upsampler
 from model.upsamplers.interpolation import InterpolationWeights
-from model.upsamplers.jbu import Jbu
 
 # Weights of a guide have one number for each pixel and cell of its window: 0.3 GB for NAF at this ratio and 28 x 28.
 MAX_RATIO = 16
@@ -42,10 +41,9 @@ def upsample_features(
     frames: UInt8[Tensor, "B 3 H_img W_img"],
     size: tuple[int, int],
 ) -> Float[Tensor, "B C H_px W_px"]:
-    """The same for features of an encoder; with FeatUp's stack they pass its final mix of channels."""
+    """The same for features of an encoder."""
     weights = upsampler.weights(frames, features, _guided_size(features, size))
-    upsampled = upsampler.upsample(features, weights) if isinstance(upsampler, Jbu) else weights.apply(features)
-    return InterpolationWeights(size).apply(upsampled)
+    return InterpolationWeights(size).apply(weights.apply(features))
 
 
 def _guided_size(maps: Float[Tensor, "B N H W"], size: tuple[int, int]) -> tuple[int, int]:

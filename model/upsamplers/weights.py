@@ -1,6 +1,6 @@
 """Mixing weights of an image: computed once, applied to features of any encoder, to heatmaps, and layer by layer."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,6 +61,27 @@ class ChainedWeights:
     def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
         """Upsample maps."""
         return self.apply(maps)
+
+
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Weights of a stack whose features are those of one encoder; maps do not depend on it.
+
+    Attributes:
+        chain: applied to maps.
+        upsample: applied to features: normalization and mix of channels, and `chain`.
+    """
+
+    chain: ChainedWeights
+    upsample: Callable[[Tensor], Tensor]
+
+    def apply(self, features: Float[Tensor, "B C H W"]) -> Float[Tensor, "B C H_px W_px"]:
+        """Upsample features of the encoder."""
+        return self.upsample(features)
+
+    def apply_maps(self, maps: Float[Tensor, "B N H W"]) -> Float[Tensor, "B N H_px W_px"]:
+        """Upsample maps."""
+        return self.chain.apply(maps)
 
 
 def _mix(

@@ -24,6 +24,8 @@ ELSEWHERE = {
     "python -m eval.search": "test_docs_using.py",
     "python -m eval.app": "test_docs_using.py",
     "python -m pipelines.download": "needs the network; e2e/test_download_build.py runs it against a local server",
+    "python -m model.convert source=denseav_sound.ckpt": "needs the released file; model/test_convert.py makes one",
+    "python train.py config=configs/train/sound.yaml": "needs pre-trained weights; e2e/test_published.py",
     "accelerate launch --config_file configs/accelerate/multi_gpu.yaml": "needs GPUs; e2e/test_train_ranks.py",
     "sbatch --nodes=2": "needs a cluster; e2e/test_docker_slurm.py",
     "python -m eval.run config=configs/eval/toy.yaml checkpoint=runs/demo out=runs/demo tracker=wandb": (

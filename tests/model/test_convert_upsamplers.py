@@ -12,7 +12,7 @@ from safetensors import safe_open
 from configs.errors import UsageError
 from configs.schema import ConvertConfig
 from model.convert.__main__ import main
-from model.convert.upsampler_file import load_upsampler
+from model.convert.upsampler_file import read_upsampler
 
 VARIANTS = [(name, variant) for name, model in LAYOUT["models"].items() for variant in model["variants"]]
 
@@ -31,7 +31,7 @@ def message(tmp_path, content, name="file.ckpt"):
     """The one line for a file with this content."""
     torch.save(content, tmp_path / name)
     with pytest.raises(UsageError) as caught:
-        load_upsampler(str(tmp_path / name))
+        read_upsampler(str(tmp_path / name))
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -40,7 +40,7 @@ def message(tmp_path, content, name="file.ckpt"):
 def test_every_published_layout_is_read_completely(tmp_path, name, variant):
     content = checkpoint(name, variant == "norm")
     torch.save(content, tmp_path / "file.ckpt")
-    loaded = load_upsampler(str(tmp_path / "file.ckpt"))
+    loaded = read_upsampler(str(tmp_path / "file.ckpt"))
     assert loaded.settings == {"channels": LAYOUT["models"][name]["channels"], "has_norm": variant == "norm"}
     stored = content["state_dict"]
     for key, value in loaded.module.state_dict().items():
@@ -55,7 +55,7 @@ def test_a_converted_folder_gives_the_features_of_the_published_code(tmp_path, c
     torch.save(checkpoint(params["model"], params["normalised"]), source)
     assert main(ConvertConfig(source=str(source), out=str(tmp_path / "out"))) == 0
     assert f"channels {params['channels']}, has_norm {params['normalised']}" in capsys.readouterr().out
-    module = load_upsampler(str(tmp_path / "out")).module
+    module = read_upsampler(str(tmp_path / "out")).module
 
     random = np.random.RandomState(params["input_seed"])
     image, features = (
@@ -99,7 +99,7 @@ def test_a_published_anyup_is_read_and_its_weights_are_complete(tmp_path, case):
     params, tensors = golden(case)
     state = stored_state(tensors)
     torch.save(state, tmp_path / "anyup_paper.pth")
-    loaded = load_upsampler(str(tmp_path / "anyup_paper.pth"))
+    loaded = read_upsampler(str(tmp_path / "anyup_paper.pth"))
     assert loaded.settings == {
         "channels": params["qk_dim"],
         "kernel": params["unification_kernel"],
@@ -122,7 +122,7 @@ def test_a_saved_implicit_model_gives_features_of_the_encoder(tmp_path, transpos
     content = {"model": stored_state(tensors), "unprojector": projection}
     torch.save(content, tmp_path / "image.pth")
     with torch.inference_mode():
-        found = load_upsampler(str(tmp_path / "image.pth")).module(tensors["in.image"])
+        found = read_upsampler(str(tmp_path / "image.pth")).module(tensors["in.image"])
     expected = torch.einsum("bdhw,dc->bchw", tensors["out.features"], components) + mean[:, None, None]
     assert torch.allclose(found, expected, atol=1e-2 * expected.abs().max().item())
     content["unprojector"] = projection | {"mean_": mean[:7]}
@@ -137,4 +137,4 @@ def test_something_else_is_no_upsampler(tmp_path):
     )
     (tmp_path / "config.json").write_text('{"upsampler": "liif"}')
     with pytest.raises(UsageError, match="not a folder of an upsampler"):
-        load_upsampler(str(tmp_path))
+        read_upsampler(str(tmp_path))

@@ -118,6 +118,12 @@ MODEL_MISTAKES = [
         2,
         "checkpoint={w}/damaged_model: model.safetensors does not fit config.json: ...",
     ),
+    (
+        "eval",
+        f"{EVAL} video= checkpoint=model/pretrained/toy out={{w}}/e upsampler=sharp",
+        2,
+        "upsampler=sharp: allowed are ...",
+    ),
     # eval.ablate
     ("ablate", f"{ABLATE} out=", 2, "out= is missing"),
     ("ablate", f"{ABLATE} out={{w}}/a seeds=[]", 2, "seeds=[]: give at least one"),

@@ -28,7 +28,6 @@ from eval.metrics.segmentation import average_precision
 from eval.results import BenchmarkInfo, BenchmarkResult, Example
 from model.denseav import DenseAV
 from model.upsamplers import Upsampler
-from model.upsamplers.load import benchmark_upsampler
 
 VARIANTS = {
     "median": "positive above the median of the map, so on half of the image, as in published tables; objects on less "
@@ -191,8 +190,8 @@ def localization_kind(
     return BenchmarkKind(
         info._replace(variants=VARIANTS),
         (data,),
-        lambda name, roots, config, _: Localization(
-            name, read(roots[0]), metrics, config.batch_size, config.seed, benchmark_upsampler(config.upsampler)
+        lambda name, roots, config, shared: Localization(
+            name, read(roots[0]), metrics, config.batch_size, config.seed, shared.upsampler
         ),
     )
 

@@ -35,7 +35,6 @@ from model.denseav import DenseAV
 from model.features import AudioFeatures, map_tensors
 from model.inputs import InputSpec
 from model.upsamplers import Upsampler
-from model.upsamplers.load import benchmark_upsampler
 from pipelines.stream.augment import pad_or_crop
 
 
@@ -142,7 +141,7 @@ class PromptedADE20K(Benchmark):
     def _maps(
         self, model: DenseAV, audio: AudioFeatures, shuffled: bool, upsampler: Upsampler | None
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N K H W"]]:
-        """The maps [N, H, W] of each variant, upsampled or on the grid, and those of each head on the grid."""
+        """Maps [N, H, W] of each variant, upsampled if `upsampler` is set, and grid maps of each head."""
         inputs, device = model.inputs, next(model.parameters()).device
         size = None if upsampler is None else (inputs.image_size_px, inputs.image_size_px)
         order = _derangement(len(self.items), self.seed) if shuffled else torch.arange(len(self.items))
@@ -245,8 +244,8 @@ def _kind(prompt: str, question: str, variants: Mapping[str, str] = MappingProxy
     return BenchmarkKind(
         BenchmarkInfo(question, f"{prompt}-prompted ADE20K", terms, variants),
         ("prompted_ade20k",),
-        lambda name, roots, config, _: PromptedADE20K(
-            roots[0], prompt, config.batch_size, config.seed, name, benchmark_upsampler(config.upsampler)
+        lambda name, roots, config, shared: PromptedADE20K(
+            roots[0], prompt, config.batch_size, config.seed, name, shared.upsampler
         ),
     )
 

@@ -6,7 +6,7 @@ audio steps within 0.2 s of a word. A clip without words keeps all its valid ste
 Memory beside the features: all scores, 4 bytes each (0.4 GB for 10,000 pairs), and MAX_SCORES scores per head.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from operator import itemgetter
 from pathlib import Path
@@ -17,7 +17,7 @@ from torch import Tensor
 
 from configs.errors import CommandFailed
 from configs.schema import EvalConfig
-from eval.benchmarks.benchmark import Benchmark, BenchmarkKind
+from eval.benchmarks.benchmark import Benchmark, BenchmarkKind, Shared
 from eval.benchmarks.localization.heatmap_sources import HeatmapSource
 from eval.benchmarks.retrieval.examples import retrieval_examples
 from eval.benchmarks.retrieval.gallery import Gallery, PairFeatures
@@ -138,8 +138,8 @@ def all_scores(features: PairFeatures, model: DenseAV, name: str = "") -> Float[
     return distributed_map(pairs, part_size, score_part, name)["scores"]
 
 
-def _build(name: str, roots: Sequence[Path], _config: EvalConfig, open_gallery: Callable[[Path], Gallery]) -> Retrieval:
-    return Retrieval(name, open_gallery(roots[0]))
+def _build(name: str, roots: Sequence[Path], _config: EvalConfig, shared: Shared) -> Retrieval:
+    return Retrieval(name, shared.open_gallery(roots[0]))
 
 
 _QUESTION = "Which image belongs to this sound?"

@@ -108,5 +108,7 @@ DISENTANGLEMENT = BenchmarkKind(
         "The pairs of Places Audio and AudioSet retrieval, on their terms.",
     ),
     ("places_audio", "audioset"),
-    lambda name, roots, _, open_gallery: HeadDisentanglement(open_gallery(roots[0]), open_gallery(roots[1]), name),
+    lambda name, roots, _, shared: HeadDisentanglement(
+        shared.open_gallery(roots[0]), shared.open_gallery(roots[1]), name
+    ),
 )

@@ -9,10 +9,9 @@ from tiny_media import write_video
 from configs.errors import UsageError
 from eval.inference.map_upsampler import MapUpsampler
 from eval.render.render import render_image, render_video
-from model.convert.upsampler_file import PublishedUpsampler, save_upsampler
 from model.upsamplers.load import load_upsampler
 from model.upsamplers.maps import MAX_RATIO, upsample_maps
-from model.upsamplers.published import KINDS
+from model.upsamplers.stored import KINDS, StoredUpsampler, save_upsampler
 
 GUIDES = {"jbu": {}, "naf": {"channels": 8}, "anyup": {"channels": 8}}
 
@@ -23,7 +22,7 @@ def guides(tmp_path_factory):
     root = tmp_path_factory.mktemp("guides")
     for kind, settings in {**GUIDES, "featup": {"channels": 4, "has_norm": False}}.items():
         (root / kind).mkdir()
-        save_upsampler(PublishedUpsampler(kind, settings, KINDS[kind](**settings)), root / kind)
+        save_upsampler(StoredUpsampler(kind, settings, KINDS[kind](**settings)), root / kind)
     return root
 
 
@@ -86,7 +85,7 @@ def test_an_upsampler_that_cannot_be_loaded_is_one_line(localizer, tmp_path):
     with pytest.raises(ValueError, match=r"upsampler=.*: no model found"):
         MapUpsampler.load(localizer.model, str(tmp_path))
     settings = {"channels": 4, "frequencies": 2, "has_color": True}
-    implicit = PublishedUpsampler("featup_implicit", settings, KINDS["featup_implicit"](**settings))
+    implicit = StoredUpsampler("featup_implicit", settings, KINDS["featup_implicit"](**settings))
     save_upsampler(implicit, tmp_path)
     with pytest.raises(UsageError, match=r"an implicit upsampler is fitted to one image"):
         MapUpsampler.load(localizer.model, str(tmp_path))

@@ -88,7 +88,7 @@ def test_one_cell_is_spread_over_the_image_or_refused(name):
 def test_zero_features_stay_zero_and_have_finite_gradients(name):
     guide, features = make(name), torch.zeros(1, CHANNELS, 3, 4, requires_grad=True)
     image = make_image(48, 64)
-    upsampled = guide.weights(image, features, (24, 32)).apply(features)
+    upsampled = guide.weights(image, features, (24, 32)).apply_maps(features)
     assert not upsampled.any()
     (gradient,) = torch.autograd.grad((upsampled * torch.randn_like(upsampled)).sum(), features)
     assert gradient.isfinite().all() and gradient.any()

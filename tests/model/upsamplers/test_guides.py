@@ -5,6 +5,8 @@ import torch
 
 from model.upsamplers import UPSAMPLERS
 from model.upsamplers.anyup import AnyUp, ratio_window
+from model.upsamplers.featup_stack import FeatUpStack
+from model.upsamplers.guidance import normalize_image
 from model.upsamplers.jafar import Jafar
 from model.upsamplers.jbu import Jbu
 from model.upsamplers.naf import Naf, nearest_window
@@ -21,7 +23,7 @@ def _image(height=48, width=64):
 
 def _guide(name, feature_channels):
     guides = {
-        "jbu": lambda: Jbu(feature_channels).eval(),
+        "jbu": Jbu,
         "naf": lambda: Naf(16),
         "anyup": lambda: AnyUp(channels=16),
         "jafar": lambda: Jafar(feature_channels, channels=16),
@@ -46,7 +48,7 @@ def test_a_map_is_upsampled_like_the_features_it_comes_from(name):
     features, query = torch.randn(1, 8, 6, 8), torch.randn(8)
     weights = _weights(name, _image(), features, (48, 64))
     expected = torch.einsum("bchw,c->bhw", weights.apply(features), query)
-    found = weights.apply(torch.einsum("bchw,c->bhw", features, query)[:, None])[:, 0]
+    found = weights.apply_maps(torch.einsum("bchw,c->bhw", features, query)[:, None])[:, 0]
     assert torch.allclose(found, expected, atol=1e-5)
 
 
@@ -76,6 +78,16 @@ def test_the_final_mix_on_the_small_grid_equals_that_on_the_large_one():
     weights = jbu.guided_weights(guidance, (3, 4))
     raw = weights.apply(features)
     assert torch.allclose(jbu(features, guidance), raw + 0.1 * jbu.fixup_proj[1](raw), atol=1e-5)
+
+
+@pytest.mark.parametrize("has_norm", [False, True])
+def test_the_stack_of_an_encoder_normalizes_and_mixes_features_and_leaves_maps_alone(has_norm):
+    features, image = 3 * torch.randn(1, 5, 3, 4) + 1, _image()
+    stack = FeatUpStack(5, has_norm).eval()
+    weights = stack.weights(image, features, (48, 64))
+    assert torch.allclose(weights.apply(features), stack(features, normalize_image(image, (3, 4))), atol=1e-5)
+    maps = torch.randn(1, 2, 3, 4)
+    assert torch.equal(weights.apply_maps(maps), weights.chain.apply(maps))
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.nn import functional
 
-from model.convert.upsampler_file import PublishedUpsampler, load_upsampler, save_upsampler
 from model.upsamplers import implicit_fit
 from model.upsamplers.implicit_fit import FitSettings, fit_implicit
+from model.upsamplers.stored import StoredUpsampler, read_upsampler_folder, save_upsampler
 
 STRIDE = 8
 SETTINGS = FitSettings(views=12, steps=60, views_per_step=4, pca_views=4, channels=6, frequencies=4, max_pad=8)
@@ -52,8 +52,8 @@ def test_the_same_seed_gives_the_same_fit_and_leaves_torchs_random_state(image):
 
 def test_a_stored_fit_gives_the_same_features(image, tmp_path):
     model = fit_implicit(image, encode, STRIDE, SETTINGS._replace(steps=2))
-    save_upsampler(PublishedUpsampler("featup_implicit", model.settings, model), tmp_path)
-    loaded = load_upsampler(str(tmp_path))
+    save_upsampler(StoredUpsampler("featup_implicit", model.settings, model), tmp_path)
+    loaded = read_upsampler_folder(tmp_path)
     assert loaded.kind == "featup_implicit" and torch.equal(loaded.module(image), model(image))
 
 
